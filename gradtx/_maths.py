@@ -1,0 +1,112 @@
+"""The contract of a rule: what it says about one array and, once per step, about its scalars.
+
+A rule knows nothing of trees, devices, dtypes of storage or other rules. Executors know all that, and no rule by
+name: they ask a rule only what is declared here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+
+from gradtx._signal import Signal, Weights
+
+
+class Tick(NamedTuple):
+    """What a rule computes once per step.
+
+    Attributes:
+        coefficients: named scalars for ``apply``; every leaf gets the same.
+        scalars: the rule's scalar slots after this step.
+        weights: the weights of the averages after this rule.
+    """
+
+    coefficients: dict[str, jax.Array]
+    scalars: dict[str, jax.Array]
+    weights: Weights
+
+
+class Maths:
+    """What a rule says. The defaults are those of the identity.
+
+    A rule overrides ``apply`` and, where it needs them, ``slots``, ``scalars``, ``tick``, ``measure`` and
+    ``settle``; the class attributes declare what the chain has to know to put it in its place.
+    """
+
+    equation: ClassVar[str] = ""
+    """What the rule does, in LaTeX."""
+
+    accumulates: ClassVar[bool] = False
+    """Reads the history of the gradient: from the first such rule on, the gradient lane stays as it is."""
+
+    second_moment: ClassVar[Literal["makes", "edits", "uses"] | None] = None
+    """Whether the rule makes the second moment, needs and edits it, or needs and uses it up."""
+
+    last: ClassVar[bool] = False
+    """May only stand at the end of a chain."""
+
+    needs_params: ClassVar[bool] = False
+    """Reads the parameters."""
+
+    real_only: ClassVar[bool] = False
+    """Has no meaning for complex leaves."""
+
+    scope: ClassVar[Literal["leaf", "tree"] | None] = None
+    """What ``measure`` has to see before ``apply`` can start: the whole leaf, or all leaves."""
+
+    whole: ClassVar[bool] = False
+    """Maps whole trees by ``init_tree`` and ``apply_tree`` instead of one array at a time."""
+
+    name: str | None
+    """What the user calls the rule; None: by its label."""
+
+    @property
+    def label(self) -> str:
+        """What the rule is called in a chain, if the user gives no name."""
+        return type(self).__name__
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The numeric hyperparameters by name: a number, a scalar array, or a schedule of the count."""
+        return {}
+
+    def slots(self, param: jax.Array) -> dict[str, jax.Array]:
+        """The rule's state for one leaf, given the leaf in the dtype that slots are kept in."""
+        del param
+        return {}
+
+    def scalars(self) -> dict[str, float]:
+        """The rule's state that is one number for the whole tree, at the start."""
+        return {}
+
+    def tick(self, h: SimpleNamespace, scalars: SimpleNamespace, weights: Weights, count: jax.Array) -> Tick:
+        """Once per step: coefficients from this step's hyperparameters ``h``; count is 0 on the first step."""
+        del scalars, count
+        return Tick(vars(h), {}, weights)
+
+    def measure(self, directions: Sequence[jax.Array]) -> jax.Array:
+        """One number from the whole leaf (a list of one) or from all leaves, as ``scope`` says."""
+        raise NotImplementedError(f"{type(self).__name__} declares a scope, so it must define measure")
+
+    def settle(self, c: SimpleNamespace, measured: jax.Array) -> dict[str, jax.Array]:
+        """Coefficients that follow from what was measured."""
+        del c
+        return {"measured": measured}
+
+    def apply(
+        self, signal: Signal, slots: SimpleNamespace, param: jax.Array | None, c: SimpleNamespace
+    ) -> tuple[Signal, dict[str, jax.Array]]:
+        """The rule itself, for one array: signal and slots before to signal and slots after."""
+        del slots, param, c
+        return signal, {}
+
+    def init_tree(self, params: Any) -> Any:
+        """The state of a rule that maps whole trees, given the parameters in the dtype of arithmetic."""
+        del params
+
+    def apply_tree(self, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
+        """A rule that maps whole trees: updates and state before to updates and state after."""
+        del params, extra
+        return updates, state

@@ -1,0 +1,85 @@
+"""The state of a chain, and changing the hyperparameters in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+class ChainState(NamedTuple):
+    """The state of a chain: a tuple of arrays and dicts, which any checkpoint library takes as it is.
+
+    Attributes:
+        count: steps taken, int32, saturating. The only clock.
+        hyperparams: ``{rule: {name: scalar}}``, every numeric hyperparameter as an array (float64 if a parameter
+            is float64 or complex128, else float32). A scheduled one holds the value last used.
+        slots: ``{rule: {slot: tree like the parameters, or a scalar}}``; no entry for a rule that needs none.
+    """
+
+    count: jax.Array
+    hyperparams: dict[str, dict[str, jax.Array]]
+    slots: dict[str, dict[str, Any]]
+
+
+def set_hyperparams(
+    state: ChainState, values: Mapping[str, ArrayLike] | None = None, /, **by_name: ArrayLike
+) -> ChainState:
+    """The same state with other hyperparameters. Nothing is recompiled: they are data.
+
+    Args:
+        state: what ``init`` or ``update`` of a gradtx chain or rule returned.
+        values: new values by name: ``"decay"``, or ``"rms_1.decay"`` where several rules have one of that name.
+        **by_name: the same as keywords.
+
+    Returns:
+        A new state; the one given is not changed. Values take the dtype of what they replace.
+
+    A scheduled hyperparameter is written anew from its schedule by the next ``update``: to steer one by hand,
+    build the chain with a number instead of a schedule.
+
+    Raises:
+        ValueError: for a name that is unknown (the known ones are listed) or ambiguous (the candidates are
+            listed), a name given twice, or a value that is not a scalar (or not of the shape it replaces).
+        TypeError: for a state that no gradtx chain made.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> state = gradtx.adam(1e-3).init(jnp.zeros(3))
+    >>> state = gradtx.set_hyperparams(state, {"rms.decay": 0.99}, learning_rate=3e-4)
+    >>> float(state.hyperparams["rms"]["decay"])
+    0.9900000095367432
+    """
+    if not isinstance(state, ChainState):
+        raise TypeError(
+            f"set_hyperparams: expected the ChainState of a gradtx chain, found {type(state).__name__}. "
+            "If the chain stands inside another wrapper, change the ChainState inside that wrapper's state."
+        )
+    hyperparams = {rule: dict(own) for rule, own in state.hyperparams.items()}
+    done: dict[tuple[str, str], str] = {}
+    for name, value in [*(values or {}).items(), *by_name.items()]:
+        rule, own_name = _find(state.hyperparams, name)
+        if (rule, own_name) in done:
+            raise ValueError(f"set_hyperparams: {rule}.{own_name} is given twice, as {done[rule, own_name]!r} and {name!r}")
+        done[rule, own_name] = name
+        old = hyperparams[rule][own_name]
+        new = jnp.asarray(value, old.dtype)
+        if new.shape not in ((), old.shape):
+            raise ValueError(f"set_hyperparams: {name} has shape {new.shape}, but {rule}.{own_name} has shape {old.shape}")
+        hyperparams[rule][own_name] = jnp.broadcast_to(new, old.shape)
+    return state._replace(hyperparams=hyperparams)
+
+
+def _find(hyperparams: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, str]:
+    known = {f"{rule}.{own}": (rule, own) for rule, names in hyperparams.items() for own in names}
+    if name in known:
+        return known[name]
+    matches = [full for full, (_, own) in known.items() if own == name]
+    if len(matches) == 1:
+        return known[matches[0]]
+    listing = ", ".join(sorted(matches or known)) or "none"
+    if matches:
+        raise ValueError(f"set_hyperparams: {name!r} is ambiguous; say which one: {listing}")
+    raise ValueError(f"set_hyperparams: no hyperparameter {name!r}; this state has: {listing}")

@@ -1,0 +1,1 @@
+"""Golden float64 trajectories of the real torch and Keras optimizers; see README.md."""

@@ -1,0 +1,382 @@
+"""What the oracles run: problems, learning-rate schedules and the list of cases. NumPy only.
+
+Nothing here imports torch, Keras or JAX, so a test can read the list, solve the same problems with
+another library and compare with the stored trajectories without either framework installed.
+
+A trajectory of a case is obtained like this, in float64::
+
+    problem = PROBLEMS[case.problem]
+    leaves = problem.leaves(problem.x0)
+    for k, lr in enumerate(case.learning_rates()):
+        grads = problem.leaves(problem.grad(concatenate(leaves), k))
+        ...  # clip, then one optimizer step with learning rate `lr`
+        trajectory[k] = concatenate(leaves)
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = Any
+"""A NumPy or JAX array: the gradients below use only operators that both have."""
+
+STEPS = 60
+MAX_STEPS = 100
+DECAY = 0.97
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A start, a gradient, and how the flat vector is cut into parameter leaves.
+
+    `sizes` are the lengths of the leaves, in order. More than one leaf tells a clip by global norm
+    from a clip by the norm of each leaf; everything else is elementwise and cannot see the cut.
+    """
+
+    x0: NDArray[np.float64]
+    grad: Callable[[Array, int], Array]
+    sizes: tuple[int, ...]
+
+    def leaves(self, flat: Array) -> list[Array]:
+        """The parameter leaves of a flat vector; concatenating them gives it back."""
+        ends = np.cumsum(self.sizes).tolist()
+        return [flat[end - size : end] for end, size in zip(ends, self.sizes, strict=True)]
+
+
+_TARGET = np.array([1.0, -1.0, 1.0])
+_E0, _E1 = np.eye(2)
+
+
+def _parabola(x: Array, k: int) -> Array:
+    """Gradient of sum (x - target)^2. The last entry starts at its target: always zero."""
+    del k
+    return 2.0 * (x - _TARGET)
+
+
+def _rosenbrock(x: Array, k: int) -> Array:
+    """Gradient of (1 - x)^2 + 100 (y - x^2)^2."""
+    del k
+    gap = x[1] - x[0] * x[0]
+    return (-2.0 * (1.0 - x[0]) - 400.0 * x[0] * gap) * _E0 + 200.0 * gap * _E1
+
+
+def _noise() -> NDArray[np.float64]:
+    """A heavy-tailed stream with exact zeros, the same on every platform and NumPy version.
+
+    It is built from the raw bits of PCG64, whose stream NumPy guarantees (it does not guarantee
+    the distributions of `Generator`), by exact or correctly rounded operations only.
+    """
+    bits = np.random.PCG64(20260).random_raw((2, MAX_STEPS, 7)) >> np.uint64(11)
+    value, kind = bits * 2.0**-53
+    noise = 4.0 * value - 2.0
+    noise = np.where(kind < 0.06, 25.0 * noise, noise)
+    noise = np.where(kind > 0.80, 0.0, noise)
+    noise[:5, 5] = 0.0  # with x0[5] == 0 this entry sees exactly zero gradients at first
+    return noise
+
+
+_NOISE = _noise()
+
+
+def _stochastic(x: Array, k: int) -> Array:
+    """Row k of a fixed noisy stream plus a weak pull to the origin, 0.1 x."""
+    return _NOISE[k] + 0.1 * x
+
+
+PROBLEMS: dict[str, Problem] = {
+    "parabola": Problem(np.array([-1.0, 10.0, 1.0]), _parabola, (3,)),
+    "rosenbrock": Problem(np.zeros(2), _rosenbrock, (2,)),
+    "stochastic": Problem(np.array([1.0, -2.0, 0.5, 3.0, -0.1, 0.0, -4.0]), _stochastic, (3, 4)),
+}
+
+SCHEDULES: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]] = {
+    "constant": lambda k: np.ones(k.shape),
+    "decaying": lambda k: DECAY**k,
+}
+"""Multipliers of the learning rate at the 0-based steps k, which tell whether a learning rate sits
+inside or outside a momentum buffer: with a constant one, both are the same."""
+
+DEFAULT_LR: dict[tuple[str, str], float] = {
+    ("torch", "sgd"): 1e-3,
+    ("torch", "adagrad"): 1e-2,
+    ("torch", "rmsprop"): 1e-2,
+    ("torch", "adam"): 1e-3,
+    ("torch", "adamw"): 1e-3,
+    ("torch", "nadam"): 2e-3,
+    ("keras", "sgd"): 1e-2,
+    ("keras", "adagrad"): 1e-3,
+    ("keras", "rmsprop"): 1e-3,
+    ("keras", "adam"): 1e-3,
+    ("keras", "adamw"): 1e-3,
+    ("keras", "nadam"): 1e-3,
+}
+"""Each framework's default learning rate; the generator checks it against the framework."""
+
+LR_NAME = {"torch": "lr", "keras": "learning_rate"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One optimizer with its framework's own arguments, on one problem with one schedule.
+
+    `clip` is ("value", c) or ("norm", c) and means torch's gradient clipping before the step;
+    Keras clips through its own arguments. `variant` names `kwargs` and `clip` in the id.
+    """
+
+    framework: str
+    optimizer: str
+    kwargs: Mapping[str, Any] = field(hash=False)
+    problem: str
+    schedule: str
+    steps: int = STEPS
+    clip: tuple[str, float] | None = None
+    variant: str = "default"
+
+    @property
+    def id(self) -> str:
+        """The readable unique name, and the key in the npz file."""
+        parts = (self.framework, self.optimizer, self.variant, self.problem, self.schedule)
+        return "-".join(parts)
+
+    @property
+    def lr(self) -> float:
+        """The base learning rate: the one in `kwargs`, or the framework's default."""
+        default = DEFAULT_LR[self.framework, self.optimizer]
+        return float(self.kwargs.get(LR_NAME[self.framework], default))
+
+    def learning_rates(self) -> NDArray[np.float64]:
+        """The learning rate of every step, to be set before that step."""
+        return self.lr * SCHEDULES[self.schedule](np.arange(self.steps))
+
+
+_LRS: dict[str, dict[str, float]] = {
+    "sgd": {"parabola": 0.05, "rosenbrock": 1e-3, "stochastic": 0.02},
+    "adagrad": {"parabola": 0.8, "rosenbrock": 0.05, "stochastic": 0.3},
+    "rmsprop": {"parabola": 0.05, "rosenbrock": 5e-4, "stochastic": 0.02},
+    "adam": {"parabola": 0.3, "rosenbrock": 0.005, "stochastic": 0.05},
+}
+_LRS["adamw"] = _LRS["adam"]
+_LRS["nadam"] = {**_LRS["adam"], "rosenbrock": 2e-3}
+"""Rates at which the trajectories move visibly and do not amplify rounding (see README.md)."""
+
+_CLIPS: dict[str, dict[str, float]] = {
+    "value": {"parabola": 12.0, "rosenbrock": 1.95, "stochastic": 1.8},
+    "norm": {"parabola": 14.0, "rosenbrock": 1.9, "stochastic": 3.0},
+}
+"""Thresholds that some steps of each problem exceed and others do not."""
+
+_CLIP_OF_NAME = {"clipvalue": "value", "clipnorm": "norm", "global_clipnorm": "norm"}
+
+_BY_PROBLEM = "by problem"
+"""As the value of a clip: take the problem's threshold from `_CLIPS`."""
+
+_TORCH: dict[str, dict[str, dict[str, Any]]] = {
+    "sgd": {
+        "lr": {},
+        "momentum": {"momentum": 0.9},
+        "dampening": {"momentum": 0.9, "dampening": 0.5},
+        "nesterov": {"momentum": 0.9, "nesterov": True},
+        "weight_decay": {"weight_decay": 0.1},
+        "dampening_weight_decay": {"momentum": 0.8, "dampening": 0.3, "weight_decay": 0.05},
+        "nesterov_weight_decay": {"momentum": 0.8, "nesterov": True, "weight_decay": 0.05},
+        "clip_value": {"clip": "value"},
+        "clip_norm": {"clip": "norm"},
+        "clip_norm_all": {"clip": "norm", "momentum": 0.8, "nesterov": True, "weight_decay": 0.05},
+    },
+    "adagrad": {
+        "lr": {},
+        "lr_decay": {"lr_decay": 0.05},
+        "initial": {"initial_accumulator_value": 0.5},
+        "eps": {"eps": 1e-2},
+        "weight_decay": {"weight_decay": 0.1},
+        "all": {
+            "lr_decay": 0.02,
+            "initial_accumulator_value": 0.3,
+            "eps": 1e-2,
+            "weight_decay": 0.05,
+        },
+    },
+    "rmsprop": {
+        "alpha": {"alpha": 0.9},
+        "eps": {"eps": 1e-2},
+        "momentum": {"momentum": 0.8},
+        "centered": {"centered": True},
+        "centered_momentum": {"centered": True, "momentum": 0.8},
+        "weight_decay": {"weight_decay": 0.1},
+        "all": {
+            "alpha": 0.95,
+            "eps": 1e-2,
+            "centered": True,
+            "momentum": 0.7,
+            "weight_decay": 0.05,
+        },
+    },
+    "adam": {
+        "lr": {},
+        "eps": {"eps": 1e-2},
+        "betas": {"betas": (0.8, 0.95)},
+        "amsgrad": {"amsgrad": True, "betas": (0.9, 0.95)},
+        "weight_decay": {"weight_decay": 0.1},
+        "decoupled_weight_decay": {"weight_decay": 0.1, "decoupled_weight_decay": True},
+        "all": {"eps": 1e-2, "betas": (0.8, 0.95), "amsgrad": True, "weight_decay": 0.1},
+        "clip_value": {"clip": "value"},
+        "clip_norm": {"clip": "norm"},
+        "clip_norm_all": {"clip": "norm", "eps": 1e-2, "amsgrad": True, "weight_decay": 0.1},
+    },
+    "adamw": {
+        "lr": {},
+        "weight_decay": {"weight_decay": 0.2},
+        "no_weight_decay": {"weight_decay": 0.0},
+        "amsgrad": {"amsgrad": True, "betas": (0.9, 0.95)},
+        "all": {"eps": 1e-2, "betas": (0.8, 0.95), "amsgrad": True, "weight_decay": 0.2},
+    },
+    "nadam": {
+        "lr": {},
+        "momentum_decay_1": {"momentum_decay": 1.0},
+        "momentum_decay_0": {"momentum_decay": 0.0},
+        "eps": {"eps": 1e-2},
+        "betas": {"betas": (0.8, 0.95)},
+        "weight_decay": {"weight_decay": 0.1},
+        "decoupled_weight_decay": {"weight_decay": 0.1, "decoupled_weight_decay": True},
+        "all": {
+            "eps": 1e-2,
+            "betas": (0.8, 0.95),
+            "momentum_decay": 0.05,
+            "weight_decay": 0.1,
+            "decoupled_weight_decay": True,
+        },
+    },
+}
+
+_KERAS: dict[str, dict[str, dict[str, Any]]] = {
+    "sgd": {
+        "lr": {},
+        "momentum": {"momentum": 0.9},
+        "nesterov": {"momentum": 0.9, "nesterov": True},
+        "nesterov_without_momentum": {"nesterov": True},
+        "weight_decay": {"weight_decay": 0.3},
+        "nesterov_weight_decay": {"momentum": 0.8, "nesterov": True, "weight_decay": 0.3},
+        "clipvalue": {"clipvalue": _BY_PROBLEM},
+        "clipnorm": {"clipnorm": _BY_PROBLEM},
+        "global_clipnorm": {"global_clipnorm": _BY_PROBLEM},
+        "weight_decay_clipvalue": {"weight_decay": 0.3, "clipvalue": _BY_PROBLEM},
+        "weight_decay_clipnorm": {"weight_decay": 0.3, "clipnorm": _BY_PROBLEM},
+        "all": {
+            "momentum": 0.8,
+            "nesterov": True,
+            "weight_decay": 0.3,
+            "global_clipnorm": _BY_PROBLEM,
+        },
+    },
+    "adagrad": {
+        "lr": {},
+        "initial": {"initial_accumulator_value": 0.5},
+        "initial_0": {"initial_accumulator_value": 0.0},
+        "epsilon": {"epsilon": 1e-2},
+        "weight_decay": {"weight_decay": 0.1},
+        "all": {
+            "initial_accumulator_value": 0.3,
+            "epsilon": 1e-2,
+            "weight_decay": 0.05,
+            "clipnorm": _BY_PROBLEM,
+        },
+    },
+    "rmsprop": {
+        "lr": {},
+        "rho": {"rho": 0.99},
+        "epsilon": {"epsilon": 1e-2},
+        "momentum": {"momentum": 0.8},
+        "centered": {"centered": True},
+        "centered_momentum": {"centered": True, "momentum": 0.8},
+        "weight_decay": {"weight_decay": 1.0},
+        "all": {
+            "rho": 0.95,
+            "epsilon": 1e-2,
+            "centered": True,
+            "momentum": 0.7,
+            "weight_decay": 0.3,
+            "clipvalue": _BY_PROBLEM,
+        },
+    },
+    "adam": {
+        "lr": {},
+        "epsilon": {"epsilon": 1e-2},
+        "betas": {"beta_1": 0.8, "beta_2": 0.95},
+        "amsgrad": {"amsgrad": True, "beta_2": 0.95},
+        "weight_decay": {"weight_decay": 0.3},
+        "clipvalue": {"clipvalue": _BY_PROBLEM},
+        "clipnorm": {"clipnorm": _BY_PROBLEM},
+        "global_clipnorm": {"global_clipnorm": _BY_PROBLEM},
+        "all": {
+            "epsilon": 1e-2,
+            "beta_1": 0.8,
+            "beta_2": 0.95,
+            "amsgrad": True,
+            "weight_decay": 0.3,
+            "global_clipnorm": _BY_PROBLEM,
+        },
+    },
+    "adamw": {
+        "lr": {},
+        "weight_decay": {"weight_decay": 0.3},
+        "amsgrad": {"amsgrad": True, "beta_2": 0.95},
+        "all": {
+            "epsilon": 1e-2,
+            "beta_1": 0.8,
+            "beta_2": 0.95,
+            "amsgrad": True,
+            "weight_decay": 0.3,
+            "clipnorm": _BY_PROBLEM,
+        },
+    },
+    "nadam": {
+        "lr": {},
+        "epsilon": {"epsilon": 1e-2},
+        "betas": {"beta_1": 0.8, "beta_2": 0.95},
+        "weight_decay": {"weight_decay": 0.3},
+        "all": {
+            "epsilon": 1e-2,
+            "beta_1": 0.8,
+            "beta_2": 0.95,
+            "weight_decay": 0.3,
+            "global_clipnorm": _BY_PROBLEM,
+        },
+    },
+}
+
+_SKIPPED = {
+    ("keras", "sgd", "default", "rosenbrock"),  # diverges at the default rate of 0.01
+    ("keras", "rmsprop", "default", "rosenbrock"),  # amplifies rounding by more than 1e5
+}
+
+
+def _case(framework: str, optimizer: str, variant: str, problem: str, schedule: str) -> Case:
+    """One case: the variant's arguments with the problem's rate and thresholds filled in."""
+    table = {"torch": _TORCH, "keras": _KERAS}[framework][optimizer]
+    kwargs: dict[str, Any] = {}
+    clip = None
+    if variant != "default":
+        kwargs = {LR_NAME[framework]: _LRS[optimizer][problem], **table[variant]}
+        kind = kwargs.pop("clip", None)
+        clip = kind and (kind, _CLIPS[kind][problem])
+        for name in _CLIP_OF_NAME.keys() & kwargs.keys():
+            kwargs[name] = _CLIPS[_CLIP_OF_NAME[name]][problem]
+    return Case(framework, optimizer, kwargs, problem, schedule, clip=clip, variant=variant)
+
+
+def _cases() -> Iterator[Case]:
+    """Every variant of every optimizer on every problem with every schedule, less `_SKIPPED`."""
+    for framework, tables in (("torch", _TORCH), ("keras", _KERAS)):
+        for optimizer, table in tables.items():
+            for variant in ("default", *table):
+                for problem in PROBLEMS:
+                    if (framework, optimizer, variant, problem) in _SKIPPED:
+                        continue
+                    for schedule in SCHEDULES:
+                        yield _case(framework, optimizer, variant, problem, schedule)
+
+
+CASES: tuple[Case, ...] = tuple(_cases())

@@ -1,0 +1,162 @@
+"""Run the cases in the real frameworks, in float64, and store the parameters after each step.
+
+Run from the root of the repository::
+
+    python -m tests.oracles.generate --framework all
+
+`run_torch` and `run_keras` run one case, so that a test can compare with whatever version is
+installed. They import their framework themselves and leave its global settings as they found them.
+
+Scalars that stay float32 although parameters and gradients are float64, and what that costs:
+
+SCALARS
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cases import CASES, LR_NAME, PROBLEMS, Case
+
+HERE = Path(__file__).parent
+Trajectory = NDArray[np.float64]
+
+_TORCH_CLASS = {
+    "sgd": "SGD",
+    "adagrad": "Adagrad",
+    "rmsprop": "RMSprop",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+}
+_KERAS_CLASS = {**_TORCH_CLASS, "nadam": "Nadam"}
+
+
+def _check_lr(case: Case, actual: float) -> None:
+    """Fail if the framework starts from another learning rate than the case says."""
+    if actual != case.lr:
+        raise ValueError(f"{case.id}: the framework's learning rate is {actual}, not {case.lr}")
+
+
+@contextmanager
+def _torch_float64() -> Iterator[Any]:
+    """Torch with float64 as default dtype, which NAdam's `mu_product` follows."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield torch
+    finally:
+        torch.set_default_dtype(before)
+
+
+def run_torch(case: Case) -> Trajectory:
+    """Parameters after each step of a torch case, as an array of steps x dims."""
+    problem = PROBLEMS[case.problem]
+    out = np.empty((case.steps, problem.x0.size))
+    with _torch_float64() as torch:
+        params = [torch.nn.Parameter(torch.tensor(x)) for x in problem.leaves(problem.x0)]
+        optimizer = getattr(torch.optim, _TORCH_CLASS[case.optimizer])(params, **case.kwargs)
+        (group,) = optimizer.param_groups
+        _check_lr(case, group[LR_NAME["torch"]])
+        x = problem.x0
+        for k, lr in enumerate(case.learning_rates().tolist()):
+            for param, grad in zip(params, problem.leaves(problem.grad(x, k)), strict=True):
+                param.grad = torch.tensor(grad)
+            if case.clip is not None:
+                kind, threshold = case.clip
+                clip = {
+                    "value": torch.nn.utils.clip_grad_value_,
+                    "norm": torch.nn.utils.clip_grad_norm_,
+                }[kind]
+                clip(params, threshold)
+            group["lr"] = lr
+            optimizer.step()
+            x = out[k] = np.concatenate([param.detach().numpy() for param in params])
+    return out
+
+
+@contextmanager
+def _keras_float64() -> Iterator[Any]:
+    """Keras with float64 as `floatx`, which the learning-rate variable follows.
+
+    The backend is JAX unless the environment names another one or Keras is already imported; JAX
+    also has to be told to allow float64 at all.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import jax
+    import keras
+
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    try:
+        with jax.enable_x64(True):
+            yield keras
+    finally:
+        keras.config.set_floatx(before)
+
+
+def run_keras(case: Case) -> Trajectory:
+    """Parameters after each step of a Keras case, as an array of steps x dims."""
+    problem = PROBLEMS[case.problem]
+    out = np.empty((case.steps, problem.x0.size))
+    with _keras_float64() as keras:
+        variables = [keras.Variable(x, dtype="float64") for x in problem.leaves(problem.x0)]
+        optimizer = getattr(keras.optimizers, _KERAS_CLASS[case.optimizer])(**case.kwargs)
+        optimizer.build(variables)
+        _check_lr(case, float(optimizer.learning_rate))
+        x = problem.x0
+        for k, lr in enumerate(case.learning_rates().tolist()):
+            grads = [
+                keras.ops.convert_to_tensor(grad, "float64")
+                for grad in problem.leaves(problem.grad(x, k))
+            ]
+            optimizer.learning_rate = lr
+            optimizer.apply(grads, variables)
+            x = out[k] = np.concatenate(
+                [keras.ops.convert_to_numpy(variable) for variable in variables]
+            )
+    return out
+
+
+RUNNERS: dict[str, Callable[[Case], Trajectory]] = {"torch": run_torch, "keras": run_keras}
+
+
+def generate(framework: str) -> Path:
+    """Run all cases of one framework and write its npz file."""
+    trajectories = {}
+    for case in CASES:
+        if case.framework == framework:
+            trajectories[case.id] = x = RUNNERS[framework](case)
+            if not np.abs(x).max() < 1e3:
+                raise ValueError(f"{case.id} does not stay tame")
+            print(
+                f"{case.id:70s} {x.shape} last {np.array2string(x[-1], precision=4, max_line_width=200)}"
+            )
+    packages = {"torch": ("torch", "numpy"), "keras": ("keras", "jax", "jaxlib", "numpy")}
+    versions = [f"{name} {version(name)}" for name in packages[framework]]
+    path = HERE / f"{framework}.npz"
+    np.savez_compressed(path, __versions__=np.array(versions), **trajectories)
+    print(f"{path.name}: {len(trajectories)} cases, {path.stat().st_size} bytes, {versions}")
+    return path
+
+
+def main() -> None:
+    """Read the command line and generate."""
+    parser = argparse.ArgumentParser(description="Write the golden trajectories.")
+    parser.add_argument("--framework", choices=[*RUNNERS, "all"], default="all")
+    framework = parser.parse_args().framework
+    for name in RUNNERS if framework == "all" else [framework]:
+        generate(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,97 @@
-"""Optimizers for JAX as chains of elementary update rules."""
+"""Optimizers for JAX as chains of elementary update rules.
+
+An optimizer is a chain of rules, and nothing else::
+
+    adam = chain(momentum(0.9), rms(0.999), debias(), precondition(), scale_by_learning_rate(1e-3))
+
+Chains and rules are optax transformations. See ``gradtx.rules`` and ``gradtx.optimizers``.
+"""
 
 from gradtx._chain import Chain, Hyper, Rule, chain, hyper, seal, step
-from gradtx._state import ChainState, set_hyperparams
-from gradtx._signal import Signal, Weights
+from gradtx._describe import describe
 from gradtx._maths import Tick
-from gradtx.rules import *
+from gradtx._signal import Signal, Weights
+from gradtx._state import ChainState, set_hyperparams
+from gradtx.activations import maxout, relu
+from gradtx.optimizers import (
+    adagrad,
+    adam,
+    adamw,
+    amsgrad,
+    article_adam,
+    article_max_v,
+    momentum_sgd,
+    nadam,
+    nadamw,
+    nag,
+    rmsprop,
+    sgd,
+)
+from gradtx.rules import (
+    adagrad_sum,
+    add_decayed_weights,
+    clip_by_global_norm,
+    clip_by_norm,
+    clip_by_value,
+    debias,
+    max_v,
+    momentum,
+    monotone_rms,
+    nag_lookahead,
+    nesterov,
+    precondition,
+    rms,
+    scale,
+    scale_by_learning_rate,
+    sign,
+    trace,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Chain",
+    "ChainState",
+    "Hyper",
+    "Rule",
+    "Signal",
+    "Tick",
+    "Weights",
+    "adagrad",
+    "adagrad_sum",
+    "adam",
+    "adamw",
+    "add_decayed_weights",
+    "amsgrad",
+    "article_adam",
+    "article_max_v",
+    "chain",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_value",
+    "debias",
+    "describe",
+    "hyper",
+    "max_v",
+    "maxout",
+    "momentum",
+    "momentum_sgd",
+    "monotone_rms",
+    "nadam",
+    "nadamw",
+    "nag",
+    "nag_lookahead",
+    "nesterov",
+    "precondition",
+    "relu",
+    "rms",
+    "rmsprop",
+    "scale",
+    "scale_by_learning_rate",
+    "seal",
+    "set_hyperparams",
+    "sgd",
+    "sign",
+    "step",
+    "trace",
+]

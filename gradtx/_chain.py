@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, dataclass_transform
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import optax
 
@@ -57,7 +58,8 @@ class Transformation(optax.GradientTransformationExtraArgs):
         """The name of each rule in the state, unique: as given, or its label, then label_1, label_2, ..."""
         return self._lifted.names
 
-    def init(self, params: Any) -> ChainState:
+    # pyright: optax declares init and update as fields of a tuple; here they are methods of the same signature.
+    def init(self, params: Any) -> ChainState:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The state before the first step, for parameters of these shapes and dtypes.
 
         Raises:
@@ -66,7 +68,9 @@ class Transformation(optax.GradientTransformationExtraArgs):
         """
         return self._lifted.init(params)
 
-    def update(self, updates: Any, state: ChainState, params: Any = None, **extra_args: Any) -> tuple[Any, ChainState]:
+    def update(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, updates: Any, state: ChainState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ChainState]:
         """One step: updates to add to the parameters, in the dtypes of those that came in, and the next state.
 
         Args:
@@ -98,7 +102,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
         return "\n".join(["| rule | per step |", "|---|---|", *rows])
 
 
-def hyper(default: Any = dataclasses.MISSING, *, low: float | None = None, below: float | None = None) -> Any:
+def hyper(*, default: Any = dataclasses.MISSING, low: float | None = None, below: float | None = None) -> Any:
     """A numeric hyperparameter of a rule, as a dataclass field.
 
     It lives in the state; ``tick`` gets this step's value. Numbers outside ``low <= x < below`` are refused.
@@ -129,7 +133,7 @@ class Rule(Maths, Transformation):
     >>> import gradtx, jax.numpy as jnp
     >>> class soft_sign(gradtx.Rule):
     ...     equation = r"u \\leftarrow u / (\\lvert u\\rvert + \\delta)"
-    ...     delta: gradtx.Hyper = gradtx.hyper(1.0, low=0)
+    ...     delta: gradtx.Hyper = gradtx.hyper(default=1.0, low=0)
     ...
     ...     def apply(self, signal, slots, param, c):
     ...         u = signal.direction
@@ -171,19 +175,19 @@ class Rule(Maths, Transformation):
         value, now = getattr(self, name), getattr(h, name)
         return jnp.asarray(value(count + 1), now.dtype) if callable(value) else now
 
-    def _fields(self) -> dict[str, Any]:
+    def _values(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def _key(self) -> tuple[Any, ...]:
-        return tuple(id(value) if isinstance(value, jax.Array) else value for value in self._fields().values())
+        return tuple(id(value) if isinstance(value, jax.Array) else value for value in self._values().values())
 
     def __repr__(self) -> str:
-        given = {name: value for name, value in self._fields().items() if name != "name" or value is not None}
+        given = {name: value for name, value in self._values().items() if name != "name" or value is not None}
         return f"{self.label}({', '.join(f'{name}={_show(value)}' for name, value in given.items())})"
 
     def __str__(self) -> str:
-        given = [_show(value, digits=6) for name, value in self._fields().items() if name != "name" and value is not None]
-        return f"{self.name or self.label}({', '.join(given)})"
+        given = [value for name, value in self._values().items() if name != "name" and value is not None]
+        return f"{self.name or self.label}({', '.join(_show(value, digits=6) for value in given)})"
 
 
 def _show(value: Any, digits: int | None = None) -> str:
@@ -198,9 +202,10 @@ class seal(Rule):
     Args:
         tx: a gradtx chain or rule, or any optax transformation. ``chain`` seals optax transformations by itself.
 
-    In the gradient phase it maps the gradient too. It works in the dtype that the chain works in (float32 for bfloat16
-    leaves), parameters included, and gets the extra arguments of ``update``. Its state is the slot ``state``; after an
-    update every array in it has the dtype it had before, so that it can be carried through ``lax.scan``.
+    In the gradient phase it maps the gradient too. It works in the dtype that the chain works in (float32 for
+    bfloat16 leaves), parameters included, and gets the extra arguments of ``update``. Its state is the slot
+    ``state``; after an update every array in it has the dtype it had before, so that it can be carried through
+    ``lax.scan``.
 
     Inf and NaN: what the transformation does.
 
@@ -293,8 +298,8 @@ def chain(*rules: optax.GradientTransformation, name: str | None = None) -> Chai
     monotone_rms), the gradient and the direction are one lane, so that a clip or a weight decay at the front edits
     the gradient itself. From then on the gradient stays as it is, and such rules edit the direction.
 
-    The order is checked when the chain is first used (``init``), so that half a chain can be named and reused: a second
-    moment must be used by a later rule, and ``precondition`` needs one.
+    The order is checked when the chain is first used (``init``), so that half a chain can be named and reused: a
+    second moment must be used by a later rule, and ``precondition`` needs one.
 
     Raises:
         TypeError: for an argument that is no transformation.
@@ -322,9 +327,7 @@ def chain(*rules: optax.GradientTransformation, name: str | None = None) -> Chai
     return Chain(tuple(flat))
 
 
-def step(
-    tx: optax.GradientTransformation, params: Any, grads: Any, state: Any, **extra_args: Any
-) -> tuple[Any, Any]:
+def step(tx: optax.GradientTransformation, params: Any, grads: Any, state: Any, **extra_args: Any) -> tuple[Any, Any]:
     """One step of training: ``update``, then ``optax.apply_updates``; new parameters and new state.
 
     >>> import gradtx, jax.numpy as jnp

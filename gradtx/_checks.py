@@ -22,7 +22,6 @@ class Layout(NamedTuple):
     slots: dict[str, dict[str, str]]
 
 
-
 def named_leaves(tree: Any, what: str, rules: Sequence[Maths], names: Sequence[str]) -> tuple[Leaves, Any]:
     """The leaves with their paths, and the structure; refuses leaves that cannot be optimised."""
     with_paths, treedef = jax.tree_util.tree_flatten_with_path(tree)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +19,9 @@ from gradtx._maths import Maths
 from gradtx._numerics import compute_dtype
 from gradtx._signal import Weights
 from gradtx._state import ChainState
+
+Scalars = dict[str, jax.Array]
+Hyperparams = dict[str, Scalars]
 
 
 class Lifted:
@@ -37,7 +40,7 @@ class Lifted:
         dtype = jnp.result_type(jnp.float32, *(jnp.finfo(x.dtype).dtype for x in arrays))
         count = jnp.zeros((), jnp.int32)
         slots = {}
-        for name, rule in zip(self.names, self.rules, strict=True):
+        for name, rule in self._named():
             on_leaves = [rule.slots(x) for x in arrays]
             kinds = self.layout.slots.get(name, {})
             slots[name] = {
@@ -55,8 +58,8 @@ class Lifted:
         leaves, treedef = _checks.named_leaves(updates, "updates", self.rules, self.names)
         _checks.check_state(state, self.layout, treedef, leaves)
         param_leaves = _checks.check_params(params, treedef, leaves, self.rules, self.names)
-        slots = [self._slots_of(name, rule, state, treedef) for name, rule in zip(self.names, self.rules, strict=True)]
-        hyperparams = self._hyperparams(state.count, jnp.float32, state.hyperparams)
+        slots = [self._slots_of(name, rule, state, treedef) for name, rule in self._named()]
+        hyperparams = self._hyperparams(state.count, None, state.hyperparams)
         coefficients, scalars = self._tick(hyperparams, state)
 
         together = [[leaf for _, leaf in leaves], *([] if param_leaves is None else [param_leaves])]
@@ -72,28 +75,35 @@ class Lifted:
             trees = {"state": own} if rule.whole else {slot: treedef.unflatten(xs) for slot, xs in own.items()}
             after[name] = trees | numbers
         out = [u.astype(jnp.result_type(leaf)) for u, (_, leaf) in zip(directions, leaves, strict=True)]
-        return treedef.unflatten(out), ChainState(optax.safe_increment(state.count), hyperparams, _nonempty(after))
+        return treedef.unflatten(out), ChainState(
+            jnp.asarray(optax.safe_increment(state.count)), hyperparams, _nonempty(after)
+        )
 
-    def _hyperparams(self, count: jax.Array, dtype: Any, held: Mapping[str, Mapping[str, jax.Array]] | None) -> Any:
-        """This step's hyperparameters: the scheduled from their schedules, the others as the state holds them."""
-        now: dict[str, dict[str, jax.Array]] = {}
-        for name, rule in zip(self.names, self.rules, strict=True):
+    def _named(self) -> Iterable[tuple[str, Maths]]:
+        return zip(self.names, self.rules, strict=True)
+
+    def _hyperparams(self, count: jax.Array, dtype: Any, held: Hyperparams | None) -> Hyperparams:
+        """This step's hyperparameters: scheduled ones from their schedules, the others as the state holds them."""
+        now: Hyperparams = {}
+        for name, rule in self._named():
             now[name] = {}
             for own, value in rule.hyperparameters().items():
-                if held is not None:
-                    dtype = held[name][own].dtype
+                old = None if held is None else jnp.asarray(held[name][own])
                 if callable(value):
-                    now[name][own] = _scalar(value(count), dtype, name, own)
-                else:
-                    now[name][own] = _scalar(value, dtype, name, own) if held is None else jnp.asarray(held[name][own])
+                    value = value(count)
+                elif old is not None:
+                    value = old
+                now[name][own] = _scalar(value, dtype if old is None else old.dtype, name, own)
         return _nonempty(now)
 
-    def _tick(self, hyperparams: Any, state: ChainState) -> tuple[list[dict[str, jax.Array]], list[dict[str, Any]]]:
+    def _tick(
+        self, hyperparams: Hyperparams, state: ChainState
+    ) -> tuple[list[dict[str, jax.Array]], list[dict[str, Any]]]:
         """The scalar work of a step: each rule's coefficients and its scalar slots, weights passed along."""
         one = jnp.ones((), jnp.result_type(jnp.float32, *jax.tree.leaves(state.hyperparams)))
         weights = Weights(one, one)
         coefficients, scalars = [], []
-        for name, rule in zip(self.names, self.rules, strict=True):
+        for name, rule in self._named():
             held = {slot: state.slots[name][slot] for slot in rule.scalars()}
             h = SimpleNamespace(**hyperparams.get(name, {}))
             tick = rule.tick(h, SimpleNamespace(**held), weights, state.count)

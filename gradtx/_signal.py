@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -21,7 +21,7 @@ class Signal(NamedTuple):
 
     gradient: jax.Array
     direction: jax.Array
-    second_moment: jax.Array | None = None
+    second_moment: Any = None  # jax.Array or None; the chain sees to it that rules that need one find one
 
 
 class Weights(NamedTuple):

@@ -20,7 +20,7 @@ class ChainState(NamedTuple):
         slots: ``{rule: {slot: tree like the parameters, or a scalar}}``; no entry for a rule that needs none.
     """
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as optax's states do
     hyperparams: dict[str, dict[str, jax.Array]]
     slots: dict[str, dict[str, Any]]
 
@@ -60,15 +60,15 @@ def set_hyperparams(
     hyperparams = {rule: dict(own) for rule, own in state.hyperparams.items()}
     done: dict[tuple[str, str], str] = {}
     for name, value in [*(values or {}).items(), *by_name.items()]:
-        rule, own_name = _find(state.hyperparams, name)
-        if (rule, own_name) in done:
-            raise ValueError(f"set_hyperparams: {rule}.{own_name} is given twice, as {done[rule, own_name]!r} and {name!r}")
-        done[rule, own_name] = name
-        old = hyperparams[rule][own_name]
+        rule, own = _find(state.hyperparams, name)
+        if (rule, own) in done:
+            raise ValueError(f"set_hyperparams: {rule}.{own} is given twice, as {done[rule, own]!r} and {name!r}")
+        done[rule, own] = name
+        old = hyperparams[rule][own]
         new = jnp.asarray(value, old.dtype)
         if new.shape not in ((), old.shape):
-            raise ValueError(f"set_hyperparams: {name} has shape {new.shape}, but {rule}.{own_name} has shape {old.shape}")
-        hyperparams[rule][own_name] = jnp.broadcast_to(new, old.shape)
+            raise ValueError(f"set_hyperparams: {name} has shape {new.shape}, {rule}.{own} has shape {old.shape}")
+        hyperparams[rule][own] = jnp.broadcast_to(new, old.shape)
     return state._replace(hyperparams=hyperparams)
 
 

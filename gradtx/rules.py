@@ -1,8 +1,8 @@
 """The elementary rules. Each is what happens to one array, and once per step to its scalars.
 
-In every rule g, u and v are the lanes of the signal (gradient, direction, second moment); m, b and s are state. Shapes
-are those of the leaf; arithmetic is in float32 or wider. Unless a rule says otherwise, inf and NaN in an element stay in
-that element (and, where there is state, in its later updates).
+In every rule g, u and v are the lanes of the signal (gradient, direction, second moment); m, b and s are state.
+Shapes are those of the leaf; arithmetic is in float32 or wider. Unless a rule says otherwise, inf and NaN in an
+element stay in that element (and, where there is state, in its later updates).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class momentum(Rule):
     equation = r"m \leftarrow \beta m + (1-\beta) u, \quad u \leftarrow m"
     accumulates = True
 
-    decay: Hyper = hyper(0.9, low=0, below=1)
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
 
     def slots(self, param):
         return {"m": _zeros(param)}
@@ -86,7 +86,8 @@ class trace(Rule):
 
     State: ``b`` like the parameters; ``weight``, the total weight in b (a scalar).
 
-    Source: Polyak (1964); Sutskever et al. (2013), "On the importance of initialization and momentum in deep learning".
+    Source: Polyak (1964); Sutskever et al. (2013), "On the importance of initialization and momentum in deep
+        learning".
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, g = gradtx.trace(0.9), jnp.array([1.0, -2.0])
@@ -98,7 +99,7 @@ class trace(Rule):
 
     accumulates = True
 
-    decay: Hyper = hyper(0.9, low=0, below=1)
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
     nesterov: bool = False
 
     @property
@@ -125,15 +126,15 @@ class trace(Rule):
 class nesterov(Rule):
     r"""Nadam's first moment, debiased: m ← βm + (1−β)u; u ← μ'·m/(1−P') + (1−μ)·u/(1−P).
 
-    μ is this step's momentum and P the product of all so far; a prime marks those of the next step. Without a schedule
-    μ = β. With one, μ at step t = 1, 2, ... is β(1 − ½·0.96^(ψt)). The direction is debiased already, so a later
-    ``debias`` leaves it as it is. It is not an average: at a constant gradient the first step of β = 0.9 is 1.47 times the
-    gradient.
+    μ is this step's momentum and P the product of all so far; a prime marks those of the next step. Without a
+    schedule μ = β. With one, μ at step t = 1, 2, ... is β(1 − ½·0.96^(ψt)). The direction is debiased already, so a
+    later ``debias`` leaves it as it is. It is not an average: at a constant gradient the first step of β = 0.9 is
+    1.47 times the gradient.
 
     Args:
         decay: β in [0, 1). 0.9 as in Adam.
-        schedule_decay: ψ ≥ 0, or None for constant μ. None is optax's, 0.004 Dozat's and torch's (``momentum_decay``), 1.0
-            that of Keras 3. ψ = 0 gives μ = β/2, which is torch's meaning of 0.
+        schedule_decay: ψ ≥ 0, or None for constant μ. None is optax's, 0.004 Dozat's and torch's
+            (``momentum_decay``), 1.0 that of Keras 3. ψ = 0 gives μ = β/2, which is torch's meaning of 0.
 
     State: ``m`` like the parameters; ``weight``, 1−P (a scalar).
 
@@ -152,8 +153,8 @@ class nesterov(Rule):
         r"u \leftarrow \mu_{t+1} m / (1-P_{t+1}) + (1-\mu_t) u / (1-P_t)"
     )
 
-    decay: Hyper = hyper(0.9, low=0, below=1)
-    schedule_decay: Hyper | None = hyper(None, low=0)
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
+    schedule_decay: Hyper | None = hyper(default=None, low=0)
 
     def slots(self, param):
         return {"m": _zeros(param)}
@@ -187,7 +188,8 @@ class nesterov(Rule):
 class rms(Rule):
     r"""Exponential moving average of the squared gradient: s ← βs + (1−β)|g|²; v ← s.
 
-    The average starts at zero; ``debias`` corrects that. For complex gradients |g|² is the squared modulus, and s is real.
+    The average starts at zero; ``debias`` corrects that. For complex gradients |g|² is the squared modulus, and s is
+    real.
 
     Args:
         decay: β in [0, 1). 0.9 as Hinton's; Adam takes 0.999.
@@ -207,7 +209,7 @@ class rms(Rule):
     accumulates = True
     second_moment = "makes"
 
-    decay: Hyper = hyper(0.9, low=0, below=1)
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
 
     def slots(self, param):
         return {"s": _real_zeros(param)}
@@ -227,8 +229,8 @@ class rms(Rule):
 class monotone_rms(rms):
     r"""The review article's max-V: s ← max(βs + (1−β)|g|², s); v ← s.
 
-    The maximum is fed back into the average, so v never falls and steps never grow. This is not AMSGrad (``rms, max_v``),
-    whose average forgets; its v is never smaller than AMSGrad's.
+    The maximum is fed back into the average, so v never falls and steps never grow. This is not AMSGrad (``rms,
+    max_v``), whose average forgets; its v is never smaller than AMSGrad's.
 
     Args:
         decay: β in [0, 1). 0.9 as in ``rms``.
@@ -274,7 +276,7 @@ class adagrad_sum(Rule):
     accumulates = True
     second_moment = "makes"
 
-    initial: Hyper = hyper(0.0, low=0)
+    initial: Hyper = hyper(default=0.0, low=0)
 
     def slots(self, param):
         return {"s": _real_zeros(param)}
@@ -322,9 +324,10 @@ class max_v(Rule):
 class debias(Rule):
     r"""Divide averages by their weights: u ← u/w_u; v ← v/w_v; then both weights are 1.
 
-    An average that starts at zero is too small at first. The weights are carried along the chain (see ``Weights``), so this
-    is right for an exponential average (where the weight is 1 − βᵗ), for heavy ball and for a sum, and for decays that
-    vary. After ``precondition`` it is the "epsilon hat" form of Adam. Nothing averaged yet: nothing changes.
+    An average that starts at zero is too small at first. The weights are carried along the chain (see ``Weights``),
+    so this is right for an exponential average (where the weight is 1 − βᵗ), for heavy ball and for a sum, and for
+    decays that vary. After ``precondition`` it is the "epsilon hat" form of Adam. Nothing averaged yet: nothing
+    changes.
 
     Source: Kingma & Ba (2015), section 3.
 
@@ -369,8 +372,8 @@ class precondition(Rule):
     equation = r"u \leftarrow u / (\sqrt{v + \epsilon_r} + \epsilon), \quad w_u \leftarrow w_u / \sqrt{w_v}"
     second_moment = "uses"
 
-    eps: Hyper = hyper(1e-8, low=0)
-    eps_root: Hyper = hyper(0.0, low=0)
+    eps: Hyper = hyper(default=1e-8, low=0)
+    eps_root: Hyper = hyper(default=0.0, low=0)
 
     def tick(self, h, scalars, weights, count):
         w = safe_divide(weights.direction, safe_sqrt(weights.second_moment))
@@ -451,8 +454,8 @@ class scale_by_learning_rate(Rule):
 class add_decayed_weights(Rule):
     r"""Weight decay: u ← u + λ·p, p being the parameters.
 
-    At the front of a chain it is L2 regularisation (the decay goes through momentum and preconditioning); just before the
-    learning rate it is the decoupled decay of AdamW. Needs ``params`` in ``update``.
+    At the front of a chain it is L2 regularisation (the decay goes through momentum and preconditioning); just
+    before the learning rate it is the decoupled decay of AdamW. Needs ``params`` in ``update``.
 
     Args:
         rate: λ ≥ 0.
@@ -506,7 +509,8 @@ class clip_by_value(Rule):
 class clip_by_norm(Rule):
     r"""Shrink each leaf whose L2 norm exceeds the limit to that norm: u ← u·min(1, limit/‖u‖).
 
-    Within the limit a leaf stays as it is, to the last bit. The norm is taken in float32 or wider and does not overflow. A
+    Within the limit a leaf stays as it is, to the last bit. The norm is taken in float32 or wider and does not
+    overflow. A
     leaf with an inf or NaN in it has no norm, and becomes NaN as a whole: never a silent zero.
 
     Args:
@@ -540,8 +544,8 @@ class clip_by_norm(Rule):
 class clip_by_global_norm(clip_by_norm):
     r"""Shrink all leaves together if their joint L2 norm exceeds the limit: u ← u·min(1, limit/‖all u‖).
 
-    Keeps the direction of the whole update, which is why the review article prefers it. Otherwise as ``clip_by_norm``: one
-    inf or NaN anywhere makes every leaf NaN.
+    Keeps the direction of the whole update, which is why the review article prefers it. Otherwise as
+    ``clip_by_norm``: one inf or NaN anywhere makes every leaf NaN.
 
     Args:
         limit: ≥ 0.
@@ -565,12 +569,13 @@ class clip_by_global_norm(clip_by_norm):
 class nag_lookahead(Rule):
     r"""Nesterov's lookahead in one gradient: with d ← u the step of the iterate, u ← d + κ'd − κd₋.
 
-    d₋ is the step before and κ' the factor of the next step; for a constant κ this is d + κ(d − d₋). Must be last, after the
-    learning rate. The parameters held are then the looked-ahead points, w plus κ times the last step, where the gradient
-    is to be taken; the iterate w is the parameters minus the slot ``offset``.
+    d₋ is the step before and κ' the factor of the next step; for a constant κ this is d + κ(d − d₋). Must be last,
+    after the learning rate. The parameters held are then the looked-ahead points, w plus κ times the last step,
+    where the gradient is to be taken; the iterate w is the parameters minus the slot ``offset``.
 
     Equal to Nesterov (1983) and Sutskever et al. (2013), for any learning rate and momentum schedule, as
-    ``chain(scale_by_learning_rate(η), trace(μ), nag_lookahead(μ))``. The review article looks ahead by the whole last step.
+    ``chain(scale_by_learning_rate(η), trace(μ), nag_lookahead(μ))``. The review article looks ahead by the whole
+    last step.
 
     Args:
         factor: κ ≥ 0. 1.0 as in the article; μ for Nesterov's method.
@@ -588,7 +593,7 @@ class nag_lookahead(Rule):
     equation = r"d \leftarrow u, \quad u \leftarrow d + \kappa (d - d_{t-1})"
     last = True
 
-    factor: Hyper = hyper(1.0, low=0)
+    factor: Hyper = hyper(default=1.0, low=0)
 
     def slots(self, param):
         return {"offset": _zeros(param)}

@@ -58,7 +58,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
         """The name of each rule in the state, unique: as given, or its label, then label_1, label_2, ..."""
         return self._lifted.names
 
-    # pyright: optax declares init and update as fields of a tuple; here they are methods of the same signature.
+    # Pyright ignores: optax declares init and update as fields of a tuple; here they are methods of the same signature.
     def init(self, params: Any) -> ChainState:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The state before the first step, for parameters of these shapes and dtypes.
 

@@ -16,7 +16,10 @@ Leaves = list[tuple[str, Any]]
 
 
 class Layout(NamedTuple):
-    """The keys of a chain's state, and of each slot its kind: one per "leaf", a "scalar", or a "whole" tree."""
+    """The keys of a chain's state, and of each slot its kind.
+
+    Kinds: "leaf" (like the parameters), "real leaf" (real also for complex ones), "scalar", "whole" (any tree).
+    """
 
     hyperparams: dict[str, dict[str, str]]
     slots: dict[str, dict[str, str]]
@@ -148,9 +151,10 @@ def check_state(state: Any, layout: Layout, treedef: Any, updates: Leaves) -> No
         )
     for rule, slots in layout.slots.items():
         for slot, kind in slots.items():
-            if kind == "leaf":
+            if kind.endswith("leaf"):
                 others = flatten_like(treedef, updates, state.slots[rule][slot], f"slots {rule}.{slot}", "updates")
-                check_complex(updates, others, f"slot {rule}.{slot}")
+                if kind == "leaf":
+                    check_complex(updates, others, f"slot {rule}.{slot}")
 
 
 def _keys(what: str, tree: Mapping[str, Iterable[str]]) -> set[str]:

@@ -16,7 +16,7 @@ from gradtx import _checks
 from gradtx._checks import Layout
 from gradtx._executors import Work, reference
 from gradtx._maths import Maths
-from gradtx._numerics import compute_dtype
+from gradtx._numerics import compute_dtype, is_complex
 from gradtx._signal import Weights
 from gradtx._state import ChainState
 
@@ -46,7 +46,7 @@ class Lifted:
             slots[name] = {
                 slot: treedef.unflatten([own[slot] for own in on_leaves])
                 for slot, kind in kinds.items()
-                if kind == "leaf"
+                if kind.endswith("leaf")
             }
             slots[name] |= {slot: jnp.asarray(value, dtype) for slot, value in rule.scalars().items()}
             if rule.whole:
@@ -117,7 +117,7 @@ class Lifted:
         if rule.whole:
             return state.slots[name]["state"]
         kinds = self.layout.slots.get(name, {})
-        return {slot: treedef.flatten_up_to(state.slots[name][slot]) for slot, kind in kinds.items() if kind == "leaf"}
+        return {slot: treedef.flatten_up_to(state.slots[name][slot]) for slot, kind in kinds.items() if kind.endswith("leaf")}
 
 
 def unique_names(rules: Iterable[Maths]) -> tuple[str, ...]:
@@ -138,8 +138,9 @@ def _layout(rules: Sequence[Maths], names: Sequence[str]) -> Layout:
     hyperparams, slots = {}, {}
     for name, rule in zip(names, rules, strict=True):
         hyperparams[name] = dict.fromkeys(rule.hyperparameters(), "scalar")
-        on_leaves = jax.eval_shape(rule.slots, jax.ShapeDtypeStruct((), jnp.float32))
-        slots[name] = dict.fromkeys(on_leaves, "leaf") | dict.fromkeys(rule.scalars(), "scalar")
+        on_leaves = jax.eval_shape(rule.slots, jax.ShapeDtypeStruct((), jnp.complex64))
+        slots[name] = {slot: "leaf" if is_complex(x.dtype) else "real leaf" for slot, x in on_leaves.items()}
+        slots[name] |= dict.fromkeys(rule.scalars(), "scalar")
         slots[name] |= {"state": "whole"} if rule.whole else {}
     return Layout(_nonempty(hyperparams), _nonempty(slots))
 

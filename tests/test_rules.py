@@ -1,0 +1,243 @@
+"""Each rule against a float64 numpy version of its equation, written here from the paper and not from the code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradtx as gx
+
+pytestmark = pytest.mark.usefixtures("x64")
+STEPS = 30
+G = np.random.default_rng(0).normal(size=(STEPS, 5)) * np.array([1.0, 10.0, 0.01, 0.0, 1.0])
+P = np.array([1.0, -2.0, 3.0, 4.0, 0.0])
+
+
+def run(tx, gradients=G, params=P):
+    """The update of every step."""
+
+    def one(state, g):
+        updates, state = tx.update(g, state, jnp.asarray(params))
+        return state, updates
+
+    return np.asarray(jax.jit(lambda: jax.lax.scan(one, tx.init(jnp.asarray(params)), jnp.asarray(gradients))[1])())
+
+
+def weighted(gradients, weight):
+    """Row t is the sum over i ≤ t of weight(t, i) times row i: averages without recursion."""
+    return np.stack([sum(weight(t, i) * gradients[i] for i in range(t + 1)) for t in range(len(gradients))])
+
+
+def ema(gradients, decay):
+    return weighted(gradients, lambda t, i: (1 - decay) * decay ** (t - i))
+
+
+def heavy_ball(gradients, decay):
+    return weighted(gradients, lambda t, i: decay ** (t - i))
+
+
+T = np.arange(1, STEPS + 1)[:, None]
+ROOT_RMS = np.sqrt(ema(G**2, 0.8))
+
+
+def nadam_moment(decay, share):
+    mu = decay * share(np.arange(1, STEPS + 2))
+    product = np.cumprod(mu)
+    m = ema(G, decay)
+    past, present = mu[1:] / (1 - product[1:]), (1 - mu[:-1]) / (1 - product[:-1])
+    return past[:, None] * m + present[:, None] * G
+
+
+def divide(u, d):
+    return np.divide(u, d, out=np.zeros_like(u), where=d != 0)
+
+
+def fed_back_maximum(decay):
+    v, out = np.zeros(5), []
+    for g in G:
+        v = np.maximum(decay * v + (1 - decay) * g**2, v)
+        out.append(v)
+    return np.stack(out)
+
+
+def unit(u, limit, axis=1):
+    norm = np.sqrt((u**2).sum(axis, keepdims=True))
+    return u * np.minimum(1, limit / norm)
+
+
+PRE = gx.precondition(0.0)
+CASES = {
+    "momentum": (gx.momentum(0.8), ema(G, 0.8)),
+    "momentum scheduled": (
+        gx.momentum(lambda count: 0.5 + 0.1 * (count % 3)),
+        weighted(
+            G,
+            lambda t, i: (1 - (0.5 + 0.1 * (i % 3))) * np.prod([0.5 + 0.1 * (k % 3) for k in range(i + 1, t + 1)]),
+        ),
+    ),
+    "trace": (gx.trace(0.8), heavy_ball(G, 0.8)),
+    "trace nesterov": (gx.trace(0.8, nesterov=True), G + 0.8 * heavy_ball(G, 0.8)),
+    "nesterov": (gx.nesterov(0.8), nadam_moment(0.8, np.ones_like)),
+    "nesterov 0.004": (gx.nesterov(0.8, 0.004), nadam_moment(0.8, lambda t: 1 - 0.5 * 0.96 ** (0.004 * t))),
+    "nesterov 0": (gx.nesterov(0.8, 0.0), nadam_moment(0.8, lambda t: 0.5 + 0.0 * t)),
+    "rms": (gx.chain(gx.rms(0.8), PRE), divide(G, ROOT_RMS)),
+    "adagrad": (gx.chain(gx.adagrad_sum(), PRE), divide(G, np.sqrt(np.cumsum(G**2, 0)))),
+    "adagrad from 0.1": (gx.chain(gx.adagrad_sum(0.1), PRE), G / np.sqrt(0.1 + np.cumsum(G**2, 0))),
+    "max_v": (
+        gx.chain(gx.rms(0.8), gx.max_v(), PRE),
+        divide(G, np.sqrt(np.maximum.accumulate(ema(G**2, 0.8), 0))),
+    ),
+    "monotone_rms": (gx.chain(gx.monotone_rms(0.8), PRE), divide(G, np.sqrt(fed_back_maximum(0.8)))),
+    "eps outside": (gx.chain(gx.rms(0.8), gx.precondition(0.3)), G / (ROOT_RMS + 0.3)),
+    "eps inside": (gx.chain(gx.rms(0.8), gx.precondition(0.0, 0.3)), G / np.sqrt(ROOT_RMS**2 + 0.3)),
+    "debias momentum": (gx.chain(gx.momentum(0.8), gx.debias()), ema(G, 0.8) / (1 - 0.8**T)),
+    "debias rms": (gx.chain(gx.rms(0.8), gx.debias(), PRE), divide(G, ROOT_RMS / np.sqrt(1 - 0.8**T))),
+    "debias trace": (gx.chain(gx.trace(0.8), gx.debias()), heavy_ball(G, 0.8) * (1 - 0.8) / (1 - 0.8**T)),
+    "debias adagrad": (
+        gx.chain(gx.adagrad_sum(), gx.debias(), PRE),
+        divide(G, np.sqrt(np.cumsum(G**2, 0) / T)),
+    ),
+    "epsilon hat": (
+        gx.chain(gx.momentum(0.9), gx.rms(0.8), gx.precondition(0.1), gx.debias()),
+        np.sqrt(1 - 0.8**T) / (1 - 0.9**T) * ema(G, 0.9) / (ROOT_RMS + 0.1),
+    ),
+    "momentum of momentum": (
+        gx.chain(gx.momentum(0.8), gx.momentum(0.5), gx.debias()),
+        ema(ema(G, 0.8), 0.5) / ema(1 - 0.8 ** T.astype(float), 0.5),
+    ),
+    "scale": (gx.scale(-3.0), -3.0 * G),
+    "sign": (gx.sign(), np.sign(G)),
+    "learning rate": (gx.scale_by_learning_rate(lambda count: 0.1 / (count + 1)), -0.1 / T * G),
+    "decay": (gx.add_decayed_weights(0.1), G + 0.1 * P),
+    "clip_by_value": (gx.clip_by_value(0.7), np.clip(G, -0.7, 0.7)),
+    "clip_by_norm": (gx.clip_by_norm(3.0), unit(G, 3.0)),
+    "clip_by_global_norm": (gx.clip_by_global_norm(3.0), unit(G, 3.0)),
+    "nag_lookahead": (gx.nag_lookahead(0.6), G + 0.6 * (G - np.vstack([np.zeros(5), G[:-1]]))),
+    "nag_lookahead scheduled": (
+        gx.nag_lookahead(lambda count: 0.1 * (count % 4)),
+        G + 0.1 * (T % 4) * G - np.vstack([np.zeros(5), (0.1 * (T % 4) * G)[:-1]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equation(name):
+    tx, expected = CASES[name]
+    np.testing.assert_allclose(run(tx), expected, rtol=1e-11, atol=1e-13)
+
+
+def test_every_rule_has_its_equation_tested():
+    tested = {type(rule).__name__ for tx, _ in CASES.values() for rule in tx.rules}
+    rules = {
+        name for name in gx.__all__ if isinstance(getattr(gx, name), type) and issubclass(getattr(gx, name), gx.Rule)
+    }
+    assert rules - {"Rule", "seal"} == tested
+
+
+def test_norms_are_per_leaf_or_over_all():
+    grads = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([12.0])}
+    per_leaf = gx.clip_by_norm(6.5).update(grads, gx.clip_by_norm(6.5).init(grads))[0]
+    over_all = gx.clip_by_global_norm(6.5).update(grads, gx.clip_by_global_norm(6.5).init(grads))[0]
+    np.testing.assert_allclose(per_leaf["a"], [3.0, 4.0])
+    np.testing.assert_allclose(per_leaf["b"], [6.5])
+    np.testing.assert_allclose(over_all["a"], [1.5, 2.0])
+    np.testing.assert_allclose(over_all["b"], [6.0])
+
+
+def test_complex_second_moment_is_the_squared_modulus():
+    g = jnp.array([3.0 + 4.0j])
+    tx = gx.chain(gx.rms(0.75), PRE)
+    updates, state = tx.update(g, tx.init(g))
+    assert state.slots["rms"]["s"].dtype == jnp.float64
+    np.testing.assert_allclose(state.slots["rms"]["s"], [0.25 * 25.0])
+    np.testing.assert_allclose(updates, g / 2.5)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1.0, 1e160, 1e300])
+def test_norm_does_not_overflow_or_vanish(scale):
+    tx = gx.clip_by_norm(scale)
+    g = scale * jnp.array([3.0, 4.0])
+    updates, _ = jax.jit(tx.update)(g, tx.init(g))
+    np.testing.assert_allclose(updates / scale, [0.6, 0.8], rtol=1e-14)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("rule", [gx.clip_by_norm, gx.clip_by_global_norm])
+def test_a_norm_that_is_not_finite_is_never_a_silent_zero(rule, bad):
+    g = jnp.array([bad, 1.0])
+    updates, _ = rule(1.0).update(g, rule(1.0).init(g))
+    assert np.isnan(updates).all()
+
+
+class TestNesterov:
+    """Against the two-point methods that the lookahead stands for, on a nonlinear gradient."""
+
+    @staticmethod
+    def gradient(w, jnp=np):
+        return w**3 + jnp.array([1.0, 4.0, 0.5]) * w - 1.0
+
+    W0 = np.array([1.0, -0.5, 2.0])
+
+    def held(self, tx, steps=40):
+        """The parameters that the chain holds, from the start on."""
+        w, state, out = jnp.asarray(self.W0), tx.init(jnp.asarray(self.W0)), [self.W0]
+        update = jax.jit(tx.update)
+        for _ in range(steps):
+            updates, state = update(self.gradient(w, jnp), state, w)
+            w = w + updates
+            out.append(np.asarray(w))
+        return np.stack(out), state
+
+    def sutskever(self, eta, mu, steps=40):
+        """y_t = θ_t + μ_t v_t;  v_{t+1} = μ_t v_t − η_t ∇f(y_t);  θ_{t+1} = θ_t + v_{t+1}: the y and the last θ."""
+        theta, v, ys = self.W0.copy(), np.zeros(3), []
+        for t in range(steps + 1):
+            ys.append(theta + mu(t) * v)
+            if t < steps:
+                v = mu(t) * v - eta(t) * self.gradient(ys[-1])
+                theta = theta + v
+        return np.stack(ys), theta
+
+    SCHEDULES = {
+        "constant": (lambda t: 0.05, lambda t: 0.9),
+        "changing rate": (lambda t: 0.05 * 0.95**t, lambda t: 0.9),
+        "changing both": (lambda t: 0.05 * 0.95**t, lambda t: 0.9 - 0.5 / (t + 1.0)),
+    }
+
+    @pytest.mark.parametrize("name", SCHEDULES)
+    def test_lookahead_is_sutskevers_for_any_schedule(self, name):
+        eta, mu = self.SCHEDULES[name]
+        held, state = self.held(gx.chain(gx.scale_by_learning_rate(eta), gx.trace(mu), gx.nag_lookahead(mu)))
+        ys, theta = self.sutskever(eta, mu)
+        np.testing.assert_allclose(held, ys, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(held[-1] - state.slots["nag_lookahead"]["offset"], theta, rtol=1e-12)
+
+    def test_trace_nesterov_is_the_same_at_a_constant_rate_only(self):
+        for (eta, mu), same in ((self.SCHEDULES["constant"], True), (self.SCHEDULES["changing rate"], False)):
+            held, _ = self.held(gx.chain(gx.trace(0.9, nesterov=True), gx.scale_by_learning_rate(eta)))
+            gap = abs(held - self.sutskever(eta, mu)[0]).max()
+            assert (gap < 1e-13) == same
+            assert same or gap > 1e-3
+
+    def test_the_articles_nag(self):
+        """g_t = ∇f(w_t − η m_{t−1}), m the article's average, w ← w − ηm: two points, here with numpy."""
+        w, m, ys = self.W0.copy(), np.zeros(3), []
+        for _ in range(41):
+            ys.append(w - 0.1 * m)
+            m = 0.9 * m + 0.1 * self.gradient(ys[-1])
+            w = w - 0.1 * m
+        held, _ = self.held(gx.nag(0.1))
+        np.testing.assert_allclose(held, np.stack(ys), rtol=1e-12, atol=1e-13)
+
+    def test_lookahead_of_any_direction_is_a_two_point_method(self):
+        """Nadam as the article means it: Adam whose gradient is taken one whole last step ahead."""
+        eta, step = (lambda t: 0.05 * 0.97**t), np.zeros(3)
+        w, m, v, ys = self.W0.copy(), np.zeros(3), np.zeros(3), []
+        for t in range(41):
+            ys.append(w + step)
+            g = self.gradient(ys[-1])
+            m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+            step = -eta(t) * m / np.sqrt(v)
+            w = w + step
+        tx = gx.chain(gx.article_adam(eta, 0.9, 0.99), gx.nag_lookahead(1.0))
+        np.testing.assert_allclose(self.held(tx)[0], np.stack(ys), rtol=1e-11, atol=1e-12)

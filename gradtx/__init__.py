@@ -7,9 +7,10 @@ An optimizer is a chain of rules, and nothing else::
 Chains and rules are optax transformations. See ``gradtx.rules`` and ``gradtx.optimizers``.
 """
 
-from gradtx._chain import Chain, Hyper, Rule, chain, hyper, seal, step
+from gradtx._chain import Chain, chain, seal, step
 from gradtx._describe import describe
 from gradtx._maths import Tick
+from gradtx._rule import Hyper, Rule, hyper
 from gradtx._signal import Signal, Weights
 from gradtx._state import ChainState, set_hyperparams
 from gradtx.activations import maxout, relu

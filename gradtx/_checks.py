@@ -24,6 +24,10 @@ class Layout(NamedTuple):
     hyperparams: dict[str, dict[str, str]]
     slots: dict[str, dict[str, str]]
 
+    def leaf_slots(self, rule: str) -> list[str]:
+        """The slots of a rule that hold one array per leaf."""
+        return [slot for slot, kind in self.slots.get(rule, {}).items() if kind.endswith("leaf")]
+
 
 def named_leaves(tree: Any, what: str, rules: Sequence[Maths], names: Sequence[str]) -> tuple[Leaves, Any]:
     """The leaves with their paths, and the structure; refuses leaves that cannot be optimised."""
@@ -103,12 +107,14 @@ def check_params(
 
 
 def check_complex(updates: Leaves, others: Sequence[Any], what: str = "parameter") -> None:
-    """A complex gradient of a real parameter would lose its imaginary part."""
+    """Real and complex do not mix: an imaginary part would be lost on the way in or out."""
+    kinds = {False: "real", True: "complex"}
     for (path, update), other in zip(updates, others, strict=True):
-        if is_complex(jnp.result_type(update)) and not is_complex(jnp.result_type(other)):
+        ours, theirs = (is_complex(jnp.result_type(x)) for x in (update, other))
+        if ours != theirs:
             raise TypeError(
-                f"gradtx: leaf {path}: the update is complex ({jnp.result_type(update)}), the {what} is real "
-                f"({jnp.result_type(other)}). Take the real part where you compute the gradient."
+                f"gradtx: leaf {path}: the update is {kinds[ours]} ({jnp.result_type(update)}), the {what} is "
+                f"{kinds[theirs]} ({jnp.result_type(other)}). Make the update {kinds[theirs]} where you compute it."
             )
 
 

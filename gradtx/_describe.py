@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx._chain import Rule, Transformation
+from gradtx._rule import Rule, Transformation
 
 
 class Row(NamedTuple):

@@ -41,12 +41,9 @@ class Lifted:
         count = jnp.zeros((), jnp.int32)
         slots = {}
         for name, rule in self._named():
-            on_leaves = [rule.slots(x) for x in arrays]
-            kinds = self.layout.slots.get(name, {})
+            on_leaves = [_stored(rule.slots(x), rule.state_dtype) for x in arrays]
             slots[name] = {
-                slot: treedef.unflatten([own[slot] for own in on_leaves])
-                for slot, kind in kinds.items()
-                if kind.endswith("leaf")
+                slot: treedef.unflatten([own[slot] for own in on_leaves]) for slot in self.layout.leaf_slots(name)
             }
             slots[name] |= {slot: jnp.asarray(value, dtype) for slot, value in rule.scalars().items()}
             if rule.whole:
@@ -75,9 +72,8 @@ class Lifted:
             trees = {"state": own} if rule.whole else {slot: treedef.unflatten(xs) for slot, xs in own.items()}
             after[name] = trees | numbers
         out = [u.astype(jnp.result_type(leaf)) for u, (_, leaf) in zip(directions, leaves, strict=True)]
-        return treedef.unflatten(out), ChainState(
-            jnp.asarray(optax.safe_increment(state.count)), hyperparams, _nonempty(after)
-        )
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return treedef.unflatten(out), ChainState(count, hyperparams, _nonempty(after))
 
     def _named(self) -> Iterable[tuple[str, Maths]]:
         return zip(self.names, self.rules, strict=True)
@@ -116,8 +112,7 @@ class Lifted:
         """What an executor gets: {slot: one array per leaf}, or the state of a rule that maps whole trees."""
         if rule.whole:
             return state.slots[name]["state"]
-        kinds = self.layout.slots.get(name, {})
-        return {slot: treedef.flatten_up_to(state.slots[name][slot]) for slot, kind in kinds.items() if kind.endswith("leaf")}
+        return {slot: treedef.flatten_up_to(state.slots[name][slot]) for slot in self.layout.leaf_slots(name)}
 
 
 def unique_names(rules: Iterable[Maths]) -> tuple[str, ...]:
@@ -143,6 +138,12 @@ def _layout(rules: Sequence[Maths], names: Sequence[str]) -> Layout:
         slots[name] |= dict.fromkeys(rule.scalars(), "scalar")
         slots[name] |= {"state": "whole"} if rule.whole else {}
     return Layout(_nonempty(hyperparams), _nonempty(slots))
+
+
+def _stored(slots: Scalars, dtype: str | None) -> Scalars:
+    if dtype is None:
+        return slots
+    return {slot: x if is_complex(x.dtype) else x.astype(dtype) for slot, x in slots.items()}
 
 
 def _scalar(value: Any, dtype: Any, name: str, own: str) -> jax.Array:

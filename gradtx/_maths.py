@@ -63,6 +63,9 @@ class Maths:
     name: str | None
     """What the user calls the rule; None: by its label."""
 
+    state_dtype: str | None
+    """The dtype the user wants slots kept in; None: the parameters' own, float32 at least."""
+
     @property
     def label(self) -> str:
         """What the rule is called in a chain, if the user gives no name."""

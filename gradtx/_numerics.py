@@ -41,6 +41,11 @@ def abs_sq(x: jax.Array) -> jax.Array:
     return jnp.square(x)
 
 
+def mix(decay: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """One step of an exponential average: decay·old + (1 − decay)·new."""
+    return decay * old + (1 - decay) * new
+
+
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """√x whose derivative at 0 is 0 instead of infinite. NaN stays NaN; negative x gives NaN."""
     zero = x == 0

@@ -7,7 +7,8 @@ optax. What each rule does, its state and its source stand with the rule, in ``g
 
 from __future__ import annotations
 
-from gradtx._chain import Chain, Hyper, chain
+from gradtx._chain import Chain, chain
+from gradtx._rule import Hyper
 from gradtx.rules import (
     adagrad_sum,
     add_decayed_weights,

@@ -1,0 +1,33 @@
+"""The elementary rules. Each is what happens to one array, and once per step to its scalars.
+
+In every rule g, u and v are the lanes of the signal (gradient, direction, second moment); m, b and s are state.
+Shapes are those of the leaf; arithmetic is in float32 or wider. Unless a rule says otherwise, inf and NaN in an
+element stay in that element (and, where there is state, in its later updates).
+"""
+
+from gradtx.rules.clipping import clip_by_global_norm, clip_by_norm, clip_by_value
+from gradtx.rules.first_moments import momentum, nesterov, trace
+from gradtx.rules.lookahead import nag_lookahead
+from gradtx.rules.quotient import debias, precondition
+from gradtx.rules.scaling import add_decayed_weights, scale, scale_by_learning_rate, sign
+from gradtx.rules.second_moments import adagrad_sum, max_v, monotone_rms, rms
+
+__all__ = [
+    "adagrad_sum",
+    "add_decayed_weights",
+    "clip_by_global_norm",
+    "clip_by_norm",
+    "clip_by_value",
+    "debias",
+    "max_v",
+    "momentum",
+    "monotone_rms",
+    "nag_lookahead",
+    "nesterov",
+    "precondition",
+    "rms",
+    "scale",
+    "scale_by_learning_rate",
+    "sign",
+    "trace",
+]

@@ -1,0 +1,94 @@
+"""Rules that bound the direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+
+from gradtx._numerics import l2_norm, safe_divide
+from gradtx._rule import Hyper, Rule, hyper
+
+
+class clip_by_value(Rule):
+    r"""Clip each element to [−limit, limit]. Infinite elements become ±limit; NaN stays NaN.
+
+    Args:
+        limit: ≥ 0.
+
+    Raises:
+        TypeError: for complex leaves.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.clip_by_value(1.0)
+    >>> updates, state = tx.update(jnp.array([0.5, -3.0]), tx.init(jnp.zeros(2)))
+    >>> print(updates)
+    [ 0.5 -1. ]
+    """
+
+    equation = r"u \leftarrow \min(\max(u, -c), c)"
+    real_only = True
+
+    limit: Hyper = hyper(low=0)
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=jnp.clip(signal.direction, -c.limit, c.limit)), {}
+
+
+class clip_by_norm(Rule):
+    r"""Shrink each leaf whose L2 norm exceeds the limit to that norm: u ← u·min(1, limit/‖u‖).
+
+    Within the limit a leaf stays as it is, to the last bit. The norm is taken in float32 or wider and does not
+    overflow. A
+    leaf with an inf or NaN in it has no norm, and becomes NaN as a whole: never a silent zero.
+
+    Args:
+        limit: ≥ 0.
+
+    Source: Pascanu, Mikolov & Bengio (2013), "On the difficulty of training recurrent neural networks".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.clip_by_norm(1.0)
+    >>> updates, state = tx.update(jnp.array([3.0, 4.0]), tx.init(jnp.zeros(2)))
+    >>> print(updates)
+    [0.6 0.8]
+    """
+
+    equation = r"u \leftarrow u \min(1, c / \lVert u\rVert)"
+    scope = "leaf"
+
+    limit: Hyper = hyper(low=0)
+
+    def measure(self, directions: Sequence[jax.Array]) -> jax.Array:
+        return l2_norm(directions)
+
+    def settle(self, c: SimpleNamespace, measured: jax.Array) -> dict[str, jax.Array]:
+        factor = jnp.where(measured > c.limit, safe_divide(c.limit, measured), 1)
+        return {"factor": jnp.where(jnp.isfinite(measured), factor, jnp.nan)}
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=c.factor * signal.direction), {}
+
+
+class clip_by_global_norm(clip_by_norm):
+    r"""Shrink all leaves together if their joint L2 norm exceeds the limit: u ← u·min(1, limit/‖all u‖).
+
+    Keeps the direction of the whole update, which is why the review article prefers it. Otherwise as
+    ``clip_by_norm``: one inf or NaN anywhere makes every leaf NaN.
+
+    Args:
+        limit: ≥ 0.
+
+    Source: Pascanu, Mikolov & Bengio (2013), Algorithm 1.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, g = gradtx.clip_by_global_norm(1.0), {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> print(updates["a"], updates["b"])
+    [0.6] [0.8]
+    """
+
+    equation = r"u \leftarrow u \min(1, c / \lVert (u_1, u_2, \dots)\rVert)"
+    scope = "tree"

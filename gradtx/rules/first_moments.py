@@ -1,0 +1,158 @@
+"""Rules that average the direction."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from gradtx._maths import Tick
+from gradtx._numerics import mix, safe_divide
+from gradtx._rule import Hyper, Rule, hyper
+
+
+class momentum(Rule):
+    r"""Exponential moving average of the direction: m ← βm + (1−β)u; u ← m.
+
+    The review article's momentum. The average starts at zero; ``debias`` corrects that. Equal to ``trace`` up to the
+    factor 1−β.
+
+    Args:
+        decay: β in [0, 1). 0.9 as everywhere; the article advises 0.85 to 0.95.
+
+    State: ``m`` like the parameters; ``weight``, the total weight in m (a scalar).
+
+    Source: Polyak (1964) for the idea; Kingma & Ba (2015), Algorithm 1, for this form.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.momentum(0.9)
+    >>> updates, state = tx.update(jnp.array([1.0, -2.0]), tx.init(jnp.zeros(2)))
+    >>> print(updates)
+    [ 0.1 -0.2]
+    """
+
+    equation = r"m \leftarrow \beta m + (1-\beta) u, \quad u \leftarrow m"
+    accumulates = True
+
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
+
+    def slots(self, param):
+        return {"m": jnp.zeros_like(param)}
+
+    def scalars(self):
+        return {"weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        weight = mix(h.decay, scalars.weight, weights.direction)
+        return Tick({"decay": h.decay}, {"weight": weight}, weights._replace(direction=weight))
+
+    def apply(self, signal, slots, param, c):
+        m = mix(c.decay, slots.m, signal.direction)
+        return signal._replace(direction=m), {"m": m}
+
+
+class trace(Rule):
+    r"""Heavy ball: b ← μb + u; u ← b. With ``nesterov``, u ← u + μb instead.
+
+    ``nesterov=True`` is the form of torch and optax. Before a constant learning rate it is Nesterov's method, and the
+    parameters held are the looked-ahead points; for a learning rate that changes, ``nag_lookahead`` is exact.
+
+    Args:
+        decay: μ in [0, 1). 0.9 as everywhere.
+        nesterov: whether the direction looks one step ahead.
+
+    State: ``b`` like the parameters; ``weight``, the total weight in b (a scalar).
+
+    Source: Polyak (1964); Sutskever et al. (2013), "On the importance of initialization and momentum in deep
+        learning".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, g = gradtx.trace(0.9), jnp.array([1.0, -2.0])
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> updates, state = tx.update(g, state)
+    >>> print(updates)
+    [ 1.9 -3.8]
+    """
+
+    accumulates = True
+
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
+    nesterov: bool = False
+
+    @property
+    def equation(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form
+        return r"b \leftarrow \mu b + u, \quad u \leftarrow " + (r"u + \mu b" if self.nesterov else "b")
+
+    def slots(self, param):
+        return {"b": jnp.zeros_like(param)}
+
+    def scalars(self):
+        return {"weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        weight = h.decay * scalars.weight + weights.direction
+        out = weights.direction + h.decay * weight if self.nesterov else weight
+        return Tick({"decay": h.decay}, {"weight": weight}, weights._replace(direction=out))
+
+    def apply(self, signal, slots, param, c):
+        u = signal.direction
+        b = c.decay * slots.b + u
+        return signal._replace(direction=u + c.decay * b if self.nesterov else b), {"b": b}
+
+
+class nesterov(Rule):
+    r"""Nadam's first moment, debiased: m ← βm + (1−β)u; u ← μ'·m/(1−P') + (1−μ)·u/(1−P).
+
+    μ is this step's momentum and P the product of all so far; a prime marks those of the next step. Without a
+    schedule μ = β. With one, μ at step t = 1, 2, ... is β(1 − ½·0.96^(ψt)). The direction is debiased already, so a
+    later ``debias`` leaves it as it is. It is not an average: at a constant gradient the first step of β = 0.9 is
+    1.47 times the gradient.
+
+    Args:
+        decay: β in [0, 1). 0.9 as in Adam.
+        schedule_decay: ψ ≥ 0, or None for constant μ. None is optax's, 0.004 Dozat's and torch's
+            (``momentum_decay``), 1.0 that of Keras 3. ψ = 0 gives μ = β/2, which is torch's meaning of 0.
+
+    State: ``m`` like the parameters; ``weight``, 1−P (a scalar).
+
+    Source: Dozat (2016), "Incorporating Nesterov momentum into Adam".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.nesterov(0.9)
+    >>> updates, state = tx.update(jnp.array([1.0, -2.0]), tx.init(jnp.zeros(2)))
+    >>> print(updates.round(4))
+    [ 1.4737 -2.9474]
+    """
+
+    accumulates = True
+    equation = (
+        r"m \leftarrow \beta m + (1-\beta) u, \quad "
+        r"u \leftarrow \mu_{t+1} m / (1-P_{t+1}) + (1-\mu_t) u / (1-P_t)"
+    )
+
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
+    schedule_decay: Hyper | None = hyper(default=None, low=0)
+
+    def slots(self, param):
+        return {"m": jnp.zeros_like(param)}
+
+    def scalars(self):
+        return {"weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        mu, upcoming_mu = h.decay, self.upcoming("decay", h, count)
+        if self.schedule_decay is not None:
+            mu = mu * self._share(h.schedule_decay, count + 1)
+            upcoming_mu = upcoming_mu * self._share(self.upcoming("schedule_decay", h, count), count + 2)
+        # 1−P is the weight of an average with decays μ: carried along, it does not cancel as 1 − β**t would.
+        weight = mix(mu, scalars.weight, jnp.ones_like(mu))
+        upcoming_weight = mix(upcoming_mu, weight, jnp.ones_like(mu))
+        past, present = safe_divide(upcoming_mu, upcoming_weight), safe_divide(1 - mu, weight)
+        return Tick({"decay": h.decay, "past": past, "present": present}, {"weight": weight}, weights)
+
+    @staticmethod
+    def _share(schedule_decay: jax.Array, t: jax.Array) -> jax.Array:
+        return 1 - 0.5 * 0.96 ** (schedule_decay * t)
+
+    def apply(self, signal, slots, param, c):
+        m = mix(c.decay, slots.m, signal.direction)
+        return signal._replace(direction=c.past * m + c.present * signal.direction), {"m": m}

@@ -1,0 +1,98 @@
+"""Rules that scale the direction, or add to it."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from gradtx._rule import Hyper, Rule, hyper
+
+
+class scale(Rule):
+    r"""Multiply by a factor: u ← a·u.
+
+    Args:
+        factor: a, any number.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.scale(-0.5)
+    >>> updates, state = tx.update(jnp.array([1.0, -2.0]), tx.init(jnp.zeros(2)))
+    >>> print(updates)
+    [-0.5  1. ]
+    """
+
+    equation = r"u \leftarrow a u"
+
+    factor: Hyper = hyper()
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=c.factor * signal.direction), {}
+
+
+class sign(Rule):
+    r"""Keep the sign: u ← sign(u), which is 0 at 0 (and NaN at NaN).
+
+    Raises:
+        TypeError: for complex leaves.
+
+    Source: Riedmiller & Braun (1993); Bernstein et al. (2018), "signSGD".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.sign()
+    >>> updates, state = tx.update(jnp.array([3.0, 0.0, -0.1]), tx.init(jnp.zeros(3)))
+    >>> print(updates)
+    [ 1.  0. -1.]
+    """
+
+    equation = r"u \leftarrow \mathrm{sign}(u)"
+    real_only = True
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=jnp.sign(signal.direction)), {}
+
+
+class scale_by_learning_rate(Rule):
+    r"""The step downhill: u ← −η·u.
+
+    Args:
+        learning_rate: η, a number, a scalar array or a schedule; the first step sees the schedule at count 0.
+
+    >>> import gradtx, jax.numpy as jnp, optax
+    >>> tx = gradtx.scale_by_learning_rate(optax.linear_schedule(0.5, 0.0, 10))
+    >>> updates, state = tx.update(jnp.array([1.0]), tx.init(jnp.zeros(1)))
+    >>> print(updates, state.hyperparams["scale_by_learning_rate"]["learning_rate"])
+    [-0.5] 0.5
+    """
+
+    equation = r"u \leftarrow -\eta u"
+
+    learning_rate: Hyper = hyper()
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=-c.learning_rate * signal.direction), {}
+
+
+class add_decayed_weights(Rule):
+    r"""Weight decay: u ← u + λ·p, p being the parameters.
+
+    At the front of a chain it is L2 regularisation (the decay goes through momentum and preconditioning); just
+    before the learning rate it is the decoupled decay of AdamW. Needs ``params`` in ``update``.
+
+    Args:
+        rate: λ ≥ 0.
+
+    Source: Loshchilov & Hutter (2019), "Decoupled weight decay regularization".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, params = gradtx.add_decayed_weights(0.1), jnp.array([10.0])
+    >>> updates, state = tx.update(jnp.array([1.0]), tx.init(params), params)
+    >>> print(updates)
+    [2.]
+    """
+
+    equation = r"u \leftarrow u + \lambda p"
+    needs_params = True
+
+    rate: Hyper = hyper(low=0)
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=signal.direction + c.rate * param), {}

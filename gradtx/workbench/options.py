@@ -1,0 +1,152 @@
+"""The command line of ``gradtx``, and what it refuses at sight."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+import gradtx
+from gradtx.workbench.networks import ACTIVATIONS
+from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.settings import Settings
+from gradtx.workbench.verdict import ADVICE
+
+__all__ = ["parse"]
+
+DEEPEST = 50
+"""The hidden layers that ``--depth`` allows; each one takes its time to compile."""
+
+_FLOAT32 = np.finfo(np.float32)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+
+    def whole(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if number < low or (high is not None and number > high):
+            raise argparse.ArgumentTypeError(f"expected a whole number {limits}, found {text!r}")
+        return number
+
+    return whole
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not _FLOAT32.tiny <= number <= _FLOAT32.max:
+        raise argparse.ArgumentTypeError(f"expected a number greater than 0 that float32 can hold, found {text!r}")
+    return number
+
+
+def parse(arguments: Sequence[str] | None) -> Settings:
+    """The settings that the arguments (``sys.argv`` for None) ask for.
+
+    Raises:
+        SystemExit: with status 0 after --help or --version; with 2, and one line on stderr, for a mistake.
+
+    >>> parse(["compare", "--optimizers", "adam", "--network", "relu"]).epochs
+    20
+    """
+    parser = _Parser(prog="gradtx", description="Optimizers for JAX as chains of elementary update rules.")
+    parser.add_argument("--version", action="version", version=f"gradtx {gradtx.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_compare(commands)
+    chosen = vars(parser.parse_args(arguments))
+    network = chosen.pop("network")
+    networks = tuple(ACTIVATIONS) if network == "both" else (network,)
+    optimizers = tuple(dict.fromkeys(chosen.pop("optimizers")))
+    return Settings(optimizers, networks, **chosen)
+
+
+def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
+    verdicts = "\n".join(f"  {word}: {advice}" for word, advice in ADVICE.items())
+    parser = commands.add_parser(
+        "compare",
+        help="train a ReLU and a maxout network on handwritten digits with each optimizer",
+        description="Train networks on the handwritten digits that scikit-learn ships, with each optimizer; print a\n"
+        "table (training first, then test, then which of the two is the problem) and draw the training\n"
+        "loss and the gradient norm of each layer.",
+        epilog=f"verdicts, the first that applies:\n{verdicts}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default, add = Settings, parser.add_argument
+    add(
+        "--optimizers",
+        nargs="+",
+        choices=RECIPES,
+        default=tuple(RECIPES),
+        metavar="NAME",
+        help=f"which ones, of: {' '.join(RECIPES)} (default: all)",
+    )
+    add("--network", choices=[*ACTIVATIONS, "both"], default="both", help="which one (default: %(default)s)")
+    add(
+        "--depth",
+        type=_whole(1, DEEPEST),
+        default=default.depth,
+        metavar="LAYERS",
+        help="hidden layers (default: %(default)s)",
+    )
+    add(
+        "--width",
+        type=_whole(1),
+        default=default.width,
+        metavar="UNITS",
+        help="units in a hidden layer; a maxout unit is the greater of two affine functions (default: %(default)s)",
+    )
+    add(
+        "--epochs",
+        type=_whole(1),
+        default=default.epochs,
+        help="passes over the training images (default: %(default)s)",
+    )
+    add(
+        "--batch-size",
+        type=_whole(1),
+        default=default.batch_size,
+        metavar="IMAGES",
+        help="images in a mini-batch; what is left over at the end of an epoch is dropped (default: %(default)s)",
+    )
+    add(
+        "--learning-rate",
+        type=_positive,
+        default=default.learning_rate,
+        metavar="RATE",
+        help="for every optimizer (default: one that suits each)",
+    )
+    add(
+        "--clip-norm",
+        type=_positive,
+        default=default.clip_norm,
+        metavar="LIMIT",
+        help="shrink gradients whose norm, over all layers, is larger",
+    )
+    add(
+        "--clip-value",
+        type=_positive,
+        default=default.clip_value,
+        metavar="LIMIT",
+        help="clip each element of the gradient (after --clip-norm)",
+    )
+    add(
+        "--seed",
+        type=_whole(0, 2**32 - 1),
+        default=default.seed,
+        help="of the initial weights and of the shuffling (default: %(default)s)",
+    )
+    add("--output", type=Path, default=default.output, metavar="FILE.png", help="the picture (default: %(default)s)")
+    add("--json", type=Path, default=default.json, metavar="FILE", help="write all settings and numbers too")

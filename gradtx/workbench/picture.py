@@ -1,0 +1,201 @@
+"""A comparison as a picture: the training loss, and under it the gradient norm of each layer."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from sklearn.isotonic import isotonic_regression
+
+from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.runs import Run
+from gradtx.workbench.settings import Settings
+
+__all__ = ["draw", "spread"]
+
+
+class Line(NamedTuple):
+    """How an optimizer is drawn. The dashed ones are the Nesterov form of the solid one of the same colour."""
+
+    colour: str
+    dashes: str = "-"
+
+
+LINES = {
+    "sgd": Line("#000000"),
+    "momentum": Line("#0072B2"),
+    "nag": Line("#0072B2", "--"),
+    "adagrad": Line("#E69F00"),
+    "rmsprop": Line("#D55E00"),
+    "adam": Line("#009E73"),
+    "max_v": Line("#CC79A7"),
+    "amsgrad": Line("#56B4E9"),
+    "nadam": Line("#009E73", "--"),
+}
+"""Colours of Okabe & Ito (2008), "Color universal design", which colour-blind readers can tell apart."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#777777",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#777777",
+    "ytick.color": "#777777",
+    "xtick.labelcolor": "#333333",
+    "ytick.labelcolor": "#333333",
+    "axes.labelcolor": "#333333",
+    "lines.solid_capstyle": "round",
+}
+
+SMALLEST_LOSS = 1e-8
+"""The loss axis ends here: float32 logits resolve no smaller one."""
+
+COLUMNS = 3
+"""Panels of gradient norms side by side."""
+
+
+def draw(settings: Settings, runs: Sequence[Run]) -> bytes:
+    """A PNG with one column for each network: training loss, then a panel of gradient norms for each optimizer.
+
+    Panels of one kind have the same axes. What is not finite is left out, and what leaves an axis, leaves the panel.
+
+    Args:
+        settings: of the comparison.
+        runs: at least one.
+    """
+    networks = [name for name in settings.networks if any(run.network == name for run in runs)]
+    optimizers = len({run.optimizer for run in runs})
+    rows, columns = -(-optimizers // COLUMNS), min(COLUMNS, optimizers)
+    heights = [4.0, 0.9 + 1.6 * rows]
+    losses, norms = _limits_of_losses(runs), _limits_of_norms(runs)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.8 * len(networks), sum(heights)), dpi=110, layout="constrained")
+        halves = figure.subfigures(2, len(networks), squeeze=False, wspace=0.04, height_ratios=heights)
+        for name, above, below in zip(networks, *halves, strict=True):
+            of_network = [run for run in runs if run.network == name]
+            _draw_losses(above, of_network, losses, settings.title(name))
+            _draw_norms(below, of_network, norms, rows, columns)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.15)
+    return file.getvalue()
+
+
+def _limits(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """The range of the positive finite values, held within low and high, and a little air."""
+    shown = values[np.isfinite(values) & (values > 0)]
+    if not shown.size:
+        return low, high
+    return float(np.clip(shown.min(), low, high)) / 1.6, float(np.clip(shown.max(), low, high)) * 1.6
+
+
+def _limits_of_losses(runs: Sequence[Run]) -> tuple[float, float]:
+    before = max(float(run.measures.train_loss[0]) for run in runs)
+    return _limits(np.concatenate([run.measures.train_loss for run in runs]), SMALLEST_LOSS, 10 * before)
+
+
+def _limits_of_norms(runs: Sequence[Run]) -> tuple[float, float]:
+    return _limits(np.concatenate([run.measures.gradient_norms.ravel() for run in runs]), 1e-12, 1e6)
+
+
+def _set_axes(axes: Axes, epochs: int, limits: tuple[float, float]) -> None:
+    axes.set_yscale("log")
+    axes.set_ylim(limits)
+    axes.set_xlim(0, epochs)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.yaxis.set_major_locator(LogLocator(numticks=7))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(which="both", length=0)
+
+
+def _draw_losses(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float], title: str) -> None:
+    axes = figure.subplots()
+    _set_axes(axes, len(runs[0].measures.train_loss) - 1, limits)
+    axes.set_title(title, fontweight="bold", fontsize=12, pad=10)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss (cross-entropy, nats)")
+    for run in runs:
+        line = LINES[run.optimizer]
+        axes.plot(run.measures.train_loss, color=line.colour, linestyle=line.dashes, linewidth=1.8)
+    _label_ends(axes, runs)
+
+
+def _label_ends(axes: Axes, runs: Sequence[Run]) -> None:
+    """Names beside the right ends of the curves, moved apart where they would overlap."""
+    ends = [_end(axes, float(run.measures.train_loss[-1])) for run in runs]
+    for run, end, place in zip(runs, ends, spread(ends, 0.062), strict=True):
+        line = LINES[run.optimizer]
+        leader = {"arrowstyle": "-", "color": line.colour, "linestyle": line.dashes, "shrinkB": 0, "relpos": (0, 0.5)}
+        axes.annotate(
+            RECIPES[run.optimizer].title + " (diverged)" * (run.verdict == "diverged"),
+            xy=(1.005, end),
+            xytext=(1.06, place),
+            xycoords="axes fraction",
+            color=line.colour,
+            verticalalignment="center",
+            arrowprops=leader,
+        )
+
+
+def _end(axes: Axes, loss: float) -> float:
+    """Where a curve ends, as a fraction of the axis; at its top if the loss is not finite."""
+    bottom, top = axes.get_ylim()
+    if not np.isfinite(loss):
+        return 1.0
+    return float(np.log(np.clip(loss, bottom, top) / bottom) / np.log(top / bottom))
+
+
+def spread(places: Sequence[float], gap: float) -> np.ndarray:
+    """Places in [0, 1] moved as little as possible (in the mean square), so that any two are ``gap`` apart.
+
+    >>> print(spread([0.5, 0.0, 0.5], 0.1))
+    [0.45 0.   0.55]
+    """
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    moved = isotonic_regression(np.asarray(places)[order] - steps, y_min=0, y_max=1 - steps[-1]) + steps
+    return moved[np.argsort(order)]
+
+
+def _draw_norms(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float], rows: int, columns: int) -> None:
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    layers = runs[0].measures.gradient_norms.shape[1]
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, layers))
+    for axes, run in zip(grid.flat, runs, strict=False):
+        _set_axes(axes, len(run.measures.train_loss) - 1, limits)
+        axes.set_title(RECIPES[run.optimizer].title, fontsize=10, pad=3)
+        for norms, colour in zip(run.measures.gradient_norms.T, colours, strict=True):
+            axes.plot(norms, color=colour, linewidth=1.3)
+    for axes in grid.flat[len(runs) :]:
+        axes.remove()
+    for axes in grid.flat[max(len(runs) - columns, 0) : len(runs)]:
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("epoch", fontsize=10, color="#333333")
+    figure.supylabel("gradient norm", fontsize=10, color="#333333")
+    _explain_layers(figure, colours)
+
+
+def _explain_layers(figure: SubFigure, colours: np.ndarray) -> None:
+    """A legend of the layers' colours; of some, if there are many."""
+    last = len(colours) - 1
+    named = sorted({round(last * part / 4) for part in range(5)})
+    figure.legend(
+        [Line2D([], [], color=tuple(colours[i]), linewidth=2) for i in named],
+        [f"{i + 1}" + " (output)" * (i == last) for i in named],
+        loc="outside upper left",
+        ncols=len(named),
+        title="L2 norm of the training loss's gradient in layer",
+        alignment="left",
+        frameon=False,
+    )

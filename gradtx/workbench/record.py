@@ -1,0 +1,56 @@
+"""A comparison as JSON: every setting, every version, every number."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradtx.workbench.runs import Run
+from gradtx.workbench.settings import Settings
+
+__all__ = ["to_json"]
+
+_PACKAGES = ("gradtx", "jax", "jaxlib", "numpy", "optax", "scikit-learn")
+
+
+def to_json(settings: Settings, runs: Sequence[Run], *, interrupted: bool) -> str:
+    """The comparison as a JSON object. Numbers that JSON has no word for (NaN, infinities) are null.
+
+    Losses are in nats, accuracies from 0 to 1, times in seconds. The first number of a list is from before training,
+    each further one from after an epoch.
+    """
+    content = {
+        "settings": dataclasses.asdict(settings),
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},
+        "backend": jax.default_backend(),
+        "interrupted": interrupted,
+        "runs": [_run(run) for run in runs],
+    }
+    return json.dumps(content, default=str, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+
+
+def _run(run: Run) -> dict[str, Any]:
+    numbers = run.measures._asdict()
+    norms = numbers.pop("gradient_norms")
+    return {
+        "network": run.network,
+        "optimizer": run.optimizer,
+        "learning_rate": run.learning_rate,
+        "chain": run.chain,
+        "seconds": round(run.seconds, 3),
+        "verdict": run.verdict,
+        "final": {name: _plain(values)[-1] for name, values in numbers.items()},
+        "epochs": {name: _plain(values) for name, values in numbers.items()},
+        "gradient_norms": {f"layer_{i}": _plain(norm) for i, norm in enumerate(norms.T)},
+    }
+
+
+def _plain(values: np.ndarray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]

@@ -1,0 +1,107 @@
+"""A comparison as text: a bar while it runs, a table when it is done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gradtx.workbench.networks import ACTIVATIONS
+from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.runs import Run
+from gradtx.workbench.settings import Settings
+from gradtx.workbench.training import Measures
+from gradtx.workbench.verdict import ADVICE
+
+__all__ = ["Bar", "print_report"]
+
+_COLOURS = {"diverged": "red", "not trained enough": "yellow", "overfitting": "yellow", "good": "green"}
+
+
+class Bar:
+    """A progress bar over the epochs of all runs, on stderr; where that is no terminal, a line for each run.
+
+    Args:
+        epochs: of all runs together.
+    """
+
+    def __init__(self, epochs: int):
+        console = Console(stderr=True)
+        self._quiet = not console.is_terminal
+        columns = (
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeRemainingColumn(),
+            "{task.description}",
+        )
+        self._progress = Progress(*columns, console=console, transient=True, disable=self._quiet)
+        self._task = self._progress.add_task("compiling", total=epochs)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def start(self, network: str, optimizer: str) -> None:
+        """Say what is being compiled."""
+        self._progress.update(self._task, description=f"{_title(network, optimizer)}: compiling")
+
+    def epoch(self, network: str, optimizer: str, measures: Measures) -> None:
+        """Move on by one epoch."""
+        text = f"{_title(network, optimizer)}: training loss {measures.train_loss:.2e}"
+        self._progress.update(self._task, advance=1, description=text)
+
+    def finish(self, run: Run) -> None:
+        """Say that a run is done, where no bar shows it."""
+        if self._quiet:
+            loss = run.measures.train_loss[-1]
+            text = f"{_title(run.network, run.optimizer)}: training loss {loss:.2e}, {run.seconds:.1f} s"
+            print(text, file=sys.stderr, flush=True)
+
+
+def _title(network: str, optimizer: str) -> str:
+    return f"{RECIPES[optimizer].title} on {ACTIVATIONS[network].title}"
+
+
+def print_report(settings: Settings, runs: Sequence[Run]) -> None:
+    """A table for each network, and what the verdicts in it mean; on stdout."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 100  # rich takes a file for narrower than the table may be
+    for network in settings.networks:
+        of_network = [run for run in runs if run.network == network]
+        if of_network:
+            console.print(_table(settings, network, of_network))
+    for word in ADVICE:
+        if any(run.verdict == word for run in runs):
+            console.print(f"[{_COLOURS[word]}]{word}[/]: {ADVICE[word]}", highlight=False)
+
+
+def _table(settings: Settings, network: str, runs: Sequence[Run]) -> Table:
+    title = f"{settings.title(network)}, {settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("optimizer", no_wrap=True)
+    for head in ["learning\nrate", "training\nloss", "training\naccuracy", "test\nloss", "test\naccuracy", "\nseconds"]:
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for run in runs:
+        m = run.measures
+        table.add_row(
+            RECIPES[run.optimizer].title,
+            f"{run.learning_rate:g}",
+            f"{m.train_loss[-1]:.2e}",
+            f"{100 * m.train_accuracy[-1]:.1f} %",
+            f"{m.test_loss[-1]:.2e}",
+            f"{100 * m.test_accuracy[-1]:.1f} %",
+            f"{run.seconds:.1f}",
+            f"[{_COLOURS[run.verdict]}]{run.verdict}[/]",
+        )
+    return table

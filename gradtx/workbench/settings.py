@@ -1,0 +1,87 @@
+"""What a comparison is asked to do, and whether it can be done."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from gradtx.workbench.files import check_writable
+from gradtx.workbench.networks import ACTIVATIONS, Network
+
+__all__ = ["LARGEST_NETWORK", "Impossible", "Settings"]
+
+LARGEST_NETWORK = 10_000_000
+"""Weights and biases that a network may have. The comparison is of small ones."""
+
+
+class Impossible(ValueError):
+    """Settings that cannot work; the message is for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The options of ``gradtx compare``.
+
+    Attributes:
+        optimizers: names in ``RECIPES``.
+        networks: names in ``ACTIVATIONS``.
+        depth: hidden layers.
+        width: units in each, after the activation.
+        epochs: passes over the training images.
+        batch_size: images in a mini-batch.
+        learning_rate: of every optimizer, or None for each one's own.
+        clip_norm, clip_value: limits of the gradient's norm and of its elements, or None.
+        seed: of initial weights and shuffling.
+        output: where the picture goes.
+        json: where the numbers go, or None.
+    """
+
+    optimizers: tuple[str, ...]
+    networks: tuple[str, ...]
+    depth: int = 3
+    width: int = 64
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float | None = None
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    seed: int = 0
+    output: Path = Path("gradtx-compare.png")
+    json: Path | None = None
+
+    def title(self, name: str) -> str:
+        """What a table or a picture of this network is called."""
+        return f"{ACTIVATIONS[name].title} network, {self.depth} hidden layer{'s' * (self.depth > 1)} of {self.width}"
+
+    def network(self, name: str, inputs: int, classes: int) -> Network:
+        """The network of this name in this size."""
+        return Network(ACTIVATIONS[name], self.depth, self.width, inputs, classes)
+
+    def check(self, images: int, networks: list[Network]) -> None:
+        """Refuse what would fail only after training, or at its start.
+
+        Raises:
+            Impossible: for a batch larger than the training set, networks too large, or files that cannot be written.
+        """
+        if self.batch_size > images:
+            raise Impossible(f"--batch-size {self.batch_size} is more than the {images} training images")
+        size = max(network.size for network in networks)
+        if size > LARGEST_NETWORK:
+            raise Impossible(
+                f"--depth {self.depth} --width {self.width} make a network of {size:,} weights, more than the"
+                f" {LARGEST_NETWORK:,} of this comparison"
+            )
+        if self.output.suffix.lower() != ".png":
+            raise Impossible(f"--output {self.output}: the picture is a PNG, so the name must end in .png")
+        if self.json is not None and self.json.resolve() == self.output.resolve():
+            raise Impossible(f"--output and --json are the same file, {self.output}")
+        for option, path in [("--output", self.output), ("--json", self.json)]:
+            if path is not None:
+                _check_file(option, path)
+
+
+def _check_file(option: str, path: Path) -> None:
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise Impossible(f"{option} {path} cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,54 @@
+"""Everything that makes updates, in one table: what a generic test has to try.
+
+Rules stand in the smallest chain that may be used; optimizers are found by themselves. A rule of gradtx that is
+missing here makes ``test_contract.py`` fail: add its line.
+"""
+
+import optax
+
+import gradtx as gx
+from gradtx import optimizers
+
+LEARNING_RATE = 0.01
+
+RULES: dict[str, optax.GradientTransformationExtraArgs] = {
+    "momentum": gx.momentum(0.9),
+    "trace": gx.trace(0.9),
+    "trace(nesterov)": gx.trace(0.9, nesterov=True),
+    "nesterov": gx.nesterov(0.9),
+    "nesterov(0.004)": gx.nesterov(0.9, 0.004),
+    "rms": gx.chain(gx.rms(0.99), gx.precondition()),
+    "adagrad_sum": gx.chain(gx.adagrad_sum(), gx.precondition()),
+    "adagrad_sum(0.1)": gx.chain(gx.adagrad_sum(0.1), gx.precondition()),
+    "max_v": gx.chain(gx.rms(0.9), gx.max_v(), gx.precondition()),
+    "monotone_rms": gx.chain(gx.monotone_rms(0.9), gx.precondition()),
+    "debias": gx.chain(gx.momentum(0.9), gx.rms(0.999), gx.debias(), gx.precondition()),
+    "precondition": gx.chain(gx.rms(0.9), gx.precondition(0.0, 1e-8)),
+    "scale": gx.scale(-2.0),
+    "sign": gx.sign(),
+    "scale_by_learning_rate": gx.scale_by_learning_rate(LEARNING_RATE),
+    "add_decayed_weights": gx.add_decayed_weights(0.1),
+    "clip_by_value": gx.clip_by_value(1.0),
+    "clip_by_norm": gx.clip_by_norm(1.0),
+    "clip_by_global_norm": gx.clip_by_global_norm(1.0),
+    "nag_lookahead": gx.nag_lookahead(1.0),
+    "seal": gx.seal(optax.scale_by_adam()),
+}
+
+OPTIMIZERS = {name: getattr(optimizers, name)(LEARNING_RATE) for name in optimizers.__all__}
+OPTIMIZERS["sgd(momentum)"] = gx.sgd(LEARNING_RATE, momentum=0.9)
+OPTIMIZERS["sgd(nesterov)"] = gx.sgd(LEARNING_RATE, momentum=0.9, nesterov=True)
+OPTIMIZERS["rmsprop(momentum)"] = gx.rmsprop(LEARNING_RATE, momentum=0.9)
+OPTIMIZERS["nadam(0.004)"] = gx.nadam(LEARNING_RATE, schedule_decay=0.004)
+
+CHAINS = {
+    "identity": gx.chain(),
+    "sealed adam": gx.chain(gx.clip_by_norm(1.0), gx.seal(gx.adam(LEARNING_RATE))),
+    "scheduled adamw": gx.adamw(
+        optax.cosine_decay_schedule(LEARNING_RATE, 100), b1=lambda count: 0.9 - 0.1 / (count + 1.0), weight_decay=0.1
+    ),
+    "clipped nadam": gx.chain(gx.clip_by_global_norm(1.0), gx.nadam(LEARNING_RATE), gx.nag_lookahead(0.5)),
+    "named": gx.chain(gx.chain(gx.rms(), gx.precondition(), name="first"), gx.rms(), gx.precondition(), name="all"),
+}
+
+ALL = RULES | OPTIMIZERS | CHAINS

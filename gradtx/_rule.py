@@ -12,6 +12,7 @@ from typing import Any, dataclass_transform
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradtx._lift import Lifted
@@ -110,16 +111,17 @@ def hyper(*, default: Any = dataclasses.MISSING, low: float | None = None, below
     return dataclasses.field(default=default, metadata={"hyper": (low, below)})
 
 
-def _checked(rule: str, name: str, value: Any, low: float | None, below: float | None) -> Any:
-    """The hyperparameter as a float where its value is known; arrays under trace and schedules as they are."""
-    if value is None or callable(value) or isinstance(value, jax.core.Tracer):
+def _checked(rule: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    """The hyperparameter as a float where its value is known; schedules and values under trace as they are."""
+    if callable(value) or isinstance(value, jax.core.Tracer) or (value is None and field.default is None):
         return value
-    if isinstance(value, bool | complex | str) or jnp.shape(value) != ():
-        raise TypeError(f"{rule}: {name} must be a number, a scalar array or a schedule, found {value!r}")
+    if value is None or isinstance(value, bool | complex | str) or np.shape(value) != ():
+        raise TypeError(f"{rule}: {field.name} must be a number, a scalar array or a schedule, found {value!r}")
+    low, below = field.metadata["hyper"]
     number = float(value)
     if math.isnan(number) or (low is not None and number < low) or (below is not None and number >= below):
-        limits = [f"at least {low:g}"] * (low is not None) + [f"less than {below:g}"] * (below is not None)
-        raise ValueError(f"{rule}: {name} must be {' and '.join(limits) or 'a number'}, found {number:g}")
+        limits = [f"{word} {limit:g}" for word, limit in (("at least", low), ("less than", below)) if limit is not None]
+        raise ValueError(f"{rule}: {field.name} must be {' and '.join(limits) or 'a number'}, found {number:g}")
     return number
 
 
@@ -177,8 +179,7 @@ class Rule(Maths, Transformation):
             object.__setattr__(self, "state_dtype", _floating_name(self.label, self.state_dtype))
         for field in dataclasses.fields(self):
             if "hyper" in field.metadata:
-                value = _checked(self.label, field.name, getattr(self, field.name), *field.metadata["hyper"])
-                object.__setattr__(self, field.name, value)
+                object.__setattr__(self, field.name, _checked(self.label, field, getattr(self, field.name)))
 
     @property
     def rules(self) -> tuple[Rule, ...]:

@@ -1,0 +1,266 @@
+"""The command line: what it prints and writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import gradtx
+from gradtx.__main__ import main
+from gradtx.workbench import compare as comparison
+from gradtx.workbench.recipes import RECIPES
+
+TINY = ["--depth", "1", "--width", "4", "--epochs", "2", "--batch-size", "128"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def files() -> list[str]:
+    return sorted(path.name for path in Path().iterdir())
+
+
+# A comparison
+
+
+def test_compare(capsys: pytest.CaptureFixture[str]):
+    arguments = [*TINY, "--optimizers", "adam", "nag", "--seed", "3", "--clip-norm", "1", "--clip-value", "0.5"]
+    assert main(["compare", *arguments, "--json", "numbers.json"]) == 0
+    printed = capsys.readouterr()
+    assert "ReLU network, 1 hidden layer of 4, 2 epochs" in printed.out
+    assert "maxout network, 1 hidden layer of 4, 2 epochs" in printed.out
+    assert re.search(r"NAG +0\.2 +\d\.\d\de.\d\d +\d+\.\d % +\d\.\d\de.\d\d +\d+\.\d % +not trained", printed.out)
+    assert "not trained enough: training accuracy below 95 %" in printed.out
+    assert "Picture: gradtx-compare.png" in printed.out and "Numbers: numbers.json" in printed.out
+    assert printed.err.splitlines()[0].startswith("Adam on ReLU: training loss ")
+    assert len(printed.err.splitlines()) == 4
+    assert max(map(len, printed.out.splitlines())) <= 80
+    assert files() == ["gradtx-compare.png", "numbers.json"]
+    with Image.open("gradtx-compare.png") as image:
+        assert image.format == "PNG" and image.width > 1000 and image.height > 500
+
+    content = json.loads(Path("numbers.json").read_text())
+    assert content["settings"] == {
+        "optimizers": ["adam", "nag"],
+        "networks": ["relu", "maxout"],
+        "depth": 1,
+        "width": 4,
+        "epochs": 2,
+        "batch_size": 128,
+        "learning_rate": None,
+        "clip_norm": 1.0,
+        "clip_value": 0.5,
+        "seed": 3,
+        "output": "gradtx-compare.png",
+        "json": "numbers.json",
+    }
+    assert {"python", "gradtx", "jax", "numpy", "optax", "scikit-learn"} <= set(content["versions"])
+    assert content["versions"]["gradtx"] == gradtx.__version__
+    assert content["interrupted"] is False
+    runs = content["runs"]
+    assert [(run["network"], run["optimizer"]) for run in runs] == [
+        ("relu", "adam"), ("relu", "nag"), ("maxout", "adam"), ("maxout", "nag"),
+    ]  # fmt: skip
+    for run in runs:
+        assert run["chain"].startswith("clip_by_global_norm(1) → clip_by_value(0.5) → momentum(0.9)")
+        assert run["learning_rate"] == RECIPES[run["optimizer"]].learning_rate
+        assert run["seconds"] > 0 and run["verdict"] == "not trained enough"
+        assert set(run["epochs"]) == {"train_loss", "train_accuracy", "test_loss", "test_accuracy"}
+        assert all(len(values) == 3 for values in run["epochs"].values())
+        assert run["final"] == {name: values[-1] for name, values in run["epochs"].items()}
+        assert list(run["gradient_norms"]) == ["layer_0", "layer_1"]
+        assert all(len(values) == 3 for values in run["gradient_norms"].values())
+
+
+def test_same_seed_same_numbers():
+    def numbers(seed: str) -> list[dict]:
+        main(["compare", *TINY, "--network", "relu", "--optimizers", "adam", "--seed", seed, "--json", "n.json"])
+        runs = json.loads(Path("n.json").read_text())["runs"]
+        return [{name: value for name, value in run.items() if name != "seconds"} for run in runs]
+
+    assert numbers("5") == numbers("5")
+    assert numbers("5") != numbers("6")
+
+
+def test_a_diverging_comparison(capsys: pytest.CaptureFixture[str]):
+    arguments = ["--network", "maxout", "--optimizers", "sgd", "--learning-rate", "1e30", "--json", "numbers.json"]
+    assert main(["compare", *TINY, *arguments]) == 0
+    assert re.search(r"SGD +1e\+30 +nan .*diverged", capsys.readouterr().out)
+    (run,) = json.loads(Path("numbers.json").read_text())["runs"]
+    assert run["final"]["train_loss"] is None and run["verdict"] == "diverged"
+
+
+def test_the_module_runs_without_a_warning(tmp_path: Path):
+    command = [sys.executable, "-W", "error", "-m", "gradtx", "compare", "--epochs", "1", "--optimizers", "adam"]
+    done = subprocess.run([*command, "--network", "relu"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Adam" in done.stdout and files() == ["gradtx-compare.png"]
+    assert re.fullmatch(r"Adam on ReLU: training loss \S+, \S+ s\n", done.stderr)
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gradtx {gradtx.__version__}\n"
+    assert main(["compare", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in RECIPES) and "overfitting: " in printed
+
+
+# What is refused, before any training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["contrast"], "invalid choice: 'contrast'"),
+        (["compare", "--optimizers", "adamm"], "invalid choice: 'adamm' (choose from"),
+        (["compare", "--optimizers"], "expected at least one argument"),
+        (["compare", "--network", "sigmoid"], "invalid choice: 'sigmoid'"),
+        (["compare", "--depth", "0"], "--depth: expected a whole number from 1 to 50, found '0'"),
+        (["compare", "--depth", "51"], "--depth: expected a whole number from 1 to 50, found '51'"),
+        (["compare", "--width", "0"], "--width: expected a whole number of at least 1, found '0'"),
+        (["compare", "--width", "2.5"], "--width: expected a whole number of at least 1, found '2.5'"),
+        (["compare", "--width", "100000"], "--depth 3 --width 100000 make a network of "),
+        (["compare", "--epochs", "0"], "--epochs: expected a whole number of at least 1, found '0'"),
+        (["compare", "--batch-size", "-1"], "--batch-size: expected a whole number of at least 1, found '-1'"),
+        (["compare", "--batch-size", "1438"], "--batch-size 1438 is more than the 1437 training images"),
+        (["compare", "--learning-rate", "0"], "--learning-rate: expected a number greater than 0"),
+        (["compare", "--learning-rate", "fast"], "--learning-rate: expected a number greater than 0"),
+        (["compare", "--learning-rate", "nan"], "--learning-rate: expected a number greater than 0"),
+        (["compare", "--learning-rate", "1e39"], "that float32 can hold, found '1e39'"),
+        (["compare", "--clip-norm", "-1"], "--clip-norm: expected a number greater than 0"),
+        (["compare", "--clip-value", "inf"], "--clip-value: expected a number greater than 0"),
+        (["compare", "--seed", "-1"], "--seed: expected a whole number from 0 to 4294967295"),
+        (["compare", "--output", "picture.jpg"], "--output picture.jpg: the picture is a PNG"),
+        (["compare", "--output", "missing/picture.png"], "--output missing/picture.png cannot be written: No such file"),
+        (["compare", "--output", "folder.png"], "--output folder.png cannot be written: "),
+        (["compare", "--json", "missing/n.json"], "--json missing/n.json cannot be written: No such file"),
+        (["compare", "--json", "/dev/null"], "--json /dev/null cannot be written: /dev/null is not a regular file"),
+        (["compare", "--output", "a.png", "--json", "./a.png"], "--output and --json are the same file, a.png"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def no_training(*_, **__):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(comparison, "train", no_training)
+    Path("folder.png").mkdir()
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and message in printed.err
+    assert printed.err.count("\n") == 1 and printed.err.startswith("gradtx")
+    assert files() == ["folder.png"]
+
+
+def test_an_unknown_optimizer_lists_the_known(capsys: pytest.CaptureFixture[str]):
+    main(["compare", "--optimizers", "sgd", "adagard"])
+    assert all(name in capsys.readouterr().err for name in RECIPES)
+
+
+@pytest.mark.parametrize("package", ["sklearn", "matplotlib", "rich"])
+def test_a_missing_extra(package: str):
+    code = f"import sys; sys.modules[{package!r}] = None; from gradtx.__main__ import main; sys.exit(main(['compare']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f'gradtx compare: {package} is missing: pip install "gradtx[demo]"\n'
+
+
+def test_a_file_that_cannot_be_written_after_all(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def train_and_lose_the_folder(*args, **kwargs):
+        shutil.rmtree("folder")
+        return train(*args, **kwargs)
+
+    train = comparison.train
+    monkeypatch.setattr(comparison, "train", train_and_lose_the_folder)
+    Path("folder").mkdir()
+    arguments = ["--network", "relu", "--optimizers", "sgd", "--output", "folder/picture.png"]
+    assert main(["compare", *TINY, *arguments]) == 1
+    printed = capsys.readouterr()
+    assert "SGD" in printed.out and "No such file or directory" in printed.err.splitlines()[-1]
+
+
+# Ctrl-C
+
+
+def interrupt_run(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Press Ctrl-C in the first epoch of a run, counted from 1."""
+    runs = []
+    train = comparison.train
+
+    def interrupted_train(*args, progress, **kwargs):
+        def progress_or_stop(*each):
+            if len(runs) == number:
+                raise KeyboardInterrupt
+            progress(*each)
+
+        runs.append(args)
+        return train(*args, progress=progress_or_stop, **kwargs)
+
+    monkeypatch.setattr(comparison, "train", interrupted_train)
+
+
+def test_ctrl_c_shows_what_is_finished(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    interrupt_run(monkeypatch, 2)
+    arguments = ["--network", "relu", "--optimizers", "sgd", "momentum", "adam", "--json", "numbers.json"]
+    assert main(["compare", *TINY, *arguments]) == 130
+    printed = capsys.readouterr()
+    assert "interrupted: 1 of 3 runs finished" in printed.err
+    assert "SGD" in printed.out and "Momentum" not in printed.out
+    assert files() == ["gradtx-compare.png", "numbers.json"]
+    content = json.loads(Path("numbers.json").read_text())
+    assert content["interrupted"] is True and [run["optimizer"] for run in content["runs"]] == ["sgd"]
+
+
+def test_ctrl_c_in_the_first_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    interrupt_run(monkeypatch, 1)
+    assert main(["compare", *TINY, "--json", "numbers.json"]) == 130
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err == "interrupted: 0 of 18 runs finished\n"
+    assert files() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child there")
+def test_a_real_interrupt(tmp_path: Path):
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have it ignored\n"
+        "from gradtx.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "compare", *TINY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("SGD on ReLU")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"interrupted: \d+ of 18 runs finished", err) and "Traceback" not in err
+    assert "SGD" in out and files() == ["gradtx-compare.png"]
+
+
+# The default comparison
+
+
+@pytest.mark.slow
+def test_every_optimizer_trains_both_networks(capsys: pytest.CaptureFixture[str]):
+    assert main(["compare", "--json", "numbers.json"]) == 0
+    runs = json.loads(Path("numbers.json").read_text())["runs"]
+    assert len(runs) == 18
+    for run in runs:
+        name = f"{run['optimizer']} on {run['network']}"
+        assert run["final"]["train_accuracy"] >= 0.99, name
+        assert run["final"]["test_accuracy"] >= 0.95, name
+        assert run["verdict"] == "good", name

@@ -1,0 +1,232 @@
+"""Wrong use fails at the first call, and the message says which rule, which leaf, what was found and what to do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradtx as gx
+
+W = jnp.ones((3, 1))
+
+
+def raises(error, *parts):
+    return pytest.raises(error, match="(?s)" + ".*".join(parts))
+
+
+class TestOrder:
+    """A chain is checked at init, not when it is built: half a chain may be named and reused."""
+
+    def refused(self, tx, *parts):
+        with raises(ValueError, *parts):
+            tx.init(W)
+
+    def test_second_moment_never_used(self):
+        self.refused(gx.chain(gx.momentum(), gx.rms(), LR), "second moment of rule 'rms' is never used", "precondition")
+        self.refused(gx.rms(), "'rms' is never used")
+        self.refused(gx.chain(gx.adagrad_sum(name="mine")), "'mine' is never used")
+
+    def test_nothing_to_use(self):
+        self.refused(gx.precondition(), r"'precondition' \(position 0", "needs a second moment", r"rms\(\)")
+        self.refused(gx.chain(LR, gx.max_v()), r"'max_v' \(position 1", "needs a second moment")
+        used_up = gx.chain(gx.rms(), gx.precondition(), gx.precondition())
+        self.refused(used_up, r"'precondition_1' \(position 2")
+
+    def test_replaced_before_use(self):
+        self.refused(gx.chain(gx.rms(), gx.rms(), gx.precondition()), "'rms_1'", "replaces the second moment of 'rms'")
+
+    def test_not_last(self):
+        self.refused(gx.chain(gx.nag_lookahead(), LR), "'nag_lookahead' must be the last", "'scale_by_learning_rate'")
+
+    def test_halves_can_be_built(self):
+        half = gx.chain(gx.momentum(), gx.rms(), name="averages")
+        assert gx.chain(half, gx.precondition()).init(W).count == 0
+
+    def test_names(self):
+        with raises(ValueError, "2 rules of one chain are named 'same'"):
+            gx.chain(gx.scale(1.0, name="same"), gx.scale(2.0, name="same"))
+        with raises(ValueError, "name must be a non-empty string", "''"):
+            gx.scale(1.0, name="")
+
+    def test_members(self):
+        with raises(TypeError, "argument 1 is <class", r"rms'> \(call it", "not a gradtx rule or an optax"):
+            gx.chain(gx.momentum(), gx.rms)  # pyright: ignore[reportArgumentType] - the mistake under test
+        with raises(TypeError, "argument 0 is 0.1,"):
+            gx.chain(0.1)  # pyright: ignore[reportArgumentType] - the mistake under test
+        with raises(TypeError, "seal: expected an optax transformation, found None"):
+            gx.seal(None)  # pyright: ignore[reportArgumentType] - the mistake under test
+
+
+LR = gx.scale_by_learning_rate(0.1)
+
+
+class TestTrees:
+    def test_params_missing(self):
+        tx = gx.adamw(0.1)
+        with raises(ValueError, "'add_decayed_weights' reads the parameters", r"update\(updates, state, params\)"):
+            tx.update(W, tx.init(W))
+
+    def test_never_a_silent_broadcast(self):
+        tx = gx.sgd(0.1)
+        with raises(
+            ValueError, r"leaf \['w'\]", r"parameters have shape \(3, 1\)", r"updates \(3,\)", "nothing is broad"
+        ):
+            tx.update({"w": jnp.ones(3)}, tx.init({"w": W}), {"w": W})
+
+    def test_slots_of_other_shapes(self):
+        tx = gx.sgd(0.1, momentum=0.9)
+        with raises(ValueError, r"leaf \['w'\]", r"slots trace.b have shape \(3, 1\)", r"updates \(3,\)"):
+            tx.update({"w": jnp.ones(3)}, tx.init({"w": W}))
+
+    def test_trees_that_differ(self):
+        tx = gx.sgd(0.1)
+        with raises(
+            ValueError, "parameters and the updates are different trees", r"missing \['b'\]; unexpected \['a'\]"
+        ):
+            tx.update({"w": W, "b": W}, tx.init({"w": W, "b": W}), {"w": W, "a": W})
+        with raises(ValueError, "different trees"):
+            tx.update([W, W], tx.init([W, W]), (W, W))
+        tx = gx.sgd(0.1, momentum=0.9)
+        with raises(ValueError, "slots trace.b and the updates are different trees", r"unexpected \['w'\]"):
+            tx.update({"v": W}, tx.init({"w": W}))
+
+    @pytest.mark.parametrize("leaf", [jnp.arange(3), jnp.array([True]), np.arange(3), 3, True])
+    def test_integer_leaves(self, leaf):
+        with raises(TypeError, r"leaf \['n'\] of the parameters has dtype (int|bool)", "filter it out"):
+            gx.adam(0.1).init({"w": W, "n": leaf})
+        tx = gx.sgd(0.1)
+        with raises(TypeError, r"leaf \['n'\] of the updates has dtype"):
+            tx.update({"n": leaf}, tx.init({"n": jnp.ones(3)}))
+
+    @pytest.mark.parametrize("leaf", ["text", object(), len])
+    def test_leaves_that_are_no_arrays(self, leaf):
+        with raises(TypeError, r"leaf \['n'\] of the parameters is a", "not an array"):
+            gx.adam(0.1).init({"w": W, "n": leaf})
+
+    def test_keys_are_no_numbers(self):
+        with raises(TypeError, "leaf", "dtype key"):
+            gx.adam(0.1).init({"key": jax.random.key(0)})
+
+    def test_complex_where_it_has_no_meaning(self):
+        z = {"z": jnp.ones(2, jnp.complex64)}
+        for rule in (gx.sign(), gx.clip_by_value(1.0)):
+            with raises(TypeError, f"'{rule.label}' has no meaning for complex", r"leaf \['z'\]", "two leaves"):
+                rule.init(z)
+
+    def test_complex_and_real_do_not_mix(self):
+        tx, z = gx.sgd(0.1), jnp.ones(2, jnp.complex64)
+        with raises(TypeError, "the update is complex", "the parameter is real"):
+            tx.update(z, tx.init(z.real), z.real)
+        with raises(TypeError, "the update is real", "the parameter is complex"):
+            tx.update(z.real, tx.init(z), z)
+        tx = gx.sgd(0.1, 0.9)
+        with raises(TypeError, "the update is complex", "slot trace.b is real"):
+            tx.update(z, tx.init(z.real))
+
+    def test_inside_jit_the_error_is_the_same(self):
+        tx = gx.sgd(0.1)
+        with raises(ValueError, "nothing is broadcast"):
+            jax.jit(tx.update)({"w": jnp.ones(3)}, tx.init({"w": W}), {"w": W})
+
+
+class TestState:
+    def test_of_another_chain(self):
+        with raises(
+            ValueError, "made by another chain", "missing hyperparams", "unexpected", "Call init of this chain"
+        ):
+            gx.adam(0.1).update(W, gx.sgd(0.1, 0.9).init(W))
+        with raises(ValueError, r"missing slots\['max_v'\]\['s'\]"):
+            gx.amsgrad(0.1).update(W, gx.adam(0.1).init(W))
+
+    def test_of_another_library(self):
+        with raises(TypeError, "needs the ChainState", "found tuple"):
+            gx.adam(0.1).update(W, optax.adam(0.1).init(W))  # pyright: ignore[reportArgumentType] - the mistake under test
+        with raises(TypeError, "needs the ChainState", r"update\(updates, state, params\)"):
+            gx.adam(0.1).update(W, W, gx.adam(0.1).init(W))  # pyright: ignore[reportArgumentType] - arguments swapped
+
+    def test_optax_members_that_change_their_state(self):
+        growing = optax.GradientTransformation(lambda p: [], lambda u, s, p=None: (u, [*s, 1.0]))
+        tx = gx.chain(growing)
+        with raises(TypeError, "changed the structure or the shapes of its state"):
+            tx.update(W, tx.init(W))
+        cutting = optax.GradientTransformation(optax.init_empty_state, lambda u, s, p=None: (u[:1], s))
+        tx = gx.chain(cutting)
+        with raises(ValueError, "changed the structure or the shapes of the updates"):
+            tx.update(W, tx.init(W))
+
+
+class TestHyperparameters:
+    @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan"), float("inf"), jnp.array(2.0), np.float32(1)])
+    def test_decay(self, decay):
+        for rule in (gx.momentum, gx.trace, gx.nesterov, gx.rms, gx.monotone_rms):
+            with raises(ValueError, f"{rule.__name__}: decay must be at least 0 and less than 1, found"):
+                rule(decay)
+
+    def test_negative(self):
+        with raises(ValueError, "precondition: eps must be at least 0, found -1"):
+            gx.precondition(-1.0)
+        with raises(ValueError, "precondition: eps_root must be at least 0, found -1"):
+            gx.adam(0.1, eps_root=-1.0)
+        for rule in (gx.clip_by_value, gx.clip_by_norm, gx.clip_by_global_norm):
+            with raises(ValueError, f"{rule.__name__}: limit must be at least 0, found -1"):
+                rule(-1.0)
+        with raises(ValueError, "add_decayed_weights: rate must be at least 0"):
+            gx.adamw(0.1, weight_decay=-0.1)
+        with raises(ValueError, "adagrad_sum: initial"):
+            gx.adagrad(0.1, initial=-1.0)
+        with raises(ValueError, "nag_lookahead: factor"):
+            gx.nag(0.1, lookahead=-1.0)
+
+    @pytest.mark.parametrize("value", [None, "0.1", True, 1j, [0.1], jnp.ones(3)])
+    def test_not_a_number(self, value):
+        with raises((TypeError, ValueError), "learning_rate must be a number, a scalar array or a schedule"):
+            gx.sgd(value)
+
+    def test_a_schedule_that_is_no_scalar(self):
+        tx = gx.sgd(lambda count: jnp.ones(3))
+        with raises(ValueError, r"scale_by_learning_rate.learning_rate has shape \(3,\)", "must be a scalar", "vmap"):
+            tx.init(W)
+
+    def test_nesterov_without_momentum(self):
+        for make in (gx.sgd, gx.rmsprop):
+            with raises(ValueError, "nesterov=True needs a momentum"):
+                make(0.1, nesterov=True)
+
+    def test_state_dtype(self):
+        with raises(TypeError, "state_dtype must be a floating dtype, found int32"):
+            gx.chain(gx.momentum(), state_dtype=jnp.int32)
+        with raises(TypeError, "state_dtype must be a floating dtype, found 'float17'"):
+            gx.momentum(state_dtype="float17")
+
+    def test_set(self):
+        pair = (gx.rms(), gx.precondition())
+        state = gx.chain(*pair, *pair, LR).init(W)
+        with raises(ValueError, "no hyperparameter 'lr'", "precondition.eps", "scale_by_learning_rate.learning_rate"):
+            gx.set_hyperparams(state, lr=1.0)
+        with raises(ValueError, "'decay' is ambiguous", "rms.decay, rms_1.decay"):
+            gx.set_hyperparams(state, decay=0.5)
+        with raises(ValueError, "learning_rate is given twice"):
+            gx.set_hyperparams(state, {"scale_by_learning_rate.learning_rate": 1.0}, learning_rate=1.0)
+        with raises(ValueError, r"learning_rate has shape \(2,\)"):
+            gx.set_hyperparams(state, learning_rate=jnp.ones(2))
+        with raises(TypeError, "expected the ChainState of a gradtx chain, found tuple"):
+            gx.set_hyperparams(optax.adam(0.1).init(W), learning_rate=1.0)  # pyright: ignore[reportArgumentType] - mistake
+
+    def test_rules_are_frozen(self):
+        with raises(AttributeError, "cannot assign to field 'decay'"):
+            gx.momentum().decay = 0.5  # pyright: ignore[reportAttributeAccessIssue] - the mistake under test
+
+
+def test_describe():
+    with raises(TypeError, "describe: expected a gradtx chain or rule, found"):
+        gx.describe(optax.adam(0.1), W)  # pyright: ignore[reportArgumentType] - the mistake under test
+
+
+def test_maxout():
+    with raises(ValueError, r"last axis of shape \(2, 5\) cannot be divided into groups of 2"):
+        gx.maxout(jnp.ones((2, 5)), 2)
+    with raises(ValueError, "group_size must be at least 1, found 0"):
+        gx.maxout(jnp.ones(2), 0)
+    with raises(ValueError, r"last axis of shape \(\)"):
+        gx.maxout(jnp.array(1.0), 1)

@@ -1,0 +1,99 @@
+"""The project itself: floors that imports keep to, documented public names, commands in the README that run."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import gradtx
+
+ROOT = Path(__file__).parent.parent
+
+# Lowest first; a module imports from its own floor or from below. A package stands for its modules.
+FLOORS = [
+    ["_numerics", "_signal", "activations"],
+    ["_maths"],  # the contract of a rule
+    ["_executors", "_state", "_checks"],
+    ["_lift"],
+    ["_rule"],
+    ["_chain"],
+    ["rules"],
+    ["optimizers", "dialects"],
+    ["_describe"],
+    ["workbench"],
+    ["__main__"],
+]
+
+
+def floor_of(module: str) -> int:
+    own = module.removeprefix("gradtx").removeprefix(".").split(".")[0]
+    if not own:
+        return len(FLOORS)  # the package itself shows what all floors have
+    return next(i for i, floor in enumerate(FLOORS) if own in floor)
+
+
+def modules():
+    names = [f"gradtx.{info.name}" for info in pkgutil.iter_modules(gradtx.__path__)]
+    for package in ("rules", "dialects", "workbench"):
+        if (ROOT / "gradtx" / package).is_dir():
+            path = [str(ROOT / "gradtx" / package)]
+            names += [f"gradtx.{package}.{info.name}" for info in pkgutil.iter_modules(path)]
+    return names
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_down(module):
+    source = Path(importlib.util.find_spec(module).origin).read_text()  # pyright: ignore[reportOptionalMemberAccess, reportArgumentType] - exists
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            names = [node.module or ""]
+            if node.module == "gradtx":
+                names = [f"gradtx.{alias.name}" for alias in node.names]
+                if module.startswith(("gradtx.workbench", "gradtx.__main__")):
+                    continue  # the top floors use what users use
+        for name in names:
+            if name == "gradtx" or name.startswith("gradtx."):
+                assert floor_of(name) <= floor_of(module), f"{module} imports {name}, which stands above it"
+
+
+def test_runtime_needs_jax_optax_and_numpy_only():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {re.split(r"[<>=]", need)[0] for need in project["dependencies"]} == {"jax", "numpy", "optax"}
+    code = (
+        "import sys, gradtx; print([m for m in ('sklearn', 'matplotlib', 'rich', 'chex', 'torch') if m in sys.modules])"
+    )
+    # chex, and what it brings, come with optax.
+    found = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(found.stdout)) <= {"chex"}
+
+
+@pytest.mark.parametrize("name", sorted(set(gradtx.__all__) - {"Hyper"}))
+def test_public_names_are_documented(name):
+    """A docstring; and for what one calls to make something, an example that runs."""
+    thing = getattr(gradtx, name)
+    doc = inspect.getdoc(thing)
+    assert doc, f"{name} has no docstring"
+    if inspect.isfunction(thing) or (isinstance(thing, type) and issubclass(thing, gradtx.Rule)):
+        if name != "hyper":  # shown in Rule
+            assert doctest.DocTestParser().get_examples(doc), f"{name} has no example"
+        for parameter in inspect.signature(thing).parameters.values():
+            if parameter.name in ("name", "state_dtype") and isinstance(thing, type):
+                continue  # documented once, in Rule
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and name not in ("relu", "step"):
+                assert re.search(rf"\b{parameter.name}\b", doc), f"{name} does not document {parameter.name}"
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert gradtx.__version__ == project["version"]
+    assert f"## [{gradtx.__version__}]" in (ROOT / "CHANGELOG.md").read_text()

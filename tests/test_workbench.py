@@ -1,0 +1,424 @@
+"""The workbench: data, networks, training, verdicts, pictures and files."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits as read_digits
+
+import gradtx
+from gradtx.workbench.data import load_digits, split_digits
+from gradtx.workbench.files import check_writable, write_whole
+from gradtx.workbench.networks import ACTIVATIONS, Activation, Network
+from gradtx.workbench.picture import draw, spread
+from gradtx.workbench.recipes import RECIPES, make_optimizer
+from gradtx.workbench.runs import Run
+from gradtx.workbench.settings import Settings
+from gradtx.workbench.training import (
+    Data,
+    Measures,
+    cross_entropy,
+    measure,
+    run_epoch,
+    shuffled_batches,
+    train,
+)
+from gradtx.workbench.verdict import LARGEST_GAP, TRAINED, verdict
+
+PIXELS, LABELS = map(np.asarray, read_digits(return_X_y=True))
+
+
+@pytest.fixture(scope="module")
+def few() -> Data:
+    """Real digits, few of them."""
+    data = load_digits()
+    return Data(*(np.asarray(part)[:67] for part in data))
+
+
+def small(activation: str = "relu", depth: int = 2) -> Network:
+    return Network(ACTIVATIONS[activation], depth, width=6, inputs=64, classes=10)
+
+
+# Data
+
+
+def test_split_has_every_image_once():
+    train_part, test_part = split_digits(LABELS)
+    assert len(train_part) == 1437 and len(test_part) == 360
+    assert sorted([*train_part, *test_part]) == list(range(1797))
+
+
+def test_split_is_always_the_same():
+    assert split_digits(LABELS).test[:8].tolist() == FIRST_TEST_IMAGES
+    np.testing.assert_array_equal(split_digits(LABELS).train, split_digits(LABELS).train)
+
+
+FIRST_TEST_IMAGES = [0, 0, 0, 0, 0, 0, 0, 0]
+
+
+def test_split_has_a_fifth_of_each_digit_for_testing():
+    test_part = LABELS[split_digits(LABELS).test]
+    np.testing.assert_allclose(np.bincount(test_part) / np.bincount(LABELS), 0.2, atol=0.005)
+
+
+def test_standardisation_is_of_the_training_images_only():
+    train_part, test_part = split_digits(LABELS)
+    mean, deviation = PIXELS[train_part].mean(axis=0), PIXELS[train_part].std(axis=0)
+    deviation[deviation == 0] = 1
+    data = load_digits()
+    np.testing.assert_allclose(data.train_images, (PIXELS[train_part] - mean) / deviation, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(data.test_images, (PIXELS[test_part] - mean) / deviation, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(data.train_labels, LABELS[train_part])
+    np.testing.assert_array_equal(data.test_labels, LABELS[test_part])
+
+
+def test_constant_pixels_become_zero():
+    data = load_digits()
+    constant = np.ptp(PIXELS, axis=0) == 0
+    assert constant.sum() == 3
+    assert not np.asarray(data.train_images)[:, constant].any()
+    assert np.isfinite(data.test_images).all()
+
+
+def test_dtypes():
+    assert [np.asarray(part).dtype for part in load_digits()] == [np.float32, np.int32, np.float32, np.int32]
+
+
+# Loss and networks
+
+
+def numpy_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return float(-log_softmax[np.arange(len(labels)), labels].mean())
+
+
+def numpy_logits(network: Network, params: dict, images: np.ndarray) -> np.ndarray:
+    """The network in float64, written out."""
+    x = np.asarray(images, np.float64)
+    for i in range(network.depth + 1):
+        x = x @ params[f"layer_{i}"]["w"] + params[f"layer_{i}"]["b"]
+        if i < network.depth:
+            x = np.maximum(x, 0) if network.activation.group_size == 1 else np.maximum(x[:, ::2], x[:, 1::2])
+    return x
+
+
+def in_float64(params: dict) -> dict:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 3000.0])
+def test_cross_entropy_against_float64(size: float):
+    logits = size * np.random.default_rng(0).normal(size=(50, 10))
+    labels = np.arange(50) % 10
+    ours = cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels))
+    np.testing.assert_allclose(ours, numpy_cross_entropy(logits, labels), rtol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_shapes_and_logits(activation: str, depth: int, few: Data):
+    network = small(activation, depth)
+    params = network.init(jax.random.key(3))
+    leaves = jax.tree.leaves(params)
+    assert network.size == sum(leaf.size for leaf in leaves)
+    assert tuple(params[f"layer_{i}"]["w"].shape for i in range(depth + 1)) == network.shapes
+    logits = network.apply(params, jnp.asarray(few.train_images))
+    np.testing.assert_allclose(logits, numpy_logits(network, in_float64(params), few.train_images), atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradient_against_central_differences(activation: str, few: Data):
+    network = small(activation)
+    params = network.init(jax.random.key(0))
+    images, labels = jnp.asarray(few.train_images), jnp.asarray(few.train_labels)
+    gradient = jax.grad(lambda p: cross_entropy(network.apply(p, images), labels))(params)
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
+
+        def loss_at(step: float, direction=direction) -> float:
+            moved = jax.tree.map(lambda p, d: p + step * d, in_float64(params), direction)
+            return numpy_cross_entropy(numpy_logits(network, moved, few.train_images), labels)
+
+        slope = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6
+        along = sum(np.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+        np.testing.assert_allclose(along, slope, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_initialisation_keeps_the_mean_square(activation: str):
+    network = Network(ACTIVATIONS[activation], depth=6, width=300, inputs=300, classes=300)
+    logits = network.apply(network.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (500, 300)))
+    assert 0.7 < float(jnp.mean(logits**2)) < 1.4
+
+
+def test_a_small_gain_makes_gradients_vanish(few: Data):
+    sigmoid = Network(Activation("sigmoid", jax.nn.sigmoid), depth=8, width=6, inputs=64, classes=10)
+    norms = measure(sigmoid, sigmoid.init(jax.random.key(0)), few).gradient_norms
+    assert norms[0] < 1e-4 * norms[-1]
+
+
+# Training
+
+
+def test_batches_have_no_image_twice_and_drop_the_last_ones():
+    batches = shuffled_batches(jax.random.key(0), 67, 8)
+    assert batches.shape == (8, 8)
+    assert len(np.unique(batches)) == 64 and int(batches.min()) >= 0 and int(batches.max()) < 67
+
+
+def test_each_epoch_drops_other_images():
+    used = [set(shuffled_batches(jax.random.key(epoch), 67, 8).ravel().tolist()) for epoch in range(2)]
+    assert used[0] != used[1]
+
+
+@pytest.mark.parametrize("name", ["sgd", "nag", "adam"])
+def test_epoch_is_the_loop_written_by_hand(name: str, few: Data):
+    network, tx = small("maxout"), make_optimizer(name, 0.01, clip_norm=0.5)
+    params = by_hand = network.init(jax.random.key(0))
+    state = state_by_hand = tx.init(params)
+    key = jax.random.key(5)
+    params, state = run_epoch(network, tx, 8, params, state, few, key)
+    images, labels = np.asarray(few.train_images), np.asarray(few.train_labels)
+    for rows in np.asarray(shuffled_batches(key, 67, 8)):
+        grads = jax.grad(lambda p, r=rows: cross_entropy(network.apply(p, images[r]), labels[r]))(by_hand)
+        updates, state_by_hand = tx.update(grads, state_by_hand, by_hand)
+        by_hand = jax.tree.map(lambda p, u: p + u, by_hand, updates)
+    assert int(state.count) == 8
+    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(by_hand), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_measures_are_of_all_images(few: Data):
+    network = small()
+    params = network.init(jax.random.key(0))
+    measures = measure(network, params, few)
+    for images, labels, loss, accuracy in [
+        (few.train_images, few.train_labels, measures.train_loss, measures.train_accuracy),
+        (few.test_images, few.test_labels, measures.test_loss, measures.test_accuracy),
+    ]:
+        logits, labels = numpy_logits(network, in_float64(params), np.asarray(images)), np.asarray(labels)
+        np.testing.assert_allclose(loss, numpy_cross_entropy(logits, labels), rtol=1e-5)
+        np.testing.assert_allclose(accuracy, np.mean(logits.argmax(axis=1) == labels), rtol=1e-6)
+
+
+def test_gradient_norms_are_in_the_order_of_the_layers(few: Data):
+    network = small(depth=11)  # "layer_10" sorts before "layer_2"
+    params = network.init(jax.random.key(0))
+    images, labels = jnp.asarray(few.train_images), jnp.asarray(few.train_labels)
+    gradient = jax.grad(lambda p: cross_entropy(network.apply(p, images), labels))(params)
+    layers = [gradient[f"layer_{i}"] for i in range(12)]
+    norms = [np.sqrt(np.sum(np.square(layer["w"])) + np.sum(np.square(layer["b"]))) for layer in layers]
+    np.testing.assert_allclose(measure(network, params, few).gradient_norms, norms, rtol=1e-4)
+
+
+def test_same_seed_same_numbers(few: Data):
+    def trained(seed: int):
+        return train(small(), gradtx.adam(0.01), few, epochs=2, batch_size=16, seed=seed)
+
+    first, again, other = trained(7), trained(7), trained(8)
+    for a, b in zip(jax.tree.leaves(first[:2]), jax.tree.leaves(again[:2]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert first.measures.train_loss[0] != other.measures.train_loss[0]
+
+
+def test_history_and_progress(few: Data):
+    told = []
+    history = train(
+        small(), gradtx.sgd(0.1), few, epochs=3, batch_size=67, seed=0, progress=lambda *each: told.append(each)
+    )
+    assert history.measures.train_loss.shape == (4,) and history.measures.gradient_norms.shape == (4, 3)
+    assert history.measures.train_loss[-1] < history.measures.train_loss[0]
+    assert history.seconds > 0
+    assert [epoch for epoch, _ in told] == [1, 2, 3]
+    np.testing.assert_array_equal([measures.train_loss for _, measures in told], history.measures.train_loss[1:])
+    after = measure(small(), history.params, few)
+    np.testing.assert_array_equal(after.train_loss, history.measures.train_loss[-1])
+
+
+def test_every_optimizer_starts_from_the_same_weights(few: Data):
+    starts = {
+        float(train(small(), tx, few, epochs=1, batch_size=67, seed=3).measures.train_loss[0])
+        for tx in [gradtx.sgd(0.1), gradtx.adam(0.1)]
+    }
+    assert len(starts) == 1
+
+
+def test_a_diverging_training_ends_in_numbers_that_are_not_finite(few: Data):
+    history = train(small("maxout"), gradtx.sgd(1e30), few, epochs=2, batch_size=8, seed=0)
+    assert not np.isfinite(history.measures.train_loss[-1])
+    assert verdict(history.measures) == "diverged"
+
+
+# Recipes
+
+
+def test_recipes_are_the_article_s():
+    assert list(RECIPES) == "sgd momentum nag adagrad rmsprop adam max_v amsgrad nadam".split()
+    assert make_optimizer("max_v", 0.1) == gradtx.article_max_v(0.1)
+    assert make_optimizer("momentum", 0.1) == gradtx.momentum_sgd(0.1)
+
+
+def test_clipping_comes_first():
+    chain = make_optimizer("adam", 0.1, clip_norm=1.0, clip_value=0.5)
+    assert [rule.label for rule in chain.rules[:3]] == ["clip_by_global_norm", "clip_by_value", "momentum"]
+
+
+# Verdicts
+
+
+def measures_ending_in(loss: float, train_accuracy: float, test_accuracy: float) -> Measures:
+    def path(last: float) -> np.ndarray:
+        return np.array([2.3, 1.0, last], np.float32)
+
+    return Measures(path(loss), path(train_accuracy), path(loss), path(test_accuracy), np.ones((3, 4), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("loss", "train_accuracy", "test_accuracy", "expected"),
+    [
+        (np.nan, 1.0, 1.0, "diverged"),
+        (np.inf, 1.0, 1.0, "diverged"),
+        (2.4, 1.0, 1.0, "diverged"),
+        (2.2, 0.1, 0.1, "not trained enough"),
+        (0.5, TRAINED - 0.001, 0.2, "not trained enough"),
+        (0.1, TRAINED + 0.001, TRAINED, "good"),
+        (0.1, 1.0, 1 - LARGEST_GAP - 0.001, "overfitting"),
+        (0.1, 1.0, 1 - LARGEST_GAP + 0.001, "good"),
+        (0.1, 0.96, 0.99, "good"),
+    ],
+)
+def test_verdict(loss: float, train_accuracy: float, test_accuracy: float, expected: str):
+    assert verdict(measures_ending_in(loss, train_accuracy, test_accuracy)) == expected
+
+
+# Pictures
+
+
+def run_of(network: str, optimizer: str, losses: list[float], layers: int = 4) -> Run:
+    path = np.array(losses, np.float32)
+    measures = Measures(path, np.ones_like(path), path, np.ones_like(path), np.outer(path, np.arange(1.0, layers + 1)))
+    return Run(network, optimizer, 0.1, "chain", measures, 1.0)
+
+
+def picture(runs: list[Run], **settings) -> Image.Image:
+    everything = Settings(tuple(RECIPES), tuple(ACTIVATIONS), **settings)
+    image = Image.open(io.BytesIO(draw(everything, runs)))
+    image.load()
+    return image
+
+
+def test_a_picture_has_a_column_for_each_network():
+    optimizers = list(RECIPES)
+    one = picture([run_of("relu", name, [2.3, 0.1, 0.01]) for name in optimizers])
+    two = picture([run_of(net, name, [2.3, 0.1, 0.01]) for net in ACTIVATIONS for name in optimizers])
+    assert one.format == "PNG" and one.width > 500 and one.height > 700
+    assert 1.7 < two.width / one.width < 2.3 and abs(two.height - one.height) < 60
+    assert len(two.convert("RGB").quantize(256).getcolors()) > 50
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [2.3, np.nan, np.nan],
+        [np.nan, np.nan, np.nan],
+        [2.3, np.inf, 1.0],
+        [2.3, 1e38, 1e38],
+        [2.3, 0.0, 0.0],
+        [0.0, 0.0, 0.0],
+    ],
+)
+def test_a_picture_of_numbers_that_have_no_place(losses: list[float]):
+    assert picture([run_of("relu", "sgd", losses), run_of("relu", "adam", losses)]).width > 500
+    assert picture([run_of("relu", "sgd", [2.3, 0.1, 0.01]), run_of("maxout", "adam", losses)]).width > 1000
+
+
+def test_a_picture_of_a_deep_network_and_one_epoch():
+    assert picture([run_of("maxout", "nag", [2.3, 0.1], layers=51)], depth=50).height > 400
+
+
+@pytest.mark.parametrize("places", [[0.0] * 9, [1.0] * 9, [0.3, 0.31, 0.9, 0.92, 0.3], [0.5]])
+def test_spread_keeps_the_order_and_the_distance(places: list[float]):
+    moved = spread(places, 0.1)
+    assert moved.min() > -1e-9 and moved.max() < 1 + 1e-9
+    assert (np.diff(np.sort(moved)) > 0.1 - 1e-9).all()
+    assert (np.argsort(moved, kind="stable") == np.argsort(places, kind="stable")).all()
+
+
+def test_spread_leaves_what_is_far_apart():
+    np.testing.assert_allclose(spread([0.9, 0.1, 0.5], 0.1), [0.9, 0.1, 0.5])
+
+
+# Files
+
+
+def test_write_whole_replaces(tmp_path: Path):
+    path = tmp_path / "numbers.json"
+    path.write_text("old")
+    write_whole(path, b"new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_whole_follows_a_link(tmp_path: Path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    write_whole(link, b"new")
+    assert link.is_symlink() and target.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()])
+def test_write_whole_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException):
+    def fail(self: Path, target: Path):
+        raise error
+
+    path = tmp_path / "numbers.json"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(type(error)):
+        write_whole(path, b"new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_check_writable_changes_nothing(tmp_path: Path):
+    path = tmp_path / "picture.png"
+    check_writable(path)
+    assert not list(tmp_path.iterdir())
+    path.write_text("old")
+    check_writable(path)
+    assert path.read_text() == "old"
+    with pytest.raises(OSError, match="not a regular file"):
+        check_writable(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        check_writable(tmp_path / "missing" / "picture.png")
+
+
+# Floors
+
+
+def test_the_library_does_not_load_the_workbench():
+    code = (
+        "import sys, gradtx\n"
+        "print([m for m in sys.modules if m.startswith('gradtx.workbench') or m in ('sklearn', 'matplotlib', 'rich')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_training_needs_no_extra():
+    code = (
+        "import sys\n"
+        "sys.modules.update(sklearn=None, matplotlib=None, rich=None)\n"
+        "import gradtx.workbench.training, gradtx.workbench.options, gradtx.__main__"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

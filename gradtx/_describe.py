@@ -78,12 +78,12 @@ def describe(tx: Transformation, params: Any) -> Description:
 
     >>> import gradtx, jax.numpy as jnp
     >>> print(gradtx.describe(gradtx.chain(gradtx.trace(0.9), gradtx.scale(-0.1)), {"w": jnp.zeros((10, 10))}))
-    rule    equation            hyperparameters            slots           bytes/param  bytes
-    ─────────────────────────────────────────────────────────────────────────────────────────
-    trace   b ← μ b + u, u ← b  decay=0.9, nesterov=False  b, weight              4.04    404
-    scale   u ← a u             factor=-0.1                                       0.00      0
-    ─────────────────────────────────────────────────────────────────────────────────────────
-    in all                                                 100 parameters         4.04    404
+    rule    equation           hyperparameters            slots           bytes/param  bytes
+    ────────────────────────────────────────────────────────────────────────────────────────
+    trace   b ← μb + u, u ← b  decay=0.9, nesterov=False  b, weight              4.04    404
+    scale   u ← a u            factor=-0.1                                       0.00      0
+    ────────────────────────────────────────────────────────────────────────────────────────
+    in all                                                100 parameters         4.04    404
     """
     if not isinstance(tx, Transformation):
         raise TypeError(f"describe: expected a gradtx chain or rule, found {type(tx).__name__}; use chain() or seal()")
@@ -104,8 +104,8 @@ def _values(rule: Rule) -> str:
 
 
 _SYMBOLS = {
-    "leftarrow": "←", "quad": "", "lvert": "|", "rvert": "|", "lVert": "‖", "rVert": "‖", "dots": "…", "max": "max",
-    "min": "min",
+    "leftarrow": "← ", "quad": "", "lvert": "|", "rvert": "|", "lVert": "‖", "rVert": "‖", "dots": "…", "max": "max",
+    "min": "min", "lambda": "λ",
 }  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def plain(latex: str) -> str:
     """An equation of a rule in plain characters: \\beta as β, \\sqrt{x} as √(x)."""
     text = re.sub(r"\\sqrt\{([^{}]*)\}", r"√(\1)", latex)
     text = re.sub(r"\\mathrm\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"\\([a-zA-Z]+)", lambda match: _symbol(match[1]), text)
+    text = re.sub(r"\\([a-zA-Z]+) ?", lambda match: _symbol(match[1]), text)
     text = re.sub(r"_\{([^{}]*)\}", r"_\1", text)
     return re.sub(r"\s+", " ", text.replace("^2", "²").replace("-", "−")).replace(" ,", ",")
 

@@ -82,7 +82,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
 
         Raises:
             ValueError: if trees or shapes differ, the state is another chain's, or params are needed and missing.
-            TypeError: for a leaf that is not floating or complex, or complex updates of real parameters (or the reverse).
+            TypeError: for a leaf that is not floating or complex, or that is complex in one and real in the other.
         """
         return self._lifted.update(updates, state, params, extra_args)
 
@@ -104,9 +104,14 @@ class Transformation(optax.GradientTransformationExtraArgs):
 
 
 def hyper(*, default: Any = dataclasses.MISSING, low: float | None = None, below: float | None = None) -> Any:
-    """A numeric hyperparameter of a rule, as a dataclass field.
+    """A numeric hyperparameter of a rule, as a dataclass field (see ``Rule`` for an example).
 
-    It lives in the state; ``tick`` gets this step's value. Numbers outside ``low <= x < below`` are refused.
+    It lives in the state, and ``tick`` gets this step's value.
+
+    Args:
+        default: what it is if not given; with None it may be None, and is then no hyperparameter.
+        low: numbers below are refused with a ValueError.
+        below: numbers that are not below are refused with a ValueError.
     """
     return dataclasses.field(default=default, metadata={"hyper": (low, below)})
 
@@ -197,7 +202,8 @@ class Rule(Maths, Transformation):
         return jnp.asarray(value(count + 1), now.dtype) if callable(value) else now
 
     def _values(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = sorted(dataclasses.fields(self), key=lambda field: field.name in _COMMON)
+        return {field.name: getattr(self, field.name) for field in fields}
 
     def _key(self) -> tuple[Any, ...]:
         return tuple(id(value) if isinstance(value, jax.Array) else value for value in self._values().values())

@@ -50,6 +50,7 @@ def maxout(x: jax.Array, group_size: int) -> jax.Array:
     """
     if group_size < 1:
         raise ValueError(f"maxout: group_size must be at least 1, found {group_size}")
-    if jnp.ndim(x) == 0 or jnp.shape(x)[-1] % group_size:
+    *batch, size = jnp.shape(x) or (0,)
+    if jnp.ndim(x) == 0 or size % group_size:
         raise ValueError(f"maxout: the last axis of shape {jnp.shape(x)} cannot be divided into groups of {group_size}")
-    return jnp.max(jnp.reshape(x, (*jnp.shape(x)[:-1], -1, group_size)), axis=-1)
+    return jnp.max(jnp.reshape(x, (*batch, size // group_size, group_size)), axis=-1)

@@ -143,7 +143,10 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]):
         (["compare", "--clip-value", "inf"], "--clip-value: expected a number greater than 0"),
         (["compare", "--seed", "-1"], "--seed: expected a whole number from 0 to 4294967295"),
         (["compare", "--output", "picture.jpg"], "--output picture.jpg: the picture is a PNG"),
-        (["compare", "--output", "missing/picture.png"], "--output missing/picture.png cannot be written: No such file"),
+        (
+            ["compare", "--output", "missing/picture.png"],
+            "--output missing/picture.png cannot be written: No such file",
+        ),
         (["compare", "--output", "folder.png"], "--output folder.png cannot be written: "),
         (["compare", "--json", "missing/n.json"], "--json missing/n.json cannot be written: No such file"),
         (["compare", "--json", "/dev/null"], "--json /dev/null cannot be written: /dev/null is not a regular file"),

@@ -51,7 +51,7 @@ def test_table():
     lines = text.splitlines()
     assert lines[0].split() == ["rule", "equation", "hyperparameters", "slots", "bytes/param", "bytes"]
     assert "momentum" in lines[2]
-    assert "m ← β m + (1−β) u, u ← m" in lines[2]
+    assert "m ← βm + (1−β) u, u ← m" in lines[2]
     assert "decay=0.9" in lines[2]
     assert "m, weight" in lines[2]
     assert lines[2].endswith("4.04    444")

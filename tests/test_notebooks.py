@@ -1,0 +1,32 @@
+"""Every notebook runs from the first cell to the last, and is stored with its outputs."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # raised while these are imported, not by us
+    import nbclient
+    import nbformat
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs(path):
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code), "stored without outputs: run it, then save it"
+    assert any(cell.outputs for cell in code)
+    assert path.stat().st_size < 500_000, "keep notebooks small"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the kernel's start-up is jupyter's; a cell that warns shows it in its output
+        nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    for cell in code:
+        for output in cell.outputs:
+            assert output.get("name") != "stderr", output.get("text")
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS

@@ -14,12 +14,13 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from gradtx._lift import Lifted
 from gradtx._maths import Maths
 from gradtx._state import ChainState
 
-Hyper = float | jax.Array | Callable[[jax.Array], Any]
+Hyper = ArrayLike | Callable[[jax.Array], Any]
 """A numeric hyperparameter: a number, a scalar array (traced ones too), or a schedule of the count."""
 
 

@@ -8,10 +8,11 @@ import optax
 
 import gradtx as gx
 from gradtx import optimizers
+from gradtx._rule import Transformation
 
 LEARNING_RATE = 0.01
 
-RULES: dict[str, optax.GradientTransformationExtraArgs] = {
+RULES: dict[str, Transformation] = {
     "momentum": gx.momentum(0.9),
     "trace": gx.trace(0.9),
     "trace(nesterov)": gx.trace(0.9, nesterov=True),
@@ -35,13 +36,13 @@ RULES: dict[str, optax.GradientTransformationExtraArgs] = {
     "seal": gx.seal(optax.scale_by_adam()),
 }
 
-OPTIMIZERS = {name: getattr(optimizers, name)(LEARNING_RATE) for name in optimizers.__all__}
+OPTIMIZERS: dict[str, Transformation] = {name: getattr(optimizers, name)(LEARNING_RATE) for name in optimizers.__all__}
 OPTIMIZERS["sgd(momentum)"] = gx.sgd(LEARNING_RATE, momentum=0.9)
 OPTIMIZERS["sgd(nesterov)"] = gx.sgd(LEARNING_RATE, momentum=0.9, nesterov=True)
 OPTIMIZERS["rmsprop(momentum)"] = gx.rmsprop(LEARNING_RATE, momentum=0.9)
 OPTIMIZERS["nadam(0.004)"] = gx.nadam(LEARNING_RATE, schedule_decay=0.004)
 
-CHAINS = {
+CHAINS: dict[str, Transformation] = {
     "identity": gx.chain(),
     "sealed adam": gx.chain(gx.clip_by_norm(1.0), gx.seal(gx.adam(LEARNING_RATE))),
     "scheduled adamw": gx.adamw(

@@ -1,5 +1,7 @@
 """Composition: the gradient phase, names, optax inside and outside, sealing, hyperparameters and schedules."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -13,11 +15,11 @@ G = jnp.array([3.0, -4.0])
 LR = gx.scale_by_learning_rate(0.1)
 
 
-def first(tx, g=G, params=None):
+def first(tx: Any, g: Any = G, params: Any = None) -> Any:
     return tx.update(g, tx.init(g), g if params is None else params)[0]
 
 
-def run(tx, grads):
+def run(tx: Any, grads: Any) -> Any:
     state, out = tx.init(grads[0]), []
     for g in grads:
         updates, state = tx.update(g, state, g)
@@ -91,7 +93,7 @@ class TestNames:
         tx = gx.chain(gx.trace(), inner, name="outer")
         assert tx.names == ("outer.trace", "outer.inner.trace", "outer.inner.trace_1")
         assert set(tx.init(G).slots) == set(tx.names)
-        assert eval(repr(tx), vars(gx)) == tx
+        assert eval(repr(tx), dict(vars(gx))) == tx
 
     def test_state_keys(self):
         state = gx.adam(0.1).init(G)
@@ -115,11 +117,13 @@ class TestOptax:
         assert tx.names == ("clip_by_norm", "scale_by_adam", "scale_by_learning_rate")
 
     def test_extra_arguments_reach_members(self):
-        def update(updates, state, params=None, *, factor, **extra):
-            return jax.tree.map(lambda u: factor * u, updates), state
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+            return jax.tree.map(lambda u: extra["factor"] * u, updates), state
 
-        member = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
-        for tx in (gx.chain(LR, member), gx.chain(LR, gx.seal(gx.chain(member))), optax.chain(LR, gx.chain(member))):
+        member: Any = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+        sealed: Any = gx.chain(LR, gx.seal(gx.chain(member)))
+        inside: Any = optax.chain(LR, gx.chain(member))
+        for tx in (gx.chain(LR, member), sealed, inside):
             updates, _ = tx.update(G, tx.init(G), G, factor=7.0, unknown=None)
             chex.assert_trees_all_close(updates, -0.7 * G)
 

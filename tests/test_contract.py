@@ -56,7 +56,7 @@ TREES = {
 }
 
 
-def steps(tx, params, grads, n=3):
+def steps(tx: Any, params: Any, grads: Any, n: int = 3) -> Any:
     """The last updates and state of n steps under scan, which holds the state to its structure and dtypes."""
 
     def run(params, grads):
@@ -197,7 +197,7 @@ def test_compiles_once(name):
     changed = state._replace(hyperparams=jax.tree.map(lambda x: 0.5 * x, state.hyperparams))
     update(PARAMS, changed, PARAMS)
     update(updates, changed, jax.tree.map(jnp.add, PARAMS, updates))
-    assert update._cache_size() == 1
+    assert update._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue] - jax has no public way to ask
 
 
 @every
@@ -258,7 +258,7 @@ def test_tree_map_params(name):
     """optax's way to find what is like the parameters: it calls init with a placeholder."""
     tx = ALL[name]
     state = tx.init(PARAMS)
-    marked = optax.tree_utils.tree_map_params(tx, lambda x: jnp.full_like(x, 7.0), state)
+    marked: Any = optax.tree_utils.tree_map_params(tx, lambda x: jnp.full_like(x, 7.0), state)
     assert jax.tree.structure(marked) == jax.tree.structure(state)
     like_params = [
         slot
@@ -277,7 +277,7 @@ def test_is_a_value(name):
     assert hash(copy.copy(tx)) == hash(tx)
     assert gx.chain(tx) == gx.chain(gx.chain(), tx, gx.chain())
     if "<" not in repr(tx):  # no schedule and no optax transformation in it
-        assert eval(repr(tx), vars(gx)) == tx
+        assert eval(repr(tx), dict(vars(gx))) == tx
         assert pickle.loads(pickle.dumps(tx)) == tx
     static = jax.jit(lambda tx, g, s: tx.update(g, s, g)[0], static_argnums=0)
     argument = jax.jit(lambda tx, g, s: tx.update(g, s, g)[0])

@@ -1,5 +1,7 @@
 """Wrong use fails at the first call, and the message says which rule, which leaf, what was found and what to do."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,11 +148,17 @@ class TestState:
             gx.adam(0.1).update(W, W, gx.adam(0.1).init(W))  # pyright: ignore[reportArgumentType] - arguments swapped
 
     def test_optax_members_that_change_their_state(self):
-        growing = optax.GradientTransformation(lambda p: [], lambda u, s, p=None: (u, [*s, 1.0]))
+        def grow(updates: Any, state: Any, params: Any = None) -> Any:
+            return updates, [*state, 1.0]
+
+        def cut(updates: Any, state: Any, params: Any = None) -> Any:
+            return updates[:1], state
+
+        growing = optax.GradientTransformation(lambda params: [], grow)
         tx = gx.chain(growing)
         with raises(TypeError, "changed the structure or the shapes of its state"):
             tx.update(W, tx.init(W))
-        cutting = optax.GradientTransformation(optax.init_empty_state, lambda u, s, p=None: (u[:1], s))
+        cutting = optax.GradientTransformation(optax.init_empty_state, cut)
         tx = gx.chain(cutting)
         with raises(ValueError, "changed the structure or the shapes of the updates"):
             tx.update(W, tx.init(W))

@@ -4,6 +4,7 @@
 """
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -126,7 +127,7 @@ def test_chains_are_flat(a, b, c):
 @given(chains(), trees, seeds)
 def test_any_chain_on_any_tree(tx, spec, seed):
     """Finite from finite, the same types in and out, repr rebuilds it, and a scan is the loop."""
-    assert eval(repr(tx), vars(gx)) == tx
+    assert eval(repr(tx), dict(vars(gx))) == tx
     grads = filled(spec, seed)
     state = tx.init(grads)
     update = jax.jit(tx.update)
@@ -327,11 +328,12 @@ class Variants(chex.TestCase):
 
     @chex.variants(with_jit=True, without_jit=True)  # pyright: ignore[reportCallIssue] - a decorator chex leaves untyped
     def test_adam(self):
+        variant: Any = self.variant  # pyright: ignore[reportAttributeAccessIssue] - chex sets it
         g = jnp.array([1.0, -2.0, 0.0])
         tx = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1))
         state = tx.init(g)
         for _ in range(3):
-            updates, state = self.variant(tx.update)(g, state, g)  # pyright: ignore[reportAttributeAccessIssue]
+            updates, state = variant(tx.update)(g, state, g)
         reference = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1))
         theirs = reference.init(g)
         for _ in range(3):

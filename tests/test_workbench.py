@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.typing import ArrayLike
 from PIL import Image
 from sklearn.datasets import load_digits as read_digits
 
 import gradtx
 from gradtx.workbench.data import load_digits, split_digits
 from gradtx.workbench.files import check_writable, write_whole
-from gradtx.workbench.networks import ACTIVATIONS, Activation, Network
-from gradtx.workbench.picture import draw, spread
+from gradtx.workbench.networks import ACTIVATIONS, Activation, Network, Params
+from gradtx.workbench.picture import LINES, draw, spread
 from gradtx.workbench.recipes import RECIPES, make_optimizer
 from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
@@ -57,11 +59,7 @@ def test_split_has_every_image_once():
 
 
 def test_split_is_always_the_same():
-    assert split_digits(LABELS).test[:8].tolist() == FIRST_TEST_IMAGES
-    np.testing.assert_array_equal(split_digits(LABELS).train, split_digits(LABELS).train)
-
-
-FIRST_TEST_IMAGES = [0, 0, 0, 0, 0, 0, 0, 0]
+    assert split_digits(LABELS).test[:8].tolist() == [21, 24, 28, 34, 35, 37, 39, 42]
 
 
 def test_split_has_a_fifth_of_each_digit_for_testing():
@@ -95,13 +93,13 @@ def test_dtypes():
 # Loss and networks
 
 
-def numpy_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+def numpy_cross_entropy(logits: np.ndarray, labels: ArrayLike) -> float:
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_softmax = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return float(-log_softmax[np.arange(len(labels)), labels].mean())
+    return float(-log_softmax[np.arange(len(logits)), np.asarray(labels)].mean())
 
 
-def numpy_logits(network: Network, params: dict, images: np.ndarray) -> np.ndarray:
+def numpy_logits(network: Network, params: dict, images: ArrayLike) -> np.ndarray:
     """The network in float64, written out."""
     x = np.asarray(images, np.float64)
     for i in range(network.depth + 1):
@@ -109,6 +107,11 @@ def numpy_logits(network: Network, params: dict, images: np.ndarray) -> np.ndarr
         if i < network.depth:
             x = np.maximum(x, 0) if network.activation.group_size == 1 else np.maximum(x[:, ::2], x[:, 1::2])
     return x
+
+
+def loss_of(network: Network) -> Callable[[Params, ArrayLike, ArrayLike], jax.Array]:
+    """The loss as a function of parameters, images and labels."""
+    return lambda params, images, labels: cross_entropy(network.apply(params, jnp.asarray(images)), jnp.asarray(labels))
 
 
 def in_float64(params: dict) -> dict:
@@ -139,19 +142,16 @@ def test_shapes_and_logits(activation: str, depth: int, few: Data):
 def test_gradient_against_central_differences(activation: str, few: Data):
     network = small(activation)
     params = network.init(jax.random.key(0))
-    images, labels = jnp.asarray(few.train_images), jnp.asarray(few.train_labels)
-    gradient = jax.grad(lambda p: cross_entropy(network.apply(p, images), labels))(params)
+    gradient = jax.grad(loss_of(network))(params, few.train_images, few.train_labels)
     rng = np.random.default_rng(1)
     for _ in range(5):
         direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
-
-        def loss_at(step: float, direction=direction) -> float:
-            moved = jax.tree.map(lambda p, d: p + step * d, in_float64(params), direction)
-            return numpy_cross_entropy(numpy_logits(network, moved, few.train_images), labels)
-
-        slope = (loss_at(1e-6) - loss_at(-1e-6)) / 2e-6
+        losses = []
+        for step in (1e-6, -1e-6):
+            moved = jax.tree.map(lambda p, d, step=step: p + step * d, in_float64(params), direction)
+            losses.append(numpy_cross_entropy(numpy_logits(network, moved, few.train_images), few.train_labels))
         along = sum(np.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
-        np.testing.assert_allclose(along, slope, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(along, (losses[0] - losses[1]) / 2e-6, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -184,16 +184,16 @@ def test_each_epoch_drops_other_images():
 @pytest.mark.parametrize("name", ["sgd", "nag", "adam"])
 def test_epoch_is_the_loop_written_by_hand(name: str, few: Data):
     network, tx = small("maxout"), make_optimizer(name, 0.01, clip_norm=0.5)
-    params = by_hand = network.init(jax.random.key(0))
-    state = state_by_hand = tx.init(params)
+    by_hand = network.init(jax.random.key(0))
+    state_by_hand = tx.init(by_hand)
     key = jax.random.key(5)
-    params, state = run_epoch(network, tx, 8, params, state, few, key)
+    params, state = run_epoch(network, tx, 16, by_hand, state_by_hand, few, key)
     images, labels = np.asarray(few.train_images), np.asarray(few.train_labels)
-    for rows in np.asarray(shuffled_batches(key, 67, 8)):
-        grads = jax.grad(lambda p, r=rows: cross_entropy(network.apply(p, images[r]), labels[r]))(by_hand)
-        updates, state_by_hand = tx.update(grads, state_by_hand, by_hand)
+    gradient, update = jax.jit(jax.grad(loss_of(network))), jax.jit(tx.update)
+    for rows in np.asarray(shuffled_batches(key, 67, 16)):
+        updates, state_by_hand = update(gradient(by_hand, images[rows], labels[rows]), state_by_hand, by_hand)
         by_hand = jax.tree.map(lambda p, u: p + u, by_hand, updates)
-    assert int(state.count) == 8
+    assert int(state.count) == 4
     for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(by_hand), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -214,8 +214,7 @@ def test_measures_are_of_all_images(few: Data):
 def test_gradient_norms_are_in_the_order_of_the_layers(few: Data):
     network = small(depth=11)  # "layer_10" sorts before "layer_2"
     params = network.init(jax.random.key(0))
-    images, labels = jnp.asarray(few.train_images), jnp.asarray(few.train_labels)
-    gradient = jax.grad(lambda p: cross_entropy(network.apply(p, images), labels))(params)
+    gradient = jax.grad(loss_of(network))(params, few.train_images, few.train_labels)
     layers = [gradient[f"layer_{i}"] for i in range(12)]
     norms = [np.sqrt(np.sum(np.square(layer["w"])) + np.sum(np.square(layer["b"]))) for layer in layers]
     np.testing.assert_allclose(measure(network, params, few).gradient_norms, norms, rtol=1e-4)
@@ -318,28 +317,26 @@ def picture(runs: list[Run], **settings) -> Image.Image:
 
 
 def test_a_picture_has_a_column_for_each_network():
-    optimizers = list(RECIPES)
-    one = picture([run_of("relu", name, [2.3, 0.1, 0.01]) for name in optimizers])
-    two = picture([run_of(net, name, [2.3, 0.1, 0.01]) for net in ACTIVATIONS for name in optimizers])
-    assert one.format == "PNG" and one.width > 500 and one.height > 700
+    runs = [run_of(network, name, [2.3, 0.1, 0.01]) for network in ACTIVATIONS for name in ["sgd", "adam", "nadam"]]
+    two, one = picture(runs), picture(runs[:3])
+    assert one.format == "PNG" and one.width > 500 and one.height > 500
     assert 1.7 < two.width / one.width < 2.3 and abs(two.height - one.height) < 60
-    assert len(two.convert("RGB").quantize(256).getcolors()) > 50
+    assert one.convert("L").getextrema() == (0, 255)
+
+
+def test_all_optimizers_look_different():
+    assert len(set(LINES.values())) == len(LINES) and list(LINES) == list(RECIPES)
 
 
 @pytest.mark.parametrize(
-    "losses",
-    [
-        [2.3, np.nan, np.nan],
-        [np.nan, np.nan, np.nan],
-        [2.3, np.inf, 1.0],
-        [2.3, 1e38, 1e38],
-        [2.3, 0.0, 0.0],
-        [0.0, 0.0, 0.0],
-    ],
+    "losses", [[2.3, np.nan], [np.nan, np.nan], [2.3, np.inf], [2.3, 1e38], [2.3, 0.0], [0.0, 0.0]]
 )
 def test_a_picture_of_numbers_that_have_no_place(losses: list[float]):
     assert picture([run_of("relu", "sgd", losses), run_of("relu", "adam", losses)]).width > 500
-    assert picture([run_of("relu", "sgd", [2.3, 0.1, 0.01]), run_of("maxout", "adam", losses)]).width > 1000
+
+
+def test_a_picture_of_an_interrupted_comparison():
+    assert picture([*(run_of("relu", name, [2.3, 0.1]) for name in RECIPES), run_of("maxout", "sgd", [2.3, 0.1])]).width
 
 
 def test_a_picture_of_a_deep_network_and_one_epoch():
@@ -406,19 +403,12 @@ def test_check_writable_changes_nothing(tmp_path: Path):
 # Floors
 
 
-def test_the_library_does_not_load_the_workbench():
-    code = (
-        "import sys, gradtx\n"
-        "print([m for m in sys.modules if m.startswith('gradtx.workbench') or m in ('sklearn', 'matplotlib', 'rich')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_training_needs_no_extra():
-    code = (
-        "import sys\n"
-        "sys.modules.update(sklearn=None, matplotlib=None, rich=None)\n"
-        "import gradtx.workbench.training, gradtx.workbench.options, gradtx.__main__"
-    )
+def test_the_library_does_not_load_the_workbench_nor_training_the_extra():
+    code = """if True:
+        import sys, gradtx
+        above = ("gradtx.workbench", "sklearn", "matplotlib", "rich")
+        assert not [name for name in sys.modules if name.startswith(above)]
+        sys.modules.update(sklearn=None, matplotlib=None, rich=None)
+        import gradtx.workbench.training, gradtx.__main__
+    """
     subprocess.run([sys.executable, "-c", code], check=True)

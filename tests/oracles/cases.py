@@ -92,7 +92,7 @@ PROBLEMS: dict[str, Problem] = {
     "stochastic": Problem(np.array([1.0, -2.0, 0.5, 3.0, -0.1, 0.0, -4.0]), _stochastic, (3, 4)),
 }
 
-SCHEDULES: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]] = {
+SCHEDULES: dict[str, Callable[[NDArray[np.int64]], Array]] = {
     "constant": lambda k: np.ones(k.shape),
     "decaying": lambda k: DECAY**k,
 }

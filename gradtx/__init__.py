@@ -7,6 +7,7 @@ An optimizer is a chain of rules, and nothing else::
 Chains and rules are optax transformations. See ``gradtx.rules`` and ``gradtx.optimizers``.
 """
 
+from gradtx import dialects
 from gradtx._chain import Chain, chain, seal, step
 from gradtx._describe import describe
 from gradtx._maths import Tick
@@ -31,10 +32,13 @@ from gradtx.optimizers import (
 from gradtx.rules import (
     adagrad_sum,
     add_decayed_weights,
+    centered_rms,
     clip_by_global_norm,
     clip_by_norm,
     clip_by_value,
+    damped_trace,
     debias,
+    decay_weights,
     max_v,
     momentum,
     monotone_rms,
@@ -43,6 +47,7 @@ from gradtx.rules import (
     precondition,
     rms,
     scale,
+    scale_by_inverse_time,
     scale_by_learning_rate,
     sign,
     trace,
@@ -66,12 +71,16 @@ __all__ = [
     "amsgrad",
     "article_adam",
     "article_max_v",
+    "centered_rms",
     "chain",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
+    "damped_trace",
     "debias",
+    "decay_weights",
     "describe",
+    "dialects",
     "hyper",
     "max_v",
     "maxout",
@@ -88,6 +97,7 @@ __all__ = [
     "rms",
     "rmsprop",
     "scale",
+    "scale_by_inverse_time",
     "scale_by_learning_rate",
     "seal",
     "set_hyperparams",

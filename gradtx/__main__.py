@@ -33,9 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Impossible as problem:
         return _refuse(str(problem))
     except ModuleNotFoundError as error:
-        if error.name not in _DEMO:
+        package = str(error.name).partition(".")[0]
+        if package not in _DEMO:
             raise
-        return _refuse(f'{error.name} is missing: pip install "gradtx[demo]"')
+        return _refuse(f'{package} is missing: pip install "gradtx[demo]"')
     except KeyboardInterrupt:
         return 130
 

@@ -12,6 +12,7 @@ from gradtx._rule import Hyper
 from gradtx.rules import (
     adagrad_sum,
     add_decayed_weights,
+    centered_rms,
     debias,
     max_v,
     momentum,
@@ -125,6 +126,7 @@ def rmsprop(
     eps_root: Hyper = 0.0,
     momentum: Hyper | None = None,
     nesterov: bool = False,
+    centered: bool = False,
 ) -> Chain:
     """RMSProp: w ← w − ηg/(√v + ε) with the average v ← βv + (1−β)|g|², not debiased.
 
@@ -138,6 +140,7 @@ def rmsprop(
         eps_root: ε inside the root, where optax has its 1e-8.
         momentum: μ in [0, 1) of a heavy ball, or None.
         nesterov: whether the momentum looks ahead.
+        centered: whether v is the variance of the gradient instead of its mean square (see ``centered_rms``).
 
     Raises:
         ValueError: for ``nesterov`` without momentum.
@@ -151,7 +154,8 @@ def rmsprop(
     if momentum is None and nesterov:
         raise ValueError("rmsprop: nesterov=True needs a momentum, for example momentum=0.9")
     heavy_ball = [] if momentum is None else [trace(momentum, nesterov)]
-    return chain(rms(decay), precondition(eps, eps_root), scale_by_learning_rate(learning_rate), *heavy_ball)
+    second_moment = centered_rms(decay) if centered else rms(decay)
+    return chain(second_moment, precondition(eps, eps_root), scale_by_learning_rate(learning_rate), *heavy_ball)
 
 
 def _adam_direction(b1: Hyper, b2: Hyper, eps: Hyper, eps_root: Hyper) -> Chain:

@@ -47,6 +47,10 @@ PAIRS = {
         lambda lr: gx.rmsprop(lr, momentum=0.9, eps=0.0, eps_root=1e-8),
         lambda lr: optax.rmsprop(lr, momentum=0.9),
     ),
+    "rmsprop centered": (
+        lambda lr: gx.rmsprop(lr, centered=True, eps=0.0, eps_root=1e-4),
+        lambda lr: optax.rmsprop(lr, centered=True, eps=1e-4),
+    ),
     "rmsprop nesterov": (
         lambda lr: gx.rmsprop(lr, momentum=0.9, nesterov=True, eps=0.0, eps_root=1e-8),
         lambda lr: optax.rmsprop(lr, momentum=0.9, nesterov=True),

@@ -89,8 +89,8 @@ def test_same_seed_same_numbers():
         runs = json.loads(Path("n.json").read_text())["runs"]
         return [{name: value for name, value in run.items() if name != "seconds"} for run in runs]
 
-    assert numbers("5") == numbers("5")
-    assert numbers("5") != numbers("6")
+    first, again, other = map(numbers, "556")
+    assert first == again != other
 
 
 def test_a_diverging_comparison(capsys: pytest.CaptureFixture[str]):
@@ -149,7 +149,6 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]):
             "--output missing/picture.png cannot be written: No such file",
         ),
         (["compare", "--output", "folder.png"], "--output folder.png cannot be written: "),
-        (["compare", "--output", "loop.png"], "--output loop.png cannot be written: "),
         (["compare", "--json", "missing/n.json"], "--json missing/n.json cannot be written: No such file"),
         (["compare", "--json", "/dev/null"], "--json /dev/null cannot be written: /dev/null is not a regular file"),
         (["compare", "--output", "a.png", "--json", "./a.png"], "--output and --json are the same file, a.png"),
@@ -163,12 +162,11 @@ def test_mistakes(
 
     monkeypatch.setattr(comparison, "train", no_training)
     Path("folder.png").mkdir()
-    Path("loop.png").symlink_to("loop.png")
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and message in printed.err
     assert printed.err.count("\n") == 1 and printed.err.startswith("gradtx")
-    assert files() == ["folder.png", "loop.png"]
+    assert files() == ["folder.png"]
 
 
 def test_an_unknown_optimizer_lists_the_known(capsys: pytest.CaptureFixture[str]):

@@ -77,10 +77,18 @@ CASES = {
     ),
     "trace": (gx.trace(0.8), heavy_ball(G, 0.8)),
     "trace nesterov": (gx.trace(0.8, nesterov=True), G + 0.8 * heavy_ball(G, 0.8)),
+    "damped_trace": (
+        gx.damped_trace(0.8, 0.3),
+        weighted(G, lambda t, i: 0.8 ** (t - i) * (1.0 if i == 0 else 0.7)),
+    ),
     "nesterov": (gx.nesterov(0.8), nadam_moment(0.8, np.ones_like)),
     "nesterov 0.004": (gx.nesterov(0.8, 0.004), nadam_moment(0.8, lambda t: 1 - 0.5 * 0.96 ** (0.004 * t))),
     "nesterov 0": (gx.nesterov(0.8, 0.0), nadam_moment(0.8, lambda t: 0.5 + 0.0 * t)),
     "rms": (gx.chain(gx.rms(0.8), PRE), divide(G, ROOT_RMS)),
+    "centered_rms": (
+        gx.chain(gx.centered_rms(0.8), gx.precondition(0.1)),
+        G / (np.sqrt(ema(G**2, 0.8) - ema(G, 0.8) ** 2) + 0.1),
+    ),
     "adagrad": (gx.chain(gx.adagrad_sum(), PRE), divide(G, np.sqrt(np.cumsum(G**2, 0)))),
     "adagrad from 0.1": (gx.chain(gx.adagrad_sum(0.1), PRE), G / np.sqrt(0.1 + np.cumsum(G**2, 0))),
     "max_v": (
@@ -108,6 +116,8 @@ CASES = {
     "scale": (gx.scale(-3.0), -3.0 * G),
     "sign": (gx.sign(), np.sign(G)),
     "learning rate": (gx.scale_by_learning_rate(lambda count: 0.1 / (count + 1)), -0.1 / T * G),
+    "inverse time": (gx.scale_by_inverse_time(0.3), G / (1 + 0.3 * (T - 1))),
+    "decay after the rate": (gx.decay_weights(0.5, 0.1), G - 0.05 * P),
     "decay": (gx.add_decayed_weights(0.1), G + 0.1 * P),
     "clip_by_value": (gx.clip_by_value(0.7), np.clip(G, -0.7, 0.7)),
     "clip_by_norm": (gx.clip_by_norm(3.0), unit(G, 3.0)),

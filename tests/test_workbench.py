@@ -336,7 +336,8 @@ def test_a_picture_of_numbers_that_have_no_place(losses: list[float]):
 
 
 def test_a_picture_of_an_interrupted_comparison():
-    assert picture([*(run_of("relu", name, [2.3, 0.1]) for name in RECIPES), run_of("maxout", "sgd", [2.3, 0.1])]).width
+    runs = [*(run_of("relu", name, [2.3, 0.1]) for name in list(RECIPES)[:4]), run_of("maxout", "sgd", [2.3, 0.1])]
+    assert picture(runs).width > 1000
 
 
 def test_a_picture_of_a_deep_network_and_one_epoch():

@@ -6,19 +6,29 @@ element stay in that element (and, where there is state, in its later updates).
 """
 
 from gradtx.rules.clipping import clip_by_global_norm, clip_by_norm, clip_by_value
-from gradtx.rules.first_moments import momentum, nesterov, trace
+from gradtx.rules.first_moments import damped_trace, momentum, nesterov, trace
 from gradtx.rules.lookahead import nag_lookahead
 from gradtx.rules.quotient import debias, precondition
-from gradtx.rules.scaling import add_decayed_weights, scale, scale_by_learning_rate, sign
-from gradtx.rules.second_moments import adagrad_sum, max_v, monotone_rms, rms
+from gradtx.rules.scaling import (
+    add_decayed_weights,
+    decay_weights,
+    scale,
+    scale_by_inverse_time,
+    scale_by_learning_rate,
+    sign,
+)
+from gradtx.rules.second_moments import adagrad_sum, centered_rms, max_v, monotone_rms, rms
 
 __all__ = [
     "adagrad_sum",
     "add_decayed_weights",
+    "centered_rms",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
+    "damped_trace",
     "debias",
+    "decay_weights",
     "max_v",
     "momentum",
     "monotone_rms",
@@ -27,6 +37,7 @@ __all__ = [
     "precondition",
     "rms",
     "scale",
+    "scale_by_inverse_time",
     "scale_by_learning_rate",
     "sign",
     "trace",

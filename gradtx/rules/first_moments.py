@@ -99,6 +99,50 @@ class trace(Rule):
         return signal._replace(direction=u + c.decay * b if self.nesterov else b), {"b": b}
 
 
+class damped_trace(Rule):
+    r"""Heavy ball with torch's dampening: b ← μb + (1−τ)u, but b ← u in the first step; u ← b.
+
+    The first gradient enters undamped. With τ = μ it is an average that starts at the first gradient instead of at
+    zero.
+
+    Args:
+        decay: μ in [0, 1). 0.9 as everywhere.
+        dampening: τ in [0, 1]. 0 as in torch, where it is ``trace``.
+
+    State: ``b`` like the parameters; ``weight``, the total weight in b (a scalar).
+
+    Source: torch.optim.SGD.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, g = gradtx.damped_trace(0.5, 0.5), jnp.array([1.0, -2.0])
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> updates, state = tx.update(3 * g, state)
+    >>> print(updates)
+    [ 2. -4.]
+    """
+
+    accumulates = True
+    equation = r"b \leftarrow \mu b + (1-\tau_t) u, \quad u \leftarrow b"
+
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
+    dampening: Hyper = hyper(default=0.0, low=0)
+
+    def slots(self, param):
+        return {"b": jnp.zeros_like(param)}
+
+    def scalars(self):
+        return {"weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        gain = jnp.where(count == 0, 1, 1 - h.dampening)
+        weight = h.decay * scalars.weight + gain * weights.direction
+        return Tick({"decay": h.decay, "gain": gain}, {"weight": weight}, weights._replace(direction=weight))
+
+    def apply(self, signal, slots, param, c):
+        b = c.decay * slots.b + c.gain * signal.direction
+        return signal._replace(direction=b), {"b": b}
+
+
 class nesterov(Rule):
     r"""Nadam's first moment, debiased: m ← βm + (1−β)u; u ← μ'·m/(1−P') + (1−μ)·u/(1−P).
 

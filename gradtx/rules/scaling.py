@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from gradtx._maths import Tick
 from gradtx._rule import Hyper, Rule, hyper
 
 
@@ -71,6 +72,33 @@ class scale_by_learning_rate(Rule):
         return signal._replace(direction=-c.learning_rate * signal.direction), {}
 
 
+class scale_by_inverse_time(Rule):
+    r"""Divide by a time that grows linearly: u ← u/(1 + r·t), where t is the number of steps before this one.
+
+    torch's ``lr_decay`` of Adagrad, beside any schedule of the learning rate.
+
+    Args:
+        rate: r ≥ 0.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, g = gradtx.scale_by_inverse_time(1.0), jnp.array([6.0])
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> updates, state = tx.update(g, state)
+    >>> print(updates)
+    [3.]
+    """
+
+    equation = r"u \leftarrow u / (1 + r t)"
+
+    rate: Hyper = hyper(low=0)
+
+    def tick(self, h, scalars, weights, count):
+        return Tick({"time": 1 + h.rate * count}, {}, weights)
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=signal.direction / c.time), {}
+
+
 class add_decayed_weights(Rule):
     r"""Weight decay: u ← u + λ·p, p being the parameters.
 
@@ -96,3 +124,34 @@ class add_decayed_weights(Rule):
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=signal.direction + c.rate * param), {}
+
+
+class decay_weights(Rule):
+    r"""Decoupled weight decay after the learning rate: u ← u − ηλ·p, p being the parameters.
+
+    What ``add_decayed_weights`` does before the learning rate, for chains that have it inside the momentum, as those
+    of
+    Keras: there the decay must not go through the momentum. Needs ``params`` in ``update``.
+
+    Args:
+        learning_rate: η, the same number or schedule as in the chain.
+        rate: λ ≥ 0.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, params = gradtx.decay_weights(0.5, 0.1), jnp.array([10.0])
+    >>> updates, state = tx.update(jnp.array([1.0]), tx.init(params), params)
+    >>> print(updates)
+    [0.5]
+    """
+
+    equation = r"u \leftarrow u - \eta \lambda p"
+    needs_params = True
+
+    learning_rate: Hyper = hyper()
+    rate: Hyper = hyper(low=0)
+
+    def tick(self, h, scalars, weights, count):
+        return Tick({"rate": h.learning_rate * h.rate}, {}, weights)
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=signal.direction - c.rate * param), {}

@@ -78,6 +78,55 @@ class monotone_rms(rms):
         return signal._replace(second_moment=s), {"s": s}
 
 
+class centered_rms(Rule):
+    r"""The variance of the gradient instead of its square: v ← E|g|² − |E g|², both averages starting at zero.
+
+    Computed as d ← β(d + (1−β)|g − m|²); m ← βm + (1−β)g; v ← d, which is the same number without the difference of
+    two
+    nearly equal ones: it never turns negative, and keeps its digits where the gradient hardly varies. There v goes
+        to zero
+    with βᵗ, and what is divided by its root grows until epsilon bounds it: that is what centering means.
+
+    Args:
+        decay: β in [0, 1). 0.9 as in ``rms``.
+
+    State: ``m`` like the parameters; ``d`` likewise, real; ``weight`` (a scalar). The weight is that of ``rms``.
+
+    Source: Graves (2013), "Generating sequences with recurrent neural networks", equations 38 to 45; the recursion is
+    Welford's.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.centered_rms(0.5), gradtx.precondition(0.0))
+    >>> updates, state = tx.update(jnp.array([2.0]), tx.init(jnp.zeros(1)))
+    >>> print(state.slots["centered_rms"]["d"])
+    [1.]
+    """
+
+    equation = (
+        r"d \leftarrow \beta (d + (1-\beta) \lvert g - m\rvert^2), \quad "
+        r"m \leftarrow \beta m + (1-\beta) g, \quad v \leftarrow d"
+    )
+    accumulates = True
+    second_moment = "makes"
+
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
+
+    def slots(self, param):
+        return {"m": jnp.zeros_like(param), "d": jnp.zeros_like(param.real)}
+
+    def scalars(self):
+        return {"weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        weight = mix(h.decay, scalars.weight, jnp.ones_like(h.decay))
+        return Tick({"decay": h.decay}, {"weight": weight}, weights._replace(second_moment=weight))
+
+    def apply(self, signal, slots, param, c):
+        d = c.decay * (slots.d + (1 - c.decay) * abs_sq(signal.gradient - slots.m))
+        m = mix(c.decay, slots.m, signal.gradient)
+        return signal._replace(second_moment=d), {"m": m, "d": d}
+
+
 class adagrad_sum(Rule):
     r"""Sum of the squared gradients: s ← s + |g|²; v ← initial + s.
 

@@ -20,7 +20,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written; nothing is left behind then.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     part = _part(path)
     try:
         part.write_bytes(content)
@@ -35,7 +35,7 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: if not.
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is not a regular file")
     part = _part(path)

@@ -20,7 +20,7 @@ __all__ = ["parse"]
 DEEPEST = 50
 """The hidden layers that ``--depth`` allows; each one takes its time to compile."""
 
-_FLOAT32 = np.finfo(np.float32)
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,7 +48,7 @@ def _positive(text: str) -> float:
         number = float(text)
     except ValueError:
         number = 0.0
-    if not _FLOAT32.tiny <= number <= _FLOAT32.max:
+    if not _SMALLEST <= number <= _LARGEST:
         raise argparse.ArgumentTypeError(f"expected a number greater than 0 that float32 can hold, found {text!r}")
     return number
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -69,7 +70,8 @@ COLUMNS = 3
 def draw(settings: Settings, runs: Sequence[Run]) -> bytes:
     """A PNG with one column for each network: training loss, then a panel of gradient norms for each optimizer.
 
-    Panels of one kind have the same axes. What is not finite is left out, and what leaves an axis, leaves the panel.
+    Panels of one kind have the same axes. A cross marks the last finite
+    number of a training that ended in others; what leaves an axis, leaves the panel.
 
     Args:
         settings: of the comparison.
@@ -81,28 +83,30 @@ def draw(settings: Settings, runs: Sequence[Run]) -> bytes:
     heights = [4.0, 0.9 + 1.6 * rows]
     losses, norms = _limits_of_losses(runs), _limits_of_norms(runs)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.8 * len(networks), sum(heights)), dpi=110, layout="constrained")
+        figure = Figure(figsize=(6.8 * len(networks), sum(heights)), dpi=96, layout="constrained")
         halves = figure.subfigures(2, len(networks), squeeze=False, wspace=0.04, height_ratios=heights)
         for name, above, below in zip(networks, *halves, strict=True):
             of_network = [run for run in runs if run.network == name]
             _draw_losses(above, of_network, losses, settings.title(name))
             _draw_norms(below, of_network, norms, rows, columns)
         file = io.BytesIO()
-        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.15)
+        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.15, pil_kwargs={"optimize": True})
     return file.getvalue()
 
 
 def _limits(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """The range of the positive finite values, held within low and high, and a little air."""
+    """The range of the positive finite values, held within low and high, with a little air; two decades at least."""
     shown = values[np.isfinite(values) & (values > 0)]
     if not shown.size:
         return low, high
-    return float(np.clip(shown.min(), low, high)) / 1.6, float(np.clip(shown.max(), low, high)) * 1.6
+    bottom, top = np.clip([shown.min(), shown.max()], low, high).tolist()
+    return min(bottom, top / 100) / 1.6, top * 1.6
 
 
 def _limits_of_losses(runs: Sequence[Run]) -> tuple[float, float]:
-    before = max(float(run.measures.train_loss[0]) for run in runs)
-    return _limits(np.concatenate([run.measures.train_loss for run in runs]), SMALLEST_LOSS, 10 * before)
+    before = [float(run.measures.train_loss[0]) for run in runs]
+    highest = 10 * max((loss for loss in before if 0 < loss < np.inf), default=1.0)
+    return _limits(np.concatenate([run.measures.train_loss for run in runs]), SMALLEST_LOSS, highest)
 
 
 def _limits_of_norms(runs: Sequence[Run]) -> tuple[float, float]:
@@ -119,6 +123,13 @@ def _set_axes(axes: Axes, epochs: int, limits: tuple[float, float]) -> None:
     axes.tick_params(which="both", length=0)
 
 
+def _plot(axes: Axes, values: np.ndarray, line: Line, width: float) -> None:
+    """A curve; if it ends in numbers that are not finite, a cross on the last one that is."""
+    finite = np.flatnonzero(np.isfinite(values))
+    cross = finite[-1:].tolist() if len(finite) < len(values) else []
+    axes.plot(values, color=line.colour, linestyle=line.dashes, linewidth=width, marker="x", markevery=cross)
+
+
 def _draw_losses(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float], title: str) -> None:
     axes = figure.subplots()
     _set_axes(axes, len(runs[0].measures.train_loss) - 1, limits)
@@ -126,8 +137,7 @@ def _draw_losses(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, fl
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss (cross-entropy, nats)")
     for run in runs:
-        line = LINES[run.optimizer]
-        axes.plot(run.measures.train_loss, color=line.colour, linestyle=line.dashes, linewidth=1.8)
+        _plot(axes, run.measures.train_loss, LINES[run.optimizer], 1.8)
     _label_ends(axes, runs)
 
 
@@ -144,7 +154,7 @@ def _label_ends(axes: Axes, runs: Sequence[Run]) -> None:
             xycoords="axes fraction",
             color=line.colour,
             verticalalignment="center",
-            arrowprops=leader,
+            arrowprops=leader if np.isfinite(run.measures.train_loss[-1]) else None,
         )
 
 
@@ -171,12 +181,12 @@ def spread(places: Sequence[float], gap: float) -> np.ndarray:
 def _draw_norms(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float], rows: int, columns: int) -> None:
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     layers = runs[0].measures.gradient_norms.shape[1]
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, layers))
+    colours = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 0.85, layers))]
     for axes, run in zip(grid.flat, runs, strict=False):
         _set_axes(axes, len(run.measures.train_loss) - 1, limits)
         axes.set_title(RECIPES[run.optimizer].title, fontsize=10, pad=3)
         for norms, colour in zip(run.measures.gradient_norms.T, colours, strict=True):
-            axes.plot(norms, color=colour, linewidth=1.3)
+            _plot(axes, norms, Line(colour), 1.3)
     for axes in grid.flat[len(runs) :]:
         axes.remove()
     for axes in grid.flat[max(len(runs) - columns, 0) : len(runs)]:
@@ -186,12 +196,12 @@ def _draw_norms(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, flo
     _explain_layers(figure, colours)
 
 
-def _explain_layers(figure: SubFigure, colours: np.ndarray) -> None:
+def _explain_layers(figure: SubFigure, colours: Sequence[str]) -> None:
     """A legend of the layers' colours; of some, if there are many."""
     last = len(colours) - 1
     named = sorted({round(last * part / 4) for part in range(5)})
     figure.legend(
-        [Line2D([], [], color=tuple(colours[i]), linewidth=2) for i in named],
+        [Line2D([], [], color=colours[i], linewidth=2) for i in named],
         [f"{i + 1}" + " (output)" * (i == last) for i in named],
         loc="outside upper left",
         ncols=len(named),

@@ -74,12 +74,11 @@ def _title(network: str, optimizer: str) -> str:
 def print_report(settings: Settings, runs: Sequence[Run]) -> None:
     """A table for each network, and what the verdicts in it mean; on stdout."""
     console = Console()
-    if not console.is_terminal:
-        console.width = 100  # rich takes a file for narrower than the table may be
     for network in settings.networks:
         of_network = [run for run in runs if run.network == network]
         if of_network:
             console.print(_table(settings, network, of_network))
+            console.print()
     for word in ADVICE:
         if any(run.verdict == word for run in runs):
             console.print(f"[{_COLOURS[word]}]{word}[/]: {ADVICE[word]}", highlight=False)
@@ -88,8 +87,9 @@ def print_report(settings: Settings, runs: Sequence[Run]) -> None:
 def _table(settings: Settings, network: str, runs: Sequence[Run]) -> Table:
     title = f"{settings.title(network)}, {settings.epochs} epoch{'s' * (settings.epochs > 1)}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.show_edge = table.pad_edge = False  # so that it fits into 80 columns
     table.add_column("optimizer", no_wrap=True)
-    for head in ["learning\nrate", "training\nloss", "training\naccuracy", "test\nloss", "test\naccuracy", "\nseconds"]:
+    for head in ["learning\nrate", "training\nloss", "training\naccuracy", "test\nloss", "test\naccuracy"]:
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for run in runs:
@@ -101,7 +101,6 @@ def _table(settings: Settings, network: str, runs: Sequence[Run]) -> Table:
             f"{100 * m.train_accuracy[-1]:.1f} %",
             f"{m.test_loss[-1]:.2e}",
             f"{100 * m.test_accuracy[-1]:.1f} %",
-            f"{run.seconds:.1f}",
             f"[{_COLOURS[run.verdict]}]{run.verdict}[/]",
         )
     return table

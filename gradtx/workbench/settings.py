@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from gradtx.workbench.files import check_writable
@@ -73,7 +74,7 @@ class Settings:
             )
         if self.output.suffix.lower() != ".png":
             raise Impossible(f"--output {self.output}: the picture is a PNG, so the name must end in .png")
-        if self.json is not None and self.json.resolve() == self.output.resolve():
+        if self.json is not None and os.path.realpath(self.json) == os.path.realpath(self.output):
             raise Impossible(f"--output and --json are the same file, {self.output}")
         for option, path in [("--output", self.output), ("--json", self.json)]:
             if path is not None:

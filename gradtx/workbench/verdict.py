@@ -15,10 +15,11 @@ LARGEST_GAP = 0.05
 """A test accuracy more than this below the training accuracy (5 percentage points) is a problem of generalization."""
 
 ADVICE = {
-    "diverged": "training loss not finite, or higher than before. Lower the learning rate, or clip.",
-    "not trained enough": f"training accuracy below {100 * TRAINED:g} %. Look at the optimizer and the network first.",
-    "overfitting": f"trained, but test accuracy more than {100 * LARGEST_GAP:g} points lower. More data, regularization.",
-    "good": f"training accuracy at least {100 * TRAINED:g} %, test accuracy within {100 * LARGEST_GAP:g} points.",
+    "diverged": "the training loss is not finite, or higher than before training: lower the learning rate, or clip",
+    "not trained enough": f"training accuracy below {100 * TRAINED:g} %: look at optimizer and network first",
+    "overfitting": f"trained, but test accuracy is more than {100 * LARGEST_GAP:g} points lower:"
+    " more data or regularization, not another optimizer",
+    "good": f"training accuracy at least {100 * TRAINED:g} %, test accuracy at most {100 * LARGEST_GAP:g} points lower",
 }
 """Each verdict, in the order in which they are considered, and what it means."""
 

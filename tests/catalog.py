@@ -7,7 +7,7 @@ missing here makes ``test_contract.py`` fail: add its line.
 import optax
 
 import gradtx as gx
-from gradtx import optimizers
+from gradtx import dialects, optimizers
 from gradtx._rule import Transformation
 
 LEARNING_RATE = 0.01
@@ -45,6 +45,11 @@ OPTIMIZERS["sgd(momentum)"] = gx.sgd(LEARNING_RATE, momentum=0.9)
 OPTIMIZERS["sgd(nesterov)"] = gx.sgd(LEARNING_RATE, momentum=0.9, nesterov=True)
 OPTIMIZERS["rmsprop(momentum)"] = gx.rmsprop(LEARNING_RATE, momentum=0.9)
 OPTIMIZERS["nadam(0.004)"] = gx.nadam(LEARNING_RATE, schedule_decay=0.004)
+
+for framework in (dialects.torch, dialects.keras, dialects.optax):
+    for recipe in framework.__all__:
+        if not recipe.startswith("clip"):
+            OPTIMIZERS[f"{framework.__name__.split('.')[-1]}.{recipe}"] = getattr(framework, recipe)(LEARNING_RATE)
 
 CHAINS: dict[str, Transformation] = {
     "identity": gx.chain(),

@@ -1,4 +1,4 @@
-"""The dialects against the real torch and Keras: stored trajectories always, the frameworks themselves where installed."""
+"""The dialects against the real torch and Keras: stored trajectories always, the frameworks where they are installed."""
 
 import functools
 import importlib.util
@@ -70,6 +70,7 @@ def test_stored_is_what_torch_does(case):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # raised within Keras
 @pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="keras is not installed: extra [oracles]")
 @pytest.mark.parametrize("case", [case for case in CASES if case.framework == "keras"], ids=lambda case: case.id)
 def test_stored_is_what_keras_does(case):
@@ -170,13 +171,13 @@ class TestKerasOwnGoldens:
 class TestErrors:
     def test_torch(self):
         for bad in ({}, {"momentum": 0.9, "dampening": 0.5}):
-            with pytest.raises(ValueError, match="nesterov=True needs a momentum.*dampening=0"):
+            with pytest.raises(ValueError, match=r"nesterov=True needs a momentum.*dampening=0"):
                 dialects.torch.sgd(nesterov=True, **bad)
 
     def test_keras(self):
         with pytest.raises(ValueError, match=r"at most one of clipnorm.*\['clipnorm', 'clipvalue'\]"):
             dialects.keras.adam(clipnorm=1.0, clipvalue=1.0)
-        with pytest.raises(ValueError, match="global_clipnorm must be positive, found 0. Keras would clip nothing"):
+        with pytest.raises(ValueError, match=r"global_clipnorm must be positive, found 0\. Keras would clip nothing"):
             dialects.keras.sgd(global_clipnorm=0.0)
 
     def test_optax(self):

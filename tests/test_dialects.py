@@ -1,4 +1,4 @@
-"""The dialects against the real torch and Keras: stored trajectories always, the frameworks where they are installed."""
+"""The dialects against the real torch and Keras: stored trajectories always, the frameworks where installed."""
 
 import functools
 import importlib.util

@@ -50,7 +50,7 @@ def trajectory(case: Case, tx: gx.Chain) -> np.ndarray:
     for k, lr in enumerate(case.learning_rates()):
         # In numpy, so that what is exactly zero in the oracle is exactly zero here.
         grads = problem.leaves(jnp.asarray(problem.grad(np.concatenate([np.asarray(p) for p in params]), k)))
-        state = gx.set_hyperparams(state, dict.fromkeys(rates, lr))
+        state = gx.set_hyperparams(state, {rate: lr for rate in rates})
         params, state = update(tx, grads, state, params)
         out.append(np.concatenate([np.asarray(p) for p in params]))
     return np.stack(out)

@@ -4,6 +4,8 @@ Each test states the true value, from float64 or by hand; ``optax_gives`` keeps 
 the difference stays documented and a change there is noticed.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +13,12 @@ import optax
 import pytest
 
 import gradtx as gx
+from gradtx import optimizers
 
 LR = gx.scale_by_learning_rate(0.1)
 
 
-def run(tx, grads, params):
+def run(tx: Any, grads: Any, params: Any) -> Any:
     state, updates = tx.init(params), None
     update = jax.jit(tx.update)
     for g in grads:
@@ -180,7 +183,7 @@ def test_15_looking_inside_keeps_the_structure():
 
 
 def test_16_every_optimizer_descends():
-    for name in gx.optimizers.__all__:
+    for name in optimizers.__all__:
         updates = first(getattr(gx, name)(0.1), jnp.array([1.0, -1.0]), jnp.zeros(2))
         assert bool((updates * jnp.array([1.0, -1.0]) < 0).all()), name
     optax_gives(first(optax.adadelta(), jnp.ones(1)) > 0, 1.0)  # its default ascends
@@ -212,7 +215,7 @@ META = {
 }
 
 
-def loss_after(make, lr, x, scale, params):
+def loss_after(make: Any, lr: Any, x: Any, scale: Any, params: Any) -> Any:
     """The loss after three steps whose gradients depend on what came before."""
     tx = make(lr, x)
     state = tx.init(params)
@@ -230,7 +233,8 @@ def test_17_differentiating_through_updates(name):
         params = jnp.array([0.5, -1.0])
 
         def loss(point):
-            return loss_after(make, *point, params)
+            lr, x, scale = point
+            return loss_after(make, lr, x, scale, params)
 
         slopes = jax.jit(jax.grad(loss))
         at_zero = slopes(jnp.array([0.1, value, 0.0]))
@@ -243,7 +247,7 @@ def test_17_differentiating_through_updates(name):
 
 def test_17_optax_gives_nan():
     def loss(lr, scale):
-        tx = optax.adam(lr)
+        tx: Any = optax.adam(lr)
         g = scale * jnp.ones(2)
         return tx.update(g, tx.init(g))[0].sum()
 

@@ -1,0 +1,147 @@
+"""Break the mathematics of each rule in turn, and see whether the tests notice.
+
+    python tests/mutation.py                  # every mutant: some minutes
+    python tests/mutation.py --sample 10      # ten of them, the same ones each time
+
+A mutant is one change in a method of a rule (or in what rules compute with): + for −, × for ÷, a comparison turned
+round, maximum for minimum, a number raised by one, branches swapped, a declaration flipped. It is killed if a test
+fails. Exits with status 1 if one survives that is not listed, with its reason, in ``EQUIVALENT``.
+"""
+
+import argparse
+import ast
+import concurrent.futures
+import copy
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+MODULES = [*sorted((ROOT / "gradtx" / "rules").glob("[a-z]*.py")), ROOT / "gradtx" / "_numerics.py"]
+KILLERS = ["tests/test_rules.py", "tests/test_chain.py", "tests/test_errors.py", "tests/test_surprises.py"]
+
+# Changes that make no difference anybody could see. Keyed by the mutant's description.
+EQUIVALENT: dict[str, str] = {}
+
+SWAPS: dict[type[ast.AST], type[Any]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
+    ast.Gt: ast.LtE, ast.Lt: ast.GtE, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.BitAnd: ast.BitOr,
+}  # fmt: skip
+FUNCTIONS = {"maximum": "minimum", "minimum": "maximum", "square": "abs", "isfinite": "isnan"}
+DECLARATIONS = {"accumulates", "second_moment", "last", "needs_params", "real_only", "scope"}
+
+
+class Mutant(NamedTuple):
+    """A changed module."""
+
+    path: Path
+    description: str
+    source: str
+
+
+def changes(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that might stand in the place of this one."""
+    if isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
+        yield ast.BinOp(node.left, SWAPS[type(node.op)](), node.right)
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+        yield ast.Compare(node.left, [SWAPS[type(node.ops[0])]()], node.comparators)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield node.operand
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        yield ast.Constant(node.value + 1)
+    if isinstance(node, ast.IfExp):
+        yield ast.IfExp(node.test, node.orelse, node.body)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if node.func.attr in FUNCTIONS:
+            yield ast.Call(
+                ast.Attribute(node.func.value, FUNCTIONS[node.func.attr], ast.Load()), node.args, node.keywords
+            )
+        if node.func.attr == "where":
+            yield ast.Call(node.func, [node.args[0], node.args[2], node.args[1]], [])
+
+
+def targets(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
+    """Each function and declaration that is mathematics, with its name."""
+    for top in tree.body:
+        if isinstance(top, ast.FunctionDef):
+            yield top.name, top
+        elif isinstance(top, ast.ClassDef):
+            for item in top.body:
+                if isinstance(item, ast.FunctionDef):
+                    yield f"{top.name}.{item.name}", item
+                elif isinstance(item, ast.Assign) and item.targets[0].id in DECLARATIONS:  # pyright: ignore[reportAttributeAccessIssue] - a name
+                    yield f"{top.name}.{item.targets[0].id}", item  # pyright: ignore[reportAttributeAccessIssue] - a name
+
+
+def mutants(path: Path) -> Iterator[Mutant]:
+    """Every mutant of one module."""
+    tree = ast.parse(path.read_text())
+    for name, target in targets(tree):
+        if isinstance(target, ast.Assign):
+            flipped = {"uses": None, "edits": None, "makes": None, "leaf": "tree", "tree": "leaf", True: False}
+            value = ast.literal_eval(target.value)
+            yield _replaced(path, tree, name, target.value, ast.Constant(flipped[value]))
+            continue
+        for node in ast.walk(target):
+            for new in changes(node):
+                yield _replaced(path, tree, name, node, new)
+
+
+def _replaced(path: Path, tree: ast.Module, name: str, old: ast.AST, new: ast.AST) -> Mutant:
+    class Replace(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return new if node is old else self.generic_visit(node)
+
+    # The nodes of the copy are found by the place they have in a walk, which a copy keeps.
+    index = next(i for i, node in enumerate(ast.walk(tree)) if node is old)
+    copied = copy.deepcopy(tree)
+    description = f"{path.stem}:{name}: {ast.unparse(old)} -> {ast.unparse(new)}"
+    old = list(ast.walk(copied))[index]
+    return Mutant(path, description, ast.unparse(ast.fix_missing_locations(Replace().visit(copied))))
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether all tests pass with the changed module in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("gradtx", "tests"):
+            shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        (Path(folder) / mutant.path.relative_to(ROOT)).write_text(mutant.source)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *KILLERS]
+        environment = {**os.environ, "PYTHONPATH": folder, "CI": "true", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    if done.returncode not in (0, 1, 2):
+        raise RuntimeError(done.stdout + done.stderr)
+    return done.returncode == 0
+
+
+def main() -> int:
+    """Make mutants, run the tests on each, and report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sample", type=int, help="try only so many, drawn with a fixed seed")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at once (default: one per core)")
+    parser.add_argument("--only", default="", help="only mutants whose description holds this text")
+    arguments = parser.parse_args()
+    made = [mutant for path in MODULES for mutant in mutants(path) if arguments.only in mutant.description]
+    if arguments.sample is not None:
+        made = random.Random(0).sample(made, min(arguments.sample, len(made)))
+    alive = []
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        for i, (mutant, lives) in enumerate(zip(made, pool.map(survives, made), strict=True), 1):
+            verdict = "killed" if not lives else "equivalent" if mutant.description in EQUIVALENT else "SURVIVED"
+            print(f"{i:4d}/{len(made)} {verdict:10s} {mutant.description}", flush=True)
+            alive += [mutant] if lives else []
+    unknown = [mutant for mutant in alive if mutant.description not in EQUIVALENT]
+    equivalent = len(alive) - len(unknown)
+    print(f"{len(made)} mutants: {len(made) - len(alive)} killed, {equivalent} equivalent, {len(unknown)} survived")
+    return bool(unknown)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -50,7 +50,7 @@ class seal(Rule):
     def label(self) -> str:
         """The name of the optax function that made the transformation; ``seal`` for a gradtx chain."""
         if isinstance(self.tx, Transformation):
-            return "seal"
+            return "seal" if isinstance(self.tx, Chain) else self.tx.label
         return getattr(self.tx.update, "__qualname__", "optax").partition(".")[0]
 
     def __repr__(self) -> str:

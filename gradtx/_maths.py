@@ -69,7 +69,7 @@ class Maths:
     @property
     def label(self) -> str:
         """What the rule is called in a chain, if the user gives no name."""
-        return type(self).__name__
+        raise NotImplementedError
 
     def hyperparameters(self) -> dict[str, Any]:
         """The numeric hyperparameters by name: a number, a scalar array, or a schedule of the count."""

@@ -47,6 +47,11 @@ class Transformation(optax.GradientTransformationExtraArgs):
         return ()
 
     @property
+    def label(self) -> str:
+        """What it is called where the user gives no name."""
+        return type(self).__name__
+
+    @property
     def rules(self) -> tuple[Rule, ...]:
         """The rules, in order."""
         raise NotImplementedError
@@ -144,7 +149,30 @@ def _floating_name(rule: str, dtype: Any) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 @dataclass_transform(frozen_default=True, field_specifiers=(hyper, dataclasses.field))
-class Rule(Maths, Transformation):
+class Value(Transformation):
+    """A transformation that is a frozen dataclass: it compares by its fields, and prints as the call that makes it."""
+
+    def __init_subclass__(cls, **kwargs: Any):
+        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        super().__init_subclass__(**kwargs)
+
+    def _values(self) -> dict[str, Any]:
+        fields = sorted(dataclasses.fields(self), key=lambda field: field.name in _COMMON)
+        return {field.name: getattr(self, field.name) for field in fields}
+
+    def _key(self) -> tuple[Any, ...]:
+        return tuple(id(value) if isinstance(value, jax.Array) else value for value in self._values().values())
+
+    def __repr__(self) -> str:
+        given = {name: value for name, value in self._values().items() if name not in _COMMON or value is not None}
+        return f"{self.label}({', '.join(f'{name}={_show(value)}' for name, value in given.items())})"
+
+    def __str__(self) -> str:
+        given = [value for name, value in self._values().items() if name not in _COMMON and value is not None]
+        return f"{self._values().get('name') or self.label}({', '.join(_show(value, digits=6) for value in given)})"
+
+
+class Rule(Value, Maths):
     """An elementary rule, as a class to derive from: fields are its hyperparameters, methods its mathematics.
 
     Deriving makes a frozen dataclass. A rule by itself is an optax transformation, and a chain of one.
@@ -174,10 +202,6 @@ class Rule(Maths, Transformation):
     name: str | None = dataclasses.field(default=None, kw_only=True)
     state_dtype: str | None = dataclasses.field(default=None, kw_only=True)
 
-    def __init_subclass__(cls, **kwargs: Any):
-        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
-        super().__init_subclass__(**kwargs)
-
     def __post_init__(self):
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise ValueError(f"{self.label}: name must be a non-empty string, found {self.name!r}")
@@ -201,21 +225,6 @@ class Rule(Maths, Transformation):
         """A hyperparameter's value in the next step: its schedule's, or as it is now."""
         value, now = getattr(self, name), getattr(h, name)
         return jnp.asarray(value(count + 1), now.dtype) if callable(value) else now
-
-    def _values(self) -> dict[str, Any]:
-        fields = sorted(dataclasses.fields(self), key=lambda field: field.name in _COMMON)
-        return {field.name: getattr(self, field.name) for field in fields}
-
-    def _key(self) -> tuple[Any, ...]:
-        return tuple(id(value) if isinstance(value, jax.Array) else value for value in self._values().values())
-
-    def __repr__(self) -> str:
-        given = {name: value for name, value in self._values().items() if name not in _COMMON or value is not None}
-        return f"{self.label}({', '.join(f'{name}={_show(value)}' for name, value in given.items())})"
-
-    def __str__(self) -> str:
-        given = [value for name, value in self._values().items() if name not in _COMMON and value is not None]
-        return f"{self.name or self.label}({', '.join(_show(value, digits=6) for value in given)})"
 
 
 _COMMON = ("name", "state_dtype")  # fields that every rule has; shown only where they are given

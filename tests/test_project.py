@@ -27,6 +27,8 @@ FLOORS = [
     ["_chain"],
     ["rules"],
     ["optimizers", "dialects"],
+    ["_wrapper"],
+    ["_lookahead", "_switch", "_guards", "_monitor", "_where"],
     ["_describe"],
     ["workbench"],
     ["__main__"],

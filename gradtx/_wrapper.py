@@ -1,0 +1,29 @@
+"""Transformations around other transformations, with a state and an update of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradtx._chain import seal
+from gradtx._rule import Rule, Value
+
+
+class Wrapper(Value):
+    """A transformation around others, as a class to derive from: fields are its arguments.
+
+    Deriving makes a frozen dataclass that is an optax transformation. A wrapper defines ``init`` and ``update`` itself,
+    and its state is a NamedTuple of its own; in a chain it is one opaque rule (see ``seal``).
+    """
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The wrapper as one opaque rule."""
+        return (seal(self),)
+
+    def init(self, params: Any) -> Any:
+        """The state before the first step."""
+        raise NotImplementedError
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        """One step: updates to add to the parameters, and the next state."""
+        raise NotImplementedError

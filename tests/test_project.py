@@ -81,6 +81,12 @@ def test_runtime_needs_jax_optax_and_numpy_only():
     assert set(ast.literal_eval(found.stdout)) <= {"chex"}
 
 
+@pytest.mark.parametrize("name", gradtx.rules.__all__)
+def test_rules_say_what_they_do_with_what_is_not_finite(name):
+    assert "NaN" in (getattr(gradtx, name).__doc__ or "")
+    assert getattr(gradtx, name).equation
+
+
 @pytest.mark.parametrize("name", sorted(set(gradtx.__all__) - {"Hyper"}))
 def test_public_names_are_documented(name):
     """A docstring; and for what one calls to make something, an example that runs."""

@@ -1,8 +1,7 @@
 """The elementary rules. Each is what happens to one array, and once per step to its scalars.
 
 In every rule g, u and v are the lanes of the signal (gradient, direction, second moment); m, b and s are state.
-Shapes are those of the leaf; arithmetic is in float32 or wider. Unless a rule says otherwise, inf and NaN in an
-element stay in that element (and, where there is state, in its later updates).
+Shapes are those of the leaf; arithmetic is in float32 or wider.
 """
 
 from gradtx.rules.clipping import clip_by_global_norm, clip_by_norm, clip_by_value

@@ -21,6 +21,8 @@ class momentum(Rule):
 
     State: ``m`` like the parameters; ``weight``, the total weight in m (a scalar).
 
+    Inf and NaN stay in their element, and in its slots from then on.
+
     Source: Polyak (1964) for the idea; Kingma & Ba (2015), Algorithm 1, for this form.
 
     >>> import gradtx, jax.numpy as jnp
@@ -61,6 +63,8 @@ class trace(Rule):
         nesterov: whether the direction looks one step ahead.
 
     State: ``b`` like the parameters; ``weight``, the total weight in b (a scalar).
+
+    Inf and NaN stay in their element, and in its slots from then on.
 
     Source: Polyak (1964); Sutskever et al. (2013), "On the importance of initialization and momentum in deep
         learning".
@@ -111,6 +115,8 @@ class damped_trace(Rule):
 
     State: ``b`` like the parameters; ``weight``, the total weight in b (a scalar).
 
+    Inf and NaN stay in their element, and in its slots from then on.
+
     Source: torch.optim.SGD.
 
     >>> import gradtx, jax.numpy as jnp
@@ -157,6 +163,8 @@ class nesterov(Rule):
             (``momentum_decay``), 1.0 that of Keras 3. ψ = 0 gives μ = β/2, which is torch's meaning of 0.
 
     State: ``m`` like the parameters; ``weight``, 1−P (a scalar).
+
+    Inf and NaN stay in their element, and in its slots from then on.
 
     Source: Dozat (2016), "Incorporating Nesterov momentum into Adam".
 

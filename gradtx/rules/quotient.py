@@ -18,6 +18,8 @@ class debias(Rule):
     decays that vary. After ``precondition`` it is the "epsilon hat" form of Adam. Nothing averaged yet: nothing
     changes.
 
+    Inf and NaN stay in their element.
+
     Source: Kingma & Ba (2015), section 3.
 
     >>> import gradtx, jax.numpy as jnp

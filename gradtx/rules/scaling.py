@@ -14,6 +14,8 @@ class scale(Rule):
     Args:
         factor: a, any number.
 
+    Inf and NaN stay in their element.
+
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.scale(-0.5)
     >>> updates, state = tx.update(jnp.array([1.0, -2.0]), tx.init(jnp.zeros(2)))
@@ -57,6 +59,8 @@ class scale_by_learning_rate(Rule):
     Args:
         learning_rate: η, a number, a scalar array or a schedule; the first step sees the schedule at count 0.
 
+    Inf and NaN stay in their element.
+
     >>> import gradtx, jax.numpy as jnp, optax
     >>> tx = gradtx.scale_by_learning_rate(optax.linear_schedule(0.5, 0.0, 10))
     >>> updates, state = tx.update(jnp.array([1.0]), tx.init(jnp.zeros(1)))
@@ -79,6 +83,8 @@ class scale_by_inverse_time(Rule):
 
     Args:
         rate: r ≥ 0.
+
+    Inf and NaN stay in their element.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, g = gradtx.scale_by_inverse_time(1.0), jnp.array([6.0])
@@ -108,6 +114,8 @@ class add_decayed_weights(Rule):
     Args:
         rate: λ ≥ 0.
 
+    Inf and NaN stay in their element.
+
     Source: Loshchilov & Hutter (2019), "Decoupled weight decay regularization".
 
     >>> import gradtx, jax.numpy as jnp
@@ -136,6 +144,8 @@ class decay_weights(Rule):
     Args:
         learning_rate: η, the same number or schedule as in the chain.
         rate: λ ≥ 0.
+
+    Inf and NaN stay in their element.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, params = gradtx.decay_weights(0.5, 0.1), jnp.array([10.0])

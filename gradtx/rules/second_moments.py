@@ -20,6 +20,8 @@ class rms(Rule):
 
     State: ``s`` like the parameters, real; ``weight``, the total weight in s (a scalar).
 
+    Inf and NaN stay in their element, and in its slots from then on.
+
     Source: Tieleman & Hinton (2012), Coursera lecture 6.5.
 
     >>> import gradtx, jax.numpy as jnp
@@ -61,6 +63,8 @@ class monotone_rms(rms):
 
     State: as ``rms``. The weight is that of ``rms``, which is exact for a constant gradient.
 
+    Inf and NaN stay in their element, and in its slots from then on.
+
     Source: the article names none; compare Reddi et al. (2018), Algorithm 2.
 
     >>> import gradtx, jax.numpy as jnp
@@ -91,6 +95,8 @@ class centered_rms(Rule):
         decay: β in [0, 1). 0.9 as in ``rms``.
 
     State: ``m`` like the parameters; ``d`` likewise, real; ``weight`` (a scalar). The weight is that of ``rms``.
+
+    Inf and NaN stay in their element, and in its slots from then on.
 
     Source: Graves (2013), "Generating sequences with recurrent neural networks", equations 38 to 45; the recursion is
     Welford's.
@@ -134,6 +140,8 @@ class adagrad_sum(Rule):
         initial: what the sum starts at, ≥ 0. 0 as in the paper; optax and Keras start at 0.1.
 
     State: ``s`` like the parameters, real. The weight of v is the number of steps, so that ``debias`` makes v a mean.
+
+    Inf and NaN stay in their element, and in its slots from then on.
 
     Source: Duchi, Hazan & Singer (2011), "Adaptive subgradient methods".
 

@@ -46,10 +46,12 @@ OPTIMIZERS["sgd(nesterov)"] = gx.sgd(LEARNING_RATE, momentum=0.9, nesterov=True)
 OPTIMIZERS["rmsprop(momentum)"] = gx.rmsprop(LEARNING_RATE, momentum=0.9)
 OPTIMIZERS["nadam(0.004)"] = gx.nadam(LEARNING_RATE, schedule_decay=0.004)
 
-for framework in (dialects.torch, dialects.keras, dialects.optax):
-    for recipe in framework.__all__:
-        if not recipe.startswith("clip"):
-            OPTIMIZERS[f"{framework.__name__.split('.')[-1]}.{recipe}"] = getattr(framework, recipe)(LEARNING_RATE)
+# The same rules in other orders: tried where that is cheap.
+DIALECTS: dict[str, Transformation] = {
+    f"{framework.__name__.split('.')[-1]}.{recipe}": getattr(framework, recipe)(LEARNING_RATE)
+    for framework in (dialects.torch, dialects.keras, dialects.optax)
+    for recipe in framework.__all__
+}
 
 CHAINS: dict[str, Transformation] = {
     "identity": gx.chain(),

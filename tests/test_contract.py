@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalog import ALL, OPTIMIZERS, RULES
+from catalog import ALL, DIALECTS, OPTIMIZERS, RULES
 
 import gradtx as gx
 from gradtx import optimizers, rules
 
-REAL_ONLY = {name for name, tx in ALL.items() if any(rule.real_only for rule in tx.rules)}
+REAL_ONLY = {name for name, tx in (ALL | DIALECTS).items() if any(rule.real_only for rule in tx.rules)}
 WHOLE = {"seal"}  # maps whole trees by somebody else's transformation, which need not be odd, say
 
+EVERYTHING = ALL | DIALECTS
 every = pytest.mark.parametrize("name", ALL)
 
 
@@ -128,13 +129,13 @@ DTYPES = {
 }
 
 
-@every
+@pytest.mark.parametrize("name", EVERYTHING)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_state_and_updates_keep_their_types(name, dtype):
     """Same structure, shapes, dtypes and weak types; updates in the dtype of the gradients; state wide enough."""
     if dtype == "complex64" and name in REAL_ONLY:
         pytest.skip("has no meaning for complex numbers; the refusal is tested in test_errors.py")
-    tx = ALL[name]
+    tx = EVERYTHING[name]
     with jax.enable_x64(True):
         params = {"w": normal(3, 2, dtype=dtype), "b": normal(2, dtype=dtype)}
         state = jax.eval_shape(tx.init, params)

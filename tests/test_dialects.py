@@ -1,6 +1,5 @@
 """The dialects against the real torch and Keras: stored trajectories always, the frameworks where installed."""
 
-import functools
 import importlib.util
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from oracles.cases import CASES, PROBLEMS, Case
+from oracles.cases import CASES
+from oracles.compare import GOLDENS, make, table, trajectory, update
 from oracles.generate import run_keras, run_torch
 from trajectories import run as run_stream
 
@@ -18,42 +18,7 @@ from gradtx import dialects
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-ORACLES = Path(__file__).parent / "oracles"
-GOLDENS = {name: np.load(ORACLES / f"{name}.npz") for name in ("torch", "keras")}
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-
-
-def make(case: Case) -> gx.Chain:
-    """The dialect's chain, under the framework's own arguments."""
-    module = getattr(dialects, case.framework)
-    tx = getattr(module, case.optimizer)(**case.kwargs)
-    if case.clip is not None:
-        kind, limit = case.clip
-        clip = {"value": dialects.torch.clip_grad_value, "norm": dialects.torch.clip_grad_norm}[kind]
-        tx = gx.chain(clip(limit), tx)
-    return tx
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def update(tx, grads, state, params):
-    updates, state = tx.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-
-def trajectory(case: Case, tx: gx.Chain) -> np.ndarray:
-    """The parameters after each step, the learning rate set in the state before each, as one does in the frameworks."""
-    problem = PROBLEMS[case.problem]
-    params = problem.leaves(jnp.asarray(problem.x0))
-    state = tx.init(params)
-    rates = [f"{rule}.learning_rate" for rule, names in state.hyperparams.items() if "learning_rate" in names]
-    out = []
-    for k, lr in enumerate(case.learning_rates()):
-        # In numpy, so that what is exactly zero in the oracle is exactly zero here.
-        grads = problem.leaves(jnp.asarray(problem.grad(np.concatenate([np.asarray(p) for p in params]), k)))
-        state = gx.set_hyperparams(state, {rate: lr for rate in rates})
-        params, state = update(tx, grads, state, params)
-        out.append(np.concatenate([np.asarray(p) for p in params]))
-    return np.stack(out)
 
 
 @by_case
@@ -183,3 +148,10 @@ class TestErrors:
     def test_optax(self):
         with pytest.raises(ValueError, match="centered=True with bias_correction=True"):
             dialects.optax.rmsprop(0.1, centered=True, bias_correction=True)
+
+
+def test_the_table_in_the_docs_is_up_to_date():
+    """Its chains, line by line; the figures are those of the run that wrote it."""
+    shown = (Path(__file__).parent.parent / "docs" / "dialects.md").read_text()
+    for line in table(run=False).splitlines():
+        assert line.rsplit("|", 3)[0] in shown, f"python -m tests.oracles.compare > docs/dialects.md: {line}"

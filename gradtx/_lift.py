@@ -37,7 +37,7 @@ class Lifted:
         _checks.check_order(self.rules, self.names)
         leaves, treedef = _checks.named_leaves(params, "parameters", self.rules, self.names)
         arrays = [jnp.asarray(leaf, compute_dtype(leaf)) for _, leaf in leaves]
-        dtype = jnp.result_type(jnp.float32, *(jnp.finfo(x.dtype).dtype for x in arrays))
+        dtype = compute_dtype(*(x.real for x in arrays))
         count = jnp.zeros((), jnp.int32)
         slots = {}
         for name, rule in self._named():
@@ -96,7 +96,7 @@ class Lifted:
         self, hyperparams: Hyperparams, state: ChainState
     ) -> tuple[list[dict[str, jax.Array]], list[dict[str, Any]]]:
         """The scalar work of a step: each rule's coefficients and its scalar slots, weights passed along."""
-        one = jnp.ones((), jnp.result_type(jnp.float32, *jax.tree.leaves(state.hyperparams)))
+        one = jnp.ones((), compute_dtype(*jax.tree.leaves(state.hyperparams)))
         weights = Weights(one, one)
         coefficients, scalars = [], []
         for name, rule in self._named():

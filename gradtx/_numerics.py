@@ -11,12 +11,15 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 
-def compute_dtype(*dtypes: DTypeLike) -> jnp.dtype:
-    """The dtype that arithmetic on these dtypes happens in: their promotion, float32 at least."""
-    return jnp.result_type(jnp.float32, *dtypes)
+def compute_dtype(*xs: ArrayLike) -> jnp.dtype:
+    """The dtype that arithmetic on these numbers happens in: their promotion, float32 at least.
+
+    By their dtypes alone: a weakly typed float64 scalar, such as ``jnp.array(0.5)``, is float64 here.
+    """
+    return functools.reduce(jnp.promote_types, (jnp.result_type(x) for x in xs), jnp.dtype(jnp.float32))
 
 
 def real_dtype(dtype: DTypeLike) -> jnp.dtype:

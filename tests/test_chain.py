@@ -242,3 +242,23 @@ def test_step_is_update_and_apply():
     chex.assert_trees_all_equal(stepped_state, expected_state)
     theirs, _ = gx.step(optax.sgd(0.1), params, grads, optax.sgd(0.1).init(params))
     chex.assert_trees_all_close(theirs["w"], G - 0.05 * G)
+
+
+@pytest.mark.parametrize("make", [gx.adam, gx.amsgrad, gx.nadam, gx.nag, gx.rmsprop, lambda lr: gx.sgd(lr, 0.9)])
+def test_a_scan_of_100_steps_is_the_loop(make):
+    """On a loss whose gradient depends on where the steps led; float64, so that contraction does not show."""
+    with jax.enable_x64(True):
+        tx = gx.chain(gx.clip_by_global_norm(5.0), make(optax.cosine_decay_schedule(0.05, 100)))
+        start = {"w": jnp.array([2.0, -1.0]), "b": jnp.array(0.5)}
+
+        def one(carry):
+            params, state = carry
+            grads = jax.grad(lambda p: jnp.sum(jnp.cosh(p["w"])) + (p["b"] - p["w"][0]) ** 2)(params)
+            return gx.step(tx, params, grads, state)
+
+        looped, step = (start, tx.init(start)), jax.jit(one)
+        for _ in range(100):
+            looped = step(looped)
+        scanned, _ = jax.lax.scan(lambda carry, _: (one(carry), None), (start, tx.init(start)), length=100)
+        chex.assert_trees_all_close(scanned, looped, rtol=1e-10, atol=1e-12)
+        assert int(scanned[1].count) == 100

@@ -156,6 +156,20 @@ def test_state_and_updates_keep_their_types(name, dtype):
 
 
 @every
+def test_weakly_typed_leaves_are_what_their_dtype_says(name):
+    """``jnp.array(0.5)`` and 0.5 are float64 under x64, though jax lets them promote like float32."""
+    tx = ALL[name]
+    with jax.enable_x64(True):
+        strong = {"x": jnp.array([0.5])[0], "y": jnp.array([-1.0])[0]}
+        expected, state = jax.jit(tx.update)(strong, tx.init(strong), strong)
+        for weak in ({"x": jnp.array(0.5), "y": -1.0}, {"x": 0.5, "y": np.float64(-1.0)}):
+            assert types(tx.init(weak)) == types(tx.init(strong))
+            updates, after = jax.jit(lambda w: tx.update(w, tx.init(w), w))(weak)
+            chex.assert_trees_all_close((updates, after), (expected, state), rtol=1e-14)
+            assert types(updates) == types(expected)
+
+
+@every
 def test_mixed_dtypes_leaf_by_leaf(name):
     """bfloat16 beside float32 gives what each would give alone in float32, rounded once at the end."""
     params = {"kernel": normal(3, 2, dtype=jnp.bfloat16), "norm": normal(2)}

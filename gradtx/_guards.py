@@ -1,0 +1,452 @@
+"""Guards: whether a step of another transformation happens at all, decided by the gradients or by counting.
+
+Each keeps the other transformation from running where it must not, with ``lax.cond``, so that the work is saved as
+well (under ``vmap``, where a condition is a selection, both sides are computed and the right one is taken). The updates
+have the dtypes that the other transformation gives, whether it runs or not.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import optax
+
+from gradtx import _checks
+from gradtx._chain import seal
+from gradtx._numerics import compute_dtype, is_inexact
+from gradtx._wrapper import Wrapper
+
+T = TypeVar("T")
+
+_FLOAT32 = jnp.finfo(jnp.float32)
+_MOST = jnp.iinfo(jnp.int32).max
+
+
+class SkipNonfiniteState(NamedTuple):
+    """The state of ``skip_nonfinite``.
+
+    Attributes:
+        inner: the state of the transformation inside.
+        skipped: steps skipped so far, int32, saturating.
+        consecutive: steps skipped since the last good one, int32, saturating.
+        finite: whether the last step's gradients were all finite, a bool; True before the first step.
+    """
+
+    inner: Any
+    skipped: jax.Array
+    consecutive: jax.Array
+    finite: jax.Array
+
+
+class skip_nonfinite(Wrapper):
+    """Skips a step whole if any gradient is inf or NaN: no update, and nothing inside changes, its count included.
+
+    With all gradients finite, g finite: u, s ← tx(g, s). Otherwise u ← 0, s ← s; ``tx`` does not run, and nothing of
+    the bad gradients is kept. One inf or NaN in one leaf skips the step for every leaf.
+
+    Args:
+        tx: a gradtx chain or rule, or any optax transformation. It gets the extra arguments of ``update``.
+        max_consecutive: n ≥ 0, how many steps in a row may be skipped. In every further one the updates are NaN in all
+            elements, so that the loss becomes NaN and a run that cannot recover is seen to fail, instead of standing
+            still for ever; ``tx`` and its state are not touched even then, and after good parameters are put back, the
+            next good step works as ever. None, the default: no limit; look at ``state.consecutive`` now and then.
+
+    State: ``SkipNonfiniteState``. Leaves that are not floating or complex count as finite, and are zero in a skipped
+    step; None is no leaf. Updates have the dtypes that ``tx`` gives.
+
+    What finite gradients make of the parameters is not looked at: an update that is infinite because ``tx`` made it so
+    is passed on.
+
+    Arrays sharded over a mesh are one array: an inf or NaN in one shard skips the step on every device. Inside
+    ``shard_map`` a device sees its own shard only: there the gradients must be the same on all of them.
+
+    Raises:
+        TypeError: if ``tx`` is no transformation, or ``max_consecutive`` no integer; in ``update``, for a state that
+            ``init`` did not make.
+        ValueError: for a negative ``max_consecutive``, or one that int32 does not hold.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.skip_nonfinite(gradtx.sgd(0.1, momentum=0.9))
+    >>> state = tx.init(jnp.zeros(2))
+    >>> updates, state = tx.update(jnp.array([1.0, jnp.inf]), state)
+    >>> print(updates, state.skipped, state.inner.count)
+    [0. 0.] 1 0
+    >>> updates, state = tx.update(jnp.array([1.0, 2.0]), state)
+    >>> print(updates, state.skipped, state.inner.count)
+    [-0.1 -0.2] 1 1
+    """
+
+    tx: optax.GradientTransformation
+    max_consecutive: int | None = None
+
+    def __post_init__(self):
+        _check_transformation(self.label, self.tx)
+        object.__setattr__(self, "max_consecutive", _limit(self.label, self.max_consecutive))
+
+    def init(self, params: Any) -> SkipNonfiniteState:
+        """The state before the first step: nothing skipped."""
+        return SkipNonfiniteState(_started(self.tx, params), _zero(), _zero(), jnp.array(True))
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, SkipNonfiniteState]:
+        """What ``tx`` makes of finite gradients; zeros, or NaN after too many in a row, instead of others."""
+        state = _checked_state(self.label, state, SkipNonfiniteState)
+        finite = _all_finite(updates)
+        consecutive = jnp.where(finite, 0, _next(state.consecutive))
+
+        def run(gradients: Any) -> tuple[Any, Any]:
+            return _run(self.tx, gradients, state.inner, params, extra_args)
+
+        def skip() -> tuple[Any, Any]:
+            too_many = False if self.max_consecutive is None else consecutive > self.max_consecutive
+            return _filled(jax.eval_shape(run, updates)[0], jnp.where(too_many, jnp.nan, 0.0)), state.inner
+
+        updates, inner = _cond(finite, lambda: run(updates), skip)
+        skipped = jnp.where(finite, state.skipped, _next(state.skipped))
+        return updates, SkipNonfiniteState(inner, skipped, consecutive, finite)
+
+
+class LossScaleState(NamedTuple):
+    """The state of ``loss_scale``.
+
+    Attributes:
+        inner: the ``SkipNonfiniteState`` of the steps: how many were skipped, and within it the state of the
+            transformation inside.
+        scale: what to multiply the next loss by, a float32 scalar (see ``current_loss_scale``).
+        good_steps: finite steps since the scale last changed or a step was skipped, int32.
+    """
+
+    inner: SkipNonfiniteState
+    scale: jax.Array
+    good_steps: jax.Array
+
+
+class loss_scale(Wrapper):
+    """Dynamic loss scaling for float16: gradients of S·loss come in, divided by S they go to ``tx``, and S adapts.
+
+    Gradients below 6e-8 vanish in float16, those above 65504 are infinite. Scaled by S they fit. You multiply the loss
+    by ``current_loss_scale(state)``; the wrapper does the rest::
+
+        finite g:    u, s ← tx(g / S, s);  S ← min(φS, S_max) after every N finite steps in a row
+        otherwise:   u ← 0,  s ← s;        S ← max(S/φ, S_min)
+
+    The division is in float32 or wider, and so are the gradients that ``tx`` sees and the updates that come back: a
+    float16 update would lose what the scaling saved. ``optax.apply_updates`` rounds the new parameters to their own
+    dtype, once.
+
+    A step that is not finite is skipped as by ``skip_nonfinite``: inf and NaN never reach ``tx``. That is normal here
+    now and then, when S grew too far.
+
+    Args:
+        tx: a gradtx chain or rule, or any optax transformation. Clipping and weight decay belong inside, where gradients
+            are unscaled. It gets the extra arguments of ``update``.
+        initial: S at the start, 2¹⁵: large on purpose, since it falls fast and rises slowly. Powers of two (times a
+            power-of-two ``factor``) make scaling exact.
+        growth_interval: N ≥ 1, finite steps in a row before S grows; 2000 is usual.
+        factor: φ > 1 that S grows and falls by; 2.
+        minimum: S never falls below it; 1, where scaling ends. It must be above 0.
+        maximum: S never grows above it; 2²⁴, so that S times a float32 loss stays finite.
+        max_consecutive: as in ``skip_nonfinite``: after so many skipped steps in a row updates become NaN. None: never.
+            Allow more than the log₂(initial/minimum) steps that S may need to come down.
+
+    State: ``LossScaleState``. Gradients may be accumulated inside (``loss_scale(accumulate(tx, k))`` drops a bad
+    micro-batch) or outside (``accumulate(loss_scale(tx), k)`` drops its whole batch, and S stays the same within one).
+    A ``chain`` around it rounds the updates to the dtype of the gradients again: let the chain be inside.
+
+    Raises:
+        TypeError: if ``tx`` is no transformation, or another argument no number; in ``update``, for a state that
+            ``init`` did not make.
+        ValueError: unless 0 < minimum ≤ initial ≤ maximum < ∞, factor > 1 and growth_interval ≥ 1.
+
+    Source: Micikevicius et al. (2018), "Mixed precision training", section 3.2.
+
+    >>> import gradtx, jax, jax.numpy as jnp
+    >>> tx, params = gradtx.loss_scale(gradtx.sgd(0.5)), jnp.array(1.0, jnp.float16)
+    >>> state = tx.init(params)
+    >>> def loss(w, state):  # its gradient, 1e-9, is zero in float16
+    ...     return gradtx.current_loss_scale(state) * (w.astype(jnp.float32) * 1e-9)
+    >>> grads = jax.grad(loss)(params, state)
+    >>> updates, state = tx.update(grads, state)
+    >>> print(f"{updates:.2g}", updates.dtype, state.scale)
+    -5e-10 float32 32768.0
+    """
+
+    tx: optax.GradientTransformation
+    initial: float = 2.0**15
+    growth_interval: int = 2000
+    factor: float = 2.0
+    minimum: float = 1.0
+    maximum: float = 2.0**24
+    max_consecutive: int | None = None
+
+    def __post_init__(self):
+        _check_transformation(self.label, self.tx)
+        for name in ("initial", "factor", "minimum", "maximum"):
+            object.__setattr__(self, name, _number(self.label, name, getattr(self, name)))
+        interval = _integer(self.label, "growth_interval", self.growth_interval, low=1)
+        object.__setattr__(self, "growth_interval", interval)
+        object.__setattr__(self, "max_consecutive", _limit(self.label, self.max_consecutive))
+        if self.factor <= 1:
+            raise ValueError(f"loss_scale: factor must be greater than 1, found {self.factor:g}")
+        if not _FLOAT32.tiny <= self.minimum <= self.initial <= self.maximum <= _FLOAT32.max:
+            raise ValueError(
+                "loss_scale: needs 0 < minimum ≤ initial ≤ maximum, all normal numbers of float32, found "
+                f"minimum={self.minimum:g}, initial={self.initial:g}, maximum={self.maximum:g}"
+            )
+
+    @property
+    def _guarded(self) -> skip_nonfinite:
+        return skip_nonfinite(self.tx, self.max_consecutive)
+
+    def init(self, params: Any) -> LossScaleState:
+        """The state before the first step: the initial scale, nothing skipped."""
+        return LossScaleState(self._guarded.init(params), jnp.array(self.initial, jnp.float32), _zero())
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, LossScaleState]:
+        """One step from gradients of the scaled loss; the updates are float32 or wider."""
+        state = _checked_state(self.label, state, LossScaleState)
+        unscaled = jax.tree.map(lambda g: _unscaled(g, state.scale), updates)
+        updates, inner = self._guarded.update(unscaled, state.inner, params, **extra_args)
+        return updates, LossScaleState(inner, *self._adapted(state, inner.finite))
+
+    def _adapted(self, state: LossScaleState, finite: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The next scale, and the good steps since it changed."""
+        good_steps = jnp.where(finite, state.good_steps + 1, 0)
+        grows = good_steps >= self.growth_interval
+        grown = jnp.where(grows, jnp.minimum(state.scale * self.factor, self.maximum), state.scale)
+        scale = jnp.where(finite, grown, jnp.maximum(state.scale / self.factor, self.minimum))
+        return scale, jnp.where(grows, 0, good_steps)
+
+
+def current_loss_scale(state: Any) -> jax.Array:
+    """What to multiply the loss by: the scale in the state of a ``loss_scale``, wherever it stands.
+
+    Args:
+        state: a ``LossScaleState``, or any state with one in it: of a chain, of another wrapper.
+
+    Returns:
+        A float32 scalar. Times a float16 loss it makes a float32 one, which does not overflow.
+
+    Raises:
+        ValueError: if the state holds no loss scale, or several.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.accumulate(gradtx.loss_scale(gradtx.adam(1e-3), initial=1024), 4)
+    >>> print(gradtx.current_loss_scale(tx.init(jnp.zeros(3))))
+    1024.0
+    """
+    parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, LossScaleState))
+    found = [part.scale for part in parts if isinstance(part, LossScaleState)]
+    if len(found) != 1:
+        raise ValueError(
+            f"current_loss_scale: found {len(found) or 'no'} LossScaleState in this {type(state).__name__}; it must "
+            "be the state of one loss_scale, or have exactly one in it."
+        )
+    return found[0]
+
+
+class AccumulateState(NamedTuple):
+    """The state of ``accumulate``.
+
+    Attributes:
+        inner: the state of the transformation inside.
+        sums: a tree like the parameters, the sum of the micro-batches held; float32 at least.
+        held: how many micro-batches that is, int32; 0 right after an emission.
+        micro_steps: micro-batches seen so far, int32, saturating.
+        emitted: emissions so far, which are the steps of the transformation inside; int32, saturating.
+    """
+
+    inner: Any
+    sums: Any
+    held: jax.Array
+    micro_steps: jax.Array
+    emitted: jax.Array
+
+
+class accumulate(Wrapper):
+    """Gradient accumulation: every k-th step is a step of ``tx`` with the mean of the last k gradients.
+
+    Per micro-batch, with the sum a and their number n, both 0 at the start::
+
+        a ← a + g,  n ← n + 1
+        n < k:   u ← 0
+        n = k:   u, s ← tx(a/n, s);  a, n ← 0
+
+    Between emissions ``tx`` does not run: its state and its count stand still. Sums and mean are in float32 or wider,
+    whatever the gradients are, and ``tx`` sees the mean so; updates have the dtypes that ``tx`` gives for gradients like
+    those that came in. Micro-batches weigh the same, so equal ones make the step of the whole batch, up to rounding.
+
+    Args:
+        tx: a gradtx chain or rule, or any optax transformation. In an emission it gets the parameters and the extra
+            arguments of that call.
+        every: k ≥ 1, or a schedule: a function of the number of emissions so far, as an int32 array, that returns the k
+            of the next one (below 1 counts as 1). With ``every=1`` it is ``tx``, to the last bit.
+
+    State: ``AccumulateState``, one float32 (or wider) array for each parameter more than that of ``tx``.
+
+    Inf and NaN: a bad micro-batch makes the mean of its own batch inf or NaN, and the next batch starts clean.
+    ``skip_nonfinite`` inside or outside says what to drop: ``accumulate(skip_nonfinite(tx), k)`` the whole batch,
+    ``skip_nonfinite(accumulate(tx, k))`` only the micro-batch, for which one more is then taken.
+
+    Raises:
+        TypeError: if ``tx`` is no transformation, or ``every`` neither an integer nor a function; for leaves that are
+            not floating or complex; in ``update``, for a state that ``init`` did not make.
+        ValueError: for ``every`` below 1, and for gradients of another structure or other shapes than the parameters.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.accumulate(gradtx.sgd(0.1), every=2)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> for gradient in [1.0, 2.0], [3.0, 4.0], [5.0, 6.0]:
+    ...     updates, state = tx.update(jnp.array(gradient), state)
+    ...     print(updates, state.micro_steps, state.emitted)
+    [0. 0.] 1 0
+    [-0.2 -0.3] 2 1
+    [0. 0.] 3 1
+    """
+
+    tx: optax.GradientTransformation
+    every: int | Callable[[jax.Array], Any]
+
+    def __post_init__(self):
+        _check_transformation(self.label, self.tx)
+        if not callable(self.every):
+            number = _integer(self.label, "every", self.every, low=1, otherwise=", or a schedule")
+            object.__setattr__(self, "every", number)
+
+    def init(self, params: Any) -> AccumulateState:
+        """The state before the first micro-batch."""
+        leaves, treedef = _checks.named_leaves(params, "parameters", (), ())
+        sums = treedef.unflatten([jnp.zeros_like(leaf, compute_dtype(leaf)) for _, leaf in leaves])
+        return AccumulateState(_started(self.tx, params), sums, _zero(), _zero(), _zero())
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AccumulateState]:
+        """What ``tx`` makes of the mean if this micro-batch completes its batch, else zeros."""
+        state = _checked_state(self.label, state, AccumulateState)
+        sums = _added(state.sums, updates)
+        number = state.held + 1
+        complete = number >= (self.every(state.emitted) if callable(self.every) else self.every)
+
+        def run(gradients: Any) -> tuple[Any, Any]:
+            return _run(self.tx, gradients, state.inner, params, extra_args)
+
+        like = jax.eval_shape(run, updates)[0]
+
+        def emit() -> tuple[Any, Any, Any]:
+            mean = updates if self.every == 1 else jax.tree.map(lambda x: x / number, sums)
+            after, inner = run(mean)
+            return jax.tree.map(lambda u, x: u.astype(x.dtype), after, like), inner, jax.tree.map(jnp.zeros_like, sums)
+
+        def wait() -> tuple[Any, Any, Any]:
+            return _filled(like, 0.0), state.inner, sums
+
+        updates, inner, sums = _cond(complete, emit, wait)
+        held = jnp.where(complete, 0, number)
+        emitted = jnp.where(complete, _next(state.emitted), state.emitted)
+        return updates, AccumulateState(inner, sums, held, _next(state.micro_steps), emitted)
+
+
+def _started(tx: optax.GradientTransformation, params: Any) -> Any:
+    """The state of the transformation inside; numbers as arrays with a dtype of their own, which they will keep."""
+    return jax.tree.map(_strong, tx.init(params))
+
+
+def _run(tx: optax.GradientTransformation, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> Any:
+    """A step of the transformation inside, its state held to the types it started with."""
+    updates, state = seal(tx).apply_tree(updates, state, params, extra)
+    return jax.tree.map(_strong, updates), state
+
+
+def _strong(x: Any) -> jax.Array:
+    return jnp.asarray(x, jnp.asarray(x).dtype)  # asking for the dtype takes a weak type away
+
+
+def _cond(predicate: Any, then: Callable[[], T], otherwise: Callable[[], T]) -> T:
+    """``lax.cond``, or ``if`` where the answer is known: outside of ``jit`` a cond would compile anew in each step."""
+    if isinstance(predicate, jax.core.Tracer):
+        return jax.lax.cond(predicate, then, otherwise)
+    return then() if predicate else otherwise()
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether no floating or complex leaf has an inf or a NaN."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_inexact(jnp.result_type(leaf))]
+    return functools.reduce(jnp.logical_and, [jnp.isfinite(leaf).all() for leaf in leaves], jnp.array(True))
+
+
+def _filled(like: Any, value: Any) -> Any:
+    """Arrays of these shapes and dtypes, full of the value; of 0 where a dtype is neither floating nor complex."""
+    return jax.tree.map(lambda x: jnp.full(x.shape, value if is_inexact(x.dtype) else 0, x.dtype), like)
+
+
+def _unscaled(gradient: Any, scale: jax.Array) -> Any:
+    """g/S in float32 or wider. Integers are nobody's gradient and stay as they are."""
+    if not is_inexact(jnp.result_type(gradient)):
+        return gradient
+    return jnp.asarray(gradient, compute_dtype(gradient)) / scale
+
+
+def _added(sums: Any, updates: Any) -> Any:
+    """a + g in the wider of the two, kept as a is."""
+    leaves, treedef = _checks.named_leaves(updates, "updates", (), ())
+    others = _checks.flatten_like(treedef, leaves, sums, "accumulated gradients", "updates")
+    _checks.check_complex(leaves, others, "parameter")
+    added = [(a + jnp.asarray(g)).astype(a.dtype) for a, (_, g) in zip(others, leaves, strict=True)]
+    return treedef.unflatten(added)
+
+
+def _zero() -> jax.Array:
+    return jnp.zeros((), jnp.int32)
+
+
+def _next(count: jax.Array) -> jax.Array:
+    return jnp.asarray(optax.safe_increment(count))
+
+
+def _check_transformation(name: str, tx: Any) -> None:
+    if not isinstance(tx, optax.GradientTransformation):
+        hint = " (call it to make one)" if isinstance(tx, type) or callable(tx) else ""
+        raise TypeError(f"{name}: tx must be a gradtx chain or rule, or an optax transformation, found {tx!r}{hint}")
+
+
+def _checked_state(name: str, state: Any, expected: type[T]) -> T:
+    if not isinstance(state, expected):
+        raise TypeError(
+            f"{name}: update needs the {expected.__name__} that init returned, found {type(state).__name__}. "
+            "The arguments are update(updates, state, params)."
+        )
+    return state
+
+
+def _integer(name: str, field: str, value: Any, low: int, otherwise: str = "") -> int:
+    wanted = f"an integer from {low} to {_MOST}{otherwise}"
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{name}: {field} must be {wanted}, found {value!r}")
+    if not low <= number <= _MOST:
+        raise ValueError(f"{name}: {field} must be {wanted}, found {number}")
+    return number
+
+
+def _limit(name: str, max_consecutive: Any) -> int | None:
+    return None if max_consecutive is None else _integer(name, "max_consecutive", max_consecutive, 0, " or None")
+
+
+def _number(name: str, field: str, value: Any) -> float:
+    try:
+        number = None if isinstance(value, bool | str) else float(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{name}: {field} must be a number, found {value!r}")
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: {field} must be finite, found {number:g}")
+    return number

@@ -10,10 +10,21 @@ Chains and rules are optax transformations. See ``gradtx.rules`` and ``gradtx.op
 from gradtx import dialects
 from gradtx._chain import Chain, chain, seal, step
 from gradtx._describe import describe
+from gradtx._guards import (
+    AccumulateState,
+    LossScaleState,
+    SkipNonfiniteState,
+    accumulate,
+    current_loss_scale,
+    loss_scale,
+    skip_nonfinite,
+)
+from gradtx._lookahead import lookahead_iterate, lookahead_point
 from gradtx._maths import Tick
 from gradtx._rule import Hyper, Rule, hyper
 from gradtx._signal import Signal, Weights
 from gradtx._state import ChainState, set_hyperparams
+from gradtx._switch import SwatsState, SwitchState, swats, switch
 from gradtx.activations import maxout, relu
 from gradtx.optimizers import (
     adagrad,
@@ -51,18 +62,25 @@ from gradtx.rules import (
     scale_by_learning_rate,
     sign,
     trace,
+    two_point_lookahead,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccumulateState",
     "Chain",
     "ChainState",
     "Hyper",
+    "LossScaleState",
     "Rule",
     "Signal",
+    "SkipNonfiniteState",
+    "SwatsState",
+    "SwitchState",
     "Tick",
     "Weights",
+    "accumulate",
     "adagrad",
     "adagrad_sum",
     "adam",
@@ -76,12 +94,16 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_value",
+    "current_loss_scale",
     "damped_trace",
     "debias",
     "decay_weights",
     "describe",
     "dialects",
     "hyper",
+    "lookahead_iterate",
+    "lookahead_point",
+    "loss_scale",
     "max_v",
     "maxout",
     "momentum",
@@ -103,6 +125,10 @@ __all__ = [
     "set_hyperparams",
     "sgd",
     "sign",
+    "skip_nonfinite",
     "step",
+    "swats",
+    "switch",
     "trace",
+    "two_point_lookahead",
 ]

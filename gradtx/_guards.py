@@ -2,7 +2,8 @@
 
 Each keeps the other transformation from running where it must not, with ``lax.cond``, so that the work is saved as
 well (under ``vmap``, where a condition is a selection, both sides are computed and the right one is taken). The updates
-have the dtypes that the other transformation gives, whether it runs or not.
+have the dtypes that the other transformation gives, whether it runs or not. In a chain a guard is one rule among
+others, which run in every step: what is to be guarded belongs inside.
 """
 
 from __future__ import annotations
@@ -144,8 +145,8 @@ class loss_scale(Wrapper):
     now and then, when S grew too far.
 
     Args:
-        tx: a gradtx chain or rule, or any optax transformation. Clipping and weight decay belong inside, where gradients
-            are unscaled. It gets the extra arguments of ``update``.
+        tx: a gradtx chain or rule, or any optax transformation. Clipping and weight decay belong inside, where the
+            gradients are unscaled. It gets the extra arguments of ``update``.
         initial: S at the start, 2¹⁵: large on purpose, since it falls fast and rises slowly. Powers of two (times a
             power-of-two ``factor``) make scaling exact.
         growth_interval: N ≥ 1, finite steps in a row before S grows; 2000 is usual.
@@ -158,6 +159,7 @@ class loss_scale(Wrapper):
     State: ``LossScaleState``. Gradients may be accumulated inside (``loss_scale(accumulate(tx, k))`` drops a bad
     micro-batch) or outside (``accumulate(loss_scale(tx), k)`` drops its whole batch, and S stays the same within one).
     A ``chain`` around it rounds the updates to the dtype of the gradients again: let the chain be inside.
+    Put no ``skip_nonfinite`` around it: S would not see what overflowed, and never fall.
 
     Raises:
         TypeError: if ``tx`` is no transformation, or another argument no number; in ``update``, for a state that
@@ -217,7 +219,7 @@ class loss_scale(Wrapper):
 
     def _adapted(self, state: LossScaleState, finite: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The next scale, and the good steps since it changed."""
-        good_steps = jnp.where(finite, state.good_steps + 1, 0)
+        good_steps = jnp.where(finite, _next(state.good_steps), 0)
         grows = good_steps >= self.growth_interval
         grown = jnp.where(grows, jnp.minimum(state.scale * self.factor, self.maximum), state.scale)
         scale = jnp.where(finite, grown, jnp.maximum(state.scale / self.factor, self.minimum))
@@ -279,8 +281,9 @@ class accumulate(Wrapper):
         n = k:   u, s ← tx(a/n, s);  a, n ← 0
 
     Between emissions ``tx`` does not run: its state and its count stand still. Sums and mean are in float32 or wider,
-    whatever the gradients are, and ``tx`` sees the mean so; updates have the dtypes that ``tx`` gives for gradients like
-    those that came in. Micro-batches weigh the same, so equal ones make the step of the whole batch, up to rounding.
+    whatever the gradients are, and ``tx`` sees the mean so; updates have the dtypes that ``tx`` gives for gradients
+    like those that came in. Every micro-batch weighs the same: those of equal size make the step of the whole batch,
+    up to rounding.
 
     Args:
         tx: a gradtx chain or rule, or any optax transformation. In an emission it gets the parameters and the extra

@@ -37,6 +37,7 @@ RULES: dict[str, Transformation] = {
     "clip_by_norm": gx.clip_by_norm(1.0),
     "clip_by_global_norm": gx.clip_by_global_norm(1.0),
     "nag_lookahead": gx.nag_lookahead(1.0),
+    "two_point_lookahead": gx.two_point_lookahead(1.0),
     "seal": gx.seal(optax.scale_by_adam()),
 }
 

@@ -73,7 +73,7 @@ def targets(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
             yield top.name, top
         elif isinstance(top, ast.ClassDef):
             for item in top.body:
-                if isinstance(item, ast.FunctionDef):
+                if isinstance(item, ast.FunctionDef) and item.name != "equation":
                     yield f"{top.name}.{item.name}", item
                 elif isinstance(item, ast.Assign) and item.targets[0].id in DECLARATIONS:  # pyright: ignore[reportAttributeAccessIssue] - a name
                     yield f"{top.name}.{item.targets[0].id}", item  # pyright: ignore[reportAttributeAccessIssue] - a name

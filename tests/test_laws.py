@@ -178,7 +178,12 @@ def test_debiased_momentum_is_debiased_trace(decay, seed):
 @given(decays, seeds)
 def test_a_constant_gradient_debiases_to_itself(decay, seed):
     g = jnp.broadcast_to(vector(seed), (20, 6))
-    for average in (gx.momentum(decay), gx.trace(decay), gx.chain(gx.momentum(decay), gx.momentum(0.5))):
+    for average in (
+        gx.momentum(decay),
+        gx.trace(decay),
+        gx.trace(decay, nesterov=True),
+        gx.chain(gx.momentum(decay), gx.momentum(0.5)),
+    ):
         chex.assert_trees_all_close(run(gx.chain(average, gx.debias()), g)[0], g, rtol=1e-5)
     for moment in (gx.rms(decay), gx.monotone_rms(decay), gx.adagrad_sum(), gx.chain(gx.rms(decay), gx.max_v())):
         unit, _ = run(gx.chain(moment, gx.debias(), gx.precondition(0.0)), g)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import gradtx
+import gradtx.rules
 
 ROOT = Path(__file__).parent.parent
 

@@ -123,6 +123,7 @@ CASES = {
     "clip_by_norm": (gx.clip_by_norm(3.0), unit(G, 3.0)),
     "clip_by_global_norm": (gx.clip_by_global_norm(3.0), unit(G, 3.0)),
     "nag_lookahead": (gx.nag_lookahead(0.6), G + 0.6 * (G - np.vstack([np.zeros(5), G[:-1]]))),
+    "two_point_lookahead": (gx.two_point_lookahead(0.6), G),
     "nag_lookahead scheduled": (
         gx.nag_lookahead(lambda count: 0.1 * (count % 4)),
         G + 0.1 * (T % 4) * G - np.vstack([np.zeros(5), (0.1 * (T % 4) * G)[:-1]]),

@@ -6,7 +6,7 @@ Shapes are those of the leaf; arithmetic is in float32 or wider.
 
 from gradtx.rules.clipping import clip_by_global_norm, clip_by_norm, clip_by_value
 from gradtx.rules.first_moments import damped_trace, momentum, nesterov, trace
-from gradtx.rules.lookahead import nag_lookahead
+from gradtx.rules.lookahead import nag_lookahead, two_point_lookahead
 from gradtx.rules.quotient import debias, precondition
 from gradtx.rules.scaling import (
     add_decayed_weights,
@@ -40,4 +40,5 @@ __all__ = [
     "scale_by_learning_rate",
     "sign",
     "trace",
+    "two_point_lookahead",
 ]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gradtx._lift import unique_names
+from gradtx._maths import Trees
 from gradtx._rule import Rule, Transformation
 
 
@@ -66,7 +67,11 @@ class seal(Rule):
         """The transformation's own state."""
         return self.tx.init(params)
 
-    def apply_tree(self, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
+    def apply_tree(self, trees: Trees, state: Any) -> tuple[Any, Any]:
+        """The transformation's own update of the direction."""
+        return self.run(trees.direction, state, trees.params, trees.extra)
+
+    def run(self, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
         """The transformation's own update, held to the structure and the dtypes it started with."""
         after, state_after = optax.with_extra_args_support(self.tx).update(updates, state, params, **extra)
         name = self.name or self.label

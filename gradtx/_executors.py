@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradtx._maths import Maths
+from gradtx._maths import Maths, Trees
 from gradtx._numerics import real_dtype
 from gradtx._signal import Signal
 
@@ -101,8 +101,14 @@ def _map_tree(
     rule: Maths, signals: list[Signal], state: Any, params: Sequence[jax.Array | None], work: Work
 ) -> tuple[list[Signal], Any]:
     tree = work.treedef.unflatten
-    updates = tree([s.direction for s in signals])
-    updates, after = rule.apply_tree(updates, state, None if work.params is None else tree(params), work.extra)
+    trees = Trees(
+        tree(work.updates),
+        tree([s.gradient for s in signals]),
+        tree([s.direction for s in signals]),
+        None if work.params is None else tree(params),
+        work.extra,
+    )
+    updates, after = rule.apply_tree(trees, state)
     directions = work.treedef.flatten_up_to(updates)
     signals = [s._replace(direction=u.astype(s.direction.dtype)) for s, u in zip(signals, directions, strict=True)]
     return signals, after

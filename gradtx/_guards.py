@@ -361,7 +361,7 @@ def _started(tx: optax.GradientTransformation, params: Any) -> Any:
 
 def _run(tx: optax.GradientTransformation, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> Any:
     """A step of the transformation inside, its state held to the types it started with."""
-    updates, state = seal(tx).apply_tree(updates, state, params, extra)
+    updates, state = seal(tx).run(updates, state, params, extra)
     return jax.tree.map(_strong, updates), state
 
 

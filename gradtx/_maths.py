@@ -29,6 +29,24 @@ class Tick(NamedTuple):
     weights: Weights
 
 
+class Trees(NamedTuple):
+    """What a rule that maps whole trees sees in a step, in the dtype of arithmetic.
+
+    Attributes:
+        incoming: the updates as they came into the chain.
+        gradient: the gradient lane.
+        direction: the direction lane.
+        params: the parameters, or None if there are none.
+        extra: the extra arguments of ``update``.
+    """
+
+    incoming: Any
+    gradient: Any
+    direction: Any
+    params: Any
+    extra: dict[str, Any]
+
+
 class Maths:
     """What a rule says. The defaults are those of the identity.
 
@@ -109,7 +127,6 @@ class Maths:
         """The state of a rule that maps whole trees, given the parameters in the dtype of arithmetic."""
         del params
 
-    def apply_tree(self, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
-        """A rule that maps whole trees: updates and state before to updates and state after."""
-        del params, extra
-        return updates, state
+    def apply_tree(self, trees: Trees, state: Any) -> tuple[Any, Any]:
+        """A rule that maps whole trees: the lanes and its state before to the direction and its state after."""
+        return trees.direction, state

@@ -8,7 +8,7 @@ Chains and rules are optax transformations. See ``gradtx.rules`` and ``gradtx.op
 """
 
 from gradtx import dialects
-from gradtx._chain import Chain, chain, seal, step
+from gradtx._chain import Chain, chain, seal, step, where
 from gradtx._describe import describe
 from gradtx._guards import (
     AccumulateState,
@@ -21,6 +21,7 @@ from gradtx._guards import (
 )
 from gradtx._lookahead import lookahead_iterate, lookahead_point
 from gradtx._maths import Tick
+from gradtx._partition import PartitionState, partition
 from gradtx._rule import Hyper, Rule, hyper
 from gradtx._signal import Signal, Weights
 from gradtx._state import ChainState, set_hyperparams
@@ -50,6 +51,7 @@ from gradtx.rules import (
     damped_trace,
     debias,
     decay_weights,
+    freeze,
     max_v,
     momentum,
     monotone_rms,
@@ -73,6 +75,7 @@ __all__ = [
     "ChainState",
     "Hyper",
     "LossScaleState",
+    "PartitionState",
     "Rule",
     "Signal",
     "SkipNonfiniteState",
@@ -100,6 +103,7 @@ __all__ = [
     "decay_weights",
     "describe",
     "dialects",
+    "freeze",
     "hyper",
     "lookahead_iterate",
     "lookahead_point",
@@ -114,6 +118,7 @@ __all__ = [
     "nag",
     "nag_lookahead",
     "nesterov",
+    "partition",
     "precondition",
     "relu",
     "rms",
@@ -131,4 +136,5 @@ __all__ = [
     "switch",
     "trace",
     "two_point_lookahead",
+    "where",
 ]

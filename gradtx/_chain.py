@@ -12,7 +12,8 @@ import optax
 
 from gradtx._lift import unique_names
 from gradtx._maths import Trees
-from gradtx._rule import Rule, Transformation
+from gradtx._rule import Rule, Transformation, made_by
+from gradtx._select import Selector, selector
 
 
 class seal(Rule):
@@ -52,16 +53,12 @@ class seal(Rule):
         """The name of the optax function that made the transformation; ``seal`` for a gradtx chain."""
         if isinstance(self.tx, Transformation):
             return "seal" if isinstance(self.tx, Chain) else self.tx.label
-        return getattr(self.tx.update, "__qualname__", "optax").partition(".")[0]
-
-    def __repr__(self) -> str:
-        name = "" if self.name is None else f", name={self.name!r}"
-        tx = repr(self.tx) if isinstance(self.tx, Transformation) else f"<optax {self.label}>"
-        return f"seal(tx={tx}{name})"
+        return made_by(self.tx.update)
 
     def __str__(self) -> str:
         inside = f"seal({self.tx})" if isinstance(self.tx, Transformation) else f"optax.{self.label}(...)"
-        return inside if self.name is None else f"{self.name}: {inside}"
+        at = "" if self.where is None else f" where {self.where!r}"
+        return (inside if self.name is None else f"{self.name}: {inside}") + at
 
     def init_tree(self, params: Any) -> Any:
         """The transformation's own state."""
@@ -118,9 +115,10 @@ def chain(*rules: optax.GradientTransformation, name: str | None = None, state_d
         name: put before the name of each rule, as ``name.rule``.
         state_dtype: of the slots of every rule that does not say so itself (see ``Rule``).
 
-    The gradient phase: until the first rule that accumulates (momentum, trace, nesterov, rms, adagrad_sum,
-    monotone_rms), the gradient and the direction are one lane, so that a clip or a weight decay at the front edits
-    the gradient itself. From then on the gradient stays as it is, and such rules edit the direction.
+    The gradient phase: until the first rule that accumulates (momentum, trace, damped_trace, nesterov, rms,
+    monotone_rms, centered_rms, adagrad_sum), the gradient and the direction are one lane, so that a clip or a weight
+    decay at the front edits the gradient itself. From then on the gradient stays as it is, and such rules edit the
+    direction.
 
     The order is checked when the chain is first used (``init``), so that half a chain can be named and reused: a
     second moment must be used by a later rule, and ``precondition`` needs one.
@@ -151,6 +149,41 @@ def chain(*rules: optax.GradientTransformation, name: str | None = None, state_d
         flat = [r if r.state_dtype else dataclasses.replace(r, state_dtype=state_dtype) for r in flat]
     unique_names(flat)
     return Chain(tuple(flat))
+
+
+def where(select: Any, *rules: optax.GradientTransformation) -> Chain:
+    """Rules that act on some leaves only; to the others they do nothing, and hold no state for them.
+
+    Args:
+        select: which leaves. A regular expression, searched for in the leaf's path, which is the keys from the root
+            with slashes between, as ``encoder/0/kernel`` (``^`` and ``$`` anchor it); a predicate of that path and
+            the leaf's shape and dtype (a ``jax.ShapeDtypeStruct``, of the updates in ``update``), which returns True
+            or False; or a tree of True and False like the parameters, or a prefix of it.
+        *rules: as in ``chain``; each of them is restricted.
+
+    A rule that measures all leaves, as ``clip_by_global_norm``, measures those chosen; one that carries the weight of
+    an average, as ``momentum``, does so for those only, and ``debias`` knows. Slots have None for the others. Inside
+    another ``where`` both must choose a leaf.
+
+    Raises:
+        ValueError: for a regular expression that does not compile; in ``init``, if no leaf is chosen, if what is left
+            for some leaf is a chain whose order makes no sense, or if one average would need different weights for
+            different leaves.
+        TypeError: if ``select`` is none of these.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> decay = gradtx.where("kernel", gradtx.add_decayed_weights(0.1))
+    >>> tx, params = gradtx.chain(decay, gradtx.scale(-1.0)), {"kernel": jnp.ones(1), "bias": jnp.ones(1)}
+    >>> updates, state = tx.update({"kernel": jnp.ones(1), "bias": jnp.ones(1)}, tx.init(params), params)
+    >>> print(updates["kernel"], updates["bias"])
+    [-1.1] [-1.]
+    """
+    ours = selector(select)
+    return Chain(tuple(dataclasses.replace(rule, where=_both(rule.where, ours)) for rule in chain(*rules).rules))
+
+
+def _both(one: Selector | None, other: Selector) -> Selector:
+    return other if one is None else (one, other)
 
 
 def step(tx: optax.GradientTransformation, params: Any, grads: Any, state: Any, **extra_args: Any) -> tuple[Any, Any]:

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 
 from gradtx._maths import Maths
 from gradtx._numerics import is_complex, is_inexact
+from gradtx._select import Leaves
 from gradtx._state import ChainState
 
-Leaves = list[tuple[str, Any]]
+Chosen = Sequence[Sequence[bool]]
+"""For each rule, for each leaf, whether the rule acts on the leaf."""
 
 
 class Layout(NamedTuple):
@@ -21,6 +23,7 @@ class Layout(NamedTuple):
     Kinds: "leaf" (like the parameters), "real leaf" (real also for complex ones), "scalar", "whole" (any tree).
     """
 
+    names: tuple[str, ...]
     hyperparams: dict[str, dict[str, str]]
     slots: dict[str, dict[str, str]]
 
@@ -29,29 +32,39 @@ class Layout(NamedTuple):
         return [slot for slot, kind in self.slots.get(rule, {}).items() if kind.endswith("leaf")]
 
 
-def named_leaves(tree: Any, what: str, rules: Sequence[Maths], names: Sequence[str]) -> tuple[Leaves, Any]:
+def named_leaves(tree: Any, what: str) -> tuple[Leaves, Any]:
     """The leaves with their paths, and the structure; refuses leaves that cannot be optimised."""
-    with_paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    leaves = [(jax.tree_util.keystr(path) or "(the only leaf)", leaf) for path, leaf in with_paths]
-    real_only = [name for rule, name in zip(rules, names, strict=True) if rule.real_only]
+    leaves, treedef = _with_paths(tree)
     for path, leaf in leaves:
         dtype = _dtype(leaf)
         if dtype is None:
             raise TypeError(
-                f"gradtx: leaf {path} of the {what} is a {type(leaf).__name__}, not an array of floating or complex "
+                f"gradtx: leaf {path!r} of the {what} is a {type(leaf).__name__}, not an array of floating or complex "
                 "numbers. Filter such leaves out (None in their place is fine), or convert them."
             )
         if not is_inexact(dtype):
             raise TypeError(
-                f"gradtx: leaf {path} of the {what} has dtype {dtype}; only floating and complex leaves can be "
+                f"gradtx: leaf {path!r} of the {what} has dtype {dtype}; only floating and complex leaves can be "
                 "optimised. Convert it, or filter it out (None in its place is fine)."
             )
-        if is_complex(dtype) and real_only:
-            raise TypeError(
-                f"gradtx: rule {real_only[0]!r} has no meaning for complex numbers, and leaf {path} of the {what} has "
-                f"dtype {dtype}. Leave the rule out, or hold real and imaginary part as two leaves."
-            )
     return leaves, treedef
+
+
+def check_real(leaves: Leaves, chosen: Chosen, rules: Sequence[Maths], names: Sequence[str], what: str) -> None:
+    """Some rules have no meaning for complex numbers."""
+    for rule, name, ours in zip(rules, names, chosen, strict=True):
+        for (path, leaf), applies in zip(leaves, ours, strict=True):
+            if rule.real_only and applies and is_complex(jnp.result_type(leaf)):
+                raise TypeError(
+                    f"gradtx: rule {name!r} has no meaning for complex numbers, and leaf {path!r} of the {what} has "
+                    f"dtype {jnp.result_type(leaf)}. Leave the rule out there (see where), or hold real and imaginary "
+                    "part as two leaves."
+                )
+
+
+def _with_paths(tree: Any) -> tuple[Leaves, Any]:
+    with_paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in with_paths], treedef
 
 
 def _dtype(leaf: Any) -> jnp.dtype | None:
@@ -60,22 +73,30 @@ def _dtype(leaf: Any) -> jnp.dtype | None:
     return getattr(leaf, "dtype", None)
 
 
-def flatten_like(treedef: Any, leaves: Leaves, tree: Any, what: str, like: str) -> list[Any]:
-    """The leaves of a tree that must have the structure and the shapes of another."""
+def flatten_like(
+    treedef: Any, leaves: Leaves, tree: Any, what: str, like: str, chosen: Sequence[bool] | None = None
+) -> list[Any]:
+    """The leaves of a tree that must have the structure and the shapes of another; None where not chosen."""
     try:
         others = treedef.flatten_up_to(tree)
     except ValueError:
         others = None
-    if others is None or jax.tree.structure(tree) != treedef:
-        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    if others is not None and chosen is not None:
+        whole = [leaf if ours else None for (_, leaf), ours in zip(leaves, chosen, strict=True)]
+        same = jax.tree.structure(tree) == jax.tree.structure(treedef.unflatten(whole))
+    else:
+        same = jax.tree.structure(tree) == treedef
+    if others is None or not same:
+        paths = [path for path, _ in _with_paths(tree)[0]]
+        expected = [path for i, (path, _) in enumerate(leaves) if chosen is None or chosen[i]]
         raise ValueError(
-            f"gradtx: the {what} and the {like} are different trees{_difference(paths, [p for p, _ in leaves])}.\n"
+            f"gradtx: the {what} and the {like} are different trees{_difference(paths, expected)}.\n"
             f"  {what}: {jax.tree.structure(tree)}\n  {like}: {treedef}"
         )
     for (path, leaf), other in zip(leaves, others, strict=True):
-        if jnp.shape(other) != jnp.shape(leaf):
+        if other is not None and jnp.shape(other) != jnp.shape(leaf):
             raise ValueError(
-                f"gradtx: leaf {path}: the {what} have shape {jnp.shape(other)}, the {like} {jnp.shape(leaf)}. "
+                f"gradtx: leaf {path!r}: the {what} have shape {jnp.shape(other)}, the {like} {jnp.shape(leaf)}. "
                 "They must be equal: nothing is broadcast."
             )
     return others
@@ -84,7 +105,7 @@ def flatten_like(treedef: Any, leaves: Leaves, tree: Any, what: str, like: str) 
 def _difference(found: Iterable[str], expected: Iterable[str]) -> str:
     found, expected = set(found), set(expected)
     parts = [
-        f"{verb} {', '.join(sorted(paths)[:5])}{' and more' if len(paths) > 5 else ''}"
+        f"{verb} {', '.join(map(repr, sorted(paths)[:5]))}{' and more' if len(paths) > 5 else ''}"
         for verb, paths in (("missing", expected - found), ("unexpected", found - expected))
         if paths
     ]
@@ -92,16 +113,16 @@ def _difference(found: Iterable[str], expected: Iterable[str]) -> str:
 
 
 def check_params(
-    params: Any, treedef: Any, updates: Leaves, rules: Sequence[Maths], names: Sequence[str]
+    params: Any, treedef: Any, updates: Leaves, chosen: Chosen, rules: Sequence[Maths], names: Sequence[str]
 ) -> list[Any] | None:
     """The parameters' leaves, in the order of the updates', or None if there are none and no rule reads them."""
     if params is None:
-        for rule, name in zip(rules, names, strict=True):
-            if rule.needs_params and updates:
+        for rule, name, ours in zip(rules, names, chosen, strict=True):
+            if rule.needs_params and any(ours):
                 raise ValueError(f"gradtx: rule {name!r} reads the parameters: call update(updates, state, params).")
         return None
     others = flatten_like(treedef, updates, params, "parameters", "updates")
-    named_leaves(params, "parameters", rules, names)
+    named_leaves(params, "parameters")
     check_complex(updates, others)
     return others
 
@@ -110,40 +131,49 @@ def check_complex(updates: Leaves, others: Sequence[Any], what: str = "parameter
     """Real and complex do not mix: an imaginary part would be lost on the way in or out."""
     kinds = {False: "real", True: "complex"}
     for (path, update), other in zip(updates, others, strict=True):
+        if other is None:
+            continue
         ours, theirs = (is_complex(jnp.result_type(x)) for x in (update, other))
         if ours != theirs:
             raise TypeError(
-                f"gradtx: leaf {path}: the update is {kinds[ours]} ({jnp.result_type(update)}), the {what} is "
+                f"gradtx: leaf {path!r}: the update is {kinds[ours]} ({jnp.result_type(update)}), the {what} is "
                 f"{kinds[theirs]} ({jnp.result_type(other)}). Make the update {kinds[theirs]} where you compute it."
             )
 
 
-def check_order(rules: Sequence[Maths], names: Sequence[str]) -> None:
-    """A second moment needs one that makes it and one that uses it; some rules stand last."""
+def check_order(rules: Sequence[Maths], names: Sequence[str], leaf: str = "") -> None:
+    """A second moment needs one that makes it and one that uses it; some rules stand last.
+
+    Args:
+        rules: those that act on the same leaves.
+        names: theirs.
+        leaf: for the message, which leaf, if not all.
+    """
     maker = None
     for i, (rule, name) in enumerate(zip(rules, names, strict=True)):
         if rule.second_moment in ("edits", "uses") and maker is None:
             raise ValueError(
-                f"gradtx: rule {name!r} (position {i} of the chain) needs a second moment, and no rule before it makes "
-                "one. Put rms(), adagrad_sum() or monotone_rms() before it."
+                f"gradtx: rule {name!r} (position {i} of the chain{leaf}) needs a second moment, and no rule before it "
+                "makes one. Put rms(), centered_rms(), monotone_rms() or adagrad_sum() before it."
             )
         if rule.second_moment == "makes" and maker is not None:
             raise ValueError(
-                f"gradtx: rule {name!r} (position {i} of the chain) replaces the second moment of {maker!r}, which "
-                "nothing has used. Put a precondition() between them, or take one of them out."
+                f"gradtx: rule {name!r} (position {i} of the chain{leaf}) replaces the second moment of {maker!r}, "
+                "which nothing has used. Put a precondition() between them, or take one of them out."
             )
         if rule.second_moment is not None:
             maker = name if rule.second_moment != "uses" else None
         if rule.last and i != len(rules) - 1:
-            raise ValueError(f"gradtx: rule {name!r} must be the last of its chain; {names[i + 1]!r} follows it.")
+            raise ValueError(f"gradtx: rule {name!r} must be the last of its chain{leaf}; {names[i + 1]!r} follows it.")
     if maker is not None:
         raise ValueError(
-            f"gradtx: the second moment of rule {maker!r} is never used. Put precondition() after it, or take it out."
+            f"gradtx: the second moment of rule {maker!r} is never used{leaf}. Put precondition() after it, or take it "
+            "out."
         )
 
 
-def check_state(state: Any, layout: Layout, treedef: Any, updates: Leaves) -> None:
-    """A state must come from this chain, for these parameters."""
+def check_state(state: Any, layout: Layout, treedef: Any, updates: Leaves, chosen: Chosen) -> list[Any]:
+    """The slots of each rule as {slot: one array per leaf}, of a state that comes from this chain, for these leaves."""
     if not isinstance(state, ChainState):
         raise TypeError(
             f"gradtx: update needs the ChainState that init of this chain returned, found {type(state).__name__}. "
@@ -155,13 +185,17 @@ def check_state(state: Any, layout: Layout, treedef: Any, updates: Leaves) -> No
         raise ValueError(
             f"gradtx: this state was made by another chain{_difference(found, expected)}. Call init of this chain."
         )
-    for rule, slots in layout.slots.items():
-        for slot, kind in slots.items():
-            if kind.endswith("leaf"):
-                others = flatten_like(treedef, updates, state.slots[rule][slot], f"slots {rule}.{slot}", "updates")
-                if kind == "leaf":
-                    check_complex(updates, others, f"slot {rule}.{slot}")
+    slots = []
+    for name, ours in zip(layout.names, chosen, strict=True):
+        own = {}
+        for slot in layout.leaf_slots(name):
+            what = f"slots {name}.{slot}"
+            own[slot] = flatten_like(treedef, updates, state.slots[name][slot], what, "updates", ours)
+            if layout.slots[name][slot] == "leaf":
+                check_complex(updates, own[slot], f"slot {name}.{slot}")
+        slots.append(own)
+    return slots
 
 
 def _keys(what: str, tree: Mapping[str, Iterable[str]]) -> set[str]:
-    return {f"{what}[{rule!r}][{name!r}]" for rule, own in tree.items() for name in own}
+    return {f"{what}.{rule}.{name}" for rule, own in tree.items() for name in own}

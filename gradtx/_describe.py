@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx._chain import chain, seal
+from gradtx._checks import named_leaves
+from gradtx._partition import partition
 from gradtx._rule import Rule, Transformation
+from gradtx._select import Leaves
+from gradtx._state import ChainState
+from gradtx._wrapper import Wrapper
 
 
 class Row(NamedTuple):
@@ -24,6 +31,14 @@ class Row(NamedTuple):
     bytes: int
 
 
+class Leaf(NamedTuple):
+    """One leaf of the parameters, and the rules that act on it, in order."""
+
+    path: str
+    shape: tuple[int, ...]
+    rules: tuple[str, ...]
+
+
 class Description(NamedTuple):
     """What ``describe`` found; prints as a table, and is one in a notebook.
 
@@ -31,11 +46,13 @@ class Description(NamedTuple):
         rows: one for each rule, in order.
         parameters: how many numbers the parameters are.
         bytes: what the state's slots take in all; hyperparameters and the count are not in it.
+        leaves: one for each leaf; printed if not all leaves get the same rules (see ``where`` and ``partition``).
     """
 
     rows: tuple[Row, ...]
     parameters: int
     bytes: int
+    leaves: tuple[Leaf, ...] = ()
 
     def _cells(self) -> list[list[str]]:
         head = ["rule", "equation", "hyperparameters", "slots", "bytes/param", "bytes"]
@@ -44,32 +61,57 @@ class Description(NamedTuple):
         total = ["in all", "", "", f"{self.parameters:,} parameters", f"{per_parameter:.2f}", f"{self.bytes:,}"]
         return [head, *body, total]
 
+    def _leaf_cells(self) -> list[list[str]]:
+        """Leaves by rules; nothing if they all get the same."""
+        if len({leaf.rules for leaf in self.leaves}) < 2:
+            return []
+        body = [[leaf.path, str(leaf.shape), ", ".join(leaf.rules) or "none"] for leaf in self.leaves]
+        return [["leaf", "shape", "rules"], *body]
+
     def __str__(self) -> str:
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if i >= 4 else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        ]
-        rule = "─" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        *rules, total = _aligned(self._cells())
+        lines = [rules[0], _line(rules), *rules[1:], _line(rules), total]
+        leaves = _aligned(self._leaf_cells())
+        return "\n".join([*lines, *(["", leaves[0], _line(leaves), *leaves[1:]] if leaves else [])])
 
     __repr__ = __str__
 
     def _repr_markdown_(self) -> str:
-        head, *body = self._cells()
-        lines = [head, ["---"] * 4 + ["---:"] * 2, *body]
-        return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+        tables = [_markdown(cells) for cells in (self._cells(), self._leaf_cells()) if cells]
+        return "\n\n".join(tables)
+
+
+_NUMBERS = 4  # the column from which cells are numbers, aligned right
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i >= _NUMBERS else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _line(lines: list[str]) -> str:
+    return "─" * max(map(len, lines))
+
+
+def _markdown(cells: list[list[str]]) -> str:
+    head, *body = cells
+    lines = [head, ["---" if i < _NUMBERS else "---:" for i in range(len(head))], *body]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
 
 
 def describe(tx: Transformation, params: Any) -> Description:
     """A table of a chain's rules: equation, hyperparameters, slots, and bytes of state for these parameters.
 
+    Where ``where`` or ``partition`` give leaves different rules, a second table says which leaf gets which.
+
     Args:
-        tx: a gradtx chain or rule.
+        tx: a gradtx chain or rule, or a ``partition``, whose parts' rules are shown as ``part.rule``.
         params: the parameters, or ``jax.ShapeDtypeStruct``s like them; nothing is computed.
 
     Raises:
@@ -87,15 +129,46 @@ def describe(tx: Transformation, params: Any) -> Description:
     """
     if not isinstance(tx, Transformation):
         raise TypeError(f"describe: expected a gradtx chain or rule, found {type(tx).__name__}; use chain() or seal()")
+    tx = chain(tx)  # of a wrapper, the wrapper as one rule
     state = jax.eval_shape(tx.init, params)
-    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(jax.eval_shape(lambda p: p, params)))
-    rows = []
-    for name, rule in zip(tx.names, tx.rules, strict=True):
+    abstract = jax.eval_shape(lambda p: p, params)
+    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract))
+    leaves, treedef = named_leaves(abstract, "parameters")
+    acting: dict[str, list[str]] = {path: [] for path, _ in leaves}
+    rows = list(_rows(tx, "", state, leaves, treedef, parameters, acting))
+    shapes = {path: leaf.shape for path, leaf in leaves}
+    described = tuple(Leaf(path, shapes[path], tuple(rules)) for path, rules in acting.items())
+    return Description(tuple(rows), parameters, sum(row.bytes for row in rows), described)
+
+
+def _rows(
+    tx: Any, prefix: str, state: Any, leaves: Leaves, treedef: Any, parameters: int, acting: dict[str, list[str]]
+) -> Iterator[Row]:
+    """A row for each rule, those of a partition's parts included; notes in ``acting`` which leaves it acts on."""
+    if not isinstance(tx, Transformation) or isinstance(tx, Wrapper):
+        tx = chain(tx)
+        state = ChainState(state, {}, {tx.names[0]: {"state": state}})
+    for name, rule, chosen in zip(tx.names, tx.rules, tx.acts_on(leaves, treedef), strict=True):
+        ours = [leaf if acts else None for leaf, acts in zip(leaves, chosen, strict=True)]
         slots = state.slots.get(name, {})
+        if isinstance(rule, seal) and isinstance(rule.tx, partition):
+            kept = [leaf for leaf in ours if leaf is not None]
+            whole = jax.tree.structure(treedef.unflatten([None if leaf is None else leaf[1] for leaf in ours]))
+            parts = rule.tx.part_of(kept, whole)
+            for part, inside in rule.tx.named_parts.items():
+                own = [leaf for leaf, its in zip(kept, parts, strict=True) if its == part]
+                values = iter(parts)
+                pruned = whole.unflatten([0 if next(values) == part else None for _ in kept])
+                inner = slots["state"].parts[part]
+                structure = jax.tree.structure(pruned)
+                yield from _rows(inside, f"{prefix}{part}.", inner, own, structure, parameters, acting)
+            continue
+        for leaf in ours:
+            if leaf is not None:
+                acting[leaf[0]].append(prefix + name)
         size = sum(int(np.prod(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(slots))
         per_parameter = size / parameters if parameters else 0.0
-        rows.append(Row(name, plain(rule.equation), _values(rule), ", ".join(slots), per_parameter, size))
-    return Description(tuple(rows), parameters, sum(row.bytes for row in rows))
+        yield Row(prefix + name, plain(rule.equation), _values(rule), ", ".join(slots), per_parameter, size)
 
 
 def _values(rule: Rule) -> str:

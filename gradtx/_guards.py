@@ -324,7 +324,7 @@ class accumulate(Wrapper):
 
     def init(self, params: Any) -> AccumulateState:
         """The state before the first micro-batch."""
-        leaves, treedef = _checks.named_leaves(params, "parameters", (), ())
+        leaves, treedef = _checks.named_leaves(params, "parameters")
         sums = treedef.unflatten([jnp.zeros_like(leaf, compute_dtype(leaf)) for _, leaf in leaves])
         return AccumulateState(_started(self.tx, params), sums, _zero(), _zero(), _zero())
 
@@ -396,7 +396,7 @@ def _unscaled(gradient: Any, scale: jax.Array) -> Any:
 
 def _added(sums: Any, updates: Any) -> Any:
     """a + g in the wider of the two, kept as a is."""
-    leaves, treedef = _checks.named_leaves(updates, "updates", (), ())
+    leaves, treedef = _checks.named_leaves(updates, "updates")
     others = _checks.flatten_like(treedef, leaves, sums, "accumulated gradients", "updates")
     _checks.check_complex(leaves, others, "parameter")
     added = [(a + jnp.asarray(g)).astype(a.dtype) for a, (_, g) in zip(others, leaves, strict=True)]

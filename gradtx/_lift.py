@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradtx import _checks
+from gradtx import _checks, _select
 from gradtx._checks import Layout
-from gradtx._executors import Work, reference
-from gradtx._maths import Maths
+from gradtx._executors import Group, Work, reference
+from gradtx._maths import Maths, Tick
 from gradtx._numerics import compute_dtype, is_complex
+from gradtx._select import Leaves
 from gradtx._signal import Weights
 from gradtx._state import ChainState
 
@@ -34,38 +35,50 @@ class Lifted:
 
     def init(self, params: Any) -> ChainState:
         """The state before the first step."""
-        _checks.check_order(self.rules, self.names)
-        leaves, treedef = _checks.named_leaves(params, "parameters", self.rules, self.names)
+        leaves, treedef = _checks.named_leaves(params, "parameters")
+        chosen = self.chosen(leaves, treedef)
+        self._check_order(leaves, chosen)
+        _checks.check_real(leaves, chosen, self.rules, self.names, "parameters")
         arrays = [jnp.asarray(leaf, compute_dtype(leaf)) for _, leaf in leaves]
         dtype = compute_dtype(*(x.real for x in arrays))
         count = jnp.zeros((), jnp.int32)
         slots = {}
-        for name, rule in self._named():
-            on_leaves = [_stored(rule.slots(x), rule.state_dtype) for x in arrays]
+        for name, rule, ours in zip(self.names, self.rules, chosen, strict=True):
+            kept = [x if acts else None for x, acts in zip(arrays, ours, strict=True)]
+            on_leaves = [None if x is None else _stored(rule.slots(x), rule.state_dtype) for x in kept]
             slots[name] = {
-                slot: treedef.unflatten([own[slot] for own in on_leaves]) for slot in self.layout.leaf_slots(name)
+                slot: treedef.unflatten([None if own is None else own[slot] for own in on_leaves])
+                for slot in self.layout.leaf_slots(name)
             }
             slots[name] |= {slot: jnp.asarray(value, dtype) for slot, value in rule.scalars().items()}
             if rule.whole:
-                slots[name]["state"] = rule.init_tree(treedef.unflatten(arrays))
-        return ChainState(count, self._hyperparams(count, dtype, None), _nonempty(slots))
+                slots[name]["state"] = rule.init_tree(treedef.unflatten(kept))
+        state = ChainState(count, self._hyperparams(count, dtype, None), _nonempty(slots))
+        if any(rule.where is not None for rule in self.rules):
+            self._tick(state.hyperparams, state, chosen)  # refuses an average that two groups of leaves need twice
+        return state
 
     def update(self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any]) -> tuple[Any, ChainState]:
         """One step: updates in the dtypes of those that came in, and the next state."""
-        leaves, treedef = _checks.named_leaves(updates, "updates", self.rules, self.names)
-        _checks.check_state(state, self.layout, treedef, leaves)
-        param_leaves = _checks.check_params(params, treedef, leaves, self.rules, self.names)
-        slots = [self._slots_of(name, rule, state, treedef) for name, rule in self._named()]
+        leaves, treedef = _checks.named_leaves(updates, "updates")
+        chosen = self.chosen(leaves, treedef)
+        _checks.check_real(leaves, chosen, self.rules, self.names, "updates")
+        slots = _checks.check_state(state, self.layout, treedef, leaves, chosen)
+        param_leaves = _checks.check_params(params, treedef, leaves, chosen, self.rules, self.names)
         hyperparams = self._hyperparams(state.count, None, state.hyperparams)
-        coefficients, scalars = self._tick(hyperparams, state)
+        groups, scalars = self._tick(hyperparams, state, chosen)
 
-        together = [[leaf for _, leaf in leaves], *([] if param_leaves is None else [param_leaves])]
-        for rule, own in zip(self.rules, slots, strict=True):
-            together += [] if rule.whole else own.values()
-        widest = [compute_dtype(*same_leaf) for same_leaf in zip(*together, strict=True)]
-        arrays = [jnp.asarray(leaf, dtype) for (_, leaf), dtype in zip(leaves, widest, strict=True)]
+        same_leaf = [[leaf] for _, leaf in leaves]
+        for column in ([] if param_leaves is None else [param_leaves], *(own.values() for own in slots)):
+            for arrays in column:
+                for i, x in enumerate(arrays):
+                    same_leaf[i] += [] if x is None else [x]
+        arrays = [jnp.asarray(same[0], compute_dtype(*same)) for same in same_leaf]
 
-        directions, slots = reference(Work(self.rules, coefficients, arrays, slots, param_leaves, treedef, extra))
+        for i, (name, rule) in enumerate(self._named()):
+            if rule.whole:
+                slots[i] = state.slots[name]["state"]
+        directions, slots = reference(Work(self.rules, groups, arrays, slots, param_leaves, treedef, extra))
 
         after = {}
         for name, rule, own, numbers in zip(self.names, self.rules, slots, scalars, strict=True):
@@ -74,6 +87,21 @@ class Lifted:
         out = [u.astype(jnp.result_type(leaf)) for u, (_, leaf) in zip(directions, leaves, strict=True)]
         count = jnp.asarray(optax.safe_increment(state.count))
         return treedef.unflatten(out), ChainState(count, hyperparams, _nonempty(after))
+
+    def chosen(self, leaves: Leaves, treedef: Any) -> list[list[bool]]:
+        """For each rule, for each leaf, whether the rule acts on it."""
+        everywhere = [True] * len(leaves)
+        return [
+            everywhere if rule.where is None else _select.chosen(rule.where, leaves, treedef, f"where of rule {name!r}")
+            for name, rule in self._named()
+        ]
+
+    def _check_order(self, leaves: Leaves, chosen: _checks.Chosen) -> None:
+        """The order of the rules, for each group of leaves that the same rules act on."""
+        for members, at in _grouped(chosen).items():
+            ours = [i for i, acts in enumerate(members) if acts]
+            leaf = "" if len(ours) == len(self.rules) else f", for leaf {leaves[at[0]][0]!r}"
+            _checks.check_order([self.rules[i] for i in ours], [self.names[i] for i in ours], leaf)
 
     def _named(self) -> Iterable[tuple[str, Maths]]:
         return zip(self.names, self.rules, strict=True)
@@ -93,26 +121,45 @@ class Lifted:
         return _nonempty(now)
 
     def _tick(
-        self, hyperparams: Hyperparams, state: ChainState
-    ) -> tuple[list[dict[str, jax.Array]], list[dict[str, Any]]]:
-        """The scalar work of a step: each rule's coefficients and its scalar slots, weights passed along."""
+        self, hyperparams: Hyperparams, state: ChainState, chosen: _checks.Chosen
+    ) -> tuple[list[Group], list[dict[str, Any]]]:
+        """The scalar work of a step, weights passed along: coefficients for each group of leaves, and scalar slots."""
         one = jnp.ones((), compute_dtype(*jax.tree.leaves(state.hyperparams)))
-        weights = Weights(one, one)
-        coefficients, scalars = [], []
-        for name, rule in self._named():
+        grouped = _grouped(chosen)
+        weights = dict.fromkeys(grouped, Weights(one, one))
+        coefficients: dict[tuple[bool, ...], list[dict[str, jax.Array]]] = {members: [] for members in grouped}
+        scalars = []
+        for r, (name, rule) in enumerate(self._named()):
             held = {slot: state.slots[name][slot] for slot in rule.scalars()}
             h = SimpleNamespace(**hyperparams.get(name, {}))
-            tick = rule.tick(h, SimpleNamespace(**held), weights, state.count)
-            weights = tick.weights
-            coefficients.append(tick.coefficients)
-            scalars.append({slot: tick.scalars[slot].astype(old.dtype) for slot, old in held.items()})
-        return coefficients, scalars
+            ticks: dict[tuple[int, int], Tick] = {}  # by the incoming weights: what they are made of tells them apart
+            for members in grouped:
+                if not members[r]:
+                    coefficients[members].append({})
+                    continue
+                key = (id(weights[members].direction), id(weights[members].second_moment))
+                if key not in ticks:
+                    ticks[key] = rule.tick(h, SimpleNamespace(**held), weights[members], state.count)
+                coefficients[members].append(ticks[key].coefficients)
+                weights[members] = ticks[key].weights
+            if held and rule.second_moment != "makes" and len({direction for direction, _ in ticks}) > 1:
+                raise ValueError(
+                    f"gradtx: rule {name!r} averages directions of different weights, since a rule before it averages "
+                    "on some leaves only. Give each group of leaves a rule of its own (see where), or a chain of its "
+                    "own (see partition)."
+                )
+            last = next(iter(ticks.values()), None)
+            scalars.append({k: x if last is None else last.scalars[k].astype(x.dtype) for k, x in held.items()})
+        groups = [Group(members, at, coefficients[members]) for members, at in grouped.items()]
+        return groups, scalars
 
-    def _slots_of(self, name: str, rule: Maths, state: ChainState, treedef: Any) -> Any:
-        """What an executor gets: {slot: one array per leaf}, or the state of a rule that maps whole trees."""
-        if rule.whole:
-            return state.slots[name]["state"]
-        return {slot: treedef.flatten_up_to(state.slots[name][slot]) for slot in self.layout.leaf_slots(name)}
+
+def _grouped(chosen: _checks.Chosen) -> dict[tuple[bool, ...], list[int]]:
+    """The positions of the leaves, by the rules that act on them."""
+    groups: dict[tuple[bool, ...], list[int]] = {} if any(chosen) else {(True,) * len(chosen): []}
+    for i, members in enumerate(zip(*chosen, strict=True)):
+        groups.setdefault(members, []).append(i)
+    return groups
 
 
 def unique_names(rules: Iterable[Maths]) -> tuple[str, ...]:
@@ -137,7 +184,7 @@ def _layout(rules: Sequence[Maths], names: Sequence[str]) -> Layout:
         slots[name] = {slot: "leaf" if is_complex(x.dtype) else "real leaf" for slot, x in on_leaves.items()}
         slots[name] |= dict.fromkeys(rule.scalars(), "scalar")
         slots[name] |= {"state": "whole"} if rule.whole else {}
-    return Layout(_nonempty(hyperparams), _nonempty(slots))
+    return Layout(tuple(names), _nonempty(hyperparams), _nonempty(slots))
 
 
 def _stored(slots: Scalars, dtype: str | None) -> Scalars:

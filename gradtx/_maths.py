@@ -30,7 +30,7 @@ class Tick(NamedTuple):
 
 
 class Trees(NamedTuple):
-    """What a rule that maps whole trees sees in a step, in the dtype of arithmetic.
+    """What a rule that maps whole trees sees in a step, in the dtype of arithmetic; None for leaves it is not for.
 
     Attributes:
         incoming: the updates as they came into the chain.
@@ -83,6 +83,9 @@ class Maths:
 
     state_dtype: str | None
     """The dtype the user wants slots kept in; None: the parameters' own, float32 at least."""
+
+    where: Any
+    """Which leaves the user wants it for, a selector or a tuple of selectors that must all agree; None: all."""
 
     @property
     def label(self) -> str:

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from gradtx._lift import Lifted
 from gradtx._maths import Maths
+from gradtx._select import Leaves, selector
 from gradtx._state import ChainState
 
 Hyper = ArrayLike | Callable[[jax.Array], Any]
@@ -64,6 +65,14 @@ class Transformation(optax.GradientTransformationExtraArgs):
     def names(self) -> tuple[str, ...]:
         """The name of each rule in the state, unique: as given, or its label, then label_1, label_2, ..."""
         return self._lifted.names
+
+    def acts_on(self, leaves: Leaves, treedef: Any) -> list[list[bool]]:
+        """For each rule, for each leaf, whether the rule acts on it (see ``where``).
+
+        Raises:
+            ValueError: for a rule that acts on none of them.
+        """
+        return self._lifted.chosen(leaves, treedef)
 
     # Pyright ignores: optax declares init and update as fields of a tuple; here they are methods of the same signature.
     def init(self, params: Any) -> ChainState:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -165,11 +174,13 @@ class Value(Transformation):
 
     def __repr__(self) -> str:
         given = {name: value for name, value in self._values().items() if name not in _COMMON or value is not None}
-        return f"{self.label}({', '.join(f'{name}={_show(value)}' for name, value in given.items())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={_show(value)}' for name, value in given.items())})"
 
     def __str__(self) -> str:
         given = [value for name, value in self._values().items() if name not in _COMMON and value is not None]
-        return f"{self._values().get('name') or self.label}({', '.join(_show(value, digits=6) for value in given)})"
+        where = self._values().get("where")
+        at = "" if where is None else f" where {_show(where)}"
+        return f"{self._values().get('name') or self.label}({', '.join(_show(x, digits=6) for x in given)}){at}"
 
 
 class Rule(Value, Maths):
@@ -182,6 +193,7 @@ class Rule(Value, Maths):
         state_dtype: the floating dtype its slots are kept in; None: the parameters' own, float32 at least.
             Arithmetic is in float32 or wider all the same. In 8 bits of mantissa or fewer, an average with a decay
             near 1 can stall. Complex slots stay as they are.
+        where: which leaves it acts on (see ``where``); None: all.
 
     >>> import gradtx, jax.numpy as jnp
     >>> class soft_sign(gradtx.Rule):
@@ -201,12 +213,15 @@ class Rule(Value, Maths):
 
     name: str | None = dataclasses.field(default=None, kw_only=True)
     state_dtype: str | None = dataclasses.field(default=None, kw_only=True)
+    where: Any = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise ValueError(f"{self.label}: name must be a non-empty string, found {self.name!r}")
         if self.state_dtype is not None:
             object.__setattr__(self, "state_dtype", _floating_name(self.label, self.state_dtype))
+        if self.where is not None:
+            object.__setattr__(self, "where", selector(self.where))
         for field in dataclasses.fields(self):
             if "hyper" in field.metadata:
                 object.__setattr__(self, field.name, _checked(self.label, field, getattr(self, field.name)))
@@ -227,10 +242,18 @@ class Rule(Value, Maths):
         return jnp.asarray(value(count + 1), now.dtype) if callable(value) else now
 
 
-_COMMON = ("name", "state_dtype")  # fields that every rule has; shown only where they are given
+_COMMON = ("name", "state_dtype", "where")  # fields that every rule has; shown only where they are given
 
 
 def _show(value: Any, digits: int | None = None) -> str:
+    """A field's value as in the call that makes it; in angle brackets what cannot be written down."""
+    if isinstance(value, optax.GradientTransformation) and not isinstance(value, Transformation):
+        return f"<optax {made_by(value.update)}>"
     if callable(value) and not isinstance(value, tuple):
-        return f"<schedule {getattr(value, '__qualname__', type(value).__name__).partition('.')[0]}>"
+        return f"<function {made_by(value)}>"
     return f"{value:.{digits}g}" if digits and isinstance(value, float) else repr(value)
+
+
+def made_by(function: Any) -> str:
+    """The name of a function, or of the function that made it."""
+    return getattr(function, "__qualname__", type(function).__name__).partition(".")[0]

@@ -7,6 +7,8 @@ optax. What each rule does, its state and its source stand with the rule, in ``g
 
 from __future__ import annotations
 
+from typing import Any
+
 from gradtx._chain import Chain, chain
 from gradtx._rule import Hyper
 from gradtx.rules import (
@@ -189,6 +191,7 @@ def adamw(
     eps: Hyper = 1e-8,
     eps_root: Hyper = 0.0,
     weight_decay: Hyper = 1e-4,
+    decay_mask: Any = None,
 ) -> Chain:
     """Adam with decoupled weight decay: w ← w − η·(m̂/(√v̂ + ε) + λw).
 
@@ -197,6 +200,8 @@ def adamw(
             schedule does.
         b1, b2, eps, eps_root: as in ``adam``.
         weight_decay: λ. The paper searches it for each task; 1e-4 is optax's (torch has 1e-2, Keras 4e-3).
+        decay_mask: which leaves decay, a selector as of ``where``; None: all. Biases and norms are often left out:
+            ``decay_mask=lambda path, leaf: leaf.ndim > 1``.
 
     Source: Loshchilov & Hutter (2019), "Decoupled weight decay regularization".
 
@@ -204,8 +209,8 @@ def adamw(
     >>> [rule.label for rule in gradtx.adamw(0.001).rules][-2:]
     ['add_decayed_weights', 'scale_by_learning_rate']
     """
-    direction = _adam_direction(b1, b2, eps, eps_root)
-    return chain(direction, add_decayed_weights(weight_decay), scale_by_learning_rate(learning_rate))
+    decay = add_decayed_weights(weight_decay, where=decay_mask)
+    return chain(_adam_direction(b1, b2, eps, eps_root), decay, scale_by_learning_rate(learning_rate))
 
 
 def amsgrad(
@@ -227,6 +232,10 @@ def amsgrad(
     """
     averages = chain(momentum(b1), rms(b2), max_v(), debias())
     return chain(averages, precondition(eps, eps_root), scale_by_learning_rate(learning_rate))
+
+
+def _nadam_direction(b1: Hyper, b2: Hyper, eps: Hyper, eps_root: Hyper, schedule_decay: Hyper | None) -> Chain:
+    return chain(nesterov(b1, schedule_decay), rms(b2), debias(), precondition(eps, eps_root))
 
 
 def nadam(
@@ -251,8 +260,7 @@ def nadam(
     >>> print(gradtx.nadam(0.001))
     nesterov(0.9) → rms(0.999) → debias() → precondition(1e-08, 0) → scale_by_learning_rate(0.001)
     """
-    direction = chain(nesterov(b1, schedule_decay), rms(b2), debias(), precondition(eps, eps_root))
-    return chain(direction, scale_by_learning_rate(learning_rate))
+    return chain(_nadam_direction(b1, b2, eps, eps_root, schedule_decay), scale_by_learning_rate(learning_rate))
 
 
 def nadamw(
@@ -263,20 +271,21 @@ def nadamw(
     eps_root: Hyper = 0.0,
     weight_decay: Hyper = 1e-4,
     schedule_decay: Hyper | None = None,
+    decay_mask: Any = None,
 ) -> Chain:
     """Nadam with decoupled weight decay.
 
     Args:
         learning_rate: η.
         b1, b2, eps, eps_root, schedule_decay: as in ``nadam``.
-        weight_decay: λ, as in ``adamw``.
+        weight_decay, decay_mask: as in ``adamw``.
 
     >>> import gradtx
     >>> [rule.label for rule in gradtx.nadamw(0.001).rules][-2:]
     ['add_decayed_weights', 'scale_by_learning_rate']
     """
-    direction = chain(nesterov(b1, schedule_decay), rms(b2), debias(), precondition(eps, eps_root))
-    return chain(direction, add_decayed_weights(weight_decay), scale_by_learning_rate(learning_rate))
+    decay = add_decayed_weights(weight_decay, where=decay_mask)
+    return chain(_nadam_direction(b1, b2, eps, eps_root, schedule_decay), decay, scale_by_learning_rate(learning_rate))
 
 
 def article_adam(learning_rate: Hyper, decay: Hyper = 0.9, second_decay: Hyper = 0.999, eps: Hyper = 0.0) -> Chain:

@@ -28,6 +28,7 @@ RULES: dict[str, Transformation] = {
     "debias": gx.chain(gx.momentum(0.9), gx.rms(0.999), gx.debias(), gx.precondition()),
     "precondition": gx.chain(gx.rms(0.9), gx.precondition(0.0, 1e-8)),
     "scale": gx.scale(-2.0),
+    "freeze": gx.freeze(),
     "sign": gx.sign(),
     "scale_by_learning_rate": gx.scale_by_learning_rate(LEARNING_RATE),
     "scale_by_inverse_time": gx.scale_by_inverse_time(0.5),
@@ -61,7 +62,21 @@ CHAINS: dict[str, Transformation] = {
         optax.cosine_decay_schedule(LEARNING_RATE, 100), b1=lambda count: 0.9 - 0.1 / (count + 1.0), weight_decay=0.1
     ),
     "clipped nadam": gx.chain(gx.clip_by_global_norm(1.0), gx.nadam(LEARNING_RATE), gx.nag_lookahead(0.5)),
+    "adamw where": gx.chain(gx.where("^", gx.clip_by_norm(1.0)), gx.adamw(LEARNING_RATE, decay_mask="")),
     "named": gx.chain(gx.chain(gx.rms(), gx.precondition(), name="first"), gx.rms(), gx.precondition(), name="all"),
 }
 
-ALL = RULES | OPTIMIZERS | CHAINS
+SGD, ADAM = gx.sgd(LEARNING_RATE, momentum=0.9), gx.adam(LEARNING_RATE)
+
+# Wrappers, in a chain, where each is one opaque rule.
+WRAPPERS: dict[str, Transformation] = {
+    "switch": gx.chain(gx.switch(2, ADAM, SGD)),
+    "switch(reset)": gx.chain(gx.switch(2, ADAM, SGD, carry="reset")),
+    "swats": gx.chain(gx.swats(LEARNING_RATE, rtol=0.5, min_steps=2)),
+    "skip_nonfinite": gx.chain(gx.skip_nonfinite(ADAM)),
+    "loss_scale": gx.chain(gx.loss_scale(ADAM)),
+    "accumulate": gx.chain(gx.accumulate(ADAM, 2)),
+    "partition": gx.chain(gx.partition({"^": ADAM}, default="freeze")),
+}
+
+ALL = RULES | OPTIMIZERS | CHAINS | WRAPPERS

@@ -31,7 +31,7 @@ def test_repr_is_the_expression_and_str_the_rules_in_order():
 
 def test_schedules_and_optax_members_say_what_they_are():
     tx = gx.chain(optax.clip(1.0), gx.sgd(optax.cosine_decay_schedule(0.1, 10)), gx.seal(gx.scale(2.0)))
-    assert str(tx) == "optax.clip(...) → scale_by_learning_rate(<schedule cosine_decay_schedule>) → seal(scale(2))"
+    assert str(tx) == "optax.clip(...) → scale_by_learning_rate(<function cosine_decay_schedule>) → seal(scale(2))"
     assert repr(tx).startswith("chain(seal(tx=<optax clip>), ")
 
 

@@ -71,39 +71,35 @@ class TestTrees:
 
     def test_never_a_silent_broadcast(self):
         tx = gx.sgd(0.1)
-        with raises(
-            ValueError, r"leaf \['w'\]", r"parameters have shape \(3, 1\)", r"updates \(3,\)", "nothing is broad"
-        ):
+        with raises(ValueError, r"leaf 'w'", r"parameters have shape \(3, 1\)", r"updates \(3,\)", "nothing is broad"):
             tx.update({"w": jnp.ones(3)}, tx.init({"w": W}), {"w": W})
 
     def test_slots_of_other_shapes(self):
         tx = gx.sgd(0.1, momentum=0.9)
-        with raises(ValueError, r"leaf \['w'\]", r"slots trace.b have shape \(3, 1\)", r"updates \(3,\)"):
+        with raises(ValueError, r"leaf 'w'", r"slots trace.b have shape \(3, 1\)", r"updates \(3,\)"):
             tx.update({"w": jnp.ones(3)}, tx.init({"w": W}))
 
     def test_trees_that_differ(self):
         tx = gx.sgd(0.1)
-        with raises(
-            ValueError, "parameters and the updates are different trees", r"missing \['b'\]; unexpected \['a'\]"
-        ):
+        with raises(ValueError, "parameters and the updates are different trees", r"missing 'b'; unexpected 'a'"):
             tx.update({"w": W, "b": W}, tx.init({"w": W, "b": W}), {"w": W, "a": W})
         with raises(ValueError, "different trees"):
             tx.update([W, W], tx.init([W, W]), (W, W))
         tx = gx.sgd(0.1, momentum=0.9)
-        with raises(ValueError, "slots trace.b and the updates are different trees", r"unexpected \['w'\]"):
+        with raises(ValueError, "slots trace.b and the updates are different trees", r"unexpected 'w'"):
             tx.update({"v": W}, tx.init({"w": W}))
 
     @pytest.mark.parametrize("leaf", [jnp.arange(3), jnp.array([True]), np.arange(3), 3, True])
     def test_integer_leaves(self, leaf):
-        with raises(TypeError, r"leaf \['n'\] of the parameters has dtype (int|bool)", "filter it out"):
+        with raises(TypeError, r"leaf 'n' of the parameters has dtype (int|bool)", "filter it out"):
             gx.adam(0.1).init({"w": W, "n": leaf})
         tx = gx.sgd(0.1)
-        with raises(TypeError, r"leaf \['n'\] of the updates has dtype"):
+        with raises(TypeError, r"leaf 'n' of the updates has dtype"):
             tx.update({"n": leaf}, tx.init({"n": jnp.ones(3)}))
 
     @pytest.mark.parametrize("leaf", ["text", object(), len])
     def test_leaves_that_are_no_arrays(self, leaf):
-        with raises(TypeError, r"leaf \['n'\] of the parameters is a", "not an array"):
+        with raises(TypeError, r"leaf 'n' of the parameters is a", "not an array"):
             gx.adam(0.1).init({"w": W, "n": leaf})
 
     def test_keys_are_no_numbers(self):
@@ -113,7 +109,7 @@ class TestTrees:
     def test_complex_where_it_has_no_meaning(self):
         z = {"z": jnp.ones(2, jnp.complex64)}
         for rule in (gx.sign(), gx.clip_by_value(1.0)):
-            with raises(TypeError, f"'{rule.label}' has no meaning for complex", r"leaf \['z'\]", "two leaves"):
+            with raises(TypeError, f"'{rule.label}' has no meaning for complex", r"leaf 'z'", "two leaves"):
                 rule.init(z)
 
     def test_complex_and_real_do_not_mix(self):
@@ -135,10 +131,10 @@ class TestTrees:
 class TestState:
     def test_of_another_chain(self):
         with raises(
-            ValueError, "made by another chain", "missing hyperparams", "unexpected", "Call init of this chain"
+            ValueError, "made by another chain", "missing 'hyperparams", "unexpected", "Call init of this chain"
         ):
             gx.adam(0.1).update(W, gx.sgd(0.1, 0.9).init(W))
-        with raises(ValueError, r"missing slots\['max_v'\]\['s'\]"):
+        with raises(ValueError, r"missing 'slots.max_v.s'"):
             gx.amsgrad(0.1).update(W, gx.adam(0.1).init(W))
 
     def test_of_another_library(self):

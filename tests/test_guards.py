@@ -303,10 +303,10 @@ ERRORS = {
     "accumulate: True": (lambda: accumulate(gx.sgd(1), True), TypeError, r"found True"),
     "accumulate: None": (lambda: accumulate(gx.sgd(1), None), TypeError, r"found None"),  # pyright: ignore[reportArgumentType]
     "accumulate: traced": (lambda: jax.eval_shape(lambda k: accumulate(gx.sgd(1), k), 2), TypeError, r"every .* found"),
-    "accumulate: integers": (lambda: accumulate(gx.sgd(1), 2).init({"n": jnp.arange(3)}), TypeError, r"\['n'\].*int32"),
-    "accumulate: shapes": (lambda: wrong_update(jnp.zeros((3, 1))), ValueError, r"\['x'\].*\(3,\).*\(3, 1\)"),
-    "accumulate: trees": (lambda: wrong_update(jnp.zeros(3), y=jnp.zeros(3)), ValueError, r"accumulated .* \['y'\]"),
-    "accumulate: complex": (lambda: wrong_update(1j * jnp.zeros(3)), TypeError, r"\['x'\].*complex"),
+    "accumulate: integers": (lambda: accumulate(gx.sgd(1), 2).init({"n": jnp.arange(3)}), TypeError, r"'n'.*int32"),
+    "accumulate: shapes": (lambda: wrong_update(jnp.zeros((3, 1))), ValueError, r"'x'.*\(3,\).*\(3, 1\)"),
+    "accumulate: trees": (lambda: wrong_update(jnp.zeros(3), y=jnp.zeros(3)), ValueError, r"accumulated .* 'y'"),
+    "accumulate: complex": (lambda: wrong_update(1j * jnp.zeros(3)), TypeError, r"'x'.*complex"),
     "no scale": (lambda: current_loss_scale(gx.sgd(1).init(PARAMS)), ValueError, r"no LossScaleState in this ChainS"),
     "two scales": (lambda: current_loss_scale([loss_scale(gx.sgd(1)).init(PARAMS)] * 2), ValueError, r"found 2"),
 }  # fmt: skip

@@ -11,6 +11,7 @@ from gradtx.rules.quotient import debias, precondition
 from gradtx.rules.scaling import (
     add_decayed_weights,
     decay_weights,
+    freeze,
     scale,
     scale_by_inverse_time,
     scale_by_learning_rate,
@@ -28,6 +29,7 @@ __all__ = [
     "damped_trace",
     "debias",
     "decay_weights",
+    "freeze",
     "max_v",
     "momentum",
     "monotone_rms",

@@ -31,6 +31,26 @@ class scale(Rule):
         return signal._replace(direction=c.factor * signal.direction), {}
 
 
+class freeze(Rule):
+    r"""Keep parameters as they are: u ← 0, whatever came in (0 also for inf and NaN).
+
+    As the last rule, and ``where`` says for which leaves: a decay after it would move them all the same. State of the
+    rules before it is kept for them; ``partition`` keeps none.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.sgd(1.0), gradtx.where("embed", gradtx.freeze()))
+    >>> g = {"embed": jnp.ones(1), "head": jnp.ones(1)}
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> print(updates["embed"], updates["head"])
+    [0.] [-1.]
+    """
+
+    equation = r"u \leftarrow 0"
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=jnp.zeros_like(signal.direction)), {}
+
+
 class sign(Rule):
     r"""Keep the sign: u ← sign(u), which is 0 at 0 (and NaN at NaN).
 

@@ -1,0 +1,111 @@
+"""Choosing leaves: by a regular expression on the path, a predicate, or a tree of booleans."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Leaves = list[tuple[str, Any]]
+"""(path, leaf) of each leaf; a path is the keys from the root, as in ``encoder/0/kernel``."""
+
+
+class Mask:
+    """A tree of booleans as a value, which compares by what it holds."""
+
+    def __init__(self, tree: Any):
+        leaves, self.treedef = jax.tree.flatten(tree)
+        for leaf in leaves:
+            if not isinstance(leaf, bool | np.bool_):
+                raise TypeError(
+                    "gradtx: leaves are chosen by a regular expression, a predicate of (path, leaf), or a tree of "
+                    f"True and False; found {leaf!r} in {tree!r}"
+                )
+        self.leaves = tuple(map(bool, leaves))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mask) and (self.treedef, self.leaves) == (other.treedef, other.leaves)
+
+    def __hash__(self) -> int:
+        return hash((self.treedef, self.leaves))
+
+    def __repr__(self) -> str:
+        return repr(jax.tree.unflatten(self.treedef, self.leaves))
+
+
+Selector = str | Callable[[str, Any], Any] | Mask | tuple["Selector", ...]
+"""A regular expression to search for in the path, a predicate, a mask; or several, which must all agree."""
+
+
+def selector(select: Any) -> Selector:
+    """A selector as a value; refuses what is none.
+
+    Raises:
+        ValueError: for a regular expression that does not compile.
+        TypeError: for a tree with a leaf that is no boolean.
+    """
+    if isinstance(select, str):
+        try:
+            re.compile(select)
+        except re.error as error:
+            raise ValueError(f"gradtx: {select!r} is no regular expression: {error}") from None
+        return select
+    if isinstance(select, tuple) and select and all(isinstance(one, str | Mask) or callable(one) for one in select):
+        return tuple(map(selector, select))
+    return select if callable(select) or isinstance(select, Mask) else Mask(select)
+
+
+def chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[bool]:
+    """For each leaf, whether the selector chooses it.
+
+    Raises:
+        ValueError: if it chooses none of them, or a mask is not a tree like theirs, or a prefix of it.
+        TypeError: if a predicate returns no boolean.
+    """
+    found = _chosen(select, leaves, treedef, what)
+    if leaves and not any(found):
+        raise ValueError(f"gradtx: {what}, {select!r}, chooses no leaf. The leaves are: {listing(leaves)}.")
+    return found
+
+
+def _chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[bool]:
+    if isinstance(select, tuple):
+        return [all(answers) for answers in zip(*(_chosen(one, leaves, treedef, what) for one in select), strict=True)]
+    if isinstance(select, Mask):
+        return _unmasked(select, len(leaves), treedef, what)
+    if isinstance(select, str):
+        return [re.search(select, path) is not None for path, _ in leaves]
+    return [_asked(select, path, leaf, what) for path, leaf in leaves]
+
+
+def _unmasked(mask: Mask, number: int, treedef: Any, what: str) -> list[bool]:
+    if not number:
+        return []
+    try:
+        subtrees = mask.treedef.flatten_up_to(treedef.unflatten(range(number)))
+    except ValueError as error:
+        raise ValueError(f"gradtx: the mask of {what} is not a tree like the parameters: {error}") from None
+    found = [False] * number
+    for value, subtree in zip(mask.leaves, subtrees, strict=True):
+        for i in jax.tree.leaves(subtree):
+            found[i] = value
+    return found
+
+
+def _asked(predicate: Callable[[str, Any], Any], path: str, leaf: Any, what: str) -> bool:
+    abstract = jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+    answer = predicate(path, abstract)
+    if not isinstance(answer, bool | np.bool_):
+        raise TypeError(f"gradtx: {what}: the predicate must return True or False, and returned {answer!r} for {path}")
+    return bool(answer)
+
+
+def listing(leaves: Sequence[tuple[str, Any]], most: int = 20) -> str:
+    """The paths in words, at most so many of them."""
+    paths = [repr(path) for path, _ in leaves]
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more

@@ -100,6 +100,12 @@ class switch(Wrapper):
     does a switch in it: ``switch(100, a, switch(200, b, c))`` runs b for steps 100 to 199. Optax transformations keep
     clocks of their own, and theirs start at the switch; ``damped_trace`` damps its first gradient too.
 
+    **Parameters** go on as they are held. A ``first`` that ends in ``nag_lookahead`` holds the points looked ahead to,
+    y = w + κd with its last step d, and ``then`` goes on from y: the ``offset`` κd is neither subtracted nor handed
+    over, and a ``nag_lookahead`` of ``then`` starts with an offset of 0 and y for its iterate. A ``first`` that ends in
+    ``two_point_lookahead`` hands over w. Ask ``lookahead_iterate`` and ``lookahead_point`` with the state of the phase
+    that is on, ``state.first`` or ``state.then``: after the switch ``state.first`` still has the slot of its last step.
+
     State: ``SwitchState``. Hyperparameters of either phase are data in it: ``state.first`` and ``state.then`` are the
     ``ChainState``s that ``set_hyperparams`` takes.
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from gradtx._partition import PartitionState
 from gradtx._state import ChainState
+from gradtx._switch import SwitchState
 
 __all__ = ["lookahead_iterate", "lookahead_point"]
 
@@ -17,7 +20,7 @@ def lookahead_iterate(state: Any, params: Any) -> Any:
     For evaluation and for checkpoints: w = params − offset, in the parameters' dtypes.
 
     Args:
-        state: of the chain, or of whatever the chain stands in.
+        state: of the chain, or of whatever the chain stands in. Of a ``switch``, the phase that is on decides.
         params: the parameters held.
 
     Raises:
@@ -30,14 +33,14 @@ def lookahead_iterate(state: Any, params: Any) -> Any:
     [0.8] [0.9]
     """
     slot = _slot(state, "offset", "nag_lookahead")
-    return jax.tree.map(lambda p, offset: (p - offset).astype(p.dtype), params, slot)
+    return _moved(params, slot, -1)
 
 
 def lookahead_point(state: Any, params: Any) -> Any:
     """Where the next gradient belongs, for a chain that ends in ``two_point_lookahead``: w + κ·(last step).
 
     Args:
-        state: of the chain, or of whatever the chain stands in.
+        state: of the chain, or of whatever the chain stands in. Of a ``switch``, the phase that is on decides.
         params: the iterate w.
 
     Raises:
@@ -50,22 +53,59 @@ def lookahead_point(state: Any, params: Any) -> Any:
     [0.8] [0.7]
     """
     slot = _slot(state, "ahead", "two_point_lookahead")
-    return jax.tree.map(lambda p, ahead: (p + ahead).astype(p.dtype), params, slot)
+    return _moved(params, slot, 1)
+
+
+def _moved(params: Any, offsets: Any, sign: int) -> Any:
+    """params + sign·offsets in the parameters' dtypes; where there is no offset, params."""
+
+    def move(offset: Any, p: Any) -> Any:
+        return p if offset is None else (p + sign * offset).astype(p.dtype)
+
+    return jax.tree.map(move, offsets, params, is_leaf=lambda x: x is None)
 
 
 def _slot(state: Any, slot: str, rule: str) -> Any:
-    """The one slot of this name in all chain states within a state."""
-    states = [x for x in jax.tree.leaves(state, is_leaf=_is_chain_state) if _is_chain_state(x)]
-    found = [own[slot] for chain_state in states for own in chain_state.slots.values() if slot in own]
+    """The one slot of this name in all that is within a state; that of the phase that is on, and of all parts."""
+    found = _slots(state, slot)
     if len(found) != 1:
-        others = {"offset": "ahead", "ahead": "offset"}
+        other = {"offset": "ahead", "ahead": "offset"}[slot]
         hint = ""
-        if any(others[slot] in own for chain_state in states for own in chain_state.slots.values()):
+        if _slots(state, other):
             hint = " It has the other form of lookahead: nag_lookahead holds points, two_point_lookahead iterates."
         number = len(found) or "no"
         raise ValueError(f"gradtx: this state has {number} slots {slot!r} of a {rule} rule; one is needed.{hint}")
     return found[0]
 
 
-def _is_chain_state(x: Any) -> bool:
-    return isinstance(x, ChainState)
+def _slots(state: Any, slot: str) -> list[Any]:
+    kinds = (ChainState, SwitchState, PartitionState)
+    found = []
+    for node in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds)):
+        if isinstance(node, ChainState):
+            found += [own[slot] for own in node.slots.values() if slot in own]
+            found += _slots(node.slots, slot)
+        elif isinstance(node, SwitchState):
+            found += _of_phase(node.switched, _slots(node.first, slot), _slots(node.then, slot))
+        elif isinstance(node, PartitionState):
+            found += _joined([tree for part in node.parts.values() for tree in _slots(part, slot)])
+    return found
+
+
+def _of_phase(switched: jax.Array, first: list[Any], then: list[Any]) -> list[Any]:
+    """The slot of the phase that is on; zeros if only the other phase has it."""
+    if len(first) > 1 or len(then) > 1 or not first + then:
+        return first + then
+    (one,), (other,) = (own or [jax.tree.map(jnp.zeros_like, (first + then)[0])] for own in (first, then))
+    return [jax.tree.map(lambda a, b: jnp.where(switched, b, a), one, other)]
+
+
+def _joined(parts: list[Any]) -> list[Any]:
+    """Trees that each hold some of the leaves, as one tree."""
+    if not parts:
+        return []
+
+    def held(*values: Any) -> Any:
+        return next((value for value in values if value is not None), None)
+
+    return [jax.tree.map(held, *parts, is_leaf=lambda x: x is None)]

@@ -103,8 +103,7 @@ class switch(Wrapper):
     **Parameters** go on as they are held. A ``first`` that ends in ``nag_lookahead`` holds the points looked ahead to,
     y = w + κd with its last step d, and ``then`` goes on from y: the ``offset`` κd is neither subtracted nor handed
     over, and a ``nag_lookahead`` of ``then`` starts with an offset of 0 and y for its iterate. A ``first`` that ends in
-    ``two_point_lookahead`` hands over w. Ask ``lookahead_iterate`` and ``lookahead_point`` with the state of the phase
-    that is on, ``state.first`` or ``state.then``: after the switch ``state.first`` still has the slot of its last step.
+    ``two_point_lookahead`` hands over w. ``lookahead_iterate`` and ``lookahead_point`` ask the phase that is on.
 
     State: ``SwitchState``. Hyperparameters of either phase are data in it: ``state.first`` and ``state.then`` are the
     ``ChainState``s that ``set_hyperparams`` takes.
@@ -122,8 +121,7 @@ class switch(Wrapper):
         and the reset.
 
     >>> import gradtx, jax.numpy as jnp
-    >>> from gradtx._switch import switch
-    >>> tx, g = switch(2, gradtx.adam(0.1), gradtx.sgd(0.01, momentum=0.9)), jnp.array([2.0, -0.5])
+    >>> tx, g = gradtx.switch(2, gradtx.adam(0.1), gradtx.sgd(0.01, momentum=0.9)), jnp.array([2.0, -0.5])
     >>> state = tx.init(g)
     >>> for _ in range(4):
     ...     updates, state = tx.update(g, state)
@@ -263,9 +261,8 @@ class swats(Wrapper):
 
     Source: Keskar & Socher (2017), "Improving generalization performance by switching from Adam to SGD", Algorithm 1.
 
-    >>> import jax, jax.numpy as jnp
-    >>> from gradtx._switch import swats
-    >>> tx, params = swats(0.01, rtol=0.05, min_steps=20), jnp.array([3.0, -2.0])
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, params = gradtx.swats(0.01, rtol=0.05, min_steps=20), jnp.array([3.0, -2.0])
     >>> state = tx.init(params)
     >>> for _ in range(60):
     ...     updates, state = tx.update(params * jnp.array([1.0, 2.0]), state)
@@ -441,6 +438,13 @@ def _place(tx: Transformation) -> _Place:
     (i,) = found
     name, rule = named[i]
     slot = next(slot for kind, slot in _SLOTS.items() if isinstance(rule, kind))
+    scaling = [*named[: i + 1], *((its, one) for its, one in named[i:] if isinstance(one, debias))]
+    restricted = [own for own, one in scaling if one.where is not None]
+    if restricted:
+        raise ValueError(
+            f"switch: carry='momentum' hands over the first moment of all leaves, and rule {restricted[0]!r} is for "
+            "some only. Put a switch in each part of a partition, or start afresh with carry='reset'."
+        )
     debiased = any(isinstance(rule, debias | nesterov) for _, rule in named[i:])
     return _Place(name, rule, slot, named[:i], debiased)
 

@@ -155,3 +155,31 @@ def test_errors():
     both = optax.chain(gx.nag(0.1), gx.nag(0.1)).init(START)
     with pytest.raises(ValueError, match="has 2 slots 'offset'"):
         gx.lookahead_iterate(both, START)
+
+
+def test_the_slot_is_that_of_the_phase_that_is_on():
+    """After a switch the frozen slot of the first phase is not read any more."""
+    tx = gx.switch(2, gx.chain(gx.sgd(0.01, momentum=0.9), gx.nag_lookahead(0.9)), gx.sgd(0.01), carry="reset")
+    y, state = START, tx.init(START)
+    for k in range(4):
+        y, state = gx.step(tx, y, gradient(y), state)
+        offset = jax.tree.map(lambda y, w: float(abs(y - w).max()), y, gx.lookahead_iterate(state, y))
+        assert (offset["a"] > 1e-4) == (k < 2)
+    both = gx.switch(2, gx.nag(0.01), gx.nag(0.02), carry="reset")
+    y, state = START, both.init(START)
+    for k in range(4):
+        y, state = gx.step(both, y, gradient(y), state)
+        now = (state.first, state.then)[k >= 2].slots["nag_lookahead"]["offset"]
+        close(gx.lookahead_iterate(state, y), jax.tree.map(jnp.subtract, y, now))
+
+
+def test_parts_without_lookahead_hold_the_iterate():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2), "c": jnp.ones(2)}
+    tx = gx.partition({"a": gx.nag(0.1), "b": gx.nag(0.2), "c": gx.sgd(0.1)})
+    y, state = gx.step(tx, params, params, tx.init(params))
+    w = gx.lookahead_iterate(state, y)
+    np.testing.assert_allclose([w["a"][0], w["b"][0], w["c"][0]], [0.99, 0.98, 0.9], rtol=1e-6)
+    tx = gx.chain(gx.sgd(0.1, momentum=0.9), gx.where("a", gx.nag_lookahead(1.0)))
+    y, state = gx.step(tx, params, params, tx.init(params))
+    w = gx.lookahead_iterate(state, y)
+    np.testing.assert_allclose([w["a"][0], y["a"][0], w["b"][0]], [0.9, 0.8, 0.9], rtol=1e-6)

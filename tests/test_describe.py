@@ -37,7 +37,7 @@ def test_schedules_and_optax_members_say_what_they_are():
 
 @pytest.mark.parametrize(
     "name", sorted(ALL.keys() - {"partition"})
-)  # whose parts have rows of their own: test_where.py
+)  # its parts: test_where.py
 def test_bytes_are_those_of_the_state(name):
     tx = ALL[name]
     found = gx.describe(tx, PARAMS)

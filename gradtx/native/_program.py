@@ -555,16 +555,15 @@ class _Assembler:
         return None
 
     def _fused_select(self, truth: int, yes: int, no: int) -> tuple[str, tuple[int, ...]] | None:
-        test = self._inner(truth, "eq", "lt", "le")
-        if test is None:
-            return None
-        quotient = self._inner(no, "div")
-        if self.graph[truth].op == "eq" and quotient and self.graph.is_constant(yes, 0):
-            if self.graph.is_constant(test[0], 0) and test[1] == quotient[1]:
-                if (inner := self._inner(quotient[0], "div")) and self.graph.is_scalar(inner[1]):
-                    return "divsafediv", (*inner, quotient[1])
-                return "safediv", quotient
-        return f"select{self.graph[truth].op}", (*test, yes, no)
+        test, quotient = self._inner(truth, "eq"), self._inner(no, "div")
+        if test and quotient and test[1] == quotient[1] and self._are_zero(yes, test[0]):
+            if (inner := self._inner(quotient[0], "div")) and self.graph.is_scalar(inner[1]):
+                return "divsafediv", (*inner, quotient[1])
+            return "safediv", quotient
+        return None
+
+    def _are_zero(self, *nodes: int) -> bool:
+        return all(self.graph.is_constant(node, 0) for node in nodes)
 
     # Places.
 

@@ -27,7 +27,7 @@
 #endif
 
 // One clone of the interpreter for each generation of vector units, chosen when the library is loaded.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(GRADTX_DEV_NO_CLONES)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define GRADTX_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define GRADTX_CLONES
@@ -96,7 +96,7 @@ GRADTX_INLINE T sign_of(T a) {
 }
 
 template <class T>
-GRADTX_INLINE T is_zero_safe(T x, T y) {
+GRADTX_INLINE T divide_or_zero(T x, T y) {
   return y == 0 ? T{0} : x / y;
 }
 
@@ -151,11 +151,8 @@ GRADTX_INLINE T operator/(T x, const Divisor<T>& s) {
   X(mulsqadd, 4, a * b + c * (e * e), 0, 1, 4, 5)                              \
   X(sqrtadd, 2, std::sqrt(a) + b, 0, 2)                                        \
   X(divaddsqrtadd, 4, std::sqrt(a / b + c) + e, 14)                            \
-  X(safediv, 2, is_zero_safe(a, b), 0)                                         \
-  X(divsafediv, 3, is_zero_safe(a / b, c), 2)                                  \
-  X(selecteq, 4, a == b ? c : e, 0, 1, 4, 5, 8, 9, 12, 13)                     \
-  X(selectlt, 4, a < b ? c : e, 0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14)        \
-  X(selectle, 4, a <= b ? c : e, 0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14)
+  X(safediv, 2, divide_or_zero(a, b), 0)                                         \
+  X(divsafediv, 3, divide_or_zero(a / b, c), 2)
 // From numbers to truth.
 #define GRADTX_TESTS(X)                                                        \
   X(eq, 2, a == b, 0, 1)                                                       \
@@ -297,9 +294,21 @@ GRADTX_INLINE void choices(void* const* slots, const Instruction& in, int n) {
   }
 }
 
+// What to bring into the cache while a block is computed: the same inputs, one block on.
+struct Ahead {
+  const char* data;
+  int64_t bytes;
+};
+
 // Runs the program over one block of n elements.
-GRADTX_CLONES void run_block(const Instruction* program, size_t size, void* const* slots, int n) {
-  for (size_t k = 0; k < size; ++k) {
+GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* const* slots, int n, const Ahead* ahead,
+                             int64_t inputs) {
+  for (int64_t k = 0; k < size; ++k) {
+    for (int64_t i = 0; i < inputs; ++i) {  // memory works while the arithmetic does, a share with each instruction
+      const int64_t end = ahead[i].bytes * (k + 1) / size;
+      for (int64_t at = (ahead[i].bytes * k / size + 63) & ~int64_t{63}; at < end; at += 64)
+        __builtin_prefetch(ahead[i].data + at, 0, 2);  // into L2: L1 is full of this block
+    }
     const Instruction& in = program[k];
     switch (in.op) {
 #define GRADTX_MATHS_CASE(name, arity, expression, ...)                                   \
@@ -411,7 +420,7 @@ void parallel(ffi::ThreadPool& pool, int64_t tasks, const F& f) {
 
 // ---- Calls ---------------------------------------------------------------------------------------------------------
 
-constexpr int64_t kBlockBytes = 4096;    // of one temporary
+constexpr int64_t kBlockBytes = 4096;  // of one temporary: a few of them and the arrays' blocks fit into 32 KiB
 constexpr int64_t kBlocksPerTask = 64;
 
 struct Array {
@@ -422,8 +431,8 @@ struct Array {
 // A call, ready to run: leaves of `inputs` + `outputs` arrays each, their blocks numbered through.
 struct Call {
   const Instruction* program;
-  size_t program_size;
-  int64_t arrays;      // of a leaf
+  int64_t program_size;
+  int64_t inputs, arrays;  // of a leaf; the outputs are arrays too
   int64_t temporaries;
   int64_t block;                   // elements
   std::vector<Array> leaf_arrays;  // of all leaves
@@ -442,6 +451,7 @@ struct Call {
     thread_local std::vector<char> memory;
     memory.resize(std::max<size_t>(memory.size(), temporaries * kBlockBytes + 64));
     char* aligned = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
+    std::vector<Ahead> ahead(inputs);
     std::vector<void*> slots(arrays + temporaries + scalars_of_leaf);
     for (int64_t i = 0; i < temporaries; ++i) slots[arrays + i] = aligned + i * kBlockBytes;
 
@@ -457,7 +467,12 @@ struct Call {
           const Array& array = leaf_arrays[leaf * arrays + i];
           slots[i] = array.data + offset * array.width;
         }
-        run_block(program, program_size, slots.data(), n);
+        const int64_t rest = std::min(block, sizes[leaf] - offset - n);
+        for (int64_t i = 0; i < inputs; ++i) {
+          const int64_t width = leaf_arrays[leaf * arrays + i].width;
+          ahead[i] = {static_cast<const char*>(slots[i]) + n * width, rest * width};
+        }
+        run_block(program, program_size, slots.data(), n, ahead.data(), inputs);
         after(slots.data(), n);
       }
     }
@@ -467,7 +482,8 @@ struct Call {
 ffi::Error prepare(Call& call, ffi::RemainingArgs& args, ffi::RemainingRets& rets, int64_t inputs, int64_t outputs,
                    ffi::Span<const int32_t> code, ffi::Span<const double> constants, int64_t temporaries, bool wide) {
   call.program = reinterpret_cast<const Instruction*>(code.begin());
-  call.program_size = code.size() / kWords;
+  call.program_size = static_cast<int64_t>(code.size() / kWords);
+  call.inputs = inputs;
   call.arrays = inputs + outputs;
   call.temporaries = temporaries;
   call.block = kBlockBytes / (wide ? 8 : 4);
@@ -481,7 +497,7 @@ ffi::Error prepare(Call& call, ffi::RemainingArgs& args, ffi::RemainingRets& ret
   call.scalars_of_leaf = coefficients + constants.size();
 
   const int64_t slots = call.arrays + temporaries + call.scalars_of_leaf;
-  for (size_t i = 0; i < call.program_size; ++i) {
+  for (int64_t i = 0; i < call.program_size; ++i) {
     const Instruction& in = call.program[i];
     if (in.op < 0 || in.op >= kOps || std::min({in.to, in.a, in.b, in.c, in.e}) < 0 ||
         std::max({in.to, in.a, in.b, in.c, in.e}) >= std::max<int64_t>(slots, 1))
@@ -561,7 +577,7 @@ extern "C" GRADTX_EXPORT const char* gradtx_native_ops() { return kOpsText; }
 
 // Which clone of the interpreter this processor runs.
 extern "C" GRADTX_EXPORT const char* gradtx_native_target() {
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && !defined(GRADTX_DEV_NO_CLONES)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq"))
     return "x86-64-v4";

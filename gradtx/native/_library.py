@@ -1,0 +1,71 @@
+"""The compiled kernel: where it is, what instructions it has, or why there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+
+# A compiled module may be kept on disk and run by a later version of the kernel: the names change with the meaning
+# of the instructions.
+MAP, SUM = "gradtx_native_map_1", "gradtx_native_sum_1"
+
+
+@dataclass(frozen=True)
+class Op:
+    """An instruction of the kernel: its number, and for which sets of scalar operands (bits) it has a variant."""
+
+    code: int
+    arity: int
+    variants: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether the compiled kernel is there. True or false; as a string it says which, or why not.
+
+    Attributes:
+        reason: why the kernel is not there, or None if it is.
+        target: the generation of processors whose instructions it uses here.
+        path: the file.
+        ops: its instructions by name.
+    """
+
+    reason: str | None = None
+    target: str = ""
+    path: str = ""
+    ops: dict[str, Op] = field(default_factory=dict, repr=False, compare=False)
+
+    def __bool__(self) -> bool:
+        return self.reason is None
+
+    def __str__(self) -> str:
+        return f"native kernel for {self.target} ({self.path})" if self else f"no native kernel: {self.reason}"
+
+    __repr__ = __str__
+
+
+@functools.cache
+def load() -> Availability:
+    """Load the kernel and register it with XLA, once per process."""
+    here = Path(__file__).parent
+    paths = [here / f"_kernel{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return Availability("not built: there was no C++ compiler, or no headers of jaxlib, at install")
+    try:
+        library = ctypes.CDLL(str(path))
+        library.gradtx_native_ops.restype = library.gradtx_native_target.restype = ctypes.c_char_p
+        for name, handler in ((MAP, library.gradtx_native_map), (SUM, library.gradtx_native_sum)):
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+    except Exception as error:  # of whatever kind: a library that does not load is as good as none
+        return Availability(f"{path} does not load: {error}")
+    ops = {}
+    for code, line in enumerate(library.gradtx_native_ops().decode().splitlines()):
+        name, arity, variants = line.split(" ", 2)
+        ops[name] = Op(code, int(arity), frozenset(map(int, variants.split(","))))
+    return Availability(None, library.gradtx_native_target().decode(), str(path), ops)

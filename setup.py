@@ -1,0 +1,52 @@
+"""Builds the optional native kernel; everything else is in pyproject.toml.
+
+The kernel needs a C++17 compiler and the headers of XLA's foreign function interface, which come with jaxlib. That is why
+jaxlib is among the build requirements: an isolated build has it in its own environment, one without isolation takes
+the installed one. It is only read. Without compiler or headers the installation succeeds all the same, and
+``gradtx.native.available()`` says that the kernel was not built.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+def jaxlib_headers() -> list[str]:
+    """Where the headers are, without importing jaxlib; empty if there are none."""
+    spec = importlib.util.find_spec("jaxlib")
+    folders = spec.submodule_search_locations or [] if spec else []
+    return [str(Path(folder) / "include") for folder in folders if (Path(folder) / "include" / "xla" / "ffi").is_dir()]
+
+
+class OptionalKernel(build_ext):
+    """Without headers there is nothing to compile; and the library is loaded by ctypes, so it exports no init function."""
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        return ext.export_symbols
+
+    def build_extensions(self) -> None:
+        if not jaxlib_headers():
+            print("gradtx: jaxlib has no headers here, so the native kernel is not built", file=sys.stderr)
+            self.extensions = []
+        super().build_extensions()
+
+
+setup(
+    cmdclass={"build_ext": OptionalKernel},
+    ext_modules=[
+        Extension(
+            "gradtx.native._kernel",
+            sources=["gradtx/native/kernel.cc"],
+            include_dirs=jaxlib_headers(),
+            language="c++",
+            # Neither option changes a result: the first lets √ be an instruction, the second lets choices be vectors.
+            extra_compile_args=["-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"],
+            optional=True,
+        )
+    ],
+)

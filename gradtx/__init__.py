@@ -7,9 +7,10 @@ An optimizer is a chain of rules, and nothing else::
 Chains and rules are optax transformations. See ``gradtx.rules`` and ``gradtx.optimizers``.
 """
 
-from gradtx import dialects
+from gradtx import dialects, native
 from gradtx._chain import Chain, chain, seal, step, where
 from gradtx._describe import describe
+from gradtx._executors import executor, set_executor
 from gradtx._guards import (
     AccumulateState,
     LossScaleState,
@@ -103,6 +104,7 @@ __all__ = [
     "decay_weights",
     "describe",
     "dialects",
+    "executor",
     "freeze",
     "hyper",
     "lookahead_iterate",
@@ -117,6 +119,7 @@ __all__ = [
     "nadamw",
     "nag",
     "nag_lookahead",
+    "native",
     "nesterov",
     "partition",
     "precondition",
@@ -127,6 +130,7 @@ __all__ = [
     "scale_by_inverse_time",
     "scale_by_learning_rate",
     "seal",
+    "set_executor",
     "set_hyperparams",
     "sgd",
     "sign",

@@ -189,11 +189,16 @@ def _both(one: Selector | None, other: Selector) -> Selector:
 def step(tx: optax.GradientTransformation, params: Any, grads: Any, state: Any, **extra_args: Any) -> tuple[Any, Any]:
     """One step of training: ``update``, then ``optax.apply_updates``; new parameters and new state.
 
+    Of a chain or a rule it is one pass: the updates are added where they are computed, and never written out. Donate
+    parameters and state to ``jax.jit`` (``donate_argnums``) to have both changed in place.
+
     >>> import gradtx, jax.numpy as jnp
     >>> tx, params = gradtx.sgd(0.5), jnp.array([1.0, 2.0])
     >>> params, state = gradtx.step(tx, params, jnp.array([1.0, 1.0]), tx.init(params))
     >>> print(params)
     [0.5 1.5]
     """
+    if isinstance(tx, Chain | Rule):
+        return tx._lifted.update(grads, state, params, extra_args, apply=True)
     updates, state = optax.with_extra_args_support(tx).update(grads, state, params, **extra_args)
     return optax.apply_updates(params, updates), state

@@ -1,40 +1,36 @@
-"""How rules run. The reference executor maps each rule over the leaves; any other is tested against it."""
+"""How plans run. Executors know leaves, dtypes and passes, and no rule by name.
+
+An executor is a way to map one function over many leaves. The reference hands each leaf to JAX; every other one gives
+the same result, and is tested against it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from gradtx import native
 from gradtx._maths import Maths, Trees
-from gradtx._numerics import real_dtype
+from gradtx._numerics import real_dtype, sum_over
+from gradtx._plan import Batch, Leaf, Pass, Plan
 from gradtx._signal import Signal
 
-
-class Group(NamedTuple):
-    """Leaves that the same rules act on.
-
-    Attributes:
-        members: per rule, whether it acts on them.
-        leaves: their positions.
-        coefficients: per rule, what its ``tick`` gave for them; {} for a rule that does not act on them.
-    """
-
-    members: tuple[bool, ...]
-    leaves: Sequence[int]
-    coefficients: Sequence[dict[str, jax.Array]]
+Coefficients = dict[str, jax.Array]
 
 
 class Work(NamedTuple):
     """One step of a chain, ready to run.
 
     Attributes:
-        rules: the rules in order.
-        groups: the leaves, by the rules that act on them.
-        updates: per leaf, the incoming updates in the dtype that arithmetic happens in.
+        plan: how.
+        coefficients: per rule, what its ``tick`` gave, by the rules that act on a leaf (``Leaf.members``).
+        updates: per leaf, the incoming updates as they are stored.
         slots: per rule, {slot: one array per leaf, None where it does not act}; for a rule that maps whole trees, its
             state.
         params: per leaf, the parameters as they are stored, or None.
@@ -42,8 +38,8 @@ class Work(NamedTuple):
         extra: the extra arguments of ``update``, for rules that map whole trees.
     """
 
-    rules: Sequence[Maths]
-    groups: Sequence[Group]
+    plan: Plan
+    coefficients: Mapping[tuple[bool, ...], Sequence[Coefficients]]
     updates: Sequence[jax.Array]
     slots: Sequence[Any]
     params: Sequence[jax.Array] | None
@@ -51,99 +47,314 @@ class Work(NamedTuple):
     extra: dict[str, Any]
 
 
-Executor = Callable[[Work], tuple[list[jax.Array], list[Any]]]
+class Result(NamedTuple):
+    """What a step gives: per leaf the update, or the parameter after it, and the slots as they came, one step on."""
+
+    leaves: list[jax.Array]
+    slots: list[Any]
 
 
-def reference(work: Work) -> tuple[list[jax.Array], list[Any]]:
-    """Run rule by rule, leaf by leaf, and leave the fusing to XLA: the directions, and the slots as stored."""
-    signals = [Signal(u, u) for u in work.updates]
-    params = _loaded_params(work)
-    in_gradient_phase = [True] * len(signals)
-    slots_after = []
-    for r, (rule, slots) in enumerate(zip(work.rules, work.slots, strict=True)):
-        acts = sorted(i for group in work.groups if group.members[r] for i in group.leaves)
-        if rule.whole:
-            after = _map_tree(rule, signals, acts, slots, params, work)
-        else:
-            after = _map_leaves(rule, signals, slots, params, _per_leaf(r, work, signals, acts))
-        for i in acts:
-            in_gradient_phase[i] = in_gradient_phase[i] and not rule.accumulates
-            if in_gradient_phase[i]:
-                signals[i] = signals[i]._replace(gradient=signals[i].direction)
-        slots_after.append(after)
-    return [s.direction for s in signals], slots_after
+class Executor(Protocol):
+    """A way to run a function of one array over many leaves."""
+
+    def map_leaves(
+        self,
+        fn: Fused,
+        leaves: Sequence[tuple[jax.Array, ...]],
+        shared: Sequence[jax.Array],
+        local: Sequence[tuple[jax.Array, ...]],
+        aliases: Mapping[int, int],
+    ) -> Sequence[Sequence[jax.Array]]:
+        """``fn(*arrays, *scalars, *shared)`` for the arrays and the local scalars of each leaf."""
+        ...
+
+    def total(self, fn: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
+        """The sum of ``fn`` over all elements of all arrays."""
+        ...
 
 
-def _loaded_params(work: Work) -> Sequence[jax.Array | None]:
-    if work.params is None:
-        return [None] * len(work.updates)
-    return [_widen(p, real_dtype(u.dtype)) for p, u in zip(work.params, work.updates, strict=True)]
+class Reference:
+    """Leaf by leaf, and the fusing is left to XLA."""
+
+    def map_leaves(self, fn, leaves, shared, local, aliases):
+        return [_run(fn, *arrays, *scalars, *shared) for arrays, scalars in zip(leaves, local, strict=True)]
+
+    def total(self, fn, arrays):
+        return sum_over(fn, arrays)
 
 
-def _per_leaf(r: int, work: Work, signals: list[Signal], acts: list[int]) -> dict[int, SimpleNamespace]:
-    """The coefficients of a rule for each leaf it acts on, in the leaf's dtype; cast once and not once per leaf."""
-    rule = work.rules[r]
-    dtypes = {i: real_dtype(signals[i].direction.dtype) for i in acts}
-    cast: dict[int, SimpleNamespace] = {}
-    for group in work.groups:
-        if group.members[r]:
-            of_dtype = {dtype: _cast(group.coefficients[r], dtype) for dtype in {dtypes[i] for i in group.leaves}}
-            cast |= {i: of_dtype[dtypes[i]] for i in group.leaves}
-    if rule.scope is None or not acts:
-        return {i: cast[i] for i in acts}
-    if rule.scope == "leaf":
-        measured = {i: rule.measure([signals[i].direction]) for i in acts}
-    else:
-        measured = dict.fromkeys(acts, rule.measure([signals[i].direction for i in acts]))
-    return {i: _cast(rule.settle(cast[i], measured[i].astype(dtypes[i])), dtypes[i]) for i in acts}
+class Native:
+    """Many leaves in one call of the compiled kernel, wherever that can run."""
+
+    def map_leaves(self, fn, leaves, shared, local, aliases):
+        return native.map_leaves(fn, leaves, shared, local, aliases)
+
+    def total(self, fn, arrays):
+        return native.sum_leaves(fn, [(x,) for x in arrays])
 
 
-def _map_leaves(
-    rule: Maths,
-    signals: list[Signal],
-    slots: dict[str, list[jax.Array]],
-    params: Sequence[jax.Array | None],
-    coefficients: dict[int, SimpleNamespace],
-) -> dict[str, list[jax.Array]]:
-    """Change the signals of the leaves that have coefficients, and return the slots after."""
-    after = {slot: list(arrays) for slot, arrays in slots.items()}
-    for i, c in coefficients.items():
-        dtype = real_dtype(signals[i].direction.dtype)
-        loaded = SimpleNamespace(**{slot: _widen(arrays[i], dtype) for slot, arrays in slots.items()})
-        signals[i], computed = rule.apply(signals[i], loaded, params[i], c)
-        for slot, arrays in after.items():
-            arrays[i] = computed[slot].astype(arrays[i].dtype)
+@functools.partial(jax.jit, static_argnums=0)
+def _run(fn: Fused, *operands: jax.Array) -> tuple[jax.Array, ...]:
+    """Traced once for all leaves of one kind, and inlined by XLA."""
+    return fn(*operands)
+
+
+Name = Literal["auto", "reference", "native"]
+
+_chosen = jax.make_user_context("auto")  # part of the key of jit's cache, so that another choice compiles anew
+
+
+def executor(name: Name) -> Any:
+    """How chains run in this context: ``with executor("reference"): ...``.
+
+    Results are the same up to rounding, a few ulp a step. What jit has compiled under another choice is compiled anew.
+    For the whole process use ``set_executor``.
+
+    Args:
+        name: "reference": leaf by leaf in JAX. "native": many leaves in one call of the compiled kernel; where it
+            cannot run (other devices, several devices, derivatives, ``vmap``, functions it does not know), it is the
+            reference by itself. "auto", the default: native where the kernel was built and the default backend is the
+            CPU, else the reference. ``gradtx.native.available()`` says whether the kernel was built, and why not.
+
+    Raises:
+        ValueError: for another name.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, params = gradtx.adam(0.1), jnp.array([1.0, -2.0])
+    >>> with gradtx.executor("reference"):
+    ...     print(gradtx.step(tx, params, params, tx.init(params))[0])
+    [ 0.9 -1.9]
+    """
+    return _chosen(_known(name))
+
+
+def set_executor(name: Name) -> None:
+    """How chains run in this process, wherever no ``with executor(...)`` says otherwise; at first "auto".
+
+    Args:
+        name: as for ``executor``.
+
+    Raises:
+        ValueError: for another name.
+
+    >>> import gradtx
+    >>> gradtx.set_executor("auto")
+    """
+    _chosen.set_global(_known(name))
+
+
+def _known(name: str) -> str:
+    if name not in ("auto", "reference", "native"):
+        raise ValueError(f"gradtx: executor must be 'auto', 'reference' or 'native', found {name!r}")
+    return name
+
+
+def current() -> Executor:
+    """The executor that is chosen here."""
+    name = _chosen.value
+    if name == "auto":
+        name = "native" if native.available() and jax.default_backend() == "cpu" else "reference"
+    return Native() if name == "native" else Reference()
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The rules of one pass as one function of one array: lanes, parameter, slots and coefficients, in that order.
+
+    A value, equal for what computes the same. ``finish`` is what the last pass does with the direction: nothing, cast
+    it to the dtype of the updates, or take the step and give the parameter.
+
+    Attributes:
+        plan_rules: the rules that act, with the names of their slots and of their coefficients.
+        leaf: what is known of the leaf.
+        accumulated, second_moment: which lanes come in beside the direction.
+        lanes_out: whether the gradient and the second moment go out.
+        reads_param: whether the parameter comes in.
+        finish: see above.
+    """
+
+    rules: tuple[tuple[Maths, tuple[str, ...], tuple[str, ...], tuple[jnp.dtype, ...]], ...]
+    leaf: Leaf
+    accumulated: bool
+    second_moment: bool
+    lanes_out: tuple[bool, bool]
+    reads_param: bool
+    finish: Literal["update", "param"] | None
+
+    def __call__(self, *operands: jax.Array) -> tuple[jax.Array, ...]:
+        rest = iter(operands)
+        dtype = self.leaf.dtype
+        u = next(rest).astype(dtype)
+        g = next(rest) if self.accumulated else u
+        v = next(rest) if self.second_moment else None
+        stored = next(rest) if self.reads_param else None
+        param = None if stored is None else _widen(stored, dtype)
+        slots = [{slot: _widen(next(rest), real_dtype(dtype)) for slot in names} for _, names, _, _ in self.rules]
+        signal, in_gradient_phase = Signal(g, u, v), not self.accumulated
+        out: list[jax.Array] = []
+        for (rule, names, coefficients, kept), own in zip(self.rules, slots, strict=True):
+            c = SimpleNamespace(**{name: next(rest) for name in coefficients})
+            signal, after = rule.apply(signal, SimpleNamespace(**own), param, c)
+            in_gradient_phase = in_gradient_phase and not rule.accumulates
+            if in_gradient_phase:
+                signal = signal._replace(gradient=signal.direction)
+            out += [after[slot].astype(d) for slot, d in zip(names, kept, strict=True)]
+        return (*self._finished(signal, stored), *out)
+
+    def _finished(self, signal: Signal, stored: jax.Array | None) -> list[jax.Array]:
+        if self.finish is None:
+            others = zip((signal.gradient, signal.second_moment), self.lanes_out, strict=True)
+            return [signal.direction, *(lane for lane, goes in others if goes)]
+        update = signal.direction.astype(self.leaf.update)
+        if self.finish == "update" or stored is None:
+            return [update]
+        return [(stored + update).astype(stored.dtype)]  # what optax.apply_updates does
+
+
+def execute(work: Work, executor: Executor) -> Result:
+    """Run a plan, pass by pass."""
+    plan = work.plan
+    after = Result(list(work.updates), [own if rule.whole else {slot: list(xs) for slot, xs in own.items()}
+                                        for rule, own in zip(plan.rules, work.slots, strict=True)])  # fmt: skip
+    lanes: list[tuple[jax.Array, ...]] = [(u,) for u in work.updates]
+    for k, part in enumerate(plan.passes):
+        if part.whole:
+            _map_tree(part.rules.start, lanes, after, work)
+            continue
+        measured = _measure(part.rules.start, lanes, work, executor) if part.measures else {}
+        for batch in plan.batches:
+            if part.acts_on(batch.leaf):
+                _map_batch(k, batch, lanes, measured, after, work, executor)
+    for batch in plan.batches:
+        k = plan.last_pass(batch.leaf)
+        if plan.passes[k].whole if k is not None else plan.applies:
+            _finish(batch, lanes, after, work, executor)
     return after
 
 
-def _map_tree(
-    rule: Maths, signals: list[Signal], acts: list[int], state: Any, params: Sequence[jax.Array | None], work: Work
-) -> Any:
-    """Change the signals of the leaves that a rule acts on, which maps whole trees, and return its state after."""
+def _measure(r: int, lanes: list[tuple[jax.Array, ...]], work: Work, executor: Executor) -> dict[int, jax.Array]:
+    """What a rule measures, for each leaf that it acts on."""
+    rule = work.plan.rules[r]
+    acts = [(i, batch.leaf) for batch in work.plan.batches if batch.leaf.members[r] for i in batch.leaves]
+    directions = {i: lanes[i][0].astype(leaf.dtype) for i, leaf in sorted(acts, key=lambda one: one[0])}
+    if rule.scope == "leaf" or not directions:
+        return {i: rule.measure([u], executor.total) for i, u in directions.items()}
+    return dict.fromkeys(directions, rule.measure(list(directions.values()), executor.total))
 
-    def tree(leaves: Sequence[Any]) -> Any:
-        kept: list[Any] = [None] * len(signals)
-        for i in acts:
-            kept[i] = leaves[i]
-        return work.treedef.unflatten(kept)
 
-    trees = Trees(
-        tree(work.updates),
-        tree([s.gradient for s in signals]),
-        tree([s.direction for s in signals]),
-        None if work.params is None else tree(params),
-        work.extra,
+def _map_batch(
+    k: int,
+    batch: Batch,
+    lanes: list[tuple[jax.Array, ...]],
+    measured: dict[int, jax.Array],
+    after: Result,
+    work: Work,
+    executor: Executor,
+) -> None:
+    """One pass over one batch: writes lanes, or the result, and slots."""
+    plan, leaf, part = work.plan, batch.leaf, work.plan.passes[k]
+    ours = [r for r in part.rules if leaf.members[r]]
+    shared, local = _coefficients(part, ours, batch, measured, work)
+    finish: Any = ("param" if plan.applies else "update") if plan.last_pass(leaf) == k else None
+    fn = Fused(
+        tuple(
+            (plan.rules[r], tuple(after.slots[r]), tuple(own), leaf.slots[r])
+            for r, own in zip(ours, [*local[:1], *shared] if local else shared, strict=True)
+        ),
+        leaf,
+        accumulated := plan.accumulated(leaf, part.rules.start),
+        second_moment := plan.second_moment(leaf, part.rules.start),
+        (plan.accumulated(leaf, part.rules.stop), plan.second_moment(leaf, part.rules.stop)),
+        reads_param := work.params is not None and (finish == "param" or any(plan.rules[r].needs_params for r in ours)),
+        finish,
     )
-    updates, after = rule.apply_tree(trees, state)
-    directions = work.treedef.flatten_up_to(updates)
-    for i in acts:
-        signals[i] = signals[i]._replace(direction=directions[i].astype(signals[i].direction.dtype))
-    return after
+    in_place = {}
+    before = 1 + accumulated + second_moment + reads_param
+    results = 1 if finish else 1 + sum(fn.lanes_out)
+    if finish == "param":
+        in_place[before - 1] = 0
+    elif any(plan.passes[j].acts_on(leaf) for j in range(k)) and (finish is None or leaf.update == leaf.dtype):
+        in_place[0] = 0  # the direction is a temporary of ours
+    slots = [(r, slot) for r in ours for slot in after.slots[r]]
+    in_place |= {before + j: results + j for j in range(len(slots))}
+    arrays = [
+        (*lanes[i], *([work.params[i]] if work.params is not None and reads_param else []),
+         *(after.slots[r][slot][i] for r, slot in slots))
+        for i in batch.leaves
+    ]  # fmt: skip
+    mapped = executor.map_leaves(
+        fn,
+        arrays,
+        [x for own in shared for x in own.values()],
+        [tuple(own.values()) for own in local] or [()] * len(arrays),
+        in_place,
+    )
+    for i, out in zip(batch.leaves, mapped, strict=True):
+        if finish is None:
+            lanes[i] = tuple(out[:results])
+        else:
+            after.leaves[i] = out[0]
+        for (r, slot), x in zip(slots, out[results:], strict=True):
+            after.slots[r][slot][i] = x
+
+
+def _coefficients(
+    part: Pass, ours: list[int], batch: Batch, measured: dict[int, jax.Array], work: Work
+) -> tuple[list[Coefficients], list[Coefficients]]:
+    """Those of each rule that are the same for the batch, and those of the first rule for each leaf, if they differ."""
+    dtype = real_dtype(batch.leaf.dtype)
+    shared = [_cast(work.coefficients[batch.leaf.members][r], dtype) for r in ours]
+    if not part.measures or ours[0] != part.rules.start:
+        return shared, []
+    rule, own = work.plan.rules[ours[0]], shared[0]
+
+    def settled(i: int) -> Coefficients:
+        return _cast(rule.settle(SimpleNamespace(**own), measured[i].astype(dtype)), dtype)
+
+    if rule.scope == "tree":
+        return [settled(batch.leaves[0]), *shared[1:]], []
+    return shared[1:], [settled(i) for i in batch.leaves]
+
+
+def _finish(batch: Batch, lanes: list[tuple[jax.Array, ...]], after: Result, work: Work, executor: Executor) -> None:
+    """What no pass has done for a batch: cast the direction, or take the step."""
+    fn = Fused(
+        (), batch.leaf, False, False, (False, False), work.plan.applies, "param" if work.plan.applies else "update"
+    )
+    params = [(work.params[i],) if work.params is not None and work.plan.applies else () for i in batch.leaves]
+    arrays = [(lanes[i][0], *param) for i, param in zip(batch.leaves, params, strict=True)]
+    in_place = {1: 0} if work.plan.applies else {}
+    mapped = executor.map_leaves(fn, arrays, [], [()] * len(arrays), in_place)
+    for i, (x,) in zip(batch.leaves, mapped, strict=True):
+        after.leaves[i] = x
+
+
+def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: Work) -> None:
+    """A rule that maps whole trees, which have None where it does not act."""
+    plan, rule = work.plan, work.plan.rules[r]
+    acts = {i: batch.leaf for batch in plan.batches if batch.leaf.members[r] for i in batch.leaves}
+
+    def tree(leaves: Mapping[int, Any]) -> Any:
+        return work.treedef.unflatten([leaves.get(i) for i in range(len(lanes))])
+
+    directions = {i: lanes[i][0].astype(leaf.dtype) for i, leaf in acts.items()}
+    frozen = {i: plan.accumulated(leaf, r) for i, leaf in acts.items()}
+    params = None
+    if work.params is not None:
+        params = tree({i: _widen(work.params[i], real_dtype(leaf.dtype)) for i, leaf in acts.items()})
+    incoming = tree({i: work.updates[i].astype(leaf.dtype) for i, leaf in acts.items()})
+    gradient = tree({i: lanes[i][1] if frozen[i] else directions[i] for i in acts})
+    trees = Trees(incoming, gradient, tree(directions), params, work.extra)
+    updates, after.slots[r] = rule.apply_tree(trees, after.slots[r])
+    for i, u in enumerate(work.treedef.flatten_up_to(updates)):
+        if i in acts:
+            freezes = rule.accumulates and not frozen[i]
+            lanes[i] = (u.astype(acts[i].dtype), *([directions[i]] if freezes else []), *lanes[i][1:])
 
 
 def _widen(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, dtype))
 
 
-def _cast(coefficients: dict[str, jax.Array], dtype: jnp.dtype) -> SimpleNamespace:
-    return SimpleNamespace(**{name: value.astype(dtype) for name, value in coefficients.items()})
+def _cast(coefficients: Coefficients, dtype: jnp.dtype) -> Coefficients:
+    return {name: value.astype(dtype) for name, value in coefficients.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,12 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.shard_alike import shard_alike
 
 from gradtx import _checks, _select
 from gradtx._checks import Layout
-from gradtx._executors import Group, Work, reference
+from gradtx._executors import Work, current, execute
 from gradtx._maths import Maths, Tick
 from gradtx._numerics import compute_dtype, is_complex
+from gradtx._plan import Leaf, Plan, plan
 from gradtx._select import Leaves
 from gradtx._signal import Weights
 from gradtx._state import ChainState
@@ -45,7 +48,7 @@ class Lifted:
         slots = {}
         for name, rule, ours in zip(self.names, self.rules, chosen, strict=True):
             kept = [x if acts else None for x, acts in zip(arrays, ours, strict=True)]
-            on_leaves = [None if x is None else _stored(rule.slots(x), rule.state_dtype) for x in kept]
+            on_leaves = [None if x is None else _slots(rule, x) for x in kept]
             slots[name] = {
                 slot: treedef.unflatten([None if own is None else own[slot] for own in on_leaves])
                 for slot in self.layout.leaf_slots(name)
@@ -58,35 +61,57 @@ class Lifted:
             self._tick(state.hyperparams, state, chosen)  # refuses an average that two groups of leaves need twice
         return state
 
-    def update(self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any]) -> tuple[Any, ChainState]:
-        """One step: updates in the dtypes of those that came in, and the next state."""
+    def update(
+        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool = False
+    ) -> tuple[Any, ChainState]:
+        """One step: updates in the dtypes of those that came in, or the parameters after it, and the next state."""
         leaves, treedef = _checks.named_leaves(updates, "updates")
         chosen = self.chosen(leaves, treedef)
         _checks.check_real(leaves, chosen, self.rules, self.names, "updates")
         slots = _checks.check_state(state, self.layout, treedef, leaves, chosen)
         param_leaves = _checks.check_params(params, treedef, leaves, chosen, self.rules, self.names)
         hyperparams = self._hyperparams(state.count, None, state.hyperparams)
-        groups, scalars = self._tick(hyperparams, state, chosen)
+        coefficients, scalars = self._tick(hyperparams, state, chosen)
 
-        same_leaf = [[leaf] for _, leaf in leaves]
-        for column in ([] if param_leaves is None else [param_leaves], *(own.values() for own in slots)):
-            for arrays in column:
-                for i, x in enumerate(arrays):
-                    same_leaf[i] += [] if x is None else [x]
-        arrays = [jnp.asarray(same[0], compute_dtype(*same)) for same in same_leaf]
-
+        arrays = [_array(leaf) for _, leaf in leaves]
+        stored = None if param_leaves is None else [_array(leaf) for leaf in param_leaves]
+        known = self._known(arrays, stored, slots, chosen)
         for i, (name, rule) in enumerate(self._named()):
             if rule.whole:
                 slots[i] = state.slots[name]["state"]
-        directions, slots = reference(Work(self.rules, groups, arrays, slots, param_leaves, treedef, extra))
+        work = Work(plan(self.rules, known, apply), coefficients, arrays, slots, stored, treedef, extra)
+        out, slots = execute(work, current())
 
         after = {}
         for name, rule, own, numbers in zip(self.names, self.rules, slots, scalars, strict=True):
             trees = {"state": own} if rule.whole else {slot: treedef.unflatten(xs) for slot, xs in own.items()}
             after[name] = trees | numbers
-        out = [u.astype(jnp.result_type(leaf)) for u, (_, leaf) in zip(directions, leaves, strict=True)]
         count = jnp.asarray(optax.safe_increment(state.count))
         return treedef.unflatten(out), ChainState(count, hyperparams, _nonempty(after))
+
+    def plan(self, params: Any, state: ChainState, apply: bool = False) -> Plan:
+        """How a step runs on leaves like these parameters; they may be abstract."""
+        leaves, treedef = _checks.named_leaves(params, "parameters")
+        chosen = self.chosen(leaves, treedef)
+        slots = _checks.check_state(state, self.layout, treedef, leaves, chosen)
+        arrays = [leaf for _, leaf in leaves]
+        return plan(self.rules, self._known(arrays, arrays, slots, chosen), apply)
+
+    def _known(
+        self, arrays: Sequence[Any], params: Sequence[Any] | None, slots: Sequence[Any], chosen: _checks.Chosen
+    ) -> list[Leaf]:
+        """What a plan has to know of each leaf."""
+        known = []
+        for i, x in enumerate(arrays):
+            own = tuple(
+                tuple(xs[i].dtype for xs in of_rule.values()) if ours[i] else ()
+                for of_rule, ours in zip(slots, chosen, strict=True)
+            )
+            param = None if params is None else params[i].dtype
+            dtypes = [x.dtype, *([] if param is None else [param]), *(dtype for of_rule in own for dtype in of_rule)]
+            dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+            known.append(Leaf(tuple(ours[i] for ours in chosen), x.shape, dtype, x.dtype, param, own))
+        return known
 
     def chosen(self, leaves: Leaves, treedef: Any) -> list[list[bool]]:
         """For each rule, for each leaf, whether the rule acts on it."""
@@ -122,7 +147,7 @@ class Lifted:
 
     def _tick(
         self, hyperparams: Hyperparams, state: ChainState, chosen: _checks.Chosen
-    ) -> tuple[list[Group], list[dict[str, Any]]]:
+    ) -> tuple[dict[tuple[bool, ...], list[dict[str, jax.Array]]], list[dict[str, Any]]]:
         """The scalar work of a step, weights passed along: coefficients for each group of leaves, and scalar slots."""
         one = jnp.ones((), compute_dtype(*jax.tree.leaves(state.hyperparams)))
         grouped = _grouped(chosen)
@@ -150,8 +175,7 @@ class Lifted:
                 )
             last = next(iter(ticks.values()), None)
             scalars.append({k: x if last is None else last.scalars[k].astype(x.dtype) for k, x in held.items()})
-        groups = [Group(members, at, coefficients[members]) for members, at in grouped.items()]
-        return groups, scalars
+        return coefficients, scalars
 
 
 def _grouped(chosen: _checks.Chosen) -> dict[tuple[bool, ...], list[int]]:
@@ -187,10 +211,19 @@ def _layout(rules: Sequence[Maths], names: Sequence[str]) -> Layout:
     return Layout(tuple(names), _nonempty(hyperparams), _nonempty(slots))
 
 
-def _stored(slots: Scalars, dtype: str | None) -> Scalars:
-    if dtype is None:
-        return slots
-    return {slot: x if is_complex(x.dtype) else x.astype(dtype) for slot, x in slots.items()}
+def _array(leaf: Any) -> jax.Array:
+    """A leaf as an array of just the dtype it has, never a weak one."""
+    return jnp.asarray(leaf, jnp.result_type(leaf))
+
+
+def _slots(rule: Maths, param: jax.Array) -> Scalars:
+    """The slots of a rule for one leaf, in the dtype they are kept in, and sharded as the parameter is."""
+    slots = rule.slots(param)
+    if rule.state_dtype is not None:
+        slots = {slot: x if is_complex(x.dtype) else x.astype(rule.state_dtype) for slot, x in slots.items()}
+    if isinstance(param, jax.core.Tracer):  # in jit, zeros like a parameter would not know of its sharding
+        return {slot: shard_alike(param, x)[1] for slot, x in slots.items()}
+    return slots
 
 
 def _scalar(value: Any, dtype: Any, name: str, own: str) -> jax.Array:

@@ -6,13 +6,15 @@ name: they ask a rule only what is declared here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 
 from gradtx._signal import Signal, Weights
+
+Total = Callable[[Callable[[jax.Array], jax.Array], Sequence[jax.Array]], jax.Array]
 
 
 class Tick(NamedTuple):
@@ -110,8 +112,11 @@ class Maths:
         del scalars, count
         return Tick(vars(h), {}, weights)
 
-    def measure(self, directions: Sequence[jax.Array]) -> jax.Array:
-        """One number from the whole leaf (a list of one) or from all leaves, as ``scope`` says."""
+    def measure(self, directions: Sequence[jax.Array], total: Total) -> jax.Array:
+        """One number from the whole leaf (a list of one) or from all leaves, as ``scope`` says.
+
+        ``total(fn, arrays)`` is the sum of an elementwise function over all elements of all arrays.
+        """
         raise NotImplementedError(f"{type(self).__name__} declares a scope, so it must define measure")
 
     def settle(self, c: SimpleNamespace, measured: jax.Array) -> dict[str, jax.Array]:

@@ -7,7 +7,7 @@ derivatives at zero, so that one may differentiate through an update.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -61,20 +61,29 @@ def safe_divide(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(zero, 0, x / jnp.where(zero, 1, y))
 
 
-def l2_norm(xs: Sequence[jax.Array]) -> jax.Array:
+def sum_over(fn: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
+    """The sum of ``fn`` over all elements of all arrays, in float32 or wider; 0 for none."""
+    return sum((jnp.sum(fn(x)) for x in arrays), start=jnp.zeros((), jnp.float32))
+
+
+def l2_norm(xs: Sequence[jax.Array], total: Callable[..., jax.Array] = sum_over) -> jax.Array:
     """The L2 norm over all elements of all arrays, a real scalar in the widest of their dtypes.
 
     Squares overflow long before the norm does (in float32 at 1.8e19), and vanish below 1e-23. Only when that
     happens is the sum taken again, over the arrays divided by their largest absolute value.
+
+    Args:
+        xs: the arrays.
+        total: how to sum a function over all elements.
     """
     xs = [x for x in xs if x.size]
-    total = sum((jnp.sum(abs_sq(x)) for x in xs), start=jnp.zeros((), jnp.float32))
+    squares = total(abs_sq, xs)
     if not xs:
-        return total
-    info = jnp.finfo(total.dtype)
+        return squares
+    info = jnp.finfo(squares.dtype)
     # Below tiny/eps the squares are subnormal or gone, and their digits with them.
-    in_range = (total < info.max) & (total > info.tiny / info.eps)
-    return jax.lax.cond(in_range, lambda total, _: safe_sqrt(total), _scaled_l2_norm, total, xs)
+    in_range = (squares < info.max) & (squares > info.tiny / info.eps)
+    return jax.lax.cond(in_range, lambda squares, _: safe_sqrt(squares), _scaled_l2_norm, squares, xs)
 
 
 def _scaled_l2_norm(total: jax.Array, xs: list[jax.Array]) -> jax.Array:

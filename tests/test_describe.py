@@ -35,9 +35,7 @@ def test_schedules_and_optax_members_say_what_they_are():
     assert repr(tx).startswith("chain(seal(tx=<optax clip>), ")
 
 
-@pytest.mark.parametrize(
-    "name", sorted(ALL.keys() - {"partition"})
-)  # its parts: test_where.py
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"partition"}))  # its parts: test_where.py
 def test_bytes_are_those_of_the_state(name):
     tx = ALL[name]
     found = gx.describe(tx, PARAMS)

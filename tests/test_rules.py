@@ -114,6 +114,7 @@ CASES = {
         ema(ema(G, 0.8), 0.5) / ema(1 - 0.8 ** T.astype(float), 0.5),
     ),
     "scale": (gx.scale(-3.0), -3.0 * G),
+    "freeze": (gx.freeze(), 0 * G),
     "sign": (gx.sign(), np.sign(G)),
     "learning rate": (gx.scale_by_learning_rate(lambda count: 0.1 / (count + 1)), -0.1 / T * G),
     "inverse time": (gx.scale_by_inverse_time(0.3), G / (1 + 0.3 * (T - 1))),

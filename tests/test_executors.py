@@ -1,0 +1,254 @@
+"""Executors against the reference, plans against counts by hand, and sharded steps against unsharded ones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from catalog import ALL, OPTIMIZERS
+
+import gradtx as gx
+from gradtx import native
+from gradtx._plan import passes
+
+rng = np.random.default_rng(0)
+SHAPES = {"matrix": (7, 130), "vector": (300,), "scalar": (), "none": (0, 3)}
+
+
+def tree(dtype="float32", seed=0):
+    local = np.random.default_rng(seed)
+    return {name: jnp.asarray(local.normal(size=shape), dtype) for name, shape in SHAPES.items()}
+
+
+def trajectory(tx, executor, dtype="float32", n=3, step=gx.step):
+    """Parameters and state after n jitted steps."""
+    with gx.executor(executor):
+        run = jax.jit(lambda p, g, s: step(tx, p, g, s))
+        params = tree(dtype)
+        state = tx.init(params)
+        for k in range(n):
+            params, state = run(params, tree(dtype, seed=k + 1), state)
+    return params, state
+
+
+@pytest.mark.skipif(not native.available(), reason=str(native.available()))
+class TestNative:
+    @pytest.mark.parametrize("name", ALL)
+    def test_is_the_reference(self, name):
+        """Parameters and state, after three steps: at most 4 ulp a step."""
+        ours, theirs = trajectory(ALL[name], "native"), trajectory(ALL[name], "reference")
+        chex.assert_trees_all_close(ours, theirs, rtol=12 * 2**-23, atol=12 * 2**-23)
+        chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+
+    @pytest.mark.parametrize("dtype, ulp", [("bfloat16", 2**-8), ("float16", 2**-10), ("float64", 2**-52)])
+    @pytest.mark.parametrize("name", ["adam", "amsgrad", "nadamw", "nag", "adagrad", "clipped nadam"])
+    def test_dtypes(self, name, dtype, ulp):
+        with jax.enable_x64(True):
+            ours, theirs = (trajectory(ALL[name], executor, dtype) for executor in ("native", "reference"))
+        chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+        chex.assert_trees_all_close(ours, theirs, rtol=12 * ulp, atol=12 * ulp)
+
+    def test_runs_in_the_kernel(self):
+        """Not by falling back: one custom call, and nothing of the size of a leaf beside it."""
+        tx, params = gx.chain(gx.clip_by_value(1.0), gx.adamw(0.1)), {"w": jnp.ones(10_000)}
+        with gx.executor("native"):
+            step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2))
+            compiled = step.lower(params, params, tx.init(params)).compile()
+        assert compiled.as_text().count('custom_call_target="') == 1
+        memory: Any = compiled.memory_analysis()
+        assert memory.temp_size_in_bytes < 4_000  # less than a tenth of one leaf
+        assert memory.alias_size_in_bytes >= 3 * 40_000  # p, m and v in place
+
+    def test_derivatives_and_vmap_are_the_references(self):
+        params = tree()
+        tx = gx.adam(0.1)
+
+        def loss(rate, grads):
+            state = gx.set_hyperparams(tx.init(params), learning_rate=rate)
+            after, _ = gx.step(tx, params, grads, state)
+            return sum(jnp.sum(x**2) for x in jax.tree.leaves(after))
+
+        found = []
+        for name in ("native", "reference"):
+            with gx.executor(name):
+                grad = jax.jit(jax.grad(loss, argnums=(0, 1)))(0.1, params)
+                batched = jax.jit(jax.vmap(loss, in_axes=(0, None)))(jnp.array([0.1, 0.2]), params)
+                found.append((grad, batched))
+        chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-5)
+
+    def test_another_choice_compiles_anew(self):
+        tx, params = gx.adam(0.1), tree()
+        step = jax.jit(lambda p, s: gx.step(tx, p, p, s))
+        for name in ("native", "reference", "native"):
+            with gx.executor(name):
+                text = step.lower(params, tx.init(params)).compile().as_text()
+            assert ("custom-call" in text) == (name == "native")
+
+    def test_auto_is_native_here(self):
+        tx, params = gx.adam(0.1), tree()
+        text = jax.jit(lambda p, s: gx.step(tx, p, p, s)).lower(params, tx.init(params)).compile().as_text()
+        assert "custom-call" in text
+
+    def test_a_rule_the_kernel_does_not_know_runs_all_the_same(self):
+        class wave(gx.Rule):
+            def apply(self, signal, slots, param, c):
+                return signal._replace(direction=jax.scipy.special.erf(signal.direction)), {}
+
+        tx = gx.chain(wave(), gx.sgd(0.1))
+        chex.assert_trees_all_close(trajectory(tx, "native"), trajectory(tx, "reference"), rtol=1e-6)
+
+
+@pytest.mark.parametrize("executor", ["reference", "native"])
+@pytest.mark.parametrize("name", ["adamw", "nag", "clipped nadam", "identity", "sealed adam", "partition", "switch"])
+def test_step_is_update_and_apply(name, executor):
+    def two(tx, params, grads, state):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    ours, theirs = trajectory(ALL[name], executor), trajectory(ALL[name], executor, step=two)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("grad, param", [("bfloat16", "float32"), ("float32", "bfloat16"), ("float16", "float16")])
+def test_step_rounds_as_apply_updates_does(grad, param):
+    tx, p, g = gx.sgd(0.1), jnp.linspace(-1, 1, 7, dtype=param), jnp.linspace(0.3, 0.9, 7, dtype=grad)
+    ours, _ = jax.jit(lambda: gx.step(tx, p, g, tx.init(p)))()
+    theirs = jax.jit(lambda: optax.apply_updates(p, tx.update(g, tx.init(p), p)[0]))()
+    assert ours.dtype == param
+    chex.assert_trees_all_equal(ours, theirs)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="'auto', 'reference' or 'native', found 'fast'"):
+        gx.executor("fast")  # pyright: ignore[reportArgumentType] - the mistake under test
+    with pytest.raises(ValueError, match="found 'fast'"):
+        gx.set_executor("fast")  # pyright: ignore[reportArgumentType] - the mistake under test
+
+
+def test_the_default_of_the_process():
+    code = (
+        "import gradtx as gx, jax, jax.numpy as jnp\n"
+        "gx.set_executor('reference')\n"
+        "tx, p = gx.adam(0.1), jnp.ones(3)\n"
+        "assert 'custom-call' not in jax.jit(lambda s: gx.step(tx, p, p, s)).lower(tx.init(p)).compile().as_text()\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+class TestPlans:
+    PARAMS = jax.ShapeDtypeStruct((1000,), jnp.float32)
+
+    def plan(self, tx, params=None, apply=True):
+        params = self.PARAMS if params is None else params
+        return tx._lifted.plan(params, jax.eval_shape(tx.init, params), apply)
+
+    @pytest.mark.parametrize(
+        "tx, bytes_per_parameter",
+        [
+            (gx.sgd(0.1), [12]),  # g, and p in and out
+            (gx.adam(0.1), [28]),  # g; p, m and v in and out
+            (gx.amsgrad(0.1), [36]),
+            (gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1)), [4 + 28]),  # the norm reads g once more
+            (gx.chain(gx.clip_by_value(1.0), gx.adam(0.1)), [28]),
+            # u goes out of the first pass, is measured, and read again with b and p, which are written
+            (gx.chain(gx.rms(), gx.precondition(), gx.clip_by_norm(1.0), gx.sgd(0.1, 0.9)), [4 + 8 + 8, 8 + 4 + 8 + 8]),
+            (gx.chain(gx.adam(0.1), state_dtype="bfloat16"), [12 + 8]),
+        ],
+    )
+    def test_bytes(self, tx, bytes_per_parameter):
+        plan = self.plan(tx)
+        assert [plan.traffic(k) / 1000 for k in range(len(plan.passes))] == bytes_per_parameter
+
+    def test_updates_cost_what_apply_saves(self):
+        plan = self.plan(gx.adam(0.1), apply=False)
+        assert plan.traffic(0) == 24 * 1000  # g and u; m and v in and out
+
+    def test_a_value_that_prints(self):
+        plan = self.plan(gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(0.1)))
+        assert plan == self.plan(gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(0.1)))
+        assert hash(plan) == hash(self.plan(gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(0.1))))
+        expected = "measured, then one pass: clip_by_global_norm, scale_by_learning_rate (16 bytes/parameter)"
+        assert str(plan) == expected
+        assert str(self.plan(gx.chain())) == "nothing to do"
+
+    def test_leaves_that_differ_only_in_shape_go_together(self):
+        params = {f"l{i}": jax.ShapeDtypeStruct((i + 1, 2), jnp.float32) for i in range(20)}
+        params["half"] = jax.ShapeDtypeStruct((5,), jnp.bfloat16)
+        assert sorted(len(batch.leaves) for batch in self.plan(gx.adam(0.1), params).batches) == [1, 20]
+        some = gx.adamw(0.1, decay_mask="l7")
+        assert sorted(len(batch.leaves) for batch in self.plan(some, params).batches) == [1, 1, 19]
+
+    def test_rules_of_whole_trees_stand_alone(self):
+        rules = gx.chain(gx.sgd(0.1), optax.clip(1.0), gx.trace(), gx.clip_by_norm(1.0), gx.sign()).rules
+        assert [list(part.rules) for part in passes(rules)] == [[0], [1], [2], [3, 4]]
+        assert [part.whole for part in passes(rules)] == [False, True, False, False]
+        assert [part.measures for part in passes(rules)] == [False, False, False, True]
+
+    def test_no_work_per_leaf_that_could_be_per_step(self):
+        """The scalar work of a step does not grow with the leaves: the equations of one more leaf are one call."""
+
+        def equations(leaves):
+            params = {f"l{i}": jnp.ones(3) for i in range(leaves)}
+            tx = gx.adam(0.1)
+            with gx.executor("reference"):
+                return len(jax.make_jaxpr(lambda p, s: gx.step(tx, p, p, s))(params, tx.init(params)).eqns)
+
+        assert equations(20) - equations(10) == 10
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import gradtx as gx
+from gradtx import optimizers
+
+mesh = Mesh(np.array(jax.devices()), ("d",))
+spread = NamedSharding(mesh, PartitionSpec("d"))
+alone = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(16, 4)), jnp.float32), "b": jnp.ones(3)}
+params = alone | {"w": jax.device_put(alone["w"], spread)}
+chains = {name: getattr(optimizers, name)(0.1) for name in optimizers.__all__}
+chains["clip"] = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1))
+for name, tx in chains.items():
+    gathers = []
+    for executor in ("reference", "native"):
+        with gx.executor(executor):
+            for init in (tx.init, jax.jit(tx.init)):
+                state = init(params)
+                for own in state.slots.values():
+                    for slot in own.values():
+                        if isinstance(slot, dict):
+                            assert slot["w"].sharding == spread, (name, slot["w"].sharding)
+            step = jax.jit(lambda p, s, tx=tx: gx.step(tx, p, p, s))
+            gathers.append(step.lower(params, state).compile().as_text().count("all-gather"))
+            one, two, held = params, alone, tx.init(alone)
+            for _ in range(3):
+                one, state = step(one, state)
+                two, held = step(two, held)
+            assert one["w"].sharding == spread
+            for key in one:
+                np.testing.assert_allclose(one[key], two[key], rtol=1e-5, atol=1e-6, err_msg=name)
+    assert gathers[1] <= gathers[0] == 0, (name, gathers)
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_sharded_over_eight_devices():
+    """State is sharded as the parameters, steps are the unsharded ones, and nothing is gathered."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-W", "error", "-c", SHARDED]
+    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "done"
+
+
+def test_the_optimizers_are_one_pass():
+    for name, tx in OPTIMIZERS.items():
+        assert len(passes(tx.rules)) == 1, name

@@ -47,12 +47,14 @@ class Description(NamedTuple):
         parameters: how many numbers the parameters are.
         bytes: what the state's slots take in all; hyperparameters and the count are not in it.
         leaves: one for each leaf; printed if not all leaves get the same rules (see ``where`` and ``partition``).
+        passes: how often a step goes over memory, and with how many bytes, one line for each pass (see ``executor``).
     """
 
     rows: tuple[Row, ...]
     parameters: int
     bytes: int
     leaves: tuple[Leaf, ...] = ()
+    passes: str = ""
 
     def _cells(self) -> list[list[str]]:
         head = ["rule", "equation", "hyperparameters", "slots", "bytes/param", "bytes"]
@@ -72,13 +74,14 @@ class Description(NamedTuple):
         *rules, total = _aligned(self._cells())
         lines = [rules[0], _line(rules), *rules[1:], _line(rules), total]
         leaves = _aligned(self._leaf_cells())
-        return "\n".join([*lines, *(["", leaves[0], _line(leaves), *leaves[1:]] if leaves else [])])
+        leaf_lines = ["", leaves[0], _line(leaves), *leaves[1:]] if leaves else []
+        return "\n".join([*lines, *leaf_lines, "", f"a step: {self.passes}"])
 
     __repr__ = __str__
 
     def _repr_markdown_(self) -> str:
         tables = [_markdown(cells) for cells in (self._cells(), self._leaf_cells()) if cells]
-        return "\n\n".join(tables)
+        return "\n\n".join([*tables, f"a step: {self.passes}"])
 
 
 _NUMBERS = 4  # the column from which cells are numbers, aligned right
@@ -108,7 +111,9 @@ def _markdown(cells: list[list[str]]) -> str:
 def describe(tx: Transformation, params: Any) -> Description:
     """A table of a chain's rules: equation, hyperparameters, slots, and bytes of state for these parameters.
 
-    Where ``where`` or ``partition`` give leaves different rules, a second table says which leaf gets which.
+    Where ``where`` or ``partition`` give leaves different rules, a second table says which leaf gets which. The last
+    lines say in how many passes over memory ``step`` runs it: rules that act element by element fuse into one; a norm
+    has to be measured before.
 
     Args:
         tx: a gradtx chain or rule, or a ``partition``, whose parts' rules are shown as ``part.rule``.
@@ -126,6 +131,8 @@ def describe(tx: Transformation, params: Any) -> Description:
     scale   u ← a u            factor=-0.1                                       0.00      0
     ────────────────────────────────────────────────────────────────────────────────────────
     in all                                                100 parameters         4.04    404
+    <BLANKLINE>
+    a step: one pass: trace, scale (20 bytes/parameter)
     """
     if not isinstance(tx, Transformation):
         raise TypeError(f"describe: expected a gradtx chain or rule, found {type(tx).__name__}; use chain() or seal()")
@@ -138,7 +145,8 @@ def describe(tx: Transformation, params: Any) -> Description:
     rows = list(_rows(tx, "", state, leaves, treedef, parameters, acting))
     shapes = {path: leaf.shape for path, leaf in leaves}
     described = tuple(Leaf(path, shapes[path], tuple(rules)) for path, rules in acting.items())
-    return Description(tuple(rows), parameters, sum(row.bytes for row in rows), described)
+    passes = str(tx._lifted.plan(params, state, apply=True)).replace("\n", "\n        ")
+    return Description(tuple(rows), parameters, sum(row.bytes for row in rows), described, passes)
 
 
 def _rows(

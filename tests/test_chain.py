@@ -107,7 +107,8 @@ class TestOptax:
         tx = gx.chain(optax.clip(1.0), gx.momentum(0.9), gx.rms(0.999), gx.debias(), gx.precondition(), LR)
         theirs = optax.chain(optax.clip(1.0), optax.adam(0.1))
         grads = [G, -0.3 * G, 2.0 * G]
-        chex.assert_trees_all_close(run(tx, grads)[0], run(theirs, grads)[0], rtol=1e-5)
+        # One element cancels to 4e-9; the others are of the size of the learning rate.
+        chex.assert_trees_all_close(run(tx, grads)[0], run(theirs, grads)[0], rtol=1e-5, atol=1e-8)
 
     def test_stateful_member(self):
         tx = gx.chain(gx.clip_by_norm(1.0), optax.scale_by_adam(), LR)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 import os
 import platform
 import shlex
@@ -74,7 +73,7 @@ def surroundings(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def to_json(where: Mapping[str, Any], results: Mapping[str, Result], sweeps: Mapping[str, Mapping[int, Result]]) -> str:
-    """A JSON object. Times are in seconds; a ratio that is not finite is null."""
+    """A JSON object. Times are in seconds."""
     content = {
         **where,
         "workloads": {name: _plain(result) for name, result in results.items()},
@@ -90,13 +89,7 @@ def _plain(result: Result) -> dict[str, Any]:
         name: {**found._asdict(), "samples": list(result.samples[name]), **result.details.get(name, {})}
         for name, found in result.summaries().items()
     }
-    ratios = {
-        name: {
-            other: {key: x if math.isfinite(x) else None for key, x in found._asdict().items()}
-            for other, found in result.ratios(name).items()
-        }
-        for name in result.ours
-    }
+    ratios = {name: {other: found._asdict() for other, found in result.ratios(name).items()} for name in result.ours}
     return {"about": result.about, "unit": result.unit, "contestants": contestants, "ratios": ratios}
 
 

@@ -60,7 +60,7 @@ def ratio(samples: Sequence[float], others: Sequence[float]) -> Summary:
     >>> ratio([2.0, 20.0, 4.0], [1.0, 10.0, 1.0])
     Summary(median=2.0, low=2.0, high=3.0, least=2.0)
     """
-    return summary([a / b if b else math.inf for a, b in zip(samples, others, strict=True)])
+    return summary([a / b for a, b in zip(samples, others, strict=True)])
 
 
 def interleave(
@@ -108,7 +108,6 @@ class Steps:
 
     def _time(self, calls: int) -> float:
         step = self.takes.step
-        gc.collect()
         gc.disable()
         try:
             begin = time.perf_counter()

@@ -48,31 +48,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     axes = sweeps(setting) if asked.picture else {}
     rounds = asked.repeats or (3 if asked.quick else 15)
 
-    console, where = Console(), surroundings(arguments)
+    console, where = Console(width=None if sys.stdout.isatty() else 120), surroundings(arguments)
     print_surroundings(where, console)
     if why_missing() is not None:
         console.print(f"The floor is left out: {why_missing()}.\n", highlight=False)
     results: dict[str, Result] = {}
     swept: dict[str, dict[int, Result]] = {name: {} for name in axes}
-    try:
-        with bar() as progress:
-            for name in names:
+    status = 0
+    with bar() as progress:
+        for name in names:
+            try:
                 results[name] = _run(name, WORKLOADS[name], setting, rounds, progress)
-                console.print(table(name, results[name]))
-                console.print()
-            for name, sweep in axes.items():
-                for at, workload in sweep.points.items():
-                    swept[name][at] = _run(workload.about, workload, setting, rounds, progress)
-    except Same as disagreement:
-        print(f"benchmarks: {disagreement}", file=sys.stderr)
-        return 1
+            except Same as disagreement:  # the others are right all the same
+                print(f"benchmarks: {name}: {disagreement}", file=sys.stderr)
+                status = 1
+                continue
+            console.print(table(name, results[name]))
+            console.print()
+        for name, sweep in axes.items():
+            for at, workload in sweep.points.items():
+                swept[name][at] = _run(workload.about, workload, setting, rounds, progress)
     if asked.json is not None:
         write_whole(asked.json, to_json(where, results, swept).encode())
     if asked.picture is not None:
         machine = where["machine"]
         caption = f"{machine['processor']}, {machine['cores']} cores; {where['date'][:10]}; {where['command']}"
         write_whole(asked.picture, draw(axes, swept, caption))
-    return 0
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:

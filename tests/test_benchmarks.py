@@ -1,0 +1,136 @@
+"""The benchmarks: their arithmetic, and a small run. Never a time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.contestants import Same, check
+from benchmarks.data import Data, affordable, gpt2, parameters_of
+from benchmarks.record import Result
+from benchmarks.report import scale, table
+from benchmarks.timing import Summary, interleave, ratio, summary
+from benchmarks.workloads import WORKLOADS
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_median_quartiles_and_least():
+    assert summary([5.0, 1.0, 3.0, 2.0, 4.0]) == Summary(3.0, 2.0, 4.0, 1.0)
+    assert summary([7.0]) == Summary(7.0, 7.0, 7.0, 7.0)
+
+
+def test_a_ratio_is_of_the_same_turn():
+    load = np.array([1.0, 5.0, 2.0, 50.0, 1.0])  # that both of them meet
+    assert ratio(list(3 * load), list(2 * load)) == pytest.approx((1.5, 1.5, 1.5, 1.5))
+
+
+class Counter:
+    """A contestant that writes down when it was measured."""
+
+    def __init__(self, name, log):
+        self.name, self.log, self.details = name, log, {}
+
+    def measure(self):
+        self.log.append(self.name)
+        return float(len(self.log))
+
+
+def test_contestants_take_turns_and_begin_in_turn():
+    log = []
+    samples = interleave({name: Counter(name, log) for name in "abc"}, 3)
+    assert "".join(log) == "abcbcacab"
+    assert samples == {"a": [1.0, 6.0, 8.0], "b": [2.0, 4.0, 9.0], "c": [3.0, 5.0, 7.0]}
+
+
+def test_ratios_are_gradtx_against_the_others():
+    result = Result("nothing", "s", {"gradtx reference": [2.0, 4.0], "optax": [1.0, 2.0], "floor (C)": [0.5, 1.0]}, {})
+    assert result.ours == ["gradtx reference"]
+    assert {name: found.median for name, found in result.ratios("gradtx reference").items()} == {
+        "optax": 2.0,
+        "floor (C)": 4.0,
+    }
+    assert table("name", result).row_count == 3
+
+
+def test_units():
+    assert [scale(x, "s")[1] for x in (2.0, 0.5, 2e-6, 0.0)] == ["s", "ms", "µs", "ns"]
+    assert [scale(x, "bytes")[1] for x in (2**21, 2000, 3)] == ["MiB", "KiB", "B"]
+
+
+def test_gpt2_has_its_leaves():
+    assert len(gpt2()) == 148
+    assert parameters_of(gpt2()) == 124_439_808
+    assert not affordable([(10**13,)], 1)
+
+
+class Walker:
+    """A stepper that goes a length along the gradient."""
+
+    def __init__(self, data, length):
+        self.data, self.length, self.x = data, length, data.start[0].copy()
+        self.use(0)
+
+    def use(self, which):
+        self.g = np.asarray(self.data.gradients[which]["leaf_0000"])
+
+    def step(self):
+        self.x = self.x - self.length * self.g
+
+    def leaf(self, i):
+        return self.x
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-3])
+def test_nobody_is_timed_on_other_work(off):
+    data = Data([(100,)])
+    made = {"gradtx": Walker(data, 1e-2), "optax": Walker(data, 1e-2 * (1 + off))}
+    if off:
+        with pytest.raises(Same, match="optax"):
+            check(made, data)
+    else:
+        check(made, data)
+        assert len(data.gradients) == 1
+
+
+def test_list(capsys):
+    assert main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(WORKLOADS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--workload", "no-such"], ["--executor", "no-such"], ["--repeats", "0"], ["--json", "/no/such/file"]]
+)
+def test_mistakes(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_small_run(tmp_path):
+    file, picture = tmp_path / "run.json", tmp_path / "run.png"
+    command = [sys.executable, "-W", "error", "-m", "benchmarks"]
+    arguments = ["--quick", "--repeats", "2", "--workload", "one-leaf", "1000x1024", "--json", str(file)]
+    arguments += ["--picture", str(picture)]
+    done = subprocess.run(command + arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "one-leaf" in done.stdout
+    found = json.loads(file.read_text())
+    assert {"date", "command", "commit", "machine", "versions", "workloads", "sweeps"} <= set(found)
+    assert found["machine"]["processor"] and found["machine"]["cores"] >= 1
+    assert found["versions"]["jax"]
+    assert list(found["workloads"]) == ["one-leaf", "1000x1024"]
+    for workload in found["workloads"].values():
+        assert {"gradtx reference", "optax"} <= set(workload["contestants"])
+        for own in workload["contestants"].values():
+            assert len(own["samples"]) == 2
+            assert 0 < own["least"] <= own["low"] <= own["median"] <= own["high"]
+        assert "optax" in workload["ratios"]["gradtx reference"]
+    assert [point["at"] for point in found["sweeps"]["leaves"]] == [1, 3, 10]
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -49,16 +49,30 @@ def mix(decay: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
     return decay * old + (1 - decay) * new
 
 
+@jax.custom_jvp
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """√x whose derivative at 0 is 0 instead of infinite. NaN stays NaN; negative x gives NaN."""
-    zero = x == 0
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+    return jax.lax.sqrt(x)
 
 
+@safe_sqrt.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return safe_sqrt(x), jnp.where(x == 0, 0, dx / (2 * jnp.sqrt(jnp.where(x == 0, 1, x))))
+
+
+@jax.custom_jvp
 def safe_divide(x: jax.Array, y: jax.Array) -> jax.Array:
     """x/y, and 0 where y is 0, with derivative 0 there."""
-    zero = y == 0
-    return jnp.where(zero, 0, x / jnp.where(zero, 1, y))
+    quotient = x / y
+    return jax.lax.select(jnp.broadcast_to(y == 0, quotient.shape), jax.lax.full_like(quotient, 0), quotient)
+
+
+@safe_divide.defjvp
+def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x, y), (dx, dy) = primals, tangents
+    quotient = safe_divide(x, y)
+    return quotient, jnp.where(y == 0, 0, (dx - quotient * dy) / jnp.where(y == 0, 1, y))
 
 
 def sum_over(fn: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
@@ -70,25 +84,46 @@ def l2_norm(xs: Sequence[jax.Array], total: Callable[..., jax.Array] = sum_over)
     """The L2 norm over all elements of all arrays, a real scalar in the widest of their dtypes.
 
     Squares overflow long before the norm does (in float32 at 1.8e19), and vanish below 1e-23. Only when that
-    happens is the sum taken again, over the arrays divided by their largest absolute value.
+    happens is the sum taken again, of the arrays times a power of two. The derivative at 0 is 0.
 
     Args:
         xs: the arrays.
         total: how to sum a function over all elements.
     """
-    xs = [x for x in xs if x.size]
-    squares = total(abs_sq, xs)
+    return _l2_norm([x for x in xs if x.size], total)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _l2_norm(xs: list[jax.Array], total: Callable[..., jax.Array]) -> jax.Array:
     if not xs:
-        return squares
-    info = jnp.finfo(squares.dtype)
-    # Below tiny/eps the squares are subnormal or gone, and their digits with them.
-    in_range = (squares < info.max) & (squares > info.tiny / info.eps)
-    return jax.lax.cond(in_range, lambda squares, _: safe_sqrt(squares), _scaled_l2_norm, squares, xs)
+        return jnp.zeros((), jnp.float32)
+    dtype = functools.reduce(jnp.promote_types, (real_dtype(x.dtype) for x in xs))
+    info = jnp.finfo(dtype)
+    smaller, larger = (jnp.asarray(2.0 ** int(share * info.maxexp), dtype) for share in (-0.7, 0.78))
+
+    # A loop, and not a branch, so that the sum is compiled once: the second time it is the same with another scale.
+    def again(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        times, squares, _ = carry
+        # Below tiny/eps the squares are subnormal or gone, and their digits with them.
+        in_range = (squares < info.max) & (squares > info.tiny / info.eps)
+        return (times == 0) | ((times == 1) & ~in_range)
+
+    def add(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        times, squares, _ = carry
+        scale = jnp.where(times == 0, 1, jnp.where(squares < 1, larger, smaller))
+        squares = total(lambda x: abs_sq(x * scale.astype(real_dtype(x.dtype))), xs)
+        return times + 1, squares.astype(dtype), scale
+
+    start = jnp.zeros((), jnp.int32), jnp.zeros((), dtype), jnp.ones((), dtype)
+    _, squares, scale = jax.lax.while_loop(again, add, start)
+    return jnp.sqrt(squares) / scale
 
 
-def _scaled_l2_norm(total: jax.Array, xs: list[jax.Array]) -> jax.Array:
-    largest = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(x)).astype(total.dtype) for x in xs])
-    largest = jax.lax.stop_gradient(largest)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    squares = [jnp.sum(abs_sq(x / scale.astype(real_dtype(x.dtype)))) for x in xs]
-    return scale * safe_sqrt(sum(squares, start=jnp.zeros_like(total)))
+@_l2_norm.defjvp
+def _(
+    total: Callable[..., jax.Array], primals: tuple[list[jax.Array]], tangents: tuple[list[jax.Array]]
+) -> tuple[jax.Array, jax.Array]:
+    (xs,), (dxs,) = primals, tangents
+    norm = _l2_norm(xs, total)
+    along = [jnp.sum((safe_divide(x, norm.astype(x.dtype)).conj() * dx).real) for x, dx in zip(xs, dxs, strict=True)]
+    return norm, sum(along, start=jnp.zeros_like(norm)).astype(norm.dtype)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 # Lowest first; a module imports from its own floor or from below. A package stands for its modules.
 FLOORS = [
-    ["_numerics", "_signal", "activations"],
+    ["_numerics", "_signal", "activations", "native"],
     ["_maths"],  # the contract of a rule
     ["_executors", "_state", "_checks"],
     ["_lift"],
@@ -45,7 +45,7 @@ def floor_of(module: str) -> int:
 
 def modules():
     names = [f"gradtx.{info.name}" for info in pkgutil.iter_modules(gradtx.__path__)]
-    for package in ("rules", "dialects", "workbench"):
+    for package in ("native", "rules", "dialects", "workbench"):
         if (ROOT / "gradtx" / package).is_dir():
             path = [str(ROOT / "gradtx" / package)]
             names += [f"gradtx.{package}.{info.name}" for info in pkgutil.iter_modules(path)]

@@ -17,7 +17,7 @@ from jax.extend import core
 
 from gradtx.native import _library
 from gradtx.native._library import Availability
-from gradtx.native._primitive import Call, MapCall, SumCall, call_p
+from gradtx.native._primitive import MapCall, SumCall, call_p
 from gradtx.native._program import Program, Unsupported, compile_jaxpr
 
 __all__ = ["Availability", "available", "map_leaves", "sum_leaves", "supports"]

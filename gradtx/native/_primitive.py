@@ -1,4 +1,4 @@
-"""The primitive that holds a call of the kernel until it is known where it runs, and the reference that it stands for."""
+"""The primitive that stands for a call of the kernel, or for its reference, until it is known where it runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jax.interpreters import ad, batching, mlir
 from gradtx.native import _library
 from gradtx.native._program import Program
 
-LEAVES_PER_CALL = 64  # XLA compiles a call with thousands of operands for a minute
+LEAVES_PER_CALL = 32  # of 16 to 64 compile fastest; one call with thousands of operands takes XLA a minute
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _rows(values: Sequence[Any], rows: int) -> list[Sequence[Any]]:
 
 # -- The primitive ----------------------------------------------------------------------------------------------------
 
-call_p = core.Primitive("gradtx_native")
+call_p = core.Primitive("elementwise_leaves")
 call_p.multiple_results = True
 
 

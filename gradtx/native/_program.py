@@ -23,6 +23,8 @@ from gradtx.native._library import Op
 F32, F64, TRUTH = "f32", "f64", "truth"
 _KINDS = {"float32": F32, "bfloat16": F32, "float16": F32, "float64": F64, "bool": TRUTH}
 _HALVES = {"bfloat16": "bf16", "float16": "f16"}
+_NUMPY = {F32: "float32", F64: "float64"}
+_BYTES = {F32: 4, F64: 8, TRUTH: 1, "bf16": 2, "f16": 2}
 
 
 class Unsupported(Exception):
@@ -213,7 +215,7 @@ class _Graph:
     def operand(self, value: _Value) -> int:
         if isinstance(value, _Vector):
             return value.node
-        return self.node("scalar", (value.ref,), self.kind(value.dtype))
+        return self.scalar(value.ref, self.kind(value.dtype))
 
     def step(self, primitive: core.Primitive, params: dict[str, Any], values: Sequence[_Uniform], avals: Any):
         """A primitive over scalars, for JAX to compute before; at once where it only changes a constant's dtype."""
@@ -233,17 +235,38 @@ class _Graph:
         return [_Uniform(first + i, aval.dtype) for i, aval in enumerate(avals)]
 
     def negated(self, node: int) -> int | None:
-        """The node of a scalar with the other sign."""
-        scalar = self[node]
-        if scalar.op != "scalar":
+        """A scalar with the other sign; None if the node is not one."""
+        if not self.is_scalar(node):
             return None
-        (ref,) = scalar.args
+        (ref,) = self[node].args
         if isinstance(ref, Constant):
-            return self.node("scalar", (Constant.of(-ref.array()),), scalar.kind)
-        dtype = jnp.dtype("float32" if scalar.kind == F32 else "float64")
-        value = _Uniform(ref, dtype)
-        (value,) = self.step(jax.lax.neg_p, {}, [value], [jax.ShapeDtypeStruct((), dtype)])
-        return self.node("scalar", (value.ref,), scalar.kind)
+            return self.scalar(Constant.of(-ref.array()), self[node].kind)
+        return self.computed(jax.lax.neg_p, {}, [self.wide(node)])
+
+    def reciprocal(self, node: int) -> int:
+        """One divided by a scalar."""
+        one = _Uniform(Constant.of(np.ones((), _NUMPY[self[node].kind])), _NUMPY[self[node].kind])
+        return self.computed(jax.lax.div_p, {}, [one, self.wide(node)])
+
+    def scalar(self, ref: int | Constant, kind: str) -> int:
+        return self.node("scalar", (ref,), kind)
+
+    def constant(self, value: float, kind: str) -> int:
+        return self.scalar(Constant.of(np.asarray(value, _NUMPY[kind])), kind)
+
+    def computed(self, primitive: core.Primitive, params: dict[str, Any], values: list[_Uniform]) -> int:
+        """The node of what a primitive makes of scalars, in their dtype."""
+        dtype = values[0].dtype
+        (value,) = self.step(primitive, params, values, [jax.ShapeDtypeStruct((), dtype)])
+        return self.scalar(value.ref, self.kind(dtype))
+
+    def wide(self, node: int) -> _Uniform:
+        """A scalar in the dtype that the kernel computes in: float32 for half precision."""
+        dtype = np.dtype(_NUMPY[self[node].kind])
+        params = {"new_dtype": dtype, "weak_type": False, "sharding": None}
+        value = _Uniform(self[node].args[0], None)
+        (value,) = self.step(jax.lax.convert_element_type_p, params, [value], [jax.ShapeDtypeStruct((), dtype)])
+        return value
 
     def maths(self, op: str, *args: int) -> int:
         """A number from numbers, or a truth, or a choice; simplified."""
@@ -252,6 +275,8 @@ class _Graph:
             op, args = "add", (args[0], negative)
         if op == "add" and self[args[1]].op == "neg":
             op, args = "sub", (args[0], self[args[1]].args[0])
+        if op == "div" and self.is_scalar(args[1]):  # by the reciprocal, as XLA does
+            op, args = "mul", (self.reciprocal(args[1]), args[0])
         if op in _COMMUTATIVE and (not self.is_scalar(args[0]), args[0]) > (not self.is_scalar(args[1]), args[1]):
             args = (args[1], args[0])
         if op == "select":
@@ -323,7 +348,9 @@ def _read_jaxpr(graph: _Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, _Val
             inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, [])
             if any(np.ndim(const) for const in consts):
                 raise Unsupported("a constant array in a nested function")
-            own = {var: _Uniform(Constant.of(c), var.aval.dtype) for var, c in zip(inner.constvars, consts, strict=True)}
+            own = {
+                var: _Uniform(Constant.of(c), var.aval.dtype) for var, c in zip(inner.constvars, consts, strict=True)
+            }
             results = _read_jaxpr(graph, inner, own | dict(zip(inner.invars, values, strict=True)), shape)
         elif all(isinstance(value, _Uniform) for value in values):
             results = _read_uniform(graph, eqn, values, shape)  # pyright: ignore[reportArgumentType] - all uniform
@@ -402,7 +429,7 @@ def _read_elementwise(graph: _Graph, eqn: core.JaxprEqn, values: list[_Value]) -
 def _integer_pow(graph: _Graph, x: int, y: int) -> int:
     """By squaring, as JAX does."""
     if y == 0:
-        return graph.node("scalar", (Constant.of(np.ones((), graph[x].kind.replace("f", "float"))),), graph[x].kind)
+        return graph.constant(1, graph[x].kind)
     power, factor, rest = None, x, abs(y)
     while rest:
         if rest & 1:
@@ -412,8 +439,7 @@ def _integer_pow(graph: _Graph, x: int, y: int) -> int:
     assert power is not None
     if y > 0:
         return power
-    one = graph.node("scalar", (Constant.of(np.ones((), graph[x].kind.replace("f", "float"))),), graph[x].kind)
-    return graph.maths("div", one, power)
+    return graph.maths("div", graph.constant(1, graph[x].kind), power)
 
 
 def _convert(graph: _Graph, node: int, old: Any, new: Any) -> int:
@@ -422,8 +448,7 @@ def _convert(graph: _Graph, node: int, old: Any, new: Any) -> int:
     if before == TRUTH and after != TRUTH:
         return graph.node(f"bool_to_{after}", (node,), after)
     if before != TRUTH and after == TRUTH:
-        zero = graph.node("scalar", (Constant.of(np.zeros((), before.replace("f", "float"))),), before)
-        return graph.maths("ne", node, zero)
+        return graph.maths("ne", node, graph.constant(0, before))
     if (before, after) == (F32, F64):
         return graph.node("widen", (node,), F64)
     if (before, after) == (F64, F32):
@@ -519,6 +544,7 @@ class _Assembler:
         candidates: dict[str, Callable[..., Any]] = {
             "add": self._fused_add,
             "sub": self._fused_sub,
+            "div": self._fused_div,
             "select": self._fused_select,
         }
         fused = candidates[op](*args) if op in candidates else None
@@ -530,9 +556,9 @@ class _Assembler:
         if self.graph.is_scalar(x) and (inner := self._inner(y, "add")) and self.graph.is_constant(inner[0], 0):
             y = inner[1]  # the zero was there for a −0, which x takes away as well
         if (root := self._inner(y, "sqrt")) and self.graph.is_scalar(x):
-            if (total := self._inner(root[0], "add")) and (quotient := self._inner(total[1], "div")):
-                if self.graph.is_scalar(total[0]) and self.graph.is_scalar(quotient[1]):
-                    return "divaddsqrtadd", (*quotient, total[0], x)
+            if (total := self._inner(root[0], "add")) and (product := self._inner(total[1], "mul")):
+                if self.graph.is_scalar(total[0]) and self.graph.is_scalar(product[0]):
+                    return "muladdsqrtadd", (*product, total[0], x)
             return "sqrtadd", (*root, x)
         first, second = self._inner(x, "mul"), self._inner(y, "mul")
         if first and second and x != y:
@@ -554,11 +580,15 @@ class _Assembler:
             return "mulsub", (*product, y)
         return None
 
+    def _fused_div(self, x: int, y: int) -> tuple[str, tuple[int, ...]] | None:
+        product = self._inner(x, "mul")
+        return ("muldiv", (*product, y)) if product else None
+
     def _fused_select(self, truth: int, yes: int, no: int) -> tuple[str, tuple[int, ...]] | None:
         test, quotient = self._inner(truth, "eq"), self._inner(no, "div")
         if test and quotient and test[1] == quotient[1] and self._are_zero(yes, test[0]):
-            if (inner := self._inner(quotient[0], "div")) and self.graph.is_scalar(inner[1]):
-                return "divsafediv", (*inner, quotient[1])
+            if product := self._inner(quotient[0], "mul"):
+                return "mulsafediv", (*product, quotient[1])
             return "safediv", quotient
         return None
 
@@ -592,9 +622,10 @@ class _Assembler:
                     slots.append(-1 - scalars.setdefault(arg, len(scalars)))
                 else:
                     slots.append(place[arg])
-            for arg in set(instruction.args):
-                if last_use[arg] == t and place.get(arg, 0) >= base:
-                    free.append(place[arg])
+            over = {arg for arg in instruction.args if last_use[arg] == t and place.get(arg, 0) >= base}
+            # A place may be read and written at once only by elements of one size.
+            width = _BYTES[graph[instruction.node].kind] if instruction.node >= 0 else 0
+            free += [place[arg] for arg in over if _BYTES[graph[arg].kind] == width]
             if instruction.node < 0:  # a store
                 to = arrays + ~instruction.node
             elif instruction.node in home:
@@ -603,6 +634,7 @@ class _Assembler:
                 to = free.pop()
             else:
                 to, temporaries = base + temporaries, temporaries + 1
+            free += [place[arg] for arg in over if _BYTES[graph[arg].kind] != width]
             if instruction.node >= 0:
                 place[instruction.node] = to
                 if instruction.node not in last_use and to >= base:
@@ -627,7 +659,7 @@ class _Assembler:
         )
 
     def _with_stores(self) -> tuple[list[_Instruction], dict[int, int]]:
-        """The instructions, with copies for outputs not written by what computes them; and {node: output} of the rest."""
+        """The instructions, with copies for outputs not written where they are computed; {node: output} of the rest."""
         graph = self.graph
         if self.summed:
             if graph.is_scalar(self.roots[0]):

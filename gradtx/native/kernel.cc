@@ -100,19 +100,6 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   return y == 0 ? T{0} : x / y;
 }
 
-// A divisor that is the same for all elements. Its reciprocal would be flushed to zero where it is huge; there x and
-// the divisor are both scaled first.
-template <class T>
-struct Divisor {
-  GRADTX_INLINE explicit Divisor(T s)
-      : scale(std::abs(s) > T{0.25} / std::numeric_limits<T>::min() ? T(0x1p-64) : T{1}), reciprocal(1 / (s * scale)) {}
-  T scale, reciprocal;
-};
-template <class T>
-GRADTX_INLINE T operator/(T x, const Divisor<T>& s) {
-  return x * s.scale * s.reciprocal;
-}
-
 // ---- Instructions --------------------------------------------------------------------------------------------------
 
 // Each: name, number of operands, the expression over operands a, b, c, e; then for which operands there is a variant
@@ -140,7 +127,7 @@ GRADTX_INLINE T operator/(T x, const Divisor<T>& s) {
   X(add, 2, a + b, 0, 1)                                                       \
   X(sub, 2, a - b, 0, 1)                                                       \
   X(mul, 2, a * b, 0, 1)                                                       \
-  X(div, 2, a / b, 0, 1, 2)                                                    \
+  X(div, 2, a / b, 0, 1)                                                    \
   X(max, 2, maximum(a, b), 0, 1)                                               \
   X(min, 2, minimum(a, b), 0, 1)                                               \
   X(pow, 2, std::pow(a, b), 0, 1, 2)                                           \
@@ -150,9 +137,10 @@ GRADTX_INLINE T operator/(T x, const Divisor<T>& s) {
   X(mulmuladd, 4, a * b + c * e, 0, 1, 5)                                      \
   X(mulsqadd, 4, a * b + c * (e * e), 0, 1, 4, 5)                              \
   X(sqrtadd, 2, std::sqrt(a) + b, 0, 2)                                        \
-  X(divaddsqrtadd, 4, std::sqrt(a / b + c) + e, 14)                            \
+  X(muladdsqrtadd, 4, std::sqrt(a * b + c) + e, 13)                            \
   X(safediv, 2, divide_or_zero(a, b), 0)                                         \
-  X(divsafediv, 3, divide_or_zero(a / b, c), 2)
+  X(mulsafediv, 3, divide_or_zero(a * b, c), 0, 1)                             \
+  X(muldiv, 3, a * b / c, 0, 1)
 // From numbers to truth.
 #define GRADTX_TESTS(X)                                                        \
   X(eq, 2, a == b, 0, 1)                                                       \
@@ -214,7 +202,7 @@ GRADTX_INLINE T get(const void* p) {
   else return s.truth;
 }
 
-// An operand: a block, or a scalar that is read once before the loop. What the loop divides by is a Divisor.
+// An operand: a block, or a scalar that is read once before the loop.
 template <class T, bool kScalar>
 struct Operand {
   GRADTX_INLINE explicit Operand(const void* p) : x(static_cast<const T*>(p)) {}
@@ -227,17 +215,10 @@ struct Operand<T, true> {
   GRADTX_INLINE T operator[](int) const { return x; }
   const T x;
 };
-template <class T>
-struct OverScalar {
-  GRADTX_INLINE explicit OverScalar(const void* p) : x(get<T>(p)) {}
-  GRADTX_INLINE const Divisor<T>& operator[](int) const { return x; }
-  const Divisor<T> x;
-};
-
 #define GRADTX_FUNCTION(name, arity, expression, ...)                                                    \
   struct name##_f {                                                                                      \
-    template <class T, class B = T>                                                                      \
-    static GRADTX_INLINE auto of([[maybe_unused]] T a, [[maybe_unused]] B b, [[maybe_unused]] T c,        \
+    template <class T> \
+    static GRADTX_INLINE auto of([[maybe_unused]] T a, [[maybe_unused]] T b, [[maybe_unused]] T c,        \
                                  [[maybe_unused]] T e) {                                                 \
       return expression;                                                                                 \
     }                                                                                                    \
@@ -246,18 +227,12 @@ GRADTX_MATHS(GRADTX_FUNCTION)
 GRADTX_TESTS(GRADTX_FUNCTION)
 GRADTX_LOGIC(GRADTX_FUNCTION)
 
-// The second operand of these, where it is a scalar, is a divisor.
-template <class F>
-constexpr bool kDividesByB =
-    std::is_same_v<F, div_f> || std::is_same_v<F, divaddsqrtadd_f> || std::is_same_v<F, divsafediv_f>;
-
 template <class F, class T, class To, int kArity, int kScalars>
 GRADTX_INLINE void loop(void* const* slots, const Instruction& in, int n) {
   // The place written may be the place read, but then at the same index: no iteration depends on another.
   To* to = static_cast<To*>(slots[in.to]);
   const Operand<T, (kScalars & 1) != 0> a(slots[in.a]);
-  const std::conditional_t<kDividesByB<F> && (kScalars & 2) != 0, OverScalar<T>, Operand<T, (kScalars & 2) != 0>> b(
-      slots[in.b]);
+  const Operand<T, (kScalars & 2) != 0> b(slots[in.b]);
   const Operand<T, (kScalars & 4) != 0> c(slots[in.c]);
   const Operand<T, (kScalars & 8) != 0> e(slots[in.e]);
 #pragma GCC ivdep

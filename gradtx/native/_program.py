@@ -89,6 +89,11 @@ class Program:
         return [values[i] for i in self.coefficients]
 
 
+def aval_of(atom: core.Var | core.Literal) -> Any:
+    """The abstract value, which has a shape and a dtype, as all here have."""
+    return atom.aval
+
+
 def compile_jaxpr(
     jaxpr: core.Jaxpr, arrays: int, ops: dict[str, Op], aliases: dict[int, int], summed: bool = False
 ) -> Program:
@@ -105,23 +110,25 @@ def compile_jaxpr(
         Unsupported: the kernel cannot do this.
     """
     graph = _Graph(ops)
-    shape = jaxpr.invars[0].aval.shape
+    shape = aval_of(jaxpr.invars[0]).shape
     variables: dict[core.Var, _Value] = {}
     for i, var in enumerate(jaxpr.invars[:arrays]):
-        if var.aval.shape != shape:
-            raise Unsupported(f"arrays of shapes {shape} and {var.aval.shape}")
-        variables[var] = graph.input(i, var.aval.dtype)
+        if aval_of(var).shape != shape:
+            raise Unsupported(f"arrays of shapes {shape} and {aval_of(var).shape}")
+        variables[var] = graph.input(i, aval_of(var).dtype)
     scalars = [*jaxpr.invars[arrays:], *jaxpr.constvars]
     for i, var in enumerate(scalars):
-        if np.prod(var.aval.shape, dtype=int) != 1 or var.aval.ndim:
-            raise Unsupported(f"a constant or scalar of shape {var.aval.shape}")
-        variables[var] = _Uniform(i, var.aval.dtype)
+        if np.prod(aval_of(var).shape, dtype=int) != 1 or aval_of(var).ndim:
+            raise Unsupported(f"a constant or scalar of shape {aval_of(var).shape}")
+        variables[var] = _Uniform(i, aval_of(var).dtype)
     graph.scalars = len(scalars)
     outputs = _read_jaxpr(graph, jaxpr, variables, shape)
     for var in jaxpr.outvars:
-        if var.aval.shape != shape:
-            raise Unsupported(f"an output of shape {var.aval.shape} for arrays of shape {shape}")
+        if aval_of(var).shape != shape:
+            raise Unsupported(f"an output of shape {aval_of(var).shape} for arrays of shape {shape}")
     roots = [graph.output(value) for value in outputs]
+    if summed and (len(roots) != 1 or graph[roots[0]].kind not in _NUMPY):
+        raise Unsupported("a sum in half precision, or of several outputs")
     return _Assembler(graph, roots, arrays, aliases, summed).program()
 
 
@@ -217,7 +224,9 @@ class _Graph:
             return value.node
         return self.scalar(value.ref, self.kind(value.dtype))
 
-    def step(self, primitive: core.Primitive, params: dict[str, Any], values: Sequence[_Uniform], avals: Any):
+    def step(
+        self, primitive: core.Primitive, params: dict[str, Any], values: Sequence[_Uniform], avals: Sequence[Any]
+    ) -> list[_Uniform]:
         """A primitive over scalars, for JAX to compute before; at once where it only changes a constant's dtype."""
         refs = tuple(value.ref for value in values)
         if primitive.name == "convert_element_type" and isinstance(refs[0], Constant):
@@ -268,8 +277,9 @@ class _Graph:
         (value,) = self.step(jax.lax.convert_element_type_p, params, [value], [jax.ShapeDtypeStruct((), dtype)])
         return value
 
-    def maths(self, op: str, *args: int) -> int:
+    def maths(self, op: str, *operands: int) -> int:
         """A number from numbers, or a truth, or a choice; simplified."""
+        args: tuple[int, ...] = operands
         kind = self[args[-1]].kind
         if op == "sub" and (negative := self.negated(args[1])) is not None:
             op, args = "add", (args[0], negative)
@@ -333,9 +343,9 @@ _ELEMENTWISE |= {"integer_pow", "is_finite", "round"}
 def _read_jaxpr(graph: _Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, _Value], shape: Any) -> list[_Value]:
     def read(atom: core.Var | core.Literal) -> _Value:
         if isinstance(atom, core.Literal):
-            if atom.aval.shape != ():
-                raise Unsupported(f"a constant of shape {atom.aval.shape}")
-            return _Uniform(Constant.of(np.asarray(atom.val, atom.aval.dtype)), atom.aval.dtype)
+            if aval_of(atom).shape != ():
+                raise Unsupported(f"a constant of shape {aval_of(atom).shape}")
+            return _Uniform(Constant.of(np.asarray(atom.val, aval_of(atom).dtype)), aval_of(atom).dtype)
         return variables[atom]
 
     for eqn in jaxpr.eqns:
@@ -349,33 +359,34 @@ def _read_jaxpr(graph: _Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, _Val
             if any(np.ndim(const) for const in consts):
                 raise Unsupported("a constant array in a nested function")
             own = {
-                var: _Uniform(Constant.of(c), var.aval.dtype) for var, c in zip(inner.constvars, consts, strict=True)
+                var: _Uniform(Constant.of(c), aval_of(var).dtype)
+                for var, c in zip(inner.constvars, consts, strict=True)
             }
             results = _read_jaxpr(graph, inner, own | dict(zip(inner.invars, values, strict=True)), shape)
         elif all(isinstance(value, _Uniform) for value in values):
             results = _read_uniform(graph, eqn, values, shape)  # pyright: ignore[reportArgumentType] - all uniform
         else:
-            if any(var.aval.shape not in (shape, ()) for var in (*eqn.invars, *eqn.outvars)):
+            if any(aval_of(var).shape not in (shape, ()) for var in (*eqn.invars, *eqn.outvars)):
                 raise Unsupported(f"{name}, which changes the shape")
             results = _read_elementwise(graph, eqn, values)
         variables |= zip(eqn.outvars, results, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _read_uniform(graph: _Graph, eqn: core.JaxprEqn, values: list[_Uniform], shape: Any) -> list[_Value]:
+def _read_uniform(graph: _Graph, eqn: core.JaxprEqn, values: list[_Uniform], shape: Any) -> list[_Uniform]:
     """A primitive whose operands are the same for all elements; arrays of that kind are kept as scalars."""
-    name, shapes = eqn.primitive.name, [var.aval.shape for var in (*eqn.invars, *eqn.outvars)]
+    name, shapes = eqn.primitive.name, [aval_of(var).shape for var in (*eqn.invars, *eqn.outvars)]
     if name in ("broadcast_in_dim", "reshape") and values and all(s in (shape, ()) for s in shapes):
         return [values[0]]
     if any(s != () for s in shapes) and (name not in _ELEMENTWISE or any(s not in (shape, ()) for s in shapes)):
-        raise Unsupported(f"{name} of shape {eqn.outvars[0].aval.shape}")
-    return graph.step(eqn.primitive, eqn.params, values, [var.aval for var in eqn.outvars])
+        raise Unsupported(f"{name} of shape {aval_of(eqn.outvars[0]).shape}")
+    return graph.step(eqn.primitive, eqn.params, values, [aval_of(var) for var in eqn.outvars])
 
 
 def _read_elementwise(graph: _Graph, eqn: core.JaxprEqn, values: list[_Value]) -> list[_Value]:
-    name, params, dtype = eqn.primitive.name, eqn.params, eqn.outvars[0].aval.dtype
+    name, params, dtype = eqn.primitive.name, eqn.params, aval_of(eqn.outvars[0]).dtype
     if name in ("broadcast_in_dim", "reshape", "squeeze", "expand_dims") or name in _IDENTITY - {"reduce_precision"}:
-        if eqn.outvars[0].aval.shape != eqn.invars[0].aval.shape:
+        if aval_of(eqn.outvars[0]).shape != aval_of(eqn.invars[0]).shape:
             raise Unsupported(f"{name}, which changes the shape")
         return list(values)
     if params.get("accuracy") is not None:

@@ -27,9 +27,11 @@
 #endif
 
 // One clone of the interpreter for each generation of vector units, chosen when the library is loaded.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define GRADTX_HAS_CLONES 1
 #define GRADTX_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
+#define GRADTX_HAS_CLONES 0
 #define GRADTX_CLONES
 #endif
 #define GRADTX_INLINE inline __attribute__((always_inline))
@@ -552,17 +554,11 @@ extern "C" GRADTX_EXPORT const char* gradtx_native_ops() { return kOpsText; }
 
 // Which clone of the interpreter this processor runs.
 extern "C" GRADTX_EXPORT const char* gradtx_native_target() {
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq"))
-    return "x86-64-v4";
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "x86-64-v3";
-  return "x86-64";
-#elif defined(__aarch64__)
-  return "aarch64";
-#else
-  return "baseline";
+#if GRADTX_HAS_CLONES
+  if (__builtin_cpu_supports("x86-64-v4")) return "x86-64-v4";
+  if (__builtin_cpu_supports("x86-64-v3")) return "x86-64-v3";
 #endif
+  return "the baseline of its architecture";
 }
 
 #define GRADTX_CALL ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<int64_t>("inputs")

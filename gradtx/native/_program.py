@@ -290,7 +290,7 @@ class _Graph:
         if op in _COMMUTATIVE and (not self.is_scalar(args[0]), args[0]) > (not self.is_scalar(args[1]), args[1]):
             args = (args[1], args[0])
         if op == "select":
-            truth, yes, no = args
+            truth, yes, no = operands
             if self[truth].op == "ne":  # the opposite, for NaN too
                 truth, yes, no = self.node("eq", self[truth].args, TRUTH), no, yes
             args = (truth, self.given(truth, True, yes), self.given(truth, False, no))

@@ -552,6 +552,10 @@ extern "C" GRADTX_EXPORT XLA_FFI_Error* gradtx_native_sum(XLA_FFI_CallFrame*);
 // The instructions in the order of their numbers: a line each of name, number of operands, scalar variants.
 extern "C" GRADTX_EXPORT const char* gradtx_native_ops() { return kOpsText; }
 
+// The version of XLA's interface that this was compiled for.
+extern "C" GRADTX_EXPORT int32_t gradtx_native_api_major() { return XLA_FFI_API_MAJOR; }
+extern "C" GRADTX_EXPORT int32_t gradtx_native_api_minor() { return XLA_FFI_API_MINOR; }
+
 // Which clone of the interpreter this processor runs.
 extern "C" GRADTX_EXPORT const char* gradtx_native_target() {
 #if GRADTX_HAS_CLONES

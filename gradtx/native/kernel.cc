@@ -326,17 +326,27 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
 
 // The sum of a block in double, in an order that depends on n alone.
 template <class T>
-GRADTX_CLONES double sum_block(const T* x, int n) {
-  constexpr int kLanes = 32;
-  double lanes[kLanes] = {};
+GRADTX_INLINE double sum(const T* x, int n) {
+  constexpr int kLanes = 8, kSums = 4;
+  typedef T Numbers __attribute__((vector_size(kLanes * sizeof(T))));
+  typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
+  Doubles sums[kSums] = {};
   int i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]);
-  for (int j = 0; i < n; ++i, ++j) lanes[j] += static_cast<double>(x[i]);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) lanes[j] += lanes[j + half];
-  return lanes[0];
+  for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
+    for (int j = 0; j < kSums; ++j) {
+      Numbers numbers;
+      std::memcpy(&numbers, x + i + j * kLanes, sizeof numbers);
+      sums[j] += __builtin_convertvector(numbers, Doubles);
+    }
+  }
+  const Doubles lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  double total = 0;
+  for (int j = 0; j < kLanes; ++j) total += lanes[j];
+  for (; i < n; ++i) total += static_cast<double>(x[i]);
+  return total;
 }
+GRADTX_CLONES double sum_f32(const void* x, int n) { return sum(static_cast<const float*>(x), n); }
+GRADTX_CLONES double sum_f64(const void* x, int n) { return sum(static_cast<const double*>(x), n); }
 
 // ---- Threads -------------------------------------------------------------------------------------------------------
 
@@ -531,8 +541,7 @@ ffi::Error sum_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
   parallel(pool, call.tasks(), [&](int64_t task) {
     double sum = 0;
     call.run(task, [&](void* const* slots, int n) {
-      sum += is_f64 ? sum_block(static_cast<const double*>(slots[summed]), n)
-                    : sum_block(static_cast<const float*>(slots[summed]), n);
+      sum += is_f64 ? sum_f64(slots[summed], n) : sum_f32(slots[summed], n);
     });
     sums[task] = sum;
   });

@@ -1,8 +1,8 @@
 """Builds the optional native kernel; everything else is in pyproject.toml.
 
-The kernel needs a C++17 compiler and the headers of XLA's foreign function interface, which come with jaxlib. That is why
-jaxlib is among the build requirements: an isolated build has it in its own environment, one without isolation takes
-the installed one. It is only read. Without compiler or headers the installation succeeds all the same, and
+The kernel needs a C++17 compiler and the headers of XLA's foreign function interface, which come with jaxlib. That is
+why jaxlib is among the build requirements: an isolated build has it in its own environment, one without isolation
+takes the installed one. It is only read. Without compiler or headers the installation succeeds all the same, and
 ``gradtx.native.available()`` says that the kernel was not built.
 """
 
@@ -24,7 +24,7 @@ def jaxlib_headers() -> list[str]:
 
 
 class OptionalKernel(build_ext):
-    """Without headers there is nothing to compile; and the library is loaded by ctypes, so it exports no init function."""
+    """Compiles only where there are headers. What it makes is loaded by ctypes: no Python module, no init function."""
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return ext.export_symbols
@@ -42,10 +42,13 @@ setup(
         Extension(
             "gradtx.native._kernel",
             sources=["gradtx/native/kernel.cc"],
-            include_dirs=jaxlib_headers(),
             language="c++",
             # Neither option changes a result: the first lets √ be an instruction, the second lets choices be vectors.
-            extra_compile_args=["-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"],
+            extra_compile_args=[
+                *("-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
+                *(flag for folder in jaxlib_headers() for flag in ("-isystem", folder)),  # silent about their warnings
+            ],
+            depends=["setup.py"],
             optional=True,
         )
     ],

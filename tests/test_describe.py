@@ -56,9 +56,7 @@ def test_table():
     assert "m, weight" in lines[2]
     assert lines[2].endswith("4.04    444")
     assert lines[-3].split() == ["in", "all", "110", "parameters", "8.07", "888"]
-    assert (
-        lines[-1] == "a step: one pass: " + ", ".join(gx.adam(1e-3).names) + " (27.45 bytes/parameter)"
-    )
+    assert lines[-1] == "a step: one pass: " + ", ".join(gx.adam(1e-3).names) + " (27.45 bytes/parameter)"
     markdown = gx.describe(gx.adam(1e-3), PARAMS)._repr_markdown_()
     assert markdown.splitlines()[1] == "| --- | --- | --- | --- | ---: | ---: |"
     assert all(line.count("|") == 7 for line in markdown.splitlines()[:-2])

@@ -27,6 +27,10 @@ def tree(dtype="float32", seed=0):
     return {name: jnp.asarray(local.normal(size=shape), dtype) for name, shape in SHAPES.items()}
 
 
+def compiled_text(function, *arguments) -> str:
+    return jax.jit(function).lower(*arguments).compile().as_text() or ""
+
+
 def trajectory(tx, executor, dtype="float32", n=3, step=gx.step):
     """Parameters and state after n jitted steps."""
     with gx.executor(executor):
@@ -61,7 +65,7 @@ class TestNative:
         with gx.executor("native"):
             step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2))
             compiled = step.lower(params, params, tx.init(params)).compile()
-        assert compiled.as_text().count('custom_call_target="') == 1
+        assert (compiled.as_text() or "").count('custom_call_target="') == 1
         memory: Any = compiled.memory_analysis()
         assert memory.temp_size_in_bytes < 4_000  # less than a tenth of one leaf
         assert memory.alias_size_in_bytes >= 3 * 40_000  # p, m and v in place
@@ -88,13 +92,11 @@ class TestNative:
         step = jax.jit(lambda p, s: gx.step(tx, p, p, s))
         for name in ("native", "reference", "native"):
             with gx.executor(name):
-                text = step.lower(params, tx.init(params)).compile().as_text()
-            assert ("custom-call" in text) == (name == "native")
+                assert ("custom-call" in compiled_text(step, params, tx.init(params))) == (name == "native")
 
     def test_auto_is_native_here(self):
         tx, params = gx.adam(0.1), tree()
-        text = jax.jit(lambda p, s: gx.step(tx, p, p, s)).lower(params, tx.init(params)).compile().as_text()
-        assert "custom-call" in text
+        assert "custom-call" in compiled_text(lambda p, s: gx.step(tx, p, p, s), params, tx.init(params))
 
     def test_a_rule_the_kernel_does_not_know_runs_all_the_same(self):
         class wave(gx.Rule):

@@ -17,8 +17,8 @@ from jax.extend import core
 
 from gradtx.native import _library
 from gradtx.native._library import Availability
-from gradtx.native._primitive import Call, MapCall, SumCall, call_p
-from gradtx.native._program import Program, Unsupported, compile_jaxpr
+from gradtx.native._primitive import MapCall, SumCall, call_p
+from gradtx.native._program import Program, Unsupported, aval_of, compile_jaxpr
 
 __all__ = ["Availability", "available", "map_leaves", "sum_leaves", "supports"]
 
@@ -59,14 +59,13 @@ def map_leaves(
     2.0
     """
     local = [()] * len(leaves) if local is None else local
-    pairs = tuple(sorted((aliases or {}).items()))
     results: list[tuple[jax.Array, ...]] = [()] * len(leaves)
-    for group in _groups(fn, leaves, local, shared, dict(pairs), summed=False):
+    for group in _groups(fn, leaves, local, shared, aliases or {}, summed=False):
         if group.program is None:
             for i in group.members:
                 results[i] = tuple(fn(*leaves[i], *local[i], *shared))
             continue
-        call = MapCall(group.program, *group.sizes(leaves, local), aliases=pairs)
+        call = MapCall(group.program, *group.sizes(leaves, local), aliases=group.aliases)
         flat = call_p.bind(*group.operands(leaves, local, shared), call=call)
         for k, i in enumerate(group.members):
             results[i] = tuple(flat[k * call.outputs : (k + 1) * call.outputs])
@@ -123,8 +122,8 @@ def supports(fn: Callable[..., Any], avals: Sequence[Any], n_scalars: int = 0) -
 class _Group:
     """Leaves with one program; None if they have none."""
 
-    def __init__(self, program: Program | None, consts: Sequence[jax.Array]):
-        self.program, self.consts = program, consts
+    def __init__(self, program: Program | None, consts: Sequence[jax.Array], aliases: tuple[tuple[int, int], ...]):
+        self.program, self.consts, self.aliases = program, consts, aliases
         self.members: list[int] = []
         self.jaxprs: list[core.Jaxpr] = []
 
@@ -142,7 +141,7 @@ def _groups(
     leaves: Sequence[tuple[jax.Array, ...]],
     local: Sequence[tuple[jax.Array, ...]],
     shared: Sequence[jax.Array],
-    aliases: dict[int, int],
+    aliases: Mapping[int, int],
     summed: bool,
 ) -> list[_Group]:
     """Leaves by what the kernel has to do for them. The function is traced once for each kind of leaf."""
@@ -152,16 +151,19 @@ def _groups(
     for i, (arrays, scalars) in enumerate(zip(leaves, local, strict=True)):
         avals = tuple(jax.typeof(x) for x in (*arrays, *scalars))
         if avals not in traced:
-            program, jaxpr, consts = None, None, []
+            program, jaxpr, consts, same = None, None, [], {}
             if ops:
                 closed = jax.make_jaxpr(fn)(*arrays, *scalars, *shared)
                 jaxpr, consts = closed.jaxpr, closed.consts
+                dtypes = [aval_of(var).dtype for var in jaxpr.outvars]
+                same = {a: o for a, o in sorted(aliases.items()) if arrays[a].dtype == dtypes[o]}
                 try:
-                    program = compile_jaxpr(jaxpr, len(arrays), ops, aliases, summed)
+                    program = compile_jaxpr(jaxpr, len(arrays), ops, same, summed)
                 except Unsupported:
                     program = None
-            key = (program, avals[len(arrays) :], *map(id, consts))
-            traced[avals] = groups.setdefault(key, _Group(program, consts)), jaxpr
+            pairs = tuple(same.items())
+            key = (program, pairs, avals[len(arrays) :], *map(id, consts))
+            traced[avals] = groups.setdefault(key, _Group(program, consts, pairs)), jaxpr
         group, jaxpr = traced[avals]
         group.members.append(i)
         if jaxpr is not None:

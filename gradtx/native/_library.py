@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.machinery
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +50,15 @@ class Availability:
     __repr__ = __str__
 
 
+def _interface_of_jaxlib() -> tuple[int, int]:
+    """The version of XLA's foreign function interface that the installed jaxlib has; it accepts older ones."""
+    header = (Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h").read_text()
+    major, minor = (re.search(rf"define XLA_FFI_API_{part} (\d+)", header) for part in ("MAJOR", "MINOR"))
+    if major is None or minor is None:
+        raise ValueError("jaxlib's headers name no version of the interface")
+    return int(major[1]), int(minor[1])
+
+
 @functools.cache
 def load() -> Availability:
     """Load the kernel and register it with XLA, once per process."""
@@ -59,6 +69,11 @@ def load() -> Availability:
         return Availability("not built: there was no C++ compiler, or no headers of jaxlib, at install")
     try:
         library = ctypes.CDLL(str(path))
+        ours = library.gradtx_native_api_major(), library.gradtx_native_api_minor()
+        theirs = _interface_of_jaxlib()
+        if ours[0] != theirs[0] or ours > theirs:  # XLA would fail, and later: when it starts the CPU
+            versions = ["{}.{}".format(*version) for version in (ours, theirs)]
+            return Availability(f"built for version {versions[0]} of XLA's interface, this jaxlib has {versions[1]}")
         library.gradtx_native_ops.restype = library.gradtx_native_target.restype = ctypes.c_char_p
         for name, handler in ((MAP, library.gradtx_native_map), (SUM, library.gradtx_native_sum)):
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")

@@ -1,4 +1,4 @@
-"""The primitive that holds a call of the kernel until it is known where it runs, and the reference that it stands for."""
+"""The primitive that stands for a call of the kernel, or for its reference, until it is known where it runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
 from gradtx.native import _library
-from gradtx.native._program import Program
+from gradtx.native._program import Program, aval_of
 
-LEAVES_PER_CALL = 64  # XLA compiles a call with thousands of operands for a minute
+LEAVES_PER_CALL = 32  # of 16 to 64 compile fastest; one call with thousands of operands takes XLA a minute
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class MapCall(Call):
         return len(self.jaxprs[0].outvars)
 
     def avals(self) -> Sequence[Any]:
-        return [var.aval for jaxpr in self.jaxprs for var in jaxpr.outvars]
+        return [aval_of(var) for jaxpr in self.jaxprs for var in jaxpr.outvars]
 
     def reference(self, *operands: jax.Array) -> list[jax.Array]:
         return [x for leaf in self._evaluate(operands) for x in leaf]
@@ -132,7 +132,7 @@ class SumCall(Call):
     """The sum of the function's output over all elements of all leaves."""
 
     def avals(self) -> Sequence[Any]:
-        aval = self.jaxprs[0].outvars[0].aval
+        aval = aval_of(self.jaxprs[0].outvars[0])
         return [aval.update(shape=(), weak_type=False)]
 
     def reference(self, *operands: jax.Array) -> list[jax.Array]:
@@ -140,7 +140,7 @@ class SumCall(Call):
 
     def native(self, *operands: jax.Array) -> list[jax.Array]:
         (aval,) = self.avals()
-        summed = np.int64(self.program.result)
+        summed = np.int64(self.program.result or 0)
         sums = [
             jax.ffi.ffi_call(_library.SUM, aval)(*chunk, summed=summed, **self._attributes())
             for _, chunk in self._chunks(operands)
@@ -155,13 +155,19 @@ def _rows(values: Sequence[Any], rows: int) -> list[Sequence[Any]]:
 
 # -- The primitive ----------------------------------------------------------------------------------------------------
 
-call_p = core.Primitive("gradtx_native")
+call_p = core.Primitive("elementwise_leaves")
 call_p.multiple_results = True
 
 
 @functools.partial(jax.jit, static_argnames="call")
 def _run(*operands: jax.Array, call: Call) -> list[jax.Array]:
     return call_p.bind(*operands, call=call)
+
+
+def _run_eagerly(*operands: jax.Array, call: Call) -> list[jax.Array]:
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue] - made at run time
+        return call.reference(*operands)
+    return _run(*operands, call=call)
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tuple[Any, Any]:
@@ -201,7 +207,7 @@ def _is_local(module: mlir.ModuleContext) -> bool:
     return getattr(context, "num_devices", 1) == 1
 
 
-call_p.def_impl(_run)
+call_p.def_impl(_run_eagerly)
 call_p.def_abstract_eval(lambda *operands, call: call.avals())
 ad.primitive_jvps[call_p] = _jvp
 batching.primitive_batchers[call_p] = _batch

@@ -23,6 +23,8 @@ from gradtx.native._library import Op
 F32, F64, TRUTH = "f32", "f64", "truth"
 _KINDS = {"float32": F32, "bfloat16": F32, "float16": F32, "float64": F64, "bool": TRUTH}
 _HALVES = {"bfloat16": "bf16", "float16": "f16"}
+_NUMPY = {F32: "float32", F64: "float64"}
+_BYTES = {F32: 4, F64: 8, TRUTH: 1, "bf16": 2, "f16": 2}
 
 
 class Unsupported(Exception):
@@ -87,6 +89,11 @@ class Program:
         return [values[i] for i in self.coefficients]
 
 
+def aval_of(atom: core.Var | core.Literal) -> Any:
+    """The abstract value, which has a shape and a dtype, as all here have."""
+    return atom.aval
+
+
 def compile_jaxpr(
     jaxpr: core.Jaxpr, arrays: int, ops: dict[str, Op], aliases: dict[int, int], summed: bool = False
 ) -> Program:
@@ -103,23 +110,25 @@ def compile_jaxpr(
         Unsupported: the kernel cannot do this.
     """
     graph = _Graph(ops)
-    shape = jaxpr.invars[0].aval.shape
+    shape = aval_of(jaxpr.invars[0]).shape
     variables: dict[core.Var, _Value] = {}
     for i, var in enumerate(jaxpr.invars[:arrays]):
-        if var.aval.shape != shape:
-            raise Unsupported(f"arrays of shapes {shape} and {var.aval.shape}")
-        variables[var] = graph.input(i, var.aval.dtype)
+        if aval_of(var).shape != shape:
+            raise Unsupported(f"arrays of shapes {shape} and {aval_of(var).shape}")
+        variables[var] = graph.input(i, aval_of(var).dtype)
     scalars = [*jaxpr.invars[arrays:], *jaxpr.constvars]
     for i, var in enumerate(scalars):
-        if np.prod(var.aval.shape, dtype=int) != 1 or var.aval.ndim:
-            raise Unsupported(f"a constant or scalar of shape {var.aval.shape}")
-        variables[var] = _Uniform(i, var.aval.dtype)
+        if np.prod(aval_of(var).shape, dtype=int) != 1 or aval_of(var).ndim:
+            raise Unsupported(f"a constant or scalar of shape {aval_of(var).shape}")
+        variables[var] = _Uniform(i, aval_of(var).dtype)
     graph.scalars = len(scalars)
     outputs = _read_jaxpr(graph, jaxpr, variables, shape)
     for var in jaxpr.outvars:
-        if var.aval.shape != shape:
-            raise Unsupported(f"an output of shape {var.aval.shape} for arrays of shape {shape}")
+        if aval_of(var).shape != shape:
+            raise Unsupported(f"an output of shape {aval_of(var).shape} for arrays of shape {shape}")
     roots = [graph.output(value) for value in outputs]
+    if summed and (len(roots) != 1 or graph[roots[0]].kind not in _NUMPY):
+        raise Unsupported("a sum in half precision, or of several outputs")
     return _Assembler(graph, roots, arrays, aliases, summed).program()
 
 
@@ -213,9 +222,11 @@ class _Graph:
     def operand(self, value: _Value) -> int:
         if isinstance(value, _Vector):
             return value.node
-        return self.node("scalar", (value.ref,), self.kind(value.dtype))
+        return self.scalar(value.ref, self.kind(value.dtype))
 
-    def step(self, primitive: core.Primitive, params: dict[str, Any], values: Sequence[_Uniform], avals: Any):
+    def step(
+        self, primitive: core.Primitive, params: dict[str, Any], values: Sequence[_Uniform], avals: Sequence[Any]
+    ) -> list[_Uniform]:
         """A primitive over scalars, for JAX to compute before; at once where it only changes a constant's dtype."""
         refs = tuple(value.ref for value in values)
         if primitive.name == "convert_element_type" and isinstance(refs[0], Constant):
@@ -233,29 +244,53 @@ class _Graph:
         return [_Uniform(first + i, aval.dtype) for i, aval in enumerate(avals)]
 
     def negated(self, node: int) -> int | None:
-        """The node of a scalar with the other sign."""
-        scalar = self[node]
-        if scalar.op != "scalar":
+        """A scalar with the other sign; None if the node is not one."""
+        if not self.is_scalar(node):
             return None
-        (ref,) = scalar.args
+        (ref,) = self[node].args
         if isinstance(ref, Constant):
-            return self.node("scalar", (Constant.of(-ref.array()),), scalar.kind)
-        dtype = jnp.dtype("float32" if scalar.kind == F32 else "float64")
-        value = _Uniform(ref, dtype)
-        (value,) = self.step(jax.lax.neg_p, {}, [value], [jax.ShapeDtypeStruct((), dtype)])
-        return self.node("scalar", (value.ref,), scalar.kind)
+            return self.scalar(Constant.of(-ref.array()), self[node].kind)
+        return self.computed(jax.lax.neg_p, {}, [self.wide(node)])
 
-    def maths(self, op: str, *args: int) -> int:
+    def reciprocal(self, node: int) -> int:
+        """One divided by a scalar."""
+        one = _Uniform(Constant.of(np.ones((), _NUMPY[self[node].kind])), _NUMPY[self[node].kind])
+        return self.computed(jax.lax.div_p, {}, [one, self.wide(node)])
+
+    def scalar(self, ref: int | Constant, kind: str) -> int:
+        return self.node("scalar", (ref,), kind)
+
+    def constant(self, value: float, kind: str) -> int:
+        return self.scalar(Constant.of(np.asarray(value, _NUMPY[kind])), kind)
+
+    def computed(self, primitive: core.Primitive, params: dict[str, Any], values: list[_Uniform]) -> int:
+        """The node of what a primitive makes of scalars, in their dtype."""
+        dtype = values[0].dtype
+        (value,) = self.step(primitive, params, values, [jax.ShapeDtypeStruct((), dtype)])
+        return self.scalar(value.ref, self.kind(dtype))
+
+    def wide(self, node: int) -> _Uniform:
+        """A scalar in the dtype that the kernel computes in: float32 for half precision."""
+        dtype = np.dtype(_NUMPY[self[node].kind])
+        params = {"new_dtype": dtype, "weak_type": False, "sharding": None}
+        value = _Uniform(self[node].args[0], None)
+        (value,) = self.step(jax.lax.convert_element_type_p, params, [value], [jax.ShapeDtypeStruct((), dtype)])
+        return value
+
+    def maths(self, op: str, *operands: int) -> int:
         """A number from numbers, or a truth, or a choice; simplified."""
+        args: tuple[int, ...] = operands
         kind = self[args[-1]].kind
         if op == "sub" and (negative := self.negated(args[1])) is not None:
             op, args = "add", (args[0], negative)
         if op == "add" and self[args[1]].op == "neg":
             op, args = "sub", (args[0], self[args[1]].args[0])
+        if op == "div" and self.is_scalar(args[1]):  # by the reciprocal, as XLA does
+            op, args = "mul", (self.reciprocal(args[1]), args[0])
         if op in _COMMUTATIVE and (not self.is_scalar(args[0]), args[0]) > (not self.is_scalar(args[1]), args[1]):
             args = (args[1], args[0])
         if op == "select":
-            truth, yes, no = args
+            truth, yes, no = operands
             if self[truth].op == "ne":  # the opposite, for NaN too
                 truth, yes, no = self.node("eq", self[truth].args, TRUTH), no, yes
             args = (truth, self.given(truth, True, yes), self.given(truth, False, no))
@@ -308,9 +343,9 @@ _ELEMENTWISE |= {"integer_pow", "is_finite", "round"}
 def _read_jaxpr(graph: _Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, _Value], shape: Any) -> list[_Value]:
     def read(atom: core.Var | core.Literal) -> _Value:
         if isinstance(atom, core.Literal):
-            if atom.aval.shape != ():
-                raise Unsupported(f"a constant of shape {atom.aval.shape}")
-            return _Uniform(Constant.of(np.asarray(atom.val, atom.aval.dtype)), atom.aval.dtype)
+            if aval_of(atom).shape != ():
+                raise Unsupported(f"a constant of shape {aval_of(atom).shape}")
+            return _Uniform(Constant.of(np.asarray(atom.val, aval_of(atom).dtype)), aval_of(atom).dtype)
         return variables[atom]
 
     for eqn in jaxpr.eqns:
@@ -323,32 +358,35 @@ def _read_jaxpr(graph: _Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, _Val
             inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, [])
             if any(np.ndim(const) for const in consts):
                 raise Unsupported("a constant array in a nested function")
-            own = {var: _Uniform(Constant.of(c), var.aval.dtype) for var, c in zip(inner.constvars, consts, strict=True)}
+            own = {
+                var: _Uniform(Constant.of(c), aval_of(var).dtype)
+                for var, c in zip(inner.constvars, consts, strict=True)
+            }
             results = _read_jaxpr(graph, inner, own | dict(zip(inner.invars, values, strict=True)), shape)
         elif all(isinstance(value, _Uniform) for value in values):
             results = _read_uniform(graph, eqn, values, shape)  # pyright: ignore[reportArgumentType] - all uniform
         else:
-            if any(var.aval.shape not in (shape, ()) for var in (*eqn.invars, *eqn.outvars)):
+            if any(aval_of(var).shape not in (shape, ()) for var in (*eqn.invars, *eqn.outvars)):
                 raise Unsupported(f"{name}, which changes the shape")
             results = _read_elementwise(graph, eqn, values)
         variables |= zip(eqn.outvars, results, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _read_uniform(graph: _Graph, eqn: core.JaxprEqn, values: list[_Uniform], shape: Any) -> list[_Value]:
+def _read_uniform(graph: _Graph, eqn: core.JaxprEqn, values: list[_Uniform], shape: Any) -> list[_Uniform]:
     """A primitive whose operands are the same for all elements; arrays of that kind are kept as scalars."""
-    name, shapes = eqn.primitive.name, [var.aval.shape for var in (*eqn.invars, *eqn.outvars)]
+    name, shapes = eqn.primitive.name, [aval_of(var).shape for var in (*eqn.invars, *eqn.outvars)]
     if name in ("broadcast_in_dim", "reshape") and values and all(s in (shape, ()) for s in shapes):
         return [values[0]]
     if any(s != () for s in shapes) and (name not in _ELEMENTWISE or any(s not in (shape, ()) for s in shapes)):
-        raise Unsupported(f"{name} of shape {eqn.outvars[0].aval.shape}")
-    return graph.step(eqn.primitive, eqn.params, values, [var.aval for var in eqn.outvars])
+        raise Unsupported(f"{name} of shape {aval_of(eqn.outvars[0]).shape}")
+    return graph.step(eqn.primitive, eqn.params, values, [aval_of(var) for var in eqn.outvars])
 
 
 def _read_elementwise(graph: _Graph, eqn: core.JaxprEqn, values: list[_Value]) -> list[_Value]:
-    name, params, dtype = eqn.primitive.name, eqn.params, eqn.outvars[0].aval.dtype
+    name, params, dtype = eqn.primitive.name, eqn.params, aval_of(eqn.outvars[0]).dtype
     if name in ("broadcast_in_dim", "reshape", "squeeze", "expand_dims") or name in _IDENTITY - {"reduce_precision"}:
-        if eqn.outvars[0].aval.shape != eqn.invars[0].aval.shape:
+        if aval_of(eqn.outvars[0]).shape != aval_of(eqn.invars[0]).shape:
             raise Unsupported(f"{name}, which changes the shape")
         return list(values)
     if params.get("accuracy") is not None:
@@ -402,7 +440,7 @@ def _read_elementwise(graph: _Graph, eqn: core.JaxprEqn, values: list[_Value]) -
 def _integer_pow(graph: _Graph, x: int, y: int) -> int:
     """By squaring, as JAX does."""
     if y == 0:
-        return graph.node("scalar", (Constant.of(np.ones((), graph[x].kind.replace("f", "float"))),), graph[x].kind)
+        return graph.constant(1, graph[x].kind)
     power, factor, rest = None, x, abs(y)
     while rest:
         if rest & 1:
@@ -412,8 +450,7 @@ def _integer_pow(graph: _Graph, x: int, y: int) -> int:
     assert power is not None
     if y > 0:
         return power
-    one = graph.node("scalar", (Constant.of(np.ones((), graph[x].kind.replace("f", "float"))),), graph[x].kind)
-    return graph.maths("div", one, power)
+    return graph.maths("div", graph.constant(1, graph[x].kind), power)
 
 
 def _convert(graph: _Graph, node: int, old: Any, new: Any) -> int:
@@ -422,8 +459,7 @@ def _convert(graph: _Graph, node: int, old: Any, new: Any) -> int:
     if before == TRUTH and after != TRUTH:
         return graph.node(f"bool_to_{after}", (node,), after)
     if before != TRUTH and after == TRUTH:
-        zero = graph.node("scalar", (Constant.of(np.zeros((), before.replace("f", "float"))),), before)
-        return graph.maths("ne", node, zero)
+        return graph.maths("ne", node, graph.constant(0, before))
     if (before, after) == (F32, F64):
         return graph.node("widen", (node,), F64)
     if (before, after) == (F64, F32):
@@ -519,6 +555,7 @@ class _Assembler:
         candidates: dict[str, Callable[..., Any]] = {
             "add": self._fused_add,
             "sub": self._fused_sub,
+            "div": self._fused_div,
             "select": self._fused_select,
         }
         fused = candidates[op](*args) if op in candidates else None
@@ -530,9 +567,9 @@ class _Assembler:
         if self.graph.is_scalar(x) and (inner := self._inner(y, "add")) and self.graph.is_constant(inner[0], 0):
             y = inner[1]  # the zero was there for a −0, which x takes away as well
         if (root := self._inner(y, "sqrt")) and self.graph.is_scalar(x):
-            if (total := self._inner(root[0], "add")) and (quotient := self._inner(total[1], "div")):
-                if self.graph.is_scalar(total[0]) and self.graph.is_scalar(quotient[1]):
-                    return "divaddsqrtadd", (*quotient, total[0], x)
+            if (total := self._inner(root[0], "add")) and (product := self._inner(total[1], "mul")):
+                if self.graph.is_scalar(total[0]) and self.graph.is_scalar(product[0]):
+                    return "muladdsqrtadd", (*product, total[0], x)
             return "sqrtadd", (*root, x)
         first, second = self._inner(x, "mul"), self._inner(y, "mul")
         if first and second and x != y:
@@ -554,11 +591,15 @@ class _Assembler:
             return "mulsub", (*product, y)
         return None
 
+    def _fused_div(self, x: int, y: int) -> tuple[str, tuple[int, ...]] | None:
+        product = self._inner(x, "mul")
+        return ("muldiv", (*product, y)) if product else None
+
     def _fused_select(self, truth: int, yes: int, no: int) -> tuple[str, tuple[int, ...]] | None:
         test, quotient = self._inner(truth, "eq"), self._inner(no, "div")
         if test and quotient and test[1] == quotient[1] and self._are_zero(yes, test[0]):
-            if (inner := self._inner(quotient[0], "div")) and self.graph.is_scalar(inner[1]):
-                return "divsafediv", (*inner, quotient[1])
+            if product := self._inner(quotient[0], "mul"):
+                return "mulsafediv", (*product, quotient[1])
             return "safediv", quotient
         return None
 
@@ -592,9 +633,10 @@ class _Assembler:
                     slots.append(-1 - scalars.setdefault(arg, len(scalars)))
                 else:
                     slots.append(place[arg])
-            for arg in set(instruction.args):
-                if last_use[arg] == t and place.get(arg, 0) >= base:
-                    free.append(place[arg])
+            over = {arg for arg in instruction.args if last_use[arg] == t and place.get(arg, 0) >= base}
+            # A place may be read and written at once only by elements of one size.
+            width = _BYTES[graph[instruction.node].kind] if instruction.node >= 0 else 0
+            free += [place[arg] for arg in over if _BYTES[graph[arg].kind] == width]
             if instruction.node < 0:  # a store
                 to = arrays + ~instruction.node
             elif instruction.node in home:
@@ -603,6 +645,7 @@ class _Assembler:
                 to = free.pop()
             else:
                 to, temporaries = base + temporaries, temporaries + 1
+            free += [place[arg] for arg in over if _BYTES[graph[arg].kind] != width]
             if instruction.node >= 0:
                 place[instruction.node] = to
                 if instruction.node not in last_use and to >= base:
@@ -627,7 +670,7 @@ class _Assembler:
         )
 
     def _with_stores(self) -> tuple[list[_Instruction], dict[int, int]]:
-        """The instructions, with copies for outputs not written by what computes them; and {node: output} of the rest."""
+        """The instructions, with copies for outputs not written where they are computed; {node: output} of the rest."""
         graph = self.graph
         if self.summed:
             if graph.is_scalar(self.roots[0]):

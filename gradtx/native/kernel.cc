@@ -27,9 +27,11 @@
 #endif
 
 // One clone of the interpreter for each generation of vector units, chosen when the library is loaded.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define GRADTX_HAS_CLONES 1
 #define GRADTX_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
+#define GRADTX_HAS_CLONES 0
 #define GRADTX_CLONES
 #endif
 #define GRADTX_INLINE inline __attribute__((always_inline))
@@ -100,19 +102,6 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   return y == 0 ? T{0} : x / y;
 }
 
-// A divisor that is the same for all elements. Its reciprocal would be flushed to zero where it is huge; there x and
-// the divisor are both scaled first.
-template <class T>
-struct Divisor {
-  GRADTX_INLINE explicit Divisor(T s)
-      : scale(std::abs(s) > T{0.25} / std::numeric_limits<T>::min() ? T(0x1p-64) : T{1}), reciprocal(1 / (s * scale)) {}
-  T scale, reciprocal;
-};
-template <class T>
-GRADTX_INLINE T operator/(T x, const Divisor<T>& s) {
-  return x * s.scale * s.reciprocal;
-}
-
 // ---- Instructions --------------------------------------------------------------------------------------------------
 
 // Each: name, number of operands, the expression over operands a, b, c, e; then for which operands there is a variant
@@ -140,7 +129,7 @@ GRADTX_INLINE T operator/(T x, const Divisor<T>& s) {
   X(add, 2, a + b, 0, 1)                                                       \
   X(sub, 2, a - b, 0, 1)                                                       \
   X(mul, 2, a * b, 0, 1)                                                       \
-  X(div, 2, a / b, 0, 1, 2)                                                    \
+  X(div, 2, a / b, 0, 1)                                                    \
   X(max, 2, maximum(a, b), 0, 1)                                               \
   X(min, 2, minimum(a, b), 0, 1)                                               \
   X(pow, 2, std::pow(a, b), 0, 1, 2)                                           \
@@ -150,9 +139,10 @@ GRADTX_INLINE T operator/(T x, const Divisor<T>& s) {
   X(mulmuladd, 4, a * b + c * e, 0, 1, 5)                                      \
   X(mulsqadd, 4, a * b + c * (e * e), 0, 1, 4, 5)                              \
   X(sqrtadd, 2, std::sqrt(a) + b, 0, 2)                                        \
-  X(divaddsqrtadd, 4, std::sqrt(a / b + c) + e, 14)                            \
+  X(muladdsqrtadd, 4, std::sqrt(a * b + c) + e, 13)                            \
   X(safediv, 2, divide_or_zero(a, b), 0)                                         \
-  X(divsafediv, 3, divide_or_zero(a / b, c), 2)
+  X(mulsafediv, 3, divide_or_zero(a * b, c), 0, 1)                             \
+  X(muldiv, 3, a * b / c, 0, 1)
 // From numbers to truth.
 #define GRADTX_TESTS(X)                                                        \
   X(eq, 2, a == b, 0, 1)                                                       \
@@ -214,7 +204,7 @@ GRADTX_INLINE T get(const void* p) {
   else return s.truth;
 }
 
-// An operand: a block, or a scalar that is read once before the loop. What the loop divides by is a Divisor.
+// An operand: a block, or a scalar that is read once before the loop.
 template <class T, bool kScalar>
 struct Operand {
   GRADTX_INLINE explicit Operand(const void* p) : x(static_cast<const T*>(p)) {}
@@ -227,17 +217,10 @@ struct Operand<T, true> {
   GRADTX_INLINE T operator[](int) const { return x; }
   const T x;
 };
-template <class T>
-struct OverScalar {
-  GRADTX_INLINE explicit OverScalar(const void* p) : x(get<T>(p)) {}
-  GRADTX_INLINE const Divisor<T>& operator[](int) const { return x; }
-  const Divisor<T> x;
-};
-
 #define GRADTX_FUNCTION(name, arity, expression, ...)                                                    \
   struct name##_f {                                                                                      \
-    template <class T, class B = T>                                                                      \
-    static GRADTX_INLINE auto of([[maybe_unused]] T a, [[maybe_unused]] B b, [[maybe_unused]] T c,        \
+    template <class T> \
+    static GRADTX_INLINE auto of([[maybe_unused]] T a, [[maybe_unused]] T b, [[maybe_unused]] T c,        \
                                  [[maybe_unused]] T e) {                                                 \
       return expression;                                                                                 \
     }                                                                                                    \
@@ -246,18 +229,12 @@ GRADTX_MATHS(GRADTX_FUNCTION)
 GRADTX_TESTS(GRADTX_FUNCTION)
 GRADTX_LOGIC(GRADTX_FUNCTION)
 
-// The second operand of these, where it is a scalar, is a divisor.
-template <class F>
-constexpr bool kDividesByB =
-    std::is_same_v<F, div_f> || std::is_same_v<F, divaddsqrtadd_f> || std::is_same_v<F, divsafediv_f>;
-
 template <class F, class T, class To, int kArity, int kScalars>
 GRADTX_INLINE void loop(void* const* slots, const Instruction& in, int n) {
   // The place written may be the place read, but then at the same index: no iteration depends on another.
   To* to = static_cast<To*>(slots[in.to]);
   const Operand<T, (kScalars & 1) != 0> a(slots[in.a]);
-  const std::conditional_t<kDividesByB<F> && (kScalars & 2) != 0, OverScalar<T>, Operand<T, (kScalars & 2) != 0>> b(
-      slots[in.b]);
+  const Operand<T, (kScalars & 2) != 0> b(slots[in.b]);
   const Operand<T, (kScalars & 4) != 0> c(slots[in.c]);
   const Operand<T, (kScalars & 8) != 0> e(slots[in.e]);
 #pragma GCC ivdep
@@ -349,17 +326,27 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
 
 // The sum of a block in double, in an order that depends on n alone.
 template <class T>
-GRADTX_CLONES double sum_block(const T* x, int n) {
-  constexpr int kLanes = 32;
-  double lanes[kLanes] = {};
+GRADTX_INLINE double sum(const T* x, int n) {
+  constexpr int kLanes = 8, kSums = 4;
+  typedef T Numbers __attribute__((vector_size(kLanes * sizeof(T))));
+  typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
+  Doubles sums[kSums] = {};
   int i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(x[i + j]);
-  for (int j = 0; i < n; ++i, ++j) lanes[j] += static_cast<double>(x[i]);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) lanes[j] += lanes[j + half];
-  return lanes[0];
+  for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
+    for (int j = 0; j < kSums; ++j) {
+      Numbers numbers;
+      std::memcpy(&numbers, x + i + j * kLanes, sizeof numbers);
+      sums[j] += __builtin_convertvector(numbers, Doubles);
+    }
+  }
+  const Doubles lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  double total = 0;
+  for (int j = 0; j < kLanes; ++j) total += lanes[j];
+  for (; i < n; ++i) total += static_cast<double>(x[i]);
+  return total;
 }
+GRADTX_CLONES double sum_f32(const void* x, int n) { return sum(static_cast<const float*>(x), n); }
+GRADTX_CLONES double sum_f64(const void* x, int n) { return sum(static_cast<const double*>(x), n); }
 
 // ---- Threads -------------------------------------------------------------------------------------------------------
 
@@ -554,8 +541,7 @@ ffi::Error sum_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
   parallel(pool, call.tasks(), [&](int64_t task) {
     double sum = 0;
     call.run(task, [&](void* const* slots, int n) {
-      sum += is_f64 ? sum_block(static_cast<const double*>(slots[summed]), n)
-                    : sum_block(static_cast<const float*>(slots[summed]), n);
+      sum += is_f64 ? sum_f64(slots[summed], n) : sum_f32(slots[summed], n);
     });
     sums[task] = sum;
   });
@@ -575,19 +561,17 @@ extern "C" GRADTX_EXPORT XLA_FFI_Error* gradtx_native_sum(XLA_FFI_CallFrame*);
 // The instructions in the order of their numbers: a line each of name, number of operands, scalar variants.
 extern "C" GRADTX_EXPORT const char* gradtx_native_ops() { return kOpsText; }
 
+// The version of XLA's interface that this was compiled for.
+extern "C" GRADTX_EXPORT int32_t gradtx_native_api_major() { return XLA_FFI_API_MAJOR; }
+extern "C" GRADTX_EXPORT int32_t gradtx_native_api_minor() { return XLA_FFI_API_MINOR; }
+
 // Which clone of the interpreter this processor runs.
 extern "C" GRADTX_EXPORT const char* gradtx_native_target() {
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq"))
-    return "x86-64-v4";
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "x86-64-v3";
-  return "x86-64";
-#elif defined(__aarch64__)
-  return "aarch64";
-#else
-  return "baseline";
+#if GRADTX_HAS_CLONES
+  if (__builtin_cpu_supports("x86-64-v4")) return "x86-64-v4";
+  if (__builtin_cpu_supports("x86-64-v3")) return "x86-64-v3";
 #endif
+  return "the baseline of its architecture";
 }
 
 #define GRADTX_CALL ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<int64_t>("inputs")

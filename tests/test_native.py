@@ -1,0 +1,582 @@
+"""The native kernel against its reference: the same function under jit."""
+
+import functools
+import os
+import subprocess
+import sys
+import textwrap
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from gradtx import native
+from gradtx._numerics import safe_divide, safe_sqrt
+from gradtx.native import _library
+
+built = pytest.mark.skipif(not native.available(), reason=f"compares the compiled kernel: {native.available()}")
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -3.5, 1e-30, -1e30, np.inf, -np.inf, np.nan, 3e38, 1e-37]
+SHAPES = [(), (0,), (1,), (5,), (1024,), (1025,), (3, 7, 11), (70_001,)]
+
+
+def data(shape, dtype=jnp.float32, seed=0, positive=False):
+    x = np.random.default_rng(seed).normal(size=shape) * 2
+    return jnp.asarray(np.abs(x) + 0.1 if positive else x, dtype)
+
+
+def special(dtype=jnp.float32):
+    """All pairs of special numbers, as two arrays."""
+    x, y = np.meshgrid(SPECIAL, SPECIAL)
+    with np.errstate(over="ignore"):
+        return jnp.asarray(x.ravel().astype(dtype)), jnp.asarray(y.ravel().astype(dtype))
+
+
+def reference(fn, leaves, shared=(), local=None):
+    return [fn(*arrays, *own, *shared) for arrays, own in zip(leaves, local or [()] * len(leaves), strict=True)]
+
+
+def assert_close(found, expected, ulp=4, atol=0.0):
+    """Within so many units in the last place of each dtype; NaN, infinities and zeros alike (signs too)."""
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert (x.dtype, x.shape) == (y.dtype, y.shape)
+        eps = float(jnp.finfo(x.dtype).eps)
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        np.testing.assert_allclose(x, y, rtol=ulp * eps, atol=atol)
+        if not atol:
+            zero = (x == 0) & (y == 0)
+            np.testing.assert_array_equal(np.signbit(x[zero]), np.signbit(y[zero]))
+
+
+def check(fn, leaves, shared=(), local=None, aliases=None, ulp=4, atol=0.0):
+    """The kernel does it, and gives what the reference gives."""
+    assert native.supports(fn, leaves[0], len(shared) + len(local[0] if local else ())) is None
+    found = jax.jit(lambda *args: native.map_leaves(fn, *args, aliases=aliases))
+    expected = jax.jit(lambda *args: reference(fn, *args))
+    args = (leaves, shared, local)
+    assert "gradtx_native_map" in found.lower(*args).as_text()
+    assert_close(found(*args), expected(*args), ulp, atol)
+
+
+def adam(p, m, v, g, rate, b1=0.9, b2=0.999, eps=1e-8):
+    m = b1 * m + (1 - b1) * g
+    v = b2 * v + (1 - b2) * jnp.square(g)
+    return p - rate * safe_divide(m / 0.5, safe_sqrt(v / 0.25) + eps), m, v
+
+
+def adam_leaves(shapes, dtype=jnp.float32):
+    return [tuple(data(s, dtype, i + 4 * n, positive=i == 2) for i in range(4)) for n, s in enumerate(shapes)]
+
+
+UNARY = {
+    "neg": lambda x: -x,
+    "abs": jnp.abs,
+    "sqrt": jnp.sqrt,
+    "rsqrt": lax.rsqrt,
+    "sign": jnp.sign,
+    "square": jnp.square,
+    "cube": lambda x: x**3,
+    "inverse": lambda x: x**-2,
+    "zeroth": lambda x: lax.integer_pow(x, 0),
+    "exp": jnp.exp,
+    "exp2": jnp.exp2,
+    "expm1": jnp.expm1,
+    "log": jnp.log,
+    "log1p": jnp.log1p,
+    "tanh": jnp.tanh,
+    "logistic": jax.nn.sigmoid,
+    "cbrt": jnp.cbrt,
+    "sin": lambda x: jnp.sin(jnp.clip(x, -9, 9)),
+    "cos": lambda x: jnp.cos(jnp.clip(x, -9, 9)),
+    "floor": jnp.floor,
+    "ceil": jnp.ceil,
+    "round": jnp.round,
+    "is_finite": lambda x: jnp.where(jnp.isfinite(x), x, 0),
+    "isnan": lambda x: jnp.where(jnp.isnan(x), 1, x),
+    "stop_gradient": lax.stop_gradient,
+    "copy": jnp.copy,
+    "relu": jax.nn.relu,
+    "clip": lambda x: jnp.clip(x, -1, 1),
+    "clamp": lambda x: lax.clamp(jnp.asarray(-1, x.dtype), x, jnp.asarray(2, x.dtype)),
+    "logic": lambda x: jnp.where((x > 1) | ~(x > -1) ^ (x == 0) & (x != 2), x, -x),
+    "truth": lambda x: (x > 0).astype(x.dtype) + jnp.where(x > 1, x > 2, x < -2).astype(x.dtype),
+    "as truth": lambda x: jnp.where(x.astype(bool), x, 5),
+    "constant": lambda x: jnp.full_like(x, 3) * 2,
+    "safe_sqrt": safe_sqrt,
+    "pow scalar": lambda x: jnp.abs(x) ** 0.37,
+    "jit": jax.jit(lambda x: x * 2 + 1),
+    "checkpoint": jax.checkpoint(lambda x: x * 3),  # pyright: ignore[reportPrivateImportUsage] - public
+}
+BINARY = {
+    "add": jnp.add,
+    "sub": jnp.subtract,
+    "mul": jnp.multiply,
+    "div": jnp.divide,
+    "max": jnp.maximum,
+    "min": jnp.minimum,
+    "pow": lambda x, y: jnp.power(jnp.abs(x), y),
+    "eq": lambda x, y: jnp.where(x == y, x, 7),
+    "ne": lambda x, y: jnp.where(x != y, x, 7),
+    "lt": lambda x, y: jnp.where(x < y, x, 7),
+    "le": lambda x, y: jnp.where(x <= y, x, 7),
+    "gt": lambda x, y: jnp.where(x > y, x, 7),
+    "ge": lambda x, y: jnp.where(x >= y, x, 7),
+    "safe_divide": safe_divide,
+    "mix": lambda x, y: 0.9 * x + 0.1 * y,
+    "mix squares": lambda x, y: 0.9 * x + 0.1 * y * y,
+    "x*y - x": lambda x, y: x * y - x,
+    "x - x*y": lambda x, y: x - x * y,
+    "2 - x*y": lambda x, y: 2 - x * y,
+    "x - 2*y": lambda x, y: x - 2 * y,
+    "sum of products": lambda x, y: x * y + y * y,
+}
+
+
+@built
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", UNARY)
+def test_functions_of_one_number(name, dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        fn = UNARY[name]
+        # XLA's own approximations, and rounding once instead of after each step in half precision.
+        loose = 16 if name in ("expm1", "log1p", "tanh", "cbrt", "pow scalar", "sin", "cos", "exp2") else 4
+        check(lambda x: (fn(x),), [(data(3000, dtype),), (data(7, dtype, 1),)], ulp=loose, atol=1e-6 * (loose > 4))
+        check(lambda x: (fn(x),), [(special(dtype)[0],)], ulp=loose, atol=1e-6 * (loose > 4))
+
+
+@built
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", BINARY)
+def test_functions_of_two_numbers(name, dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        fn, atol = BINARY[name], 2e-2 if dtype in (jnp.bfloat16, jnp.float16) else 0.0
+        if "x" in name or "mix" in name or "sum" in name:
+            atol = max(atol, 1e-5)  # a difference may cancel, and is rounded once or twice
+        else:
+            check(lambda x, y: (fn(x, y),), [special(dtype)], ulp=16 if name == "pow" else 4)
+        x, y = data(3000, dtype), data(3000, dtype, 1)
+        check(lambda x, y: (fn(x, y), fn(y, x)), [(x, y)], atol=atol)
+        scalar = jnp.asarray(0.7, dtype)  # each operand as a scalar: the kernel has a variant, or spreads it
+        check(lambda x, s: (fn(x, s), fn(s, x)), [(x,)], [scalar], atol=atol)
+
+
+@built
+@pytest.mark.parametrize("shapes", [*([s] for s in SHAPES), SHAPES, [(9,)] * 150])
+def test_shapes(shapes):
+    rate = jnp.float32(1e-2)
+    check(adam, adam_leaves(shapes), [rate], aliases={0: 0, 1: 1, 2: 2}, atol=1e-6)
+
+
+@built
+@pytest.mark.parametrize("stored", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_mixed_storage(stored):
+    """Parameters in one precision, moments in another, arithmetic in float32."""
+
+    def step(p, m, v, g, rate):
+        p, m, v = adam(p.astype(jnp.float32), m.astype(jnp.float32), v, g.astype(jnp.float32), rate)
+        return p.astype(jnp.bfloat16), m.astype(stored), v
+
+    dtypes = (jnp.bfloat16, stored, jnp.float32, jnp.float16)
+    leaves = [tuple(data(s, d, i, i == 2) for i, d in enumerate(dtypes)) for s in [(5000,), (3, 3)]]
+    check(step, leaves, [jnp.float32(0.1)], aliases={0: 0, 1: 1, 2: 2}, atol=1e-6)
+
+
+@built
+def test_float32_leaves_with_float64_scalars():
+    with jax.enable_x64(True):
+        leaf = (data(3000), data(3000, seed=1))
+        check(lambda x, y, s: ((x * s + y).astype(x.dtype), x * s), [leaf], [jnp.asarray(np.pi)], atol=1e-6)
+
+
+@built
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_rounds_to_nearest_even_exactly(dtype):
+    bits = np.arange(2**16, dtype=np.uint16).view(dtype)
+    up = jax.jit(lambda x: native.map_leaves(lambda x: (x.astype(jnp.float32),), [(x,)])[0][0])(jnp.asarray(bits))
+    want = jnp.asarray(bits).astype(jnp.float32)
+    np.testing.assert_array_equal(np.asarray(up), np.asarray(want))
+    # Halfway between neighbours, and a little off on either side.
+    with np.errstate(all="ignore"):
+        base = np.random.default_rng(0).integers(0, 2**32, 200_000, dtype=np.uint32)
+        base[::3] = (base[::3] & ~np.uint32(0x1FFF)) | 0x1000
+        base[1::3] = (base[1::3] & ~np.uint32(0xFFFF)) | 0x8000
+        x = base.view(np.float32)
+    x = x[(np.abs(x) > 1e-37) | ~np.isfinite(x)]  # XLA flushes subnormal float32
+    down = jax.jit(lambda x: native.map_leaves(lambda x: (x.astype(dtype),), [(x,)])[0][0])(jnp.asarray(x))
+    want = jnp.asarray(x).astype(dtype)
+    np.testing.assert_array_equal(np.asarray(down, np.float32), np.asarray(want, np.float32))
+
+
+@built
+def test_subnormal_numbers_are_zero_as_in_xla():
+    x = jnp.asarray(np.array([1e-39, -1e-40, 1e-30], np.float32))
+    check(lambda x: (x * 1e-10, x * 1e10), [(x,)])
+
+
+@built
+def test_huge_and_tiny_divisors():
+    x = jnp.asarray(np.array([1e-38, 1.0, 1e38, -3e38, np.inf, np.nan, 0], np.float32))
+    # Not beyond 2**126: there some versions of XLA divide, and some multiply by a reciprocal that is flushed to zero.
+    for divisor in (8e37, -1e37, 1e-38, 2e-38, 1e-40, 0.0, -0.0, np.inf, np.nan):
+        check(lambda x, s: (x / s,), [(x,)], [jnp.float32(divisor)])
+
+
+@built
+def test_scalars_of_leaves_and_scalars_of_all():
+    leaves = [(data(n),) for n in (10, 3000, 1)]
+    local = [(jnp.float32(i), jnp.int32(i)) for i in range(3)]
+
+    def fn(x, a, i, b):
+        return (jnp.where(i == 1, a * x, b + x) + (i + 1) * a,)
+
+    check(fn, leaves, [jnp.float32(5)], local, atol=1e-6)
+
+
+@built
+def test_functions_may_depend_on_shape_and_close_over_tracers():
+    leaves = [(data((4, 5)),), (data(6),), (data(7),)]
+
+    @jax.jit
+    def both(leaves, rate):
+        def fn(x):
+            return (x * rate / x.size if x.ndim > 1 else x - rate,)
+
+        return native.map_leaves(fn, leaves), reference(fn, leaves)
+
+    assert_close(*both(leaves, jnp.float32(0.3)))
+
+
+def trees(names):
+    leaf = st.sampled_from(names)
+    unary = ["neg", "abs", "square", "safe_sqrt", "sign", "relu", "clip", "cube", "isnan", "truth"]
+    return st.recursive(
+        leaf,
+        lambda inner: st.one_of(
+            st.tuples(st.sampled_from(unary), inner),
+            st.tuples(
+                st.sampled_from(["add", "sub", "mul", "max", "min", "lt", "eq", "safe_divide", "mix"]), inner, inner
+            ),
+        ),
+        max_leaves=12,
+    )
+
+
+def evaluate(tree, values):
+    if isinstance(tree, str):
+        return values[tree]
+    name, *args = tree
+    return (UNARY | BINARY)[name](*(evaluate(arg, values) for arg in args))
+
+
+@built
+@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")  # where there is no output for them
+@hypothesis.given(st.lists(trees(["x", "y", "z", "s", "1"]), min_size=1, max_size=4), st.data())
+def test_random_expressions(expressions, data_):
+    """Whatever is shared, fused, overwritten in place or swapped: on small integers arithmetic is exact."""
+    aliases = {}
+    for output in range(min(3, len(expressions))):
+        array = data_.draw(st.sampled_from([0, 1, 2, None]))
+        if array is not None and array not in aliases:
+            aliases[array] = output
+
+    def fn(x, y, z, s):
+        values = {"x": x, "y": y, "z": z, "s": s, "1": jnp.ones_like(x)}
+        return tuple(jnp.broadcast_to(evaluate(tree, values), x.shape) for tree in expressions)
+
+    rng = np.random.default_rng(0)
+    leaf = tuple(jnp.asarray(rng.integers(-3, 4, 1500).astype(np.float32)) for _ in range(3))
+    s = jnp.float32(2)
+    found = jax.jit(lambda leaf, s: native.map_leaves(fn, [leaf], [s], aliases=aliases)[0], donate_argnums=0)
+    expected = jax.jit(fn)(*leaf, s)
+    for x, y in zip(found(jax.tree.map(jnp.copy, leaf), s), expected, strict=True):
+        scale = np.maximum(np.abs(np.asarray(y)), 1)
+        np.testing.assert_allclose(np.asarray(x) / scale, np.asarray(y) / scale, rtol=1e-5, atol=1e-4)
+
+
+@built
+def test_in_place_without_temporaries():
+    leaves = adam_leaves([(1 << 18,), (1000,)])
+    state, grads = [x[:3] for x in leaves], [x[3] for x in leaves]
+
+    def step(state, grads, rate):
+        both = [(*s, g) for s, g in zip(state, grads, strict=True)]
+        return native.map_leaves(adam, both, [rate], aliases={0: 0, 1: 1, 2: 2})
+
+    expected = jax.jit(lambda leaves, rate: reference(adam, leaves, [rate]))(leaves, jnp.float32(0.1))
+    compiled = jax.jit(step, donate_argnums=0).lower(state, grads, jnp.float32(0.1)).compile()
+    memory = compiled.memory_analysis()
+    assert memory.alias_size_in_bytes >= 3 * 4 * (1 << 18)  # pyright: ignore[reportOptionalMemberAccess] - CPU has it
+    assert memory.temp_size_in_bytes < 1 << 16  # pyright: ignore[reportOptionalMemberAccess]
+    assert_close(compiled(state, grads, jnp.float32(0.1)), expected, atol=1e-6)
+
+
+@built
+def test_swapped_in_place_and_the_same_array_twice():
+    x, y = data(5000), data(5000, seed=1)
+
+    def swap(x, y):
+        return y, x, x + y, x + y
+
+    found = jax.jit(lambda x, y: native.map_leaves(swap, [(x, y)], aliases={0: 0, 1: 1}), donate_argnums=(0, 1))
+    assert_close(found(jnp.copy(x), jnp.copy(y)), [swap(x, y)])
+    for dtype in (jnp.bfloat16, jnp.float16):
+        halves = x.astype(dtype), y.astype(dtype)
+        check(lambda x, y: (y, x, x), [halves], aliases={0: 0, 1: 1})
+    check(lambda x, y: (x - y, y), [(x, x)], aliases={0: 0, 1: 1})
+    check(lambda p, u: ((p + u).astype(p.dtype), p), [(x.astype(jnp.bfloat16), y)], aliases={0: 0})
+
+
+@pytest.mark.parametrize("leaves", [[(data(50), data(50, seed=1))], [(data(()), data((), seed=1)), (data(3), data(3))]])
+def test_transformations_agree_with_the_reference(leaves):
+    def fn(x, y, s):
+        return x * jnp.tanh(y) + s * x**2, y * s
+
+    def total(run, leaves, s):
+        return sum(jnp.sum(jnp.sin(out)) for leaf in run(fn, leaves, [s]) for out in leaf)
+
+    s = jnp.float32(0.3)
+    for order in (lambda f: f, jax.grad, lambda f: jax.hessian(f, 1), lambda f: jax.grad(jax.grad(f, 1), 1)):
+        found, expected = (jax.jit(order(functools.partial(total, run))) for run in (native.map_leaves, reference))
+        assert_close(found(leaves, s), expected(leaves, s), ulp=16, atol=1e-5)
+
+    tangents = jax.tree.map(jnp.ones_like, leaves)
+    for found, expected in zip(
+        *(jax.jvp(lambda x: run(fn, x, [s]), (leaves,), (tangents,)) for run in (native.map_leaves, reference)),  # noqa: B023
+        strict=True,
+    ):
+        assert_close(found, expected, ulp=16, atol=1e-6)
+
+    sweep = jnp.linspace(0, 1, 4)
+    found, expected = (
+        jax.jit(jax.vmap(lambda s: run(fn, leaves, [s])))(sweep)  # noqa: B023
+        for run in (native.map_leaves, reference)
+    )
+    assert_close(found, expected, ulp=16, atol=1e-6)
+    batch = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), leaves)
+    found, expected = (
+        jax.vmap(jax.grad(functools.partial(total, run)), (0, None))(batch, s) for run in (native.map_leaves, reference)
+    )
+    assert_close(found, expected, ulp=16, atol=1e-5)
+
+
+def test_control_flow_and_eager():
+    leaves, rate = adam_leaves([(40,), (3, 3)]), jnp.float32(0.1)
+
+    def repeat(step):
+        state = leaves
+        for _ in range(5):
+            state = step(state)
+        return state
+
+    def step(run, leaves):
+        return [(*out, leaf[3]) for out, leaf in zip(run(adam, leaves, [rate]), leaves, strict=True)]
+
+    native_step = functools.partial(step, functools.partial(native.map_leaves, aliases={0: 0, 1: 1, 2: 2}))
+    expected = repeat(functools.partial(step, reference))
+    eager = repeat(native_step)
+    scanned, _ = jax.jit(lambda x: lax.scan(lambda x, _: (native_step(x), None), x, length=5))(leaves)
+    looped = lax.fori_loop(0, 5, lambda _, x: native_step(x), leaves)
+    chosen = jax.jit(lambda n, x: lax.cond(n > 0, native_step, lambda x: x, x))(1, leaves)
+    remat = jax.jit(jax.checkpoint(native_step))(leaves)  # pyright: ignore[reportPrivateImportUsage] - public
+    for found in (eager, scanned, looped):
+        assert_close(found, expected, ulp=64, atol=1e-5)
+    for found in (chosen, remat):
+        assert_close(found, step(reference, leaves), ulp=16, atol=1e-6)
+    assert jax.eval_shape(native_step, leaves) == jax.eval_shape(lambda x: x, leaves)
+
+
+def test_eager_calls_compile_once():
+    x = data(10)
+    for s in range(3):  # a new function each time, the same program
+
+        def fn(x, s):
+            return (x * s + 1,)
+
+        native.map_leaves(fn, [(x,)], [jnp.float32(s)])
+        if s == 0 and native.available():
+            from gradtx.native._primitive import _run
+
+            compiled = _run._cache_size()  # pyright: ignore[reportAttributeAccessIssue] - of jit
+    if native.available():
+        assert _run._cache_size() == compiled  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_with_jit_disabled():
+    leaves = adam_leaves([(10,)])
+    with jax.disable_jit():
+        found = native.map_leaves(adam, leaves, [jnp.float32(0.1)])
+    assert_close(found, reference(adam, leaves, [jnp.float32(0.1)]), atol=1e-6)
+
+
+def test_aliases_of_another_dtype_are_no_aliases():
+    x = data(10)
+    (found,) = native.map_leaves(lambda x: (x.astype(jnp.bfloat16), x + 1), [(x,)], aliases={0: 0})
+    assert_close(found, (x.astype(jnp.bfloat16), x + 1))
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [lambda x: (jnp.cumsum(x),), lambda x: (x[::-1],), lambda x: (x / jnp.sum(x),), lambda x: (lax.erf_inv(x),)],
+)
+def test_what_the_kernel_does_not_know_is_left_to_jax(fn):
+    leaf = (data(20, positive=True) / 20,)
+    assert native.supports(fn, leaf, 0)
+    assert_close(jax.jit(lambda x: native.map_leaves(fn, [x]))(leaf), [jax.jit(fn)(*leaf)])
+    assert_close(native.map_leaves(fn, [leaf, leaf]), [fn(*leaf)] * 2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64, jnp.bool_])
+def test_other_dtypes_are_left_to_jax(dtype):
+    x = jnp.asarray([1, 0, 1], dtype)
+    assert native.supports(lambda x: (x,), [x], 0)
+    (found,) = native.map_leaves(lambda x: (x, x.astype(jnp.complex64)), [(x,)])
+    np.testing.assert_array_equal(found[0], x)
+
+
+def test_sums():
+    leaves = [(data(s, seed=i), data(s, seed=i + 50)) for i, s in enumerate([*SHAPES, *[(33,)] * 100])]
+    found = jax.jit(lambda x: native.sum_leaves(lambda x, y, s: s * x * y, x, [jnp.float32(3)]))(leaves)
+    exact = sum(3 * np.sum(np.float64(x) * np.float64(y)) for x, y in leaves)
+    size = sum(3 * np.sum(np.abs(np.float64(x) * np.float64(y))) for x, y in leaves)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, exact, atol=1e-6 * size)
+    gradient = jax.grad(lambda x: native.sum_leaves(lambda x, y: x * y, x))(leaves)
+    assert_close([x for x, _ in gradient], [y for _, y in leaves])
+    assert native.sum_leaves(jnp.square, []) == 0
+    halves = native.sum_leaves(lambda x: jnp.square(x.astype(jnp.float32)), [(data(100, jnp.bfloat16),)])
+    assert halves.dtype == jnp.float32
+    few = data(5, jnp.bfloat16)
+    assert_close(native.sum_leaves(jnp.square, [(few,)]), jnp.sum(jnp.square(few)))
+    assert native.sum_leaves(lambda x: jnp.full_like(x, 2), [(data(5),)]) == 10
+    np.testing.assert_allclose(
+        native.sum_leaves(lambda x: x, [(data(70_001),)]), np.sum(np.float64(data(70_001))), 1e-5
+    )
+
+
+@built
+def test_a_large_sum_is_as_exact_as_float32_can_be():
+    x = jnp.full(1 << 20, 1.1, jnp.float32)
+    found = native.sum_leaves(jnp.square, [(x,)] * 3)
+    np.testing.assert_allclose(found, 3 * (1 << 20) * np.float64(np.float32(1.1)) ** 2, rtol=2e-7)
+    with jax.enable_x64(True):
+        y = data(100_000, jnp.float64)
+        np.testing.assert_allclose(native.sum_leaves(jnp.square, [(y,)]), np.sum(np.square(y)), rtol=1e-14)
+
+
+@built
+def test_runs_repeat_to_the_bit():
+    leaves, rate = adam_leaves([(300_000,), (5,), (100_000,)]), jnp.float32(0.1)
+    run = jax.jit(
+        lambda x: (native.map_leaves(adam, x, [rate]), native.sum_leaves(lambda *x: x[0], [(y[0],) for y in x]))
+    )
+    first = run(leaves)
+    for _ in range(5):
+        jax.tree.map(np.testing.assert_array_equal, run(leaves), first)
+
+
+def test_without_the_kernel(monkeypatch):
+    absent = native.Availability("not built: for this test")
+    monkeypatch.setattr(_library, "load", lambda: absent)
+    leaves = adam_leaves([(10,), (3, 3)])
+    assert not native.available()
+    assert str(native.available()) == "no native kernel: not built: for this test"
+    assert native.supports(lambda x: (x,), leaves[0][:1], 0) == str(absent)
+    run = jax.jit(lambda x: native.map_leaves(adam, x, [jnp.float32(0.1)], aliases={0: 0}))
+    assert "gradtx_native" not in run.lower(leaves).as_text()
+    assert_close(run(leaves), jax.jit(lambda x: reference(adam, x, [jnp.float32(0.1)]))(leaves))
+    np.testing.assert_allclose(native.sum_leaves(jnp.square, [(jnp.arange(3.0),)]), 5)
+
+
+def test_a_broken_library_is_none(monkeypatch, tmp_path):
+    import importlib.machinery
+
+    broken = tmp_path / f"_kernel{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    monkeypatch.setattr(_library, "__file__", str(tmp_path / "_library.py"))
+    _library.load.cache_clear()
+    try:
+        assert "not built" in str(native.available())
+        broken.write_bytes(b"not a library")
+        _library.load.cache_clear()
+        assert "does not load" in str(native.available())
+    finally:
+        monkeypatch.undo()
+        _library.load.cache_clear()
+
+
+@built
+def test_a_kernel_built_for_a_newer_jaxlib_is_not_registered(monkeypatch, tmp_path):
+    header = tmp_path / "xla" / "ffi" / "api" / "c_api.h"
+    header.parent.mkdir(parents=True)
+    header.write_text("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 0\n")
+    monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
+    assert "this jaxlib has 0.0" in str(_library.load.__wrapped__())
+    header.write_text("")
+    assert "no version" in str(_library.load.__wrapped__())
+
+
+@built
+def test_which_kernel():
+    assert native.available()
+    assert "native kernel for" in str(native.available())
+
+
+def test_export_holds_no_custom_call():
+    from jax import export
+
+    leaves = adam_leaves([(10,)])
+    exported = export.export(jax.jit(lambda x: native.map_leaves(adam, x, [jnp.float32(0.1)])))(leaves)
+    assert "gradtx_native" not in exported.mlir_module()
+    assert_close(exported.call(leaves), reference(adam, leaves, [jnp.float32(0.1)]), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_over_several_devices():
+    """Partitioned by XLA it is the reference, without a collective; in shard_map each device runs the kernel."""
+    code = """
+        import functools
+        import jax, jax.numpy as jnp, numpy as np
+        from jax.sharding import NamedSharding, PartitionSpec as P
+        from gradtx import native
+
+        mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+        sharded = NamedSharding(mesh, P("d"))
+        x = jnp.arange(64 * 3, dtype=jnp.float32).reshape(64, 3)
+        fn = lambda x, y, s: (x * s + y, jnp.sqrt(y))
+        leaves = [(x, x + 1)] * 2
+        want = [fn(*leaf, 2.0) for leaf in leaves]
+        same = functools.partial(jax.tree.map, lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6))
+        step = jax.jit(lambda leaves, s: native.map_leaves(fn, leaves, [s], aliases={0: 0}))
+        one = step.lower(leaves, jnp.float32(2)).as_text()
+        placed = jax.device_put(leaves, sharded)
+        compiled = step.lower(placed, jnp.float32(2)).compile()
+        text = compiled.as_text()
+        assert "gradtx_native" not in text and "all-" not in text and "collective" not in text, text
+        out = compiled(placed, jnp.float32(2))
+        same(out, want)
+        assert out[0][0].sharding.is_equivalent_to(sharded, 2)
+        for check in (True, False):
+            inside = jax.jit(jax.shard_map(
+                lambda leaves, s: native.map_leaves(fn, leaves, [s]), mesh=mesh,
+                in_specs=(P("d"), P()), out_specs=P("d"), check_vma=check))
+            text = inside.lower(placed, jnp.float32(2)).compile().as_text()
+            assert ("gradtx_native" in text) == bool(native.available()), text
+            same(inside(placed, jnp.float32(2)), want)
+            grad = lambda run: jax.grad(lambda l: sum(jnp.sum(o) for leaf in run(l) for o in leaf))(leaves)
+            same(grad(lambda l: inside(l, jnp.float32(2))), grad(lambda l: [fn(*x, 2.0) for x in l]))
+        if native.available():
+            assert "gradtx_native" in one
+        explicit = jax.make_mesh((8,), ("e",), axis_types=(jax.sharding.AxisType.Explicit,))
+        with jax.set_mesh(explicit):
+            placed = jax.device_put(leaves, NamedSharding(explicit, P("e")))
+            same(step(placed, jnp.float32(2)), want)
+        print("ok")
+    """
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.strip() == "ok", done.stderr[-3000:]

@@ -22,6 +22,7 @@ from gradtx._guards import (
 )
 from gradtx._lookahead import lookahead_iterate, lookahead_point
 from gradtx._maths import Tick
+from gradtx._monitor import Diagnosis, Finding, MonitorState, diagnose, metrics, monitor
 from gradtx._partition import PartitionState, partition
 from gradtx._rule import Hyper, Rule, hyper
 from gradtx._signal import Signal, Weights
@@ -74,8 +75,11 @@ __all__ = [
     "AccumulateState",
     "Chain",
     "ChainState",
+    "Diagnosis",
+    "Finding",
     "Hyper",
     "LossScaleState",
+    "MonitorState",
     "PartitionState",
     "Rule",
     "Signal",
@@ -103,6 +107,7 @@ __all__ = [
     "debias",
     "decay_weights",
     "describe",
+    "diagnose",
     "dialects",
     "executor",
     "freeze",
@@ -112,8 +117,10 @@ __all__ = [
     "loss_scale",
     "max_v",
     "maxout",
+    "metrics",
     "momentum",
     "momentum_sgd",
+    "monitor",
     "monotone_rms",
     "nadam",
     "nadamw",

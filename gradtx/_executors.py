@@ -237,9 +237,11 @@ def _measure(r: int, lanes: list[tuple[jax.Array, ...]], work: Work, executor: E
     rule = work.plan.rules[r]
     acts = [(i, batch.leaf) for batch in work.plan.batches if batch.leaf.members[r] for i in batch.leaves]
     directions = {i: lanes[i][0].astype(leaf.dtype) for i, leaf in sorted(acts, key=lambda one: one[0])}
-    if rule.scope == "leaf" or not directions:
-        return {i: rule.measure([u], executor.total) for i, u in directions.items()}
-    return dict.fromkeys(directions, rule.measure(list(directions.values()), executor.total))
+    if not directions:
+        return {}
+    if rule.scope == "leaf":
+        return dict(zip(directions, rule.measure([[u] for u in directions.values()], executor.total), strict=True))
+    return dict.fromkeys(directions, rule.measure([list(directions.values())], executor.total)[0])
 
 
 def _map_batch(

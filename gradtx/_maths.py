@@ -112,8 +112,8 @@ class Maths:
         del scalars, count
         return Tick(vars(h), {}, weights)
 
-    def measure(self, directions: Sequence[jax.Array], total: Total) -> jax.Array:
-        """One number from the whole leaf (a list of one) or from all leaves, as ``scope`` says.
+    def measure(self, groups: Sequence[Sequence[jax.Array]], total: Total) -> jax.Array:
+        """One number for each group of directions, as a vector: each leaf is a group, or all are, as ``scope`` says.
 
         ``total(fn, arrays)`` is the sum of an elementwise function over all elements of all arrays.
         """

@@ -80,50 +80,73 @@ def sum_over(fn: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) 
     return sum((jnp.sum(fn(x)) for x in arrays), start=jnp.zeros((), jnp.float32))
 
 
-def l2_norm(xs: Sequence[jax.Array], total: Callable[..., jax.Array] = sum_over) -> jax.Array:
-    """The L2 norm over all elements of all arrays, a real scalar in the widest of their dtypes.
+def l2_norm(xs: Sequence[jax.Array]) -> jax.Array:
+    """The L2 norm over all elements of all arrays; see ``l2_norms``."""
+    return l2_norms([xs])[0]
 
-    Squares overflow long before the norm does (in float32 at 1.8e19), and vanish below 1e-23. Only when that
-    happens is the sum taken again, of the arrays times a power of two. The derivative at 0 is 0.
+
+def l2_norms(groups: Sequence[Sequence[jax.Array]], total: Callable[..., jax.Array] = sum_over) -> jax.Array:
+    """Of each group of arrays the L2 norm over all their elements: a real vector in the widest of their dtypes.
+
+    Squares overflow long before a norm does (in float32 at 1.8e19), and vanish below 1e-23. Only when that happens to
+    one of them are the sums taken again, those of the arrays times a power of two. The derivative at 0 is 0.
 
     Args:
-        xs: the arrays.
-        total: how to sum a function over all elements.
+        groups: lists of arrays.
+        total: how to sum a function over all elements of arrays.
     """
-    return _l2_norm([x for x in xs if x.size], total)
+    groups = [[x for x in xs if x.size] for xs in groups]
+    if not any(groups):
+        return jnp.zeros(len(groups), jnp.float32)
+    return _l2_norms(groups, total)
+
+
+Carry = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _l2_norm(xs: list[jax.Array], total: Callable[..., jax.Array]) -> jax.Array:
-    if not xs:
-        return jnp.zeros((), jnp.float32)
-    dtype = functools.reduce(jnp.promote_types, (real_dtype(x.dtype) for x in xs))
+def _l2_norms(groups: list[list[jax.Array]], total: Callable[..., jax.Array]) -> jax.Array:
+    dtype = functools.reduce(jnp.promote_types, (real_dtype(x.dtype) for xs in groups for x in xs))
     info = jnp.finfo(dtype)
     smaller, larger = (jnp.asarray(2.0 ** int(share * info.maxexp), dtype) for share in (-0.7, 0.78))
 
-    # A loop, and not a branch, so that the sum is compiled once: the second time it is the same with another scale.
-    def again(carry: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        times, squares, _ = carry
+    def in_range(squares: jax.Array) -> jax.Array:
         # Below tiny/eps the squares are subnormal or gone, and their digits with them.
-        in_range = (squares < info.max) & (squares > info.tiny / info.eps)
-        return (times == 0) | ((times == 1) & ~in_range)
+        return (squares < info.max) & (squares > info.tiny / info.eps)
 
-    def add(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    # A loop, and not a branch, so that the sums are compiled once: the second time they are the same at another scale.
+    def again(carry: Carry) -> jax.Array:
         times, squares, _ = carry
-        scale = jnp.where(times == 0, 1, jnp.where(squares < 1, larger, smaller))
-        squares = total(lambda x: abs_sq(x * scale.astype(real_dtype(x.dtype))), xs)
-        return times + 1, squares.astype(dtype), scale
+        return (times == 0) | ((times == 1) & ~in_range(squares).all())
 
-    start = jnp.zeros((), jnp.int32), jnp.zeros((), dtype), jnp.ones((), dtype)
-    _, squares, scale = jax.lax.while_loop(again, add, start)
-    return jnp.sqrt(squares) / scale
+    def add(carry: Carry) -> Carry:
+        times, squares, _ = carry
+        scales = jnp.where((times == 0) | in_range(squares), 1, jnp.where(squares < 1, larger, smaller))
+        sums = [
+            total(lambda x, scale=scale: abs_sq(x * scale.astype(real_dtype(x.dtype))), xs).astype(dtype)
+            for scale, xs in zip(scales, groups, strict=True)
+        ]
+        return times + 1, jnp.stack(sums), scales
+
+    start = jnp.zeros((), jnp.int32), jnp.zeros(len(groups), dtype), jnp.ones(len(groups), dtype)
+    _, squares, scales = jax.lax.while_loop(again, add, start)
+    return jnp.sqrt(squares) / scales
 
 
-@_l2_norm.defjvp
+@_l2_norms.defjvp
 def _(
-    total: Callable[..., jax.Array], primals: tuple[list[jax.Array]], tangents: tuple[list[jax.Array]]
+    total: Callable[..., jax.Array], primals: tuple[list[list[jax.Array]]], tangents: tuple[list[list[jax.Array]]]
 ) -> tuple[jax.Array, jax.Array]:
-    (xs,), (dxs,) = primals, tangents
-    norm = _l2_norm(xs, total)
-    along = [jnp.sum((safe_divide(x, norm.astype(x.dtype)).conj() * dx).real) for x, dx in zip(xs, dxs, strict=True)]
-    return norm, sum(along, start=jnp.zeros_like(norm)).astype(norm.dtype)
+    (groups,), (tangent,) = primals, tangents
+    norms = _l2_norms(groups, total)
+    along = [
+        sum(
+            (
+                jnp.sum((safe_divide(x, norm.astype(x.dtype)).conj() * dx).real).astype(norm.dtype)
+                for x, dx in zip(xs, dxs, strict=True)
+            ),
+            start=jnp.zeros_like(norm),
+        )
+        for norm, xs, dxs in zip(norms, groups, tangent, strict=True)
+    ]
+    return norms, jnp.stack(along)

@@ -39,6 +39,8 @@ RULES: dict[str, Transformation] = {
     "clip_by_global_norm": gx.clip_by_global_norm(1.0),
     "nag_lookahead": gx.nag_lookahead(1.0),
     "two_point_lookahead": gx.two_point_lookahead(1.0),
+    "monitor": gx.chain(gx.clip_by_norm(1.0), gx.monitor()),
+    "monitor(2)": gx.chain(gx.clip_by_norm(1.0), gx.momentum(0.9), gx.monitor(2)),
     "seal": gx.seal(optax.scale_by_adam()),
 }
 

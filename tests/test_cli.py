@@ -56,10 +56,12 @@ def test_compare(capsys: pytest.CaptureFixture[str]):
         "networks": ["relu", "maxout"],
         "depth": 1,
         "width": 4,
+        "gain": None,
         "epochs": 2,
         "batch_size": 128,
         "learning_rate": None,
         "clip_norm": 1.0,
+        "clip_layer": None,
         "clip_value": 0.5,
         "seed": 3,
         "output": "gradtx-compare.png",
@@ -80,7 +82,28 @@ def test_compare(capsys: pytest.CaptureFixture[str]):
         assert all(len(values) == 3 for values in run["epochs"].values())
         assert run["final"] == {name: values[-1] for name, values in run["epochs"].items()}
         assert list(run["gradient_norms"]) == ["layer_0", "layer_1"]
+        assert [run["health"][moment]["metrics"]["steps"] for moment in ("first", "last")] == [1, 22]
+        assert "clipped" in [finding["problem"] for finding in run["health"]["first"]["diagnosis"]]
         assert all(len(values) == 3 for values in run["gradient_norms"].values())
+
+
+def test_gradient_health(capsys: pytest.CaptureFixture[str]):
+    shape = ["--depth", "8", "--width", "16", "--epochs", "1", "--batch-size", "128", "--optimizers", "sgd", "adam"]
+    assert main(["compare", *shape, "--network", "sigmoid"]) == 0
+    printed = capsys.readouterr().out
+    assert "sigmoid network, 8 hidden layers of 16, 1 epoch" in printed
+    assert re.search(r"first +vanishing +layer_0/\w, layer_\d/\w and \d+ more +all optimizers", printed)
+    assert "vanishing: Try ReLU or maxout" in printed and max(map(len, printed.splitlines())) <= 80
+    assert main(["compare", *shape, "--network", "relu", "--gain", "20", "--json", "numbers.json"]) == 0
+    printed = capsys.readouterr().out
+    assert "ReLU network, 8 hidden layers of 16, gain 20, 1 epoch" in printed
+    assert re.search(r"first +exploding +layer_", printed)
+    run, _ = json.loads(Path("numbers.json").read_text())["runs"]
+    (exploding,) = [each for each in run["health"]["first"]["diagnosis"] if each["problem"] == "exploding"]
+    assert set(exploding) == {"problem", "leaves", "values", "measure", "advice"}
+    assert exploding["values"][0] == run["health"]["first"]["metrics"][f"gradient_norm/{exploding['leaves'][0]}"]
+    assert main(["compare", "--network", "relu", "--optimizers", "adam", "--epochs", "1"]) == 0
+    assert "gradient health: no findings" in capsys.readouterr().out
 
 
 def test_same_seed_same_numbers():
@@ -127,7 +150,9 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]):
         (["contrast"], "invalid choice: 'contrast'"),
         (["compare", "--optimizers", "adamm"], "invalid choice: 'adamm' (choose from"),
         (["compare", "--optimizers"], "expected at least one argument"),
-        (["compare", "--network", "sigmoid"], "invalid choice: 'sigmoid'"),
+        (["compare", "--network", "tanh"], "invalid choice: 'tanh'"),
+        (["compare", "--gain", "0"], "--gain: expected a number greater than 0"),
+        (["compare", "--clip-layer", "-1"], "--clip-layer: expected a number greater than 0"),
         (["compare", "--depth", "0"], "--depth: expected a whole number from 1 to 50, found '0'"),
         (["compare", "--depth", "51"], "--depth: expected a whole number from 1 to 50, found '51'"),
         (["compare", "--width", "0"], "--width: expected a whole number of at least 1, found '0'"),

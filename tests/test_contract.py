@@ -85,9 +85,9 @@ def types(tree):
 
 def test_the_catalog_is_complete():
     in_use = {type(rule).__name__ for tx in RULES.values() for rule in tx.rules}
-    assert in_use == {*rules.__all__, "seal"}, "a rule is missing from tests/catalog.py, or unknown"
+    assert in_use == {*rules.__all__, "monitor", "seal"}, "a rule is missing from tests/catalog.py, or unknown"
     assert set(optimizers.__all__) <= set(OPTIMIZERS)
-    assert {*rules.__all__, *optimizers.__all__, "seal"} <= set(gx.__all__)
+    assert {*rules.__all__, *optimizers.__all__, "monitor", "seal"} <= set(gx.__all__)
 
 
 @every

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._maths import Total
-from gradtx._numerics import l2_norm, safe_divide
+from gradtx._numerics import l2_norms, safe_divide
 from gradtx._rule import Hyper, Rule, hyper
 
 
@@ -62,8 +62,8 @@ class clip_by_norm(Rule):
 
     limit: Hyper = hyper(low=0)
 
-    def measure(self, directions: Sequence[jax.Array], total: Total) -> jax.Array:
-        return l2_norm(directions, total)
+    def measure(self, groups: Sequence[Sequence[jax.Array]], total: Total) -> jax.Array:
+        return l2_norms(groups, total)
 
     def settle(self, c: SimpleNamespace, measured: jax.Array) -> dict[str, jax.Array]:
         factor = jnp.where(measured > c.limit, safe_divide(c.limit, measured), 1)

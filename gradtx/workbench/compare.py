@@ -9,6 +9,7 @@ import numpy as np
 
 from gradtx.workbench.data import load_digits
 from gradtx.workbench.files import write_whole
+from gradtx.workbench.health import Health, monitors, watched
 from gradtx.workbench.networks import Network
 from gradtx.workbench.picture import draw
 from gradtx.workbench.recipes import RECIPES, make_optimizer
@@ -55,18 +56,19 @@ def compare(settings: Settings) -> int:
 
 def _run(settings: Settings, name: str, network: Network, optimizer: str, data: Data, bar: Bar) -> Run:
     rate = settings.learning_rate or RECIPES[optimizer].learning_rate
-    tx = make_optimizer(optimizer, rate, settings.clip_norm, settings.clip_value)
+    tx = make_optimizer(optimizer, rate, settings.clip_norm, settings.clip_layer, settings.clip_value)
     bar.start(name, optimizer)
     history = train(
         network,
-        tx,
+        watched(tx),
         data,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         seed=settings.seed,
         progress=lambda epoch, measures: bar.epoch(name, optimizer, measures),
+        log=monitors,
     )
-    return Run(name, optimizer, rate, str(tx), history.measures, history.seconds)
+    return Run(name, optimizer, rate, str(tx), history.measures, Health.of(history.logged), history.seconds)
 
 
 def _show(settings: Settings, runs: Sequence[Run], interrupted: bool) -> bool:

@@ -25,8 +25,9 @@ class Activation(NamedTuple):
         title: its name in tables and pictures.
         function: (..., width · group_size) to (..., width).
         group_size: how many affine functions one unit takes.
-        gain: the weights start with variance gain / fan-in. With He's gain the mean square of a layer's output is that
-            of its input: 1 / E[f(z)²] for z normal. Another gain shows gradients that vanish or explode.
+        gain: the weights start with variance gain / fan-in. With He's gain, 1 / E[f(z)²] for z normal, the mean square
+            of a layer's output is that of its input, if f(az) = a·f(z) for a > 0; for others 1 is usual. Another gain
+            shows gradients that vanish or explode.
     """
 
     title: str
@@ -38,8 +39,13 @@ class Activation(NamedTuple):
 ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation("ReLU", relu, gain=2.0),
     "maxout": Activation("maxout", functools.partial(maxout, group_size=2), group_size=2, gain=1.0),
+    "sigmoid": Activation("sigmoid", jax.nn.sigmoid, gain=1.0),
 }
-"""The activations known by name. The greater of two normal numbers has mean square 1, so maxout's gain is 1."""
+"""The activations known by name. The greater of two normal numbers has mean square 1, so maxout's gain is 1.
+
+The slope of the sigmoid is at most 1/4, so its gradients shrink by that much or more in each layer: it is here to show
+how they vanish.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,9 @@ __all__ = ["parse"]
 DEEPEST = 50
 """The hidden layers that ``--depth`` allows; each one takes its time to compile."""
 
+BOTH = ("relu", "maxout")
+"""The networks of ``--network both``."""
+
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
@@ -68,7 +71,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     _add_compare(commands)
     chosen = vars(parser.parse_args(arguments))
     network = chosen.pop("network")
-    networks = tuple(ACTIVATIONS) if network == "both" else (network,)
+    networks = BOTH if network == "both" else (network,)
     optimizers = tuple(dict.fromkeys(chosen.pop("optimizers")))
     return Settings(optimizers, networks, **chosen)
 
@@ -93,7 +96,7 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="NAME",
         help=f"which ones, of: {' '.join(RECIPES)} (default: all)",
     )
-    add("--network", choices=[*ACTIVATIONS, "both"], default="both", help="which one (default: %(default)s)")
+    add("--network", choices=[*ACTIVATIONS, "both"], default="both", help="which one; both: ReLU and maxout (default)")
     add(
         "--depth",
         type=_whole(1, DEEPEST),
@@ -107,6 +110,13 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
         default=default.width,
         metavar="UNITS",
         help="units in a hidden layer; a maxout unit is the greater of two affine functions (default: %(default)s)",
+    )
+    add(
+        "--gain",
+        type=_positive,
+        default=default.gain,
+        metavar="GAIN",
+        help="hidden weights start with variance GAIN / fan-in (default: what keeps the scale, 2 for ReLU, else 1)",
     )
     add(
         "--epochs",
@@ -136,11 +146,18 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="shrink gradients whose norm, over all layers, is larger",
     )
     add(
+        "--clip-layer",
+        type=_positive,
+        default=default.clip_layer,
+        metavar="LIMIT",
+        help="shrink the gradient of each layer's weights, and of its biases, whose norm is larger (after --clip-norm)",
+    )
+    add(
         "--clip-value",
         type=_positive,
         default=default.clip_value,
         metavar="LIMIT",
-        help="clip each element of the gradient (after --clip-norm)",
+        help="clip each element of the gradient (after the other clips)",
     )
     add(
         "--seed",

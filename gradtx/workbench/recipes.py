@@ -34,7 +34,11 @@ RECIPES: dict[str, Recipe] = {
 
 
 def make_optimizer(
-    name: str, learning_rate: float, clip_norm: float | None = None, clip_value: float | None = None
+    name: str,
+    learning_rate: float,
+    clip_norm: float | None = None,
+    clip_layer: float | None = None,
+    clip_value: float | None = None,
 ) -> Chain:
     """An optimizer by name, with gradient clipping in front of it where a limit is given.
 
@@ -42,11 +46,16 @@ def make_optimizer(
         name: one of ``RECIPES``.
         learning_rate: its learning rate.
         clip_norm: limit of the norm of the whole gradient.
-        clip_value: limit of each of its elements, after ``clip_norm`` if both are given.
+        clip_layer: limit of the norm of each leaf, after ``clip_norm``.
+        clip_value: limit of each element, after both.
 
     >>> print(make_optimizer("sgd", 0.5, clip_norm=1.0))
     clip_by_global_norm(1) → scale_by_learning_rate(0.5)
     """
-    by_norm = [] if clip_norm is None else [gradtx.clip_by_global_norm(clip_norm)]
-    by_value = [] if clip_value is None else [gradtx.clip_by_value(clip_value)]
-    return gradtx.chain(*by_norm, *by_value, RECIPES[name].make(learning_rate))
+    limits = {
+        gradtx.clip_by_global_norm: clip_norm,
+        gradtx.clip_by_norm: clip_layer,
+        gradtx.clip_by_value: clip_value,
+    }
+    clips = [clip(limit) for clip, limit in limits.items() if limit is not None]
+    return gradtx.chain(*clips, RECIPES[name].make(learning_rate))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import jax
 import numpy as np
 
+from gradtx import Finding
 from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
 
@@ -49,8 +50,19 @@ def _run(run: Run) -> dict[str, Any]:
         "final": {name: _plain(values)[-1] for name, values in numbers.items()},
         "epochs": {name: _plain(values) for name, values in numbers.items()},
         "gradient_norms": {f"layer_{i}": _plain(norm) for i, norm in enumerate(norms.T)},
+        "health": {
+            moment: {
+                "metrics": dict(zip(seen, _plain(seen.values()), strict=True)),
+                "diagnosis": [_finding(finding) for finding in diagnosis],
+            }
+            for (moment, seen), diagnosis in zip(run.health._asdict().items(), run.health.diagnoses(), strict=True)
+        },
     }
 
 
-def _plain(values: np.ndarray) -> list[float | None]:
+def _finding(finding: Finding) -> dict[str, Any]:
+    return finding._asdict() | {"values": _plain(finding.values)}
+
+
+def _plain(values: Iterable[Any]) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]

@@ -79,9 +79,41 @@ def print_report(settings: Settings, runs: Sequence[Run]) -> None:
         if of_network:
             console.print(_table(settings, network, of_network))
             console.print()
+            _print_health(console, of_network)
     for word in ADVICE:
         if any(run.verdict == word for run in runs):
             console.print(f"[{_COLOURS[word]}]{word}[/]: {ADVICE[word]}", highlight=False)
+
+
+def _print_health(console: Console, runs: Sequence[Run]) -> None:
+    """What is wrong with the gradients, where anything is: one line for each problem, and what to try."""
+    by_problem: dict[tuple[str, str, str], list[str]] = {}
+    advice: dict[str, str] = {}
+    for run in runs:
+        for moment, diagnosis in zip(("first", "last"), run.health.diagnoses(), strict=True):
+            for finding in diagnosis:
+                key = (moment, finding.problem, _some(finding.leaves))
+                by_problem.setdefault(key, []).append(RECIPES[run.optimizer].title)
+                advice[finding.problem] = finding.advice
+    if not by_problem:
+        console.print("gradient health: no findings", highlight=False)
+    else:
+        table = Table(title="gradient health", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table.show_edge = table.pad_edge = False
+        for head in ["step", "problem", "in", "with"]:
+            table.add_column(head, no_wrap=head in ("step", "problem"))
+        for (moment, problem, leaves), titles in sorted(by_problem.items()):
+            everybody = len(titles) == len(runs) > 1
+            table.add_row(moment, problem, leaves, "all optimizers" if everybody else ", ".join(titles))
+        console.print(table)
+        for problem, text in advice.items():
+            console.print(f"[yellow]{problem}[/]: {text}", highlight=False)
+    console.print()
+
+
+def _some(leaves: Sequence[str]) -> str:
+    """The worst two, and how many more."""
+    return ", ".join(leaves[:2]) + (f" and {len(leaves) - 2} more" if len(leaves) > 2 else "")
 
 
 def _table(settings: Settings, network: str, runs: Sequence[Run]) -> Table:

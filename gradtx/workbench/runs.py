@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gradtx.workbench.health import Health
 from gradtx.workbench.training import Measures
 from gradtx.workbench.verdict import verdict
 
@@ -18,6 +19,7 @@ class Run(NamedTuple):
         learning_rate: as used.
         chain: the optimizer as text.
         measures: numpy arrays (epochs + 1, ...), as in ``History``.
+        health: of the gradients and updates at the first step and at the last.
         seconds: wall-clock time, compilation included.
     """
 
@@ -26,6 +28,7 @@ class Run(NamedTuple):
     learning_rate: float
     chain: str
     measures: Measures
+    health: Health
     seconds: float
 
     @property

@@ -28,10 +28,12 @@ class Settings:
         networks: names in ``ACTIVATIONS``.
         depth: hidden layers.
         width: units in each, after the activation.
+        gain: the hidden layers' weights start with variance gain / fan-in; None for each activation's own.
         epochs: passes over the training images.
         batch_size: images in a mini-batch.
         learning_rate: of every optimizer, or None for each one's own.
-        clip_norm, clip_value: limits of the gradient's norm and of its elements, or None.
+        clip_norm, clip_layer, clip_value: limits of the gradient's norm, of the norms of its leaves (a layer's weights,
+            a layer's biases), and of its elements, or None.
         seed: of initial weights and shuffling.
         output: where the picture goes.
         json: where the numbers go, or None.
@@ -41,10 +43,12 @@ class Settings:
     networks: tuple[str, ...]
     depth: int = 3
     width: int = 64
+    gain: float | None = None
     epochs: int = 20
     batch_size: int = 32
     learning_rate: float | None = None
     clip_norm: float | None = None
+    clip_layer: float | None = None
     clip_value: float | None = None
     seed: int = 0
     output: Path = Path("gradtx-compare.png")
@@ -52,11 +56,16 @@ class Settings:
 
     def title(self, name: str) -> str:
         """What a table or a picture of this network is called."""
-        return f"{ACTIVATIONS[name].title} network, {self.depth} hidden layer{'s' * (self.depth > 1)} of {self.width}"
+        gain = "" if self.gain is None else f", gain {self.gain:g}"
+        layers = f"{self.depth} hidden layer{'s' * (self.depth > 1)} of {self.width}"
+        return f"{ACTIVATIONS[name].title} network, {layers}{gain}"
 
     def network(self, name: str, inputs: int, classes: int) -> Network:
         """The network of this name in this size."""
-        return Network(ACTIVATIONS[name], self.depth, self.width, inputs, classes)
+        activation = ACTIVATIONS[name]
+        if self.gain is not None:
+            activation = activation._replace(gain=self.gain)
+        return Network(activation, self.depth, self.width, inputs, classes)
 
     def check(self, images: int, networks: list[Network]) -> None:
         """Refuse what would fail only after training, or at its start.

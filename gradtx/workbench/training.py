@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ import gradtx
 from gradtx.workbench.networks import Network, Params
 
 __all__ = ["Data", "History", "Measures", "cross_entropy", "measure", "run_epoch", "shuffled_batches", "train"]
+
+T = TypeVar("T")
 
 
 class Data(NamedTuple):
@@ -52,12 +54,19 @@ class History(NamedTuple):
     Attributes:
         params: the trained parameters.
         measures: numpy arrays (epochs + 1, ...): before training, then after each epoch.
+        logged: numpy arrays (steps, ...): what ``log`` gave in each step, as a tree like that.
         seconds: wall-clock time, compilation and measuring included.
     """
 
     params: Params
     measures: Measures
+    logged: Any
     seconds: float
+
+
+def nothing(state: Any) -> None:
+    """A log of nothing."""
+    del state
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -89,7 +98,7 @@ def shuffled_batches(key: jax.Array, images: int, batch_size: int) -> jax.Array:
     return jax.random.permutation(key, images)[: batches * batch_size].reshape(batches, batch_size)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "tx", "batch_size"))
+@functools.partial(jax.jit, static_argnames=("network", "tx", "batch_size", "log"))
 def run_epoch(
     network: Network,
     tx: optax.GradientTransformation,
@@ -98,17 +107,23 @@ def run_epoch(
     state: Any,
     data: Data,
     key: jax.Array,
-) -> tuple[Params, Any]:
-    """One pass over the shuffled training images, compiled as a whole; new parameters and optimizer state."""
+    log: Callable[[Any], Any] = nothing,
+) -> tuple[Params, Any, Any]:
+    """One pass over the shuffled training images, compiled as a whole.
+
+    Returns:
+        New parameters, new optimizer state, and what ``log`` made of that state after each step, stacked.
+    """
     images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
 
-    def one_batch(carry: tuple[Params, Any], rows: jax.Array) -> tuple[tuple[Params, Any], None]:
+    def one_batch(carry: tuple[Params, Any], rows: jax.Array) -> tuple[tuple[Params, Any], Any]:
         params, state = carry
         grads = jax.grad(lambda p: cross_entropy(network.apply(p, images[rows]), labels[rows]))(params)
-        return gradtx.step(tx, params, grads, state), None
+        params, state = gradtx.step(tx, params, grads, state)
+        return (params, state), log(state)
 
-    carry, _ = jax.lax.scan(one_batch, (params, state), shuffled_batches(key, len(labels), batch_size))
-    return carry
+    carry, logged = jax.lax.scan(one_batch, (params, state), shuffled_batches(key, len(labels), batch_size))
+    return *carry, logged
 
 
 def train(
@@ -120,6 +135,7 @@ def train(
     batch_size: int,
     seed: int,
     progress: Callable[[int, Measures], None] | None = None,
+    log: Callable[[Any], Any] = nothing,
 ) -> History:
     """Train a network from scratch with softmax cross-entropy on shuffled mini-batches.
 
@@ -134,6 +150,8 @@ def train(
         batch_size: 1 to the number of training images.
         seed: of the initial weights and of the shuffling.
         progress: called after each epoch with its number, from 1, and what was measured.
+        log: called in each step, inside ``jit``, with the optimizer's new state; it gives a tree of
+            arrays, such as ``gradtx.metrics``.
     """
     started = time.perf_counter()
     init_key, shuffle_key = jax.random.split(jax.random.key(seed))
@@ -141,9 +159,17 @@ def train(
     params = network.init(init_key)
     state = tx.init(params)
     measures = [jax.device_get(measure(network, params, data))]
+    logged: list[Any] = []
     for epoch in range(1, epochs + 1):
-        params, state = run_epoch(network, tx, batch_size, params, state, data, jax.random.fold_in(shuffle_key, epoch))
+        key = jax.random.fold_in(shuffle_key, epoch)
+        params, state, steps = run_epoch(network, tx, batch_size, params, state, data, key, log)
         measures.append(jax.device_get(measure(network, params, data)))
+        logged.append(jax.device_get(steps))
         if progress is not None:
             progress(epoch, measures[-1])
-    return History(params, jax.tree.map(lambda *each: np.stack(each), *measures), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return History(params, _joined(np.stack, measures), _joined(np.concatenate, logged), seconds)
+
+
+def _joined(join: Callable[[tuple[np.ndarray, ...]], np.ndarray], trees: Sequence[T]) -> T:
+    return jax.tree.map(lambda *each: join(each), *trees)

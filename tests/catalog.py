@@ -5,6 +5,7 @@ missing here makes ``test_contract.py`` fail: add its line.
 """
 
 import optax
+import pytest
 
 import gradtx as gx
 from gradtx import dialects, optimizers
@@ -82,3 +83,10 @@ WRAPPERS: dict[str, Transformation] = {
 }
 
 ALL = RULES | OPTIMIZERS | CHAINS | WRAPPERS
+
+# For tests that compile: the optimizers are chains of the rules, so most runs try a few of them, and the rest is
+# behind a marker.
+FEW = {"adam", "amsgrad", "nadamw", "nag", "sgd(nesterov)"}
+MOST = [
+    name if name in FEW or name not in OPTIMIZERS else pytest.param(name, marks=pytest.mark.exhaustive) for name in ALL
+]

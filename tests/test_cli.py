@@ -63,6 +63,7 @@ def test_compare(capsys: pytest.CaptureFixture[str]):
         "clip_norm": 1.0,
         "clip_layer": None,
         "clip_value": 0.5,
+        "health": False,
         "seed": 3,
         "output": "gradtx-compare.png",
         "json": "numbers.json",
@@ -102,7 +103,9 @@ def test_gradient_health(capsys: pytest.CaptureFixture[str]):
     (exploding,) = [each for each in run["health"]["first"]["diagnosis"] if each["problem"] == "exploding"]
     assert set(exploding) == {"problem", "leaves", "values", "measure", "advice"}
     assert exploding["values"][0] == run["health"]["first"]["metrics"][f"gradient_norm/{exploding['leaves'][0]}"]
-    assert main(["compare", "--network", "relu", "--optimizers", "adam", "--epochs", "1"]) == 0
+    assert main(["compare", "--network", "relu", "--optimizers", "adam", "--epochs", "4"]) == 0
+    assert "gradient health" not in capsys.readouterr().out  # it went well
+    assert main(["compare", "--network", "relu", "--optimizers", "adam", "--epochs", "1", "--health"]) == 0
     assert "gradient health: no findings" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalog import ALL, DIALECTS, OPTIMIZERS, RULES
+from catalog import ALL, DIALECTS, MOST, OPTIMIZERS, RULES
 
 import gradtx as gx
 from gradtx import optimizers, rules
@@ -27,7 +27,15 @@ def own_slots(tx, state):
 
 
 EVERYTHING = ALL | DIALECTS
-every = pytest.mark.parametrize("name", ALL)
+every = pytest.mark.parametrize("name", MOST)
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    """What is tested here is structure and types; LLVM's slow passes would take a third of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Pair(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -17,7 +18,8 @@ from gradtx.workbench.record import to_json
 from gradtx.workbench.report import Bar, print_report
 from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
-from gradtx.workbench.training import Data, train
+from gradtx.workbench.training import Data, nothing, train
+from gradtx.workbench.verdict import UNTRAINED, verdict
 
 __all__ = ["compare"]
 
@@ -58,17 +60,19 @@ def _run(settings: Settings, name: str, network: Network, optimizer: str, data: 
     rate = settings.learning_rate or RECIPES[optimizer].learning_rate
     tx = make_optimizer(optimizer, rate, settings.clip_norm, settings.clip_layer, settings.clip_value)
     bar.start(name, optimizer)
-    history = train(
-        network,
-        watched(tx),
-        data,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        progress=lambda epoch, measures: bar.epoch(name, optimizer, measures),
-        log=monitors,
+    run = functools.partial(
+        train, network, data=data, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed
     )
-    return Run(name, optimizer, rate, str(tx), history.measures, Health.of(history.logged), history.seconds)
+    history = run(
+        watched(tx) if settings.health else tx,
+        progress=lambda epoch, measures: bar.epoch(name, optimizer, measures),
+        log=monitors if settings.health else nothing,
+    )
+    logged = history.logged
+    if logged is None and verdict(history.measures) in UNTRAINED:
+        logged = run(watched(tx), log=monitors).logged  # the same training again: monitors take long to compile
+    health = None if logged is None else Health.of(logged)
+    return Run(name, optimizer, rate, str(tx), history.measures, health, history.seconds)
 
 
 def _show(settings: Settings, runs: Sequence[Run], interrupted: bool) -> bool:

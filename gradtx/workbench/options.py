@@ -160,6 +160,11 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="clip each element of the gradient (after the other clips)",
     )
     add(
+        "--health",
+        action="store_true",
+        help="watch the gradients of every training (default: only of those that went wrong, which are run again)",
+    )
+    add(
         "--seed",
         type=_whole(0, 2**32 - 1),
         default=default.seed,

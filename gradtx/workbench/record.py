@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from gradtx import Finding
+from gradtx.workbench.health import Health
 from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
 
@@ -50,13 +51,17 @@ def _run(run: Run) -> dict[str, Any]:
         "final": {name: _plain(values)[-1] for name, values in numbers.items()},
         "epochs": {name: _plain(values) for name, values in numbers.items()},
         "gradient_norms": {f"layer_{i}": _plain(norm) for i, norm in enumerate(norms.T)},
-        "health": {
-            moment: {
-                "metrics": dict(zip(seen, _plain(seen.values()), strict=True)),
-                "diagnosis": [_finding(finding) for finding in diagnosis],
-            }
-            for (moment, seen), diagnosis in zip(run.health._asdict().items(), run.health.diagnoses(), strict=True)
-        },
+        "health": None if run.health is None else _health(run.health),
+    }
+
+
+def _health(health: Health) -> dict[str, Any]:
+    return {
+        moment: {
+            "metrics": dict(zip(seen, _plain(seen.values()), strict=True)),
+            "diagnosis": [_finding(finding) for finding in diagnosis],
+        }
+        for (moment, seen), diagnosis in zip(health._asdict().items(), health.diagnoses(), strict=True)
     }
 
 

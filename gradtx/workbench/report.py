@@ -86,14 +86,17 @@ def print_report(settings: Settings, runs: Sequence[Run]) -> None:
 
 
 def _print_health(console: Console, runs: Sequence[Run]) -> None:
-    """What is wrong with the gradients, where anything is: one line for each problem, and what to try."""
+    """What is wrong with the gradients that were watched: one line for each problem, and what to try."""
     by_problem: dict[tuple[str, str, str], list[str]] = {}
     advice: dict[str, str] = {}
-    for run in runs:
-        for moment, diagnosis in zip(("first", "last"), run.health.diagnoses(), strict=True):
+    seen = {run.optimizer: run.health for run in runs if run.health is not None}
+    if not seen:
+        return
+    for optimizer, health in seen.items():
+        for moment, diagnosis in zip(("first", "last"), health.diagnoses(), strict=True):
             for finding in diagnosis:
                 key = (moment, finding.problem, _some(finding.leaves))
-                by_problem.setdefault(key, []).append(RECIPES[run.optimizer].title)
+                by_problem.setdefault(key, []).append(RECIPES[optimizer].title)
                 advice[finding.problem] = finding.advice
     if not by_problem:
         console.print("gradient health: no findings", highlight=False)

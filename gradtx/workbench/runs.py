@@ -19,7 +19,7 @@ class Run(NamedTuple):
         learning_rate: as used.
         chain: the optimizer as text.
         measures: numpy arrays (epochs + 1, ...), as in ``History``.
-        health: of the gradients and updates at the first step and at the last.
+        health: of the gradients and updates at the first step and at the last; None if they were not watched.
         seconds: wall-clock time, compilation included.
     """
 
@@ -28,7 +28,7 @@ class Run(NamedTuple):
     learning_rate: float
     chain: str
     measures: Measures
-    health: Health
+    health: Health | None
     seconds: float
 
     @property

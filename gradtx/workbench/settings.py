@@ -34,6 +34,7 @@ class Settings:
         learning_rate: of every optimizer, or None for each one's own.
         clip_norm, clip_layer, clip_value: limits of the gradient's norm, of the norms of its leaves (a layer's weights,
             a layer's biases), and of its elements, or None.
+        health: whether to watch the gradients of every training, and not only of those that went wrong.
         seed: of initial weights and shuffling.
         output: where the picture goes.
         json: where the numbers go, or None.
@@ -50,6 +51,7 @@ class Settings:
     clip_norm: float | None = None
     clip_layer: float | None = None
     clip_value: float | None = None
+    health: bool = False
     seed: int = 0
     output: Path = Path("gradtx-compare.png")
     json: Path | None = None

@@ -6,7 +6,7 @@ import math
 
 from gradtx.workbench.training import Measures
 
-__all__ = ["ADVICE", "LARGEST_GAP", "TRAINED", "verdict"]
+__all__ = ["ADVICE", "LARGEST_GAP", "TRAINED", "UNTRAINED", "verdict"]
 
 TRAINED = 0.95
 """A training accuracy below this is a problem of optimization, whatever the test accuracy is."""
@@ -22,6 +22,9 @@ ADVICE = {
     "good": f"training accuracy at least {100 * TRAINED:g} %, test accuracy at most {100 * LARGEST_GAP:g} points lower",
 }
 """Each verdict, in the order in which they are considered, and what it means."""
+
+UNTRAINED = ("diverged", "not trained enough")
+"""The verdicts that call for a look at the gradients."""
 
 
 def verdict(measures: Measures) -> str:

@@ -65,9 +65,9 @@ LR = gx.scale_by_learning_rate(0.1)
 
 class TestTrees:
     def test_params_missing(self):
-        tx = gx.adamw(0.1)
-        with raises(ValueError, "'add_decayed_weights' reads the parameters", r"update\(updates, state, params\)"):
-            tx.update(W, tx.init(W))
+        for tx, rule in ((gx.adamw(0.1), "add_decayed_weights"), (gx.decay_weights(0.1, 0.1), "decay_weights")):
+            with raises(ValueError, f"'{rule}' reads the parameters", r"update\(updates, state, params\)"):
+                tx.update(W, tx.init(W))
 
     def test_never_a_silent_broadcast(self):
         tx = gx.sgd(0.1)

@@ -13,6 +13,7 @@ import argparse
 import ast
 import concurrent.futures
 import copy
+import itertools
 import os
 import random
 import shutil
@@ -114,15 +115,23 @@ def _replaced(path: Path, tree: ast.Module, name: str, old: ast.AST, new: ast.AS
     return Mutant(path, description, ast.unparse(ast.fix_missing_locations(Replace().visit(copied))))
 
 
-def survives(mutant: Mutant) -> bool:
-    """Whether all tests pass with the changed module in place."""
+def survives(mutant: Mutant, cache: str) -> bool:
+    """Whether all tests pass with the changed module in place; what did not change is compiled once for all mutants."""
     with tempfile.TemporaryDirectory() as folder:
         for part in ("gradtx", "tests"):
             shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
         (Path(folder) / mutant.path.relative_to(ROOT)).write_text(mutant.source)
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *KILLERS]
-        environment = {**os.environ, "PYTHONPATH": folder, "CI": "true", "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": folder,
+            "CI": "true",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     if done.returncode not in (0, 1, 2):
         raise RuntimeError(done.stdout + done.stderr)
@@ -141,8 +150,9 @@ def main() -> int:
         made = [mutant for mutant in made if mutant.description not in EQUIVALENT]
         made = random.Random(0).sample(made, min(arguments.sample, len(made)))
     verdicts: Counter[str] = Counter()
-    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        for i, (mutant, lives) in enumerate(zip(made, pool.map(survives, made), strict=True), 1):
+    with tempfile.TemporaryDirectory() as cache, concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        lived = pool.map(survives, made, itertools.repeat(cache))
+        for i, (mutant, lives) in enumerate(zip(made, lived, strict=True), 1):
             listed = mutant.description in EQUIVALENT
             verdict = ("equivalent" if listed else "SURVIVED") if lives else "NOT EQUIVALENT" if listed else "killed"
             print(f"{i:4d}/{len(made)} {verdict:14s} {mutant.description}", flush=True)

@@ -210,6 +210,14 @@ def test_damped_trace_has_a_first_step_at_any_count(jit):
         np.testing.assert_allclose(updates, expected, rtol=1e-12, atol=1e-15)
 
 
+def test_two_points_are_ahead_by_the_factor_of_the_next_step():
+    tx = gx.two_point_lookahead(lambda count: 0.1 * (count % 4))
+    state = tx.init(jnp.asarray(P))
+    for t, g in enumerate(G, 1):
+        _, state = tx.update(jnp.asarray(g), state)
+        np.testing.assert_allclose(gx.lookahead_point(state, jnp.asarray(P)), P + 0.1 * (t % 4) * g, rtol=1e-14)
+
+
 class TestWeightZero:
     """Decays of 1 average nothing: v and its weight stay 0."""
 

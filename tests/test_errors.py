@@ -39,7 +39,8 @@ class TestOrder:
         self.refused(gx.chain(gx.rms(), gx.rms(), gx.precondition()), "'rms_1'", "replaces the second moment of 'rms'")
 
     def test_not_last(self):
-        self.refused(gx.chain(gx.nag_lookahead(), LR), "'nag_lookahead' must be the last", "'scale_by_learning_rate'")
+        for rule in (gx.nag_lookahead(), gx.two_point_lookahead()):
+            self.refused(gx.chain(rule, LR), f"'{rule.label}' must be the last", "'scale_by_learning_rate'")
 
     def test_halves_can_be_built(self):
         half = gx.chain(gx.momentum(), gx.rms(), name="averages")

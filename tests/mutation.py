@@ -1,6 +1,6 @@
 """Break the mathematics of each rule in turn, and see whether the tests notice.
 
-    python tests/mutation.py                  # every mutant: half an hour on one core
+    python tests/mutation.py                  # every mutant: a quarter of an hour on one core
     python tests/mutation.py --sample 10      # ten of them, the same ones each time
 
 A mutant is one change in a method of a rule (or in what rules compute with): + for −, × for ÷, a comparison turned

@@ -33,14 +33,17 @@ KILLERS = ["tests/test_errors.py", "tests/test_rules.py", "tests/test_chain.py",
 # Changes that make no difference anybody could see. Keyed by the mutant's description.
 INNER = "the inner constant of a double where: any number without a singularity; its value and slope are dropped"
 EQUIVALENT: dict[str, str] = {
-    "_numerics:safe_sqrt: 1 -> 2": INNER,
-    "_numerics:safe_divide: 1 -> 2": INNER,
-    "_numerics:_scaled_l2_norm: 1 -> 2": "divided out and multiplied in again, where all are 0 or one is inf or NaN",
+    "_numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
+    "_numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
+    "_numerics:_l2_norm: squares < 1 -> squares < 2": "squares out of range are far from 1 and from 2",
+    "_numerics:_l2_norm: jnp.where(times == 0, 1, jnp.where(squares < 1, larger, smaller)) -> "
+    "jnp.where(times == 0, 2, jnp.where(squares < 1, larger, smaller))": "doubled and halved again, which is exact",
 }
 
 SWAPS: dict[type[ast.AST], type[Any]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
-    ast.Gt: ast.LtE, ast.Lt: ast.GtE, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.BitAnd: ast.BitOr,
+    ast.Gt: ast.LtE, ast.Lt: ast.GtE, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
 FUNCTIONS = {"maximum": "minimum", "minimum": "maximum", "square": "abs", "isfinite": "isnan"}
 DECLARATIONS = {"accumulates", "second_moment", "last", "needs_params", "real_only", "scope"}
@@ -60,7 +63,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         yield ast.BinOp(node.left, SWAPS[type(node.op)](), node.right)
     if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
         yield ast.Compare(node.left, [SWAPS[type(node.ops[0])]()], node.comparators)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Invert):
         yield node.operand
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         yield ast.Constant(node.value + 1)
@@ -78,8 +81,8 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 def targets(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
     """Each function and declaration that is mathematics, with its name."""
     for top in tree.body:
-        if isinstance(top, ast.FunctionDef):
-            yield top.name, top
+        if isinstance(top, ast.FunctionDef):  # a derivative has no name but its decorator's
+            yield ast.unparse(top.decorator_list[0]) if top.name == "_" else top.name, top
         elif isinstance(top, ast.ClassDef):
             for item in top.body:
                 if isinstance(item, ast.FunctionDef) and item.name != "equation":
@@ -108,11 +111,17 @@ def _replaced(path: Path, tree: ast.Module, name: str, old: ast.AST, new: ast.AS
             return new if node is old else self.generic_visit(node)
 
     # The nodes of the copy are found by the place they have in a walk, which a copy keeps.
-    index = next(i for i, node in enumerate(ast.walk(tree)) if node is old)
+    walk = list(ast.walk(tree))
+    index, shown = walk.index(old), walk.index(old)
+    if isinstance(old, ast.Constant):  # alone, one number looks like another: shown in the expression around it
+        around = next(node for node in walk if old in ast.iter_child_nodes(node))
+        shown = walk.index(around) if isinstance(around, ast.expr) else index
     copied = copy.deepcopy(tree)
-    description = f"{path.stem}:{name}: {ast.unparse(old)} -> {ast.unparse(new)}"
-    old = list(ast.walk(copied))[index]
-    return Mutant(path, description, ast.unparse(ast.fix_missing_locations(Replace().visit(copied))))
+    nodes = list(ast.walk(copied))
+    old, before = nodes[index], ast.unparse(nodes[shown])
+    source = ast.unparse(ast.fix_missing_locations(Replace().visit(copied)))
+    after = ast.unparse(new if shown == index else nodes[shown])
+    return Mutant(path, f"{path.stem}:{name}: {before} -> {after}", source)
 
 
 def survives(mutant: Mutant, cache: str) -> bool:
@@ -132,7 +141,10 @@ def survives(mutant: Mutant, cache: str) -> bool:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+        try:
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+        except subprocess.TimeoutExpired:  # a loop without end is noticed
+            return False
     if done.returncode not in (0, 1, 2):
         raise RuntimeError(done.stdout + done.stderr)
     return done.returncode == 0

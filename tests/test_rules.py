@@ -260,6 +260,19 @@ class TestNumbers:
         assert norm.dtype == jnp.float32
         np.testing.assert_allclose(norm, np.linalg.norm(x.astype(np.float64)), rtol=1e-6)
 
+    @pytest.mark.parametrize("power", [-80, -70, 0, 64, 100])
+    def test_norm_of_right_angles_is_exact(self, power):
+        """Squares out of range are taken of numbers scaled by a power of two, which rounds nothing."""
+        for a, b, c in ((3, 4, 5), (5, 12, 13), (8, 15, 17), (7, 24, 25), (20, 21, 29), (12, 35, 37), (9, 40, 41)):
+            x = jnp.asarray(np.array([a, b]) * 2.0**power, jnp.float32)
+            assert float(l2_norm([x])) == c * 2.0**power
+
+    def test_slope_of_a_norm(self):
+        for scale in (1e-25, 1.0, 1e25):
+            x = jnp.asarray(scale * np.array([3.0, -4.0]), jnp.float32)
+            np.testing.assert_allclose(jax.grad(lambda x: l2_norm([x]))(x), [0.6, -0.8], rtol=1e-6)
+        np.testing.assert_array_equal(jax.grad(lambda x: l2_norm([x]))(jnp.zeros(2)), [0.0, 0.0])
+
 
 class TestNesterov:
     """Against the two-point methods that the lookahead stands for, on a nonlinear gradient."""

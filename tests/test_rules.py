@@ -236,10 +236,12 @@ class TestNumbers:
     def test_zero_has_a_root_and_a_quotient_with_slopes(self):
         x = jnp.array([0.0, 4.0])
         np.testing.assert_array_equal(safe_sqrt(x), [0.0, 2.0])
-        np.testing.assert_array_equal(jax.vmap(jax.grad(safe_sqrt))(x), [0.0, 0.25])
+        for slope in (jax.grad, jax.jacfwd):
+            np.testing.assert_array_equal(jax.vmap(slope(safe_sqrt))(x), [0.0, 0.25])
         np.testing.assert_array_equal(safe_divide(jnp.array([3.0, 3.0]), x), [0.0, 0.75])
-        slopes = jax.vmap(jax.grad(safe_divide, argnums=(0, 1)))(jnp.array([3.0, 3.0]), x)
-        np.testing.assert_array_equal(slopes, [[0.0, 0.25], [0.0, -0.1875]])
+        for slope in (jax.grad, jax.jacfwd):
+            slopes = jax.vmap(slope(safe_divide, argnums=(0, 1)))(jnp.array([3.0, 3.0]), x)
+            np.testing.assert_array_equal(slopes, [[0.0, 0.25], [0.0, -0.1875]])
         assert np.isnan(safe_sqrt(jnp.array([np.nan, -1.0]))).all()
         assert np.isnan(safe_divide(jnp.array(1.0), jnp.array(np.nan)))
 

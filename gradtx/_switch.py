@@ -98,7 +98,8 @@ class switch(Wrapper):
 
     **One clock.** ``then`` and every chain in it see the count of all steps, so schedules go on across the switch. So
     does a switch in it: ``switch(100, a, switch(200, b, c))`` runs b for steps 100 to 199. Optax transformations keep
-    clocks of their own, and theirs start at the switch; ``damped_trace`` damps its first gradient too.
+    clocks of their own, and theirs start at the switch. ``damped_trace`` looks at no clock: its first gradient enters
+    undamped, unless a moment was carried to it.
 
     **Parameters** go on as they are held. A ``first`` that ends in ``nag_lookahead`` holds the points looked ahead to,
     y = w + κd with its last step d, and ``then`` goes on from y: the ``offset`` κd is neither subtracted nor handed

@@ -39,9 +39,20 @@ class TestGradientPhase:
         chex.assert_trees_all_close(first(tx), jnp.array([1.0, -1.0]) / (0.5 * abs(G)))
 
     def test_any_accumulator_ends_it(self):
-        for accumulator in (gx.momentum(0.0), gx.trace(0.0), gx.nesterov(0.0)):
+        for accumulator in (gx.momentum(0.0), gx.trace(0.0), gx.damped_trace(0.0), gx.nesterov(0.0)):
             tx = gx.chain(accumulator, gx.scale(10.0), gx.rms(0.75), gx.precondition(0.0))
             chex.assert_trees_all_close(first(tx), 10.0 * 2.0 * jnp.sign(G))
+
+    def test_any_second_moment_ends_it(self):
+        """A second one, after the first is used up, still reads the gradient: u = (g/√v₁)/√v₂ with √v₂ = |g|/2."""
+        for maker, root in (
+            (gx.rms(0.75), 0.5),
+            (gx.monotone_rms(0.75), 0.5),
+            (gx.centered_rms(0.75), (0.75 * 0.25) ** 0.5),
+            (gx.adagrad_sum(), 1.0),
+        ):
+            tx = gx.chain(maker, gx.precondition(0.0), gx.rms(0.75), gx.precondition(0.0))
+            chex.assert_trees_all_close(first(tx), jnp.sign(G) / root / (0.5 * abs(G)), rtol=1e-6)
 
     def test_rules_without_memory_do_not(self):
         tx = gx.chain(gx.scale(10.0), gx.debias(), gx.rms(0.75), gx.precondition(0.0))

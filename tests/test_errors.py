@@ -39,7 +39,8 @@ class TestOrder:
         self.refused(gx.chain(gx.rms(), gx.rms(), gx.precondition()), "'rms_1'", "replaces the second moment of 'rms'")
 
     def test_not_last(self):
-        self.refused(gx.chain(gx.nag_lookahead(), LR), "'nag_lookahead' must be the last", "'scale_by_learning_rate'")
+        for rule in (gx.nag_lookahead(), gx.two_point_lookahead()):
+            self.refused(gx.chain(rule, LR), f"'{rule.label}' must be the last", "'scale_by_learning_rate'")
 
     def test_halves_can_be_built(self):
         half = gx.chain(gx.momentum(), gx.rms(), name="averages")
@@ -65,9 +66,9 @@ LR = gx.scale_by_learning_rate(0.1)
 
 class TestTrees:
     def test_params_missing(self):
-        tx = gx.adamw(0.1)
-        with raises(ValueError, "'add_decayed_weights' reads the parameters", r"update\(updates, state, params\)"):
-            tx.update(W, tx.init(W))
+        for tx, rule in ((gx.adamw(0.1), "add_decayed_weights"), (gx.decay_weights(0.1, 0.1), "decay_weights")):
+            with raises(ValueError, f"'{rule}' reads the parameters", r"update\(updates, state, params\)"):
+                tx.update(W, tx.init(W))
 
     def test_never_a_silent_broadcast(self):
         tx = gx.sgd(0.1)

@@ -77,12 +77,15 @@ def elementary(draw_decay=decays):
     return st.one_of(
         made(gx.momentum, draw_decay),
         made(gx.trace, draw_decay, st.booleans()),
+        made(gx.damped_trace, draw_decay, st.sampled_from([0.0, 0.5, 1.0])),
         made(gx.nesterov, draw_decay, st.sampled_from([None, 0.0, 0.004, 1.0])),
         st.just(gx.debias()),
         made(gx.scale, st.sampled_from([-1.0, 0.5, 3.0])),
         st.just(gx.sign()),
         st.just(LR),
+        made(gx.scale_by_inverse_time, st.sampled_from([0.0, 0.5])),
         made(gx.add_decayed_weights, st.sampled_from([0.0, 0.1])),
+        made(gx.decay_weights, st.sampled_from([0.0, 0.1]), st.sampled_from([0.0, 0.1])),
         made(gx.clip_by_value, st.sampled_from([0.0, 0.1, 10.0])),
         made(gx.clip_by_norm, st.sampled_from([0.1, 10.0])),
         made(gx.clip_by_global_norm, st.sampled_from([0.1, 10.0])),
@@ -96,6 +99,7 @@ def blocks(draw):
         st.one_of(
             made(gx.rms, decays),
             made(gx.monotone_rms, decays),
+            made(gx.centered_rms, decays),
             made(gx.adagrad_sum, st.sampled_from([0.0, 0.1])),
         )
     )
@@ -182,6 +186,7 @@ def test_a_constant_gradient_debiases_to_itself(decay, seed):
         gx.momentum(decay),
         gx.trace(decay),
         gx.trace(decay, nesterov=True),
+        gx.damped_trace(decay, 0.5),
         gx.chain(gx.momentum(decay), gx.momentum(0.5)),
     ):
         chex.assert_trees_all_close(run(gx.chain(average, gx.debias()), g)[0], g, rtol=1e-5)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gradtx as gx
+from gradtx._numerics import l2_norm, safe_divide, safe_sqrt
 
 pytestmark = pytest.mark.usefixtures("x64")
 STEPS = 30
@@ -34,6 +35,10 @@ def ema(gradients, decay):
 
 def heavy_ball(gradients, decay):
     return weighted(gradients, lambda t, i: decay ** (t - i))
+
+
+def damped(gradients, decay, dampening):
+    return weighted(gradients, lambda t, i: decay ** (t - i) * (1.0 if i == 0 else 1.0 - dampening))
 
 
 T = np.arange(1, STEPS + 1)[:, None]
@@ -77,10 +82,8 @@ CASES = {
     ),
     "trace": (gx.trace(0.8), heavy_ball(G, 0.8)),
     "trace nesterov": (gx.trace(0.8, nesterov=True), G + 0.8 * heavy_ball(G, 0.8)),
-    "damped_trace": (
-        gx.damped_trace(0.8, 0.3),
-        weighted(G, lambda t, i: 0.8 ** (t - i) * (1.0 if i == 0 else 0.7)),
-    ),
+    "damped_trace": (gx.damped_trace(0.8, 0.3), damped(G, 0.8, 0.3)),
+    "damped_trace of nothing later": (gx.damped_trace(1e-40, 1.0), weighted(G, lambda t, i: 1e-40**t * (i == 0))),
     "nesterov": (gx.nesterov(0.8), nadam_moment(0.8, np.ones_like)),
     "nesterov 0.004": (gx.nesterov(0.8, 0.004), nadam_moment(0.8, lambda t: 1 - 0.5 * 0.96 ** (0.004 * t))),
     "nesterov 0": (gx.nesterov(0.8, 0.0), nadam_moment(0.8, lambda t: 0.5 + 0.0 * t)),
@@ -101,6 +104,22 @@ CASES = {
     "debias momentum": (gx.chain(gx.momentum(0.8), gx.debias()), ema(G, 0.8) / (1 - 0.8**T)),
     "debias rms": (gx.chain(gx.rms(0.8), gx.debias(), PRE), divide(G, ROOT_RMS / np.sqrt(1 - 0.8**T))),
     "debias trace": (gx.chain(gx.trace(0.8), gx.debias()), heavy_ball(G, 0.8) * (1 - 0.8) / (1 - 0.8**T)),
+    "debias trace nesterov": (
+        gx.chain(gx.trace(0.8, nesterov=True), gx.debias()),
+        (G + 0.8 * heavy_ball(G, 0.8)) / (1 + 0.8 * (1 - 0.8**T) / (1 - 0.8)),
+    ),
+    "debias damped_trace": (
+        gx.chain(gx.damped_trace(0.8, 0.3), gx.debias()),
+        damped(G, 0.8, 0.3) / damped(np.ones_like(G), 0.8, 0.3),
+    ),
+    "debias damped_trace of momentum": (
+        gx.chain(gx.momentum(0.5), gx.damped_trace(0.8, 0.3), gx.debias()),
+        damped(ema(G, 0.5), 0.8, 0.3) / damped(1 - 0.5**T + 0 * G, 0.8, 0.3),
+    ),
+    "debias centered_rms": (
+        gx.chain(gx.centered_rms(0.8), gx.debias(), gx.precondition(0.1)),
+        G / (np.sqrt((ema(G**2, 0.8) - ema(G, 0.8) ** 2) / (1 - 0.8**T)) + 0.1),
+    ),
     "debias adagrad": (
         gx.chain(gx.adagrad_sum(), gx.debias(), PRE),
         divide(G, np.sqrt(np.cumsum(G**2, 0) / T)),
@@ -179,6 +198,82 @@ def test_a_norm_that_is_not_finite_is_never_a_silent_zero(rule, bad):
     g = jnp.array([bad, 1.0])
     updates, _ = rule(1.0).update(g, rule(1.0).init(g))
     assert np.isnan(updates).all()
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_damped_trace_has_a_first_step_at_any_count(jit):
+    tx = gx.damped_trace(0.8, 0.3)
+    update = jax.jit(tx.update) if jit else tx.update
+    state = tx.init(G[0])._replace(count=jnp.array(7, jnp.int32))
+    for g, expected in zip(G, damped(G, 0.8, 0.3), strict=True):
+        updates, state = update(g, state)
+        np.testing.assert_allclose(updates, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_two_points_are_ahead_by_the_factor_of_the_next_step():
+    tx = gx.two_point_lookahead(lambda count: 0.1 * (count % 4))
+    state = tx.init(jnp.asarray(P))
+    for t, g in enumerate(G, 1):
+        _, state = tx.update(jnp.asarray(g), state)
+        np.testing.assert_allclose(gx.lookahead_point(state, jnp.asarray(P)), P + 0.1 * (t % 4) * g, rtol=1e-14)
+
+
+class TestWeightZero:
+    """Decays of 1 average nothing: v and its weight stay 0."""
+
+    NOTHING = gx.rms(lambda count: 1.0 + 0.0 * count)
+
+    def test_only_epsilon_is_left_and_debias_finds_nothing_to_divide_out(self):
+        np.testing.assert_allclose(run(gx.chain(self.NOTHING, gx.precondition(0.1))), 10.0 * G)
+        np.testing.assert_allclose(run(gx.chain(self.NOTHING, gx.precondition(0.1), gx.debias())), 10.0 * G)
+        np.testing.assert_allclose(run(gx.chain(self.NOTHING, gx.debias(), gx.precondition(0.1))), 10.0 * G)
+
+    def test_zero_over_zero_is_zero(self):
+        np.testing.assert_array_equal(run(gx.chain(self.NOTHING, PRE)), 0.0 * G)
+
+
+class TestNumbers:
+    def test_zero_has_a_root_and_a_quotient_with_slopes(self):
+        x = jnp.array([0.0, 4.0])
+        np.testing.assert_array_equal(safe_sqrt(x), [0.0, 2.0])
+        for slope in (jax.grad, jax.jacfwd):
+            np.testing.assert_array_equal(jax.vmap(slope(safe_sqrt))(x), [0.0, 0.25])
+        np.testing.assert_array_equal(safe_divide(jnp.array([3.0, 3.0]), x), [0.0, 0.75])
+        for slope in (jax.grad, jax.jacfwd):
+            slopes = jax.vmap(slope(safe_divide, argnums=(0, 1)))(jnp.array([3.0, 3.0]), x)
+            np.testing.assert_array_equal(slopes, [[0.0, 0.25], [0.0, -0.1875]])
+        assert np.isnan(safe_sqrt(jnp.array([np.nan, -1.0]))).all()
+        assert np.isnan(safe_divide(jnp.array(1.0), jnp.array(np.nan)))
+
+    @pytest.mark.parametrize("jit", [False, True])
+    @pytest.mark.parametrize(
+        "x",
+        [
+            [1.5e-19] + [1e-19] * 100,  # one square is a normal number, a hundred of them subnormal, or flushed to 0
+            [3e-22, 1e-22, 2e-22],  # squares of one to seven units of the least subnormal
+            [3e-38, 4e-38],
+            [3e19, 1e19],
+            [0.0, 0.0],
+        ],
+    )
+    def test_norm_in_float32_is_that_of_float64(self, x, jit):
+        x = np.asarray(x, np.float32)
+        norm = (jax.jit(l2_norm) if jit else l2_norm)([jnp.asarray(x)])
+        assert norm.dtype == jnp.float32
+        np.testing.assert_allclose(norm, np.linalg.norm(x.astype(np.float64)), rtol=1e-6)
+
+    @pytest.mark.parametrize("power", [-80, -70, 0, 64, 100])
+    def test_norm_of_right_angles_is_exact(self, power):
+        """Squares out of range are taken of numbers scaled by a power of two, which rounds nothing."""
+        for a, b, c in ((3, 4, 5), (5, 12, 13), (8, 15, 17), (7, 24, 25), (20, 21, 29), (12, 35, 37), (9, 40, 41)):
+            x = jnp.asarray(np.array([a, b]) * 2.0**power, jnp.float32)
+            assert float(l2_norm([x])) == c * 2.0**power
+
+    def test_slope_of_a_norm(self):
+        for scale in (1e-25, 1.0, 1e25):
+            x = jnp.asarray(scale * np.array([3.0, -4.0]), jnp.float32)
+            np.testing.assert_allclose(jax.grad(lambda x: l2_norm([x]))(x), [0.6, -0.8], rtol=1e-6)
+        np.testing.assert_array_equal(jax.grad(lambda x: l2_norm([x]))(jnp.zeros(2)), [0.0, 0.0])
 
 
 class TestNesterov:

@@ -184,6 +184,17 @@ class TestSwitch:
                 gain = {"scale_by_learning_rate": -0.1, "scale": 4.0}.get(b.rules[0].label, 1.0)
                 chex.assert_trees_all_close(slot / own["weight"], gain * g, rtol=1e-5)
 
+    def test_damped_trace_starts_undamped_unless_a_moment_is_carried_to_it(self):
+        """μ = 0.5, τ = 0.75. A reset starts with b = g, then 0.75g; m̂ = g is carried as b = W'g, W' = 0.5."""
+        g = jnp.array([2.0, -2.0])
+        adam, then = gx.chain(gx.momentum(0.9), gx.debias()), gx.damped_trace(0.5, 0.75)
+        for carry, expected in zip(CARRIES, ([0.5, 0.5], [1.0, 0.75]), strict=True):
+            tx = switch(3, adam, then, carry=carry)
+            state = tx.init(g)
+            for factor in [1.0, 1.0, 1.0, *expected]:
+                updates, state = tx.update(g, state)
+                chex.assert_trees_all_close(updates, factor * g, rtol=1e-6)
+
     def test_hyperparameters_on_their_way(self):
         """A scheduled decay, and a learning rate inside the momentum, count with their values at the switch."""
         rate = optax.linear_schedule(1.0, 0.0, 10)

@@ -106,14 +106,14 @@ class trace(Rule):
 class damped_trace(Rule):
     r"""Heavy ball with torch's dampening: b ← μb + (1−τ)u, but b ← u in the first step; u ← b.
 
-    The first gradient enters undamped. With τ = μ it is an average that starts at the first gradient instead of at
-    zero.
+    The first gradient enters undamped: the first that b gets, whatever the count of steps. With τ = μ it is an average
+    that starts at the first gradient instead of at zero.
 
     Args:
         decay: μ in [0, 1). 0.9 as everywhere.
         dampening: τ in [0, 1]. 0 as in torch, where it is ``trace``.
 
-    State: ``b`` like the parameters; ``weight``, the total weight in b (a scalar).
+    State: ``b`` like the parameters; ``weight``, the total weight in b (a scalar), 0 only before the first step.
 
     Inf and NaN stay in their element, and in its slots from then on.
 
@@ -140,9 +140,13 @@ class damped_trace(Rule):
         return {"weight": 0.0}
 
     def tick(self, h, scalars, weights, count):
-        gain = jnp.where(count == 0, 1, 1 - h.dampening)
+        gain = jnp.where(scalars.weight == 0, 1, 1 - h.dampening)
         weight = h.decay * scalars.weight + gain * weights.direction
-        return Tick({"decay": h.decay, "gain": gain}, {"weight": weight}, weights._replace(direction=weight))
+        # With τ = 1 the weight fades to nothing, which is not a new beginning. 1/held/(1 − μ) is finite for any μ.
+        info = jnp.finfo(scalars.weight.dtype)
+        least = info.tiny / info.eps
+        held = jnp.where(jnp.abs(weight) < least, least, weight)
+        return Tick({"decay": h.decay, "gain": gain}, {"weight": held}, weights._replace(direction=weight))
 
     def apply(self, signal, slots, param, c):
         b = c.decay * slots.b + c.gain * signal.direction

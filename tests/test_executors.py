@@ -219,7 +219,7 @@ chains = {name: getattr(optimizers, name)(0.1) for name in optimizers.__all__}
 chains["clip"] = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1))
 for name, tx in chains.items():
     gathers = []
-    for executor in ("reference", "native"):
+    for executor in ("reference", "native") if name in ("adam", "clip") else ("reference",):
         with gx.executor(executor):
             for init in (tx.init, jax.jit(tx.init)):
                 state = init(params)
@@ -236,7 +236,7 @@ for name, tx in chains.items():
             assert one["w"].sharding == spread
             for key in one:
                 np.testing.assert_allclose(one[key], two[key], rtol=1e-5, atol=1e-6, err_msg=name)
-    assert gathers[1] <= gathers[0] == 0, (name, gathers)
+    assert not any(gathers), (name, gathers)
 print("done")
 """
 

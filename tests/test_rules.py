@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradtx as gx
-from gradtx._numerics import l2_norm, safe_divide, safe_sqrt
+from gradtx._numerics import l2_norm, l2_norms, safe_divide, safe_sqrt
 
 pytestmark = pytest.mark.usefixtures("x64")
 STEPS = 30
@@ -261,6 +261,11 @@ class TestNumbers:
         norm = (jax.jit(l2_norm) if jit else l2_norm)([jnp.asarray(x)])
         assert norm.dtype == jnp.float32
         np.testing.assert_allclose(norm, np.linalg.norm(x.astype(np.float64)), rtol=1e-6)
+
+    def test_norms_out_of_range_beside_norms_within(self):
+        scales = np.array([1e-25, 1.0, 1e25, 0.0, 1e3])
+        groups = [[jnp.asarray([3.0 * s], jnp.float32), jnp.asarray([4.0 * s], jnp.float32)] for s in scales]
+        np.testing.assert_allclose(l2_norms([*groups, []]), [*(5.0 * scales), 0.0], rtol=1e-6)
 
     @pytest.mark.parametrize("power", [-80, -70, 0, 64, 100])
     def test_norm_of_right_angles_is_exact(self, power):

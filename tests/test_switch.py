@@ -76,7 +76,8 @@ PAIRS = {
     "adamw, sgd": (gx.adamw(0.1, weight_decay=0.01), SGD, "m", "b", lambda w: STEADY / w),
     "nadam, sgd": (gx.nadam(0.1), SGD, "m", "b", lambda w: STEADY / w),
     "adam, amsgrad": (ADAM, gx.amsgrad(0.01), "m", "m", lambda w: np.float32(1)),
-    "sgd, momentum_sgd": (SGD, gx.momentum_sgd(0.1), "b", "m", lambda w: np.float32(1) / STEADY),
+    # 1/STEADY, which is 1/(1/(1−μ)): XLA takes the 1−μ that it finds there.
+    "sgd, momentum_sgd": (SGD, gx.momentum_sgd(0.1), "b", "m", lambda w: np.float32(1) - np.float32(0.9)),
     "sgd, sgd": (SGD, gx.sgd(0.001, momentum=0.9, nesterov=True), "b", "b", lambda w: np.float32(1)),
 }
 

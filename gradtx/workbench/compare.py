@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from gradtx.workbench.data import load_digits
 from gradtx.workbench.files import write_whole
-from gradtx.workbench.health import Health, monitors, watched
+from gradtx.workbench.health import watch
 from gradtx.workbench.networks import Network
 from gradtx.workbench.picture import draw
 from gradtx.workbench.recipes import RECIPES, make_optimizer
@@ -18,7 +17,7 @@ from gradtx.workbench.record import to_json
 from gradtx.workbench.report import Bar, print_report
 from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
-from gradtx.workbench.training import Data, nothing, train
+from gradtx.workbench.training import Data, train
 from gradtx.workbench.verdict import UNTRAINED, verdict
 
 __all__ = ["compare"]
@@ -60,18 +59,10 @@ def _run(settings: Settings, name: str, network: Network, optimizer: str, data: 
     rate = settings.learning_rate or RECIPES[optimizer].learning_rate
     tx = make_optimizer(optimizer, rate, settings.clip_norm, settings.clip_layer, settings.clip_value)
     bar.start(name, optimizer)
-    run = functools.partial(
-        train, network, data=data, epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed
-    )
-    history = run(
-        watched(tx) if settings.health else tx,
-        progress=lambda epoch, measures: bar.epoch(name, optimizer, measures),
-        log=monitors if settings.health else nothing,
-    )
-    logged = history.logged
-    if logged is None and verdict(history.measures) in UNTRAINED:
-        logged = run(watched(tx), log=monitors).logged  # the same training again: monitors take long to compile
-    health = None if logged is None else Health.of(logged)
+    size = {"epochs": settings.epochs, "batch_size": settings.batch_size, "seed": settings.seed}
+    history = train(network, tx, data, **size, progress=lambda epoch, measures: bar.epoch(name, optimizer, measures))
+    looks = settings.health or verdict(history.measures) in UNTRAINED
+    health = watch(network, tx, data, **size) if looks else None
     return Run(name, optimizer, rate, str(tx), history.measures, health, history.seconds)
 
 

@@ -10,8 +10,10 @@ import jax
 
 import gradtx
 from gradtx import Chain, Diagnosis, MonitorState, diagnose, metrics
+from gradtx.workbench.networks import Network
+from gradtx.workbench.training import Data, train
 
-__all__ = ["Health", "monitors", "watched"]
+__all__ = ["Health", "monitors", "watch", "watched"]
 
 _CLIPS = (gradtx.clip_by_norm, gradtx.clip_by_value)  # clip_by_global_norm is a clip_by_norm
 
@@ -35,6 +37,12 @@ class Health(NamedTuple):
     def diagnoses(self) -> tuple[Diagnosis, Diagnosis]:
         """What is wrong at either moment."""
         return diagnose(self.first), diagnose(self.last)
+
+
+def watch(network: Network, tx: Chain, data: Data, *, epochs: int, batch_size: int, seed: int) -> Health:
+    """The health of a training, which is run for it: monitors take long to compile, and few trainings need them."""
+    history = train(network, watched(tx), data, epochs=epochs, batch_size=batch_size, seed=seed, log=monitors)
+    return Health.of(history.logged)
 
 
 def watched(tx: Chain) -> Chain:

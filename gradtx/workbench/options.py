@@ -162,7 +162,7 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
     add(
         "--health",
         action="store_true",
-        help="watch the gradients of every training (default: only of those that went wrong, which are run again)",
+        help="run every training again with its gradients watched (default: only those that went wrong)",
     )
     add(
         "--seed",

@@ -39,7 +39,7 @@ EQUIVALENT: dict[str, str] = {
     "_numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
     "_numerics:_l2_norms: squares < 1 -> squares < 2": "squares out of range are far from 1 and from 2",
     "_numerics:_l2_norms: jnp.where((times == 0) | in_range(squares), 1, jnp.where(squares < 1, larger, smaller)) -> "
-    "jnp.where((times == 0) | in_range(squares), 2, jnp.where(squares < 1, larger, smaller))": "doubled and halved again",
+    "jnp.where((times == 0) | in_range(squares), 2, jnp.where(squares < 1, larger, smaller))": "doubled, then halved",
 }
 
 SWAPS: dict[type[ast.AST], type[Any]] = {

@@ -59,10 +59,17 @@ def _run(settings: Settings, name: str, network: Network, optimizer: str, data: 
     rate = settings.learning_rate or RECIPES[optimizer].learning_rate
     tx = make_optimizer(optimizer, rate, settings.clip_norm, settings.clip_layer, settings.clip_value)
     bar.start(name, optimizer)
-    size = {"epochs": settings.epochs, "batch_size": settings.batch_size, "seed": settings.seed}
-    history = train(network, tx, data, **size, progress=lambda epoch, measures: bar.epoch(name, optimizer, measures))
+    history = train(
+        network,
+        tx,
+        data,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        progress=lambda epoch, measures: bar.epoch(name, optimizer, measures),
+    )
     looks = settings.health or verdict(history.measures) in UNTRAINED
-    health = watch(network, tx, data, **size) if looks else None
+    health = watch(network, tx, data, settings) if looks else None
     return Run(name, optimizer, rate, str(tx), history.measures, health, history.seconds)
 
 

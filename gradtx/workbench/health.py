@@ -11,6 +11,7 @@ import jax
 import gradtx
 from gradtx import Chain, Diagnosis, MonitorState, diagnose, metrics
 from gradtx.workbench.networks import Network
+from gradtx.workbench.settings import Settings
 from gradtx.workbench.training import Data, train
 
 __all__ = ["Health", "monitors", "watch", "watched"]
@@ -39,9 +40,17 @@ class Health(NamedTuple):
         return diagnose(self.first), diagnose(self.last)
 
 
-def watch(network: Network, tx: Chain, data: Data, *, epochs: int, batch_size: int, seed: int) -> Health:
+def watch(network: Network, tx: Chain, data: Data, settings: Settings) -> Health:
     """The health of a training, which is run for it: monitors take long to compile, and few trainings need them."""
-    history = train(network, watched(tx), data, epochs=epochs, batch_size=batch_size, seed=seed, log=monitors)
+    history = train(
+        network,
+        watched(tx),
+        data,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        log=monitors,
+    )
     return Health.of(history.logged)
 
 

@@ -9,6 +9,7 @@ Chains and rules are optax transformations. See ``gradtx.rules`` and ``gradtx.op
 
 from gradtx import dialects, native
 from gradtx._chain import Chain, chain, seal, step, where
+from gradtx._checkpoint import load_state_dict, state_dict
 from gradtx._describe import describe
 from gradtx._executors import executor, set_executor
 from gradtx._guards import (
@@ -22,6 +23,7 @@ from gradtx._guards import (
 )
 from gradtx._lookahead import lookahead_iterate, lookahead_point
 from gradtx._maths import Tick
+from gradtx._migrate import MigrationReport, from_optax, from_torch, migrate
 from gradtx._partition import PartitionState, partition
 from gradtx._rule import Hyper, Rule, hyper
 from gradtx._signal import Signal, Weights
@@ -76,6 +78,7 @@ __all__ = [
     "ChainState",
     "Hyper",
     "LossScaleState",
+    "MigrationReport",
     "PartitionState",
     "Rule",
     "Signal",
@@ -106,12 +109,16 @@ __all__ = [
     "dialects",
     "executor",
     "freeze",
+    "from_optax",
+    "from_torch",
     "hyper",
+    "load_state_dict",
     "lookahead_iterate",
     "lookahead_point",
     "loss_scale",
     "max_v",
     "maxout",
+    "migrate",
     "momentum",
     "momentum_sgd",
     "monotone_rms",
@@ -135,6 +142,7 @@ __all__ = [
     "sgd",
     "sign",
     "skip_nonfinite",
+    "state_dict",
     "step",
     "swats",
     "switch",

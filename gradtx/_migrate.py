@@ -302,7 +302,7 @@ def from_optax(tx: Chain | Rule, optax_state: Any, params: Any, count: int | Non
             Hyperparameters and schedules are its own.
         optax_state: the optimizer's state: ``sgd``, ``adam``, ``adamw``, ``amsgrad``, ``nadam``, ``nadamw``,
             ``rmsprop``, ``adagrad`` and ``ema``, also in ``optax.chain``, ``optax.masked`` (for rules with the same
-            ``where``) or ``optax.inject_hyperparams``, next to clips, weight decay, schedules and whatever has no state.
+            ``where``) or ``optax.inject_hyperparams``, beside clips, decay, schedules and whatever has no state.
         params: the parameters.
         count: steps taken. None, the default: what the state's counters say. SGD, RMSProp and AdaGrad at a constant
             learning rate count nothing; nor do their steps depend on it, and 0 is taken.
@@ -359,7 +359,7 @@ def _optax_parts(state: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
             yield part, tuple(map(_unmasked, fields[:taken]))
             del fields[:taken]
     elif kind in _OPTAX_WRAPPERS:
-        if hasattr(state, "count"):
+        if "count" in state._fields:
             yield "count", (state.count,)
         yield from _optax_parts(state.inner_state)
     elif type(state) in (tuple, list):
@@ -473,15 +473,17 @@ def _numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-_HOLD: dict[str, tuple[type[Rule], ...]] = {
-    "average": (rules.momentum, rules.nesterov),
-    "heavy ball": (rules.trace, rules.damped_trace),
-    "square": (rules.rms,),
-    "variance": (rules.centered_rms,),
-    "sum": (rules.adagrad_sum,),
-    "maximum": (rules.max_v,),
+_HOLDERS: dict[type[Rule], tuple[str, tuple[str, ...]]] = {
+    rules.momentum: ("average", ("m",)),
+    rules.nesterov: ("average", ("m",)),
+    rules.trace: ("heavy ball", ("b",)),
+    rules.damped_trace: ("heavy ball", ("b",)),
+    rules.rms: ("square", ("s",)),
+    rules.centered_rms: ("variance", ("m", "d")),
+    rules.adagrad_sum: ("sum", ("s",)),
+    rules.max_v: ("maximum", ("s",)),
 }
-"""By kind of moment, the rules that hold such a one."""
+"""The kind of moment that a rule holds, and in which slots."""
 
 _COUNTING = (rules.debias, rules.nesterov, rules.damped_trace, rules.scale_by_inverse_time)
 """The rules of gradtx whose steps depend on how many there were, through the count or the weights."""
@@ -500,38 +502,37 @@ def _ported(
     if not isinstance(tx, Chain | Rule):
         raise TypeError(f"{who}: tx must be a chain or a rule, found {type(tx).__name__}; go by what stands in it")
     lifted = tx._lifted
-    state = lifted.after(lifted.init(params), params, _steps(who, tx, counts, count))
-    leaves, treedef = _checks.named_leaves(params, "parameters")
-    left, unfed, slots = list(offers), [], dict(state.slots)
-    for name, rule, acts in zip(lifted.names, lifted.rules, lifted.chosen(leaves, treedef), strict=True):
-        if not jax.tree.leaves(slots.get(name)):
+    fresh = lifted.init(params)
+    left, unfed, taken = list(offers), [], {}
+    for name, rule in zip(lifted.names, lifted.rules, strict=True):
+        if not jax.tree.leaves(fresh.slots.get(name)):
             continue
-        kind = next((kind for kind, types in _HOLD.items() if type(rule) in types), None)
+        kind, own = next((held for holder, held in _HOLDERS.items() if type(rule) is holder), ("", ()))
         at = next((i for i, offer in enumerate(left) if offer[0] == kind), None)
         if at is None:
             unfed.append(name)
             continue
         if kind == "maximum":
             _check_maximum(who, tx.rules, rule, maximum)
-        what = f"state for {name}"
-        moments = [
-            [
-                None if x is None else _wide(x)
-                for x in _checks.flatten_like(treedef, leaves, tree, what, "parameters", acts)
-            ]
-            for tree in left.pop(at)[1]
-        ]
-        initial = float(state.hyperparams[name]["initial"]) if kind == "sum" else 0.0
-        held = [None if x is None else _held(initial, x, *more) for x, *more in zip(*moments, strict=True)]
-        for i, slot in enumerate(lifted.layout.leaf_slots(name)):
-            values = treedef.unflatten([None if x is None else x[i] for x in held])
-            slots[name] = slots[name] | {slot: jax.tree.map(_like(who, f"{name}.{slot}"), slots[name][slot], values)}
+        taken[name] = own, left.pop(at)[1]
     if unfed or left:
         raise ValueError(
             f"{who}: tx is not the optimizer that made this state."
             + (f" Nothing in it is for the rules {', '.join(unfed)}." if unfed else "")
             + (f" No rule takes from it: {', '.join(kind for kind, _ in left)}." if left else "")
         )
+    state = lifted.after(fresh, params, _steps(who, tx, counts, count))
+    leaves, treedef = _checks.named_leaves(params, "parameters")
+    slots = dict(state.slots)
+    for name, acts in zip(lifted.names, lifted.chosen(leaves, treedef), strict=True):
+        own, trees = taken.get(name, ((), ()))
+        what = f"state for {name}"
+        moments = [_checks.flatten_like(treedef, leaves, tree, what, "parameters", acts) for tree in trees]
+        initial = state.hyperparams.get(name, {}).get("initial", 0.0)  # of adagrad_sum
+        held = [None if xs[0] is None else _held(float(initial), *map(_wide, xs)) for xs in zip(*moments, strict=True)]
+        for i, slot in enumerate(own):
+            values = treedef.unflatten([None if x is None else x[i] for x in held])
+            slots[name] = slots[name] | {slot: jax.tree.map(_like(who, f"{name}.{slot}"), slots[name][slot], values)}
     return state._replace(slots=slots)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from gradtx.dialects import optax as like_optax
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def trained(tx, params, state, first, last):
+def trained(tx: Any, params: Any, state: Any, first: int, last: int) -> Any:
     """Parameters and state after these steps of the stream."""
     for i in range(first, last):
         grads = jax.tree.map(lambda n, p: n[i] + PULL * p, stream(STEPS), params)  # noqa: B023
@@ -26,7 +27,7 @@ def trained(tx, params, state, first, last):
     return params, state
 
 
-def close(ours, theirs):
+def close(ours: Any, theirs: Any):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), ours, theirs)
 
 
@@ -253,7 +254,7 @@ class TestOptaxErrors:
         state = theirs.init(start())
         assert int(gx.from_optax(gx.sgd(RATE, 0.9), state, start(), count=7).count) == 7
         both = optax.chain(optax.adam(0.1), optax.scale_by_schedule(RATE))
-        adam, rate = both.init(start())
+        adam, rate = cast(Any, both.init(start()))
         with pytest.raises(ValueError, match=r"the counters differ, \[0, 3\]"):
             gx.from_optax(gx.adam(0.1), (adam, rate._replace(count=3)), start())
 
@@ -270,7 +271,7 @@ def test_goes_on_as_torch_would(name):
     """From stored states, and on to stored parameters."""
     state, before, after = stored_torch(name)
     tx = TORCH[name][2]
-    params = {"w": jnp.asarray(before[0]), "b": jnp.asarray(before[1])}
+    params: Any = {"w": jnp.asarray(before[0]), "b": jnp.asarray(before[1])}
     ours = gx.from_torch(tx, state, params, names=["w", "b"], count=BEFORE if "SGD" in name else None)
     noise = {"w": stream(STEPS)["a"], "b": stream(STEPS)["b"]}
     for i in range(BEFORE, STEPS):

@@ -65,11 +65,13 @@ def migrate(
     Slots are carried by the names of rule and slot, leaf by leaf, by the leaf's path, if its shape is the same and both
     are real or both complex; floating dtypes are cast. The slots of a rule belong together, an average and its weight:
     where one is missing, all start fresh. Numbers are carried as they are: of an average renamed to a heavy ball the
-    scale differs, which ``switch`` converts. The count is carried.
+    scale differs, which ``switch`` converts. The count is carried. The new state shares arrays with the old one: once
+    one of them is donated, the other is gone.
 
     **Some leaves of a rule fresh, others carried**, as for a new head: the weight of an average is one number for all
-    leaves, so ``debias`` does not help the fresh ones. They start at zero under a full weight, and the first steps
-    of Adam are up to 1/√(1−b2)·(1−b1) = 3.2 times too long. A ``partition`` with a part of their own avoids it.
+    leaves, so ``debias`` does not help the fresh ones. They start at zero under a full weight, and for a constant
+    gradient the steps of Adam are (1−b1ᵗ)/√(1−b2ᵗ) times too long, 3.2 at first and 6.6 at most. A ``partition`` with
+    a part of their own avoids it.
 
     Wrappers of the same type are carried field by field. Into or out of another one, the chain within is carried, if it
     is the only one on both sides: an Adam goes into a ``skip_nonfinite`` of Adam and back.

@@ -9,6 +9,7 @@ Chains and rules are optax transformations. See ``gradtx.rules`` and ``gradtx.op
 
 from gradtx import dialects, native
 from gradtx._chain import Chain, chain, seal, step, where
+from gradtx._checkpoint import load_state_dict, state_dict
 from gradtx._describe import describe
 from gradtx._executors import executor, set_executor
 from gradtx._guards import (
@@ -22,6 +23,7 @@ from gradtx._guards import (
 )
 from gradtx._lookahead import lookahead_iterate, lookahead_point
 from gradtx._maths import Tick
+from gradtx._migrate import MigrationReport, from_optax, from_torch, migrate
 from gradtx._monitor import Diagnosis, Finding, MonitorState, diagnose, metrics, monitor
 from gradtx._partition import PartitionState, partition
 from gradtx._rule import Hyper, Rule, hyper
@@ -79,6 +81,7 @@ __all__ = [
     "Finding",
     "Hyper",
     "LossScaleState",
+    "MigrationReport",
     "MonitorState",
     "PartitionState",
     "Rule",
@@ -111,13 +114,17 @@ __all__ = [
     "dialects",
     "executor",
     "freeze",
+    "from_optax",
+    "from_torch",
     "hyper",
+    "load_state_dict",
     "lookahead_iterate",
     "lookahead_point",
     "loss_scale",
     "max_v",
     "maxout",
     "metrics",
+    "migrate",
     "momentum",
     "momentum_sgd",
     "monitor",
@@ -142,6 +149,7 @@ __all__ = [
     "sgd",
     "sign",
     "skip_nonfinite",
+    "state_dict",
     "step",
     "swats",
     "switch",

@@ -90,6 +90,21 @@ class Lifted:
         count = jnp.asarray(optax.safe_increment(state.count))
         return treedef.unflatten(out), ChainState(count, hyperparams, _nonempty(after))
 
+    def after(self, state: ChainState, params: Any, steps: int) -> ChainState:
+        """The state with its scalars, the clock, weights and schedules, as so many steps leave them, and no other."""
+        leaves, treedef = _checks.named_leaves(params, "parameters")
+        chosen = self.chosen(leaves, treedef)
+        scalars = {name: {slot: state.slots[name][slot] for slot in rule.scalars()} for name, rule in self._named()}
+
+        def one(_: Any, state: ChainState) -> ChainState:
+            hyperparams = self._hyperparams(state.count, None, state.hyperparams)
+            numbers = dict(zip(self.names, self._tick(hyperparams, state, chosen)[1], strict=True))
+            return ChainState(jnp.asarray(optax.safe_increment(state.count)), hyperparams, numbers)
+
+        count, hyperparams, scalars = jax.lax.fori_loop(0, steps, one, state._replace(slots=scalars))
+        slots = {name: state.slots.get(name, {}) | own for name, own in scalars.items()}
+        return ChainState(count, hyperparams, _nonempty(slots))
+
     def plan(self, params: Any, state: ChainState, apply: bool = False) -> Plan:
         """How a step runs on leaves like these parameters; they may be abstract."""
         leaves, treedef = _checks.named_leaves(params, "parameters")

@@ -29,7 +29,7 @@ FLOORS = [
     ["rules"],
     ["optimizers", "dialects"],
     ["_wrapper"],
-    ["_lookahead", "_switch", "_guards", "_monitor", "_partition"],
+    ["_lookahead", "_switch", "_guards", "_monitor", "_partition", "_checkpoint", "_migrate"],
     ["_describe"],
     ["workbench"],
     ["__main__"],
@@ -74,9 +74,8 @@ def test_imports_point_down(module):
 def test_runtime_needs_jax_optax_and_numpy_only():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {re.split(r"[<>=]", need)[0] for need in project["dependencies"]} == {"jax", "numpy", "optax"}
-    code = (
-        "import sys, gradtx; print([m for m in ('sklearn', 'matplotlib', 'rich', 'chex', 'torch') if m in sys.modules])"
-    )
+    others = ("sklearn", "matplotlib", "rich", "chex", "torch", "safetensors", "orbax")
+    code = f"import sys, gradtx; print([m for m in {others} if m in sys.modules])"
     # chex, and what it brings, come with optax.
     found = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert set(ast.literal_eval(found.stdout)) <= {"chex"}

@@ -5,8 +5,8 @@
 
 A mutant is one change in a method of a rule (or in what rules compute with): + for −, × for ÷, a comparison turned
 round, maximum for minimum, a number raised by one, branches swapped, a declaration flipped. It is killed if a test
-fails. Exits with status 1 if one survives that is not listed, with its reason, in ``EQUIVALENT``, or if one that is
-listed there is killed.
+fails; that all of them pass without a change is seen first. Exits with status 1 if one survives that is not listed,
+with its reason, in ``EQUIVALENT``, or if one that is listed there is killed.
 """
 
 import argparse
@@ -169,7 +169,11 @@ def main() -> int:
         made = random.Random(0).sample(made, min(arguments.sample, len(made)))
     verdicts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as cache, concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        lived = pool.map(survives, made, itertools.repeat(cache))
+        unchanged = Mutant(MODULES[0], "unchanged", MODULES[0].read_text())
+        lived = pool.map(survives, [unchanged, *made], itertools.repeat(cache))
+        if not next(lived):
+            pool.shutdown(cancel_futures=True)
+            sys.exit("The tests fail without any change, so a failure says nothing about a mutant.")
         for i, (mutant, lives) in enumerate(zip(made, lived, strict=True), 1):
             listed = mutant.description in EQUIVALENT
             verdict = ("equivalent" if listed else "SURVIVED") if lives else "NOT EQUIVALENT" if listed else "killed"

@@ -22,10 +22,11 @@ from gradtx._guards import (
 )
 from gradtx._lookahead import lookahead_iterate, lookahead_point
 from gradtx._maths import Tick
+from gradtx._packed import pack_state, packed, unpack_state
 from gradtx._partition import PartitionState, partition
 from gradtx._rule import Hyper, Rule, hyper
 from gradtx._signal import Signal, Weights
-from gradtx._state import ChainState, set_hyperparams
+from gradtx._state import ChainState, PackedState, set_hyperparams
 from gradtx._switch import SwatsState, SwitchState, swats, switch
 from gradtx.activations import maxout, relu
 from gradtx.optimizers import (
@@ -76,6 +77,7 @@ __all__ = [
     "ChainState",
     "Hyper",
     "LossScaleState",
+    "PackedState",
     "PartitionState",
     "Rule",
     "Signal",
@@ -121,6 +123,8 @@ __all__ = [
     "nag_lookahead",
     "native",
     "nesterov",
+    "pack_state",
+    "packed",
     "partition",
     "precondition",
     "relu",
@@ -140,5 +144,6 @@ __all__ = [
     "switch",
     "trace",
     "two_point_lookahead",
+    "unpack_state",
     "where",
 ]

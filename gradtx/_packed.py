@@ -22,7 +22,7 @@ __all__ = ["pack_state", "packed", "unpack_state"]
 BELOW = 2**16
 """Elements. Of larger leaves, handing over the slots is less than a twentieth of a step."""
 
-LEAVES_PER_GROUP = 64
+LEAVES_PER_GROUP = 128
 """What one call of the kernel compiles fastest with, and enough that what a call costs is spread."""
 
 Groups = tuple[tuple[int, ...], ...]
@@ -49,7 +49,7 @@ class packed(Wrapper):
     """The same optimizer with the slots of small leaves in few flat arrays, so that ``jit`` hands over few buffers.
 
     A step of a thousand small leaves takes most of its time, and nearly all of its compilation, for handing over
-    buffers: parameters, gradients, and for Adam two moments for each parameter. Packed, the moments of up to 64 leaves
+    buffers: parameters, gradients, and for Adam two moments for each parameter. Packed, the moments of up to 128 leaves
     are one buffer each. The compiled kernel reads and writes them where they are; trajectories are the same to the bit.
 
     Args:

@@ -454,10 +454,13 @@ struct Call {
           const Array& array = leaf_arrays[leaf * arrays + i];
           slots[i] = array.data + offset * array.width;
         }
-        const int64_t rest = std::min(block, sizes[leaf] - offset - n);
+        int64_t next_leaf = leaf;  // of the next block of this task
+        while (first[next_leaf + 1] <= number + 1 && number + 1 < end) ++next_leaf;
+        const int64_t next = (number + 1 - first[next_leaf]) * block;
+        const int64_t rest = number + 1 < end ? std::min(block, sizes[next_leaf] - next) : 0;
         for (int64_t i = 0; i < inputs; ++i) {
-          const int64_t width = leaf_arrays[leaf * arrays + i].width;
-          ahead[i] = {static_cast<const char*>(slots[i]) + n * width, rest * width};
+          const Array& array = leaf_arrays[next_leaf * arrays + i];
+          ahead[i] = {array.data + next * array.width, rest * array.width};
         }
         run_block(program, program_size, slots.data(), n, ahead.data(), inputs);
         after(slots.data(), n);

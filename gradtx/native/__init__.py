@@ -41,7 +41,7 @@ def map_leaves(
     shared: Sequence[jax.Array] = (),
     local: Sequence[tuple[jax.Array, ...]] | None = None,
     aliases: Mapping[int, int] | None = None,
-) -> list[tuple[jax.Array | Part, ...]]:
+) -> list[tuple[Any, ...]]:
     """``[fn(*arrays, *scalars, *shared) for arrays, scalars in zip(leaves, local)]``, in one pass over each leaf.
 
     Args:

@@ -82,7 +82,7 @@ class Call(abc.ABC):
             results.append(function(*own, *scalars, *shared[:count]))
         return results
 
-    def _in_chunks(self, rows: Sequence[Any]) -> Iterable[Sequence[Any]]:
+    def _in_chunks(self, rows: Any) -> Iterable[Any]:
         """What there is one of for each leaf, chunk by chunk."""
         ends = itertools.accumulate(self.chunks, initial=0)
         return (rows[start:stop] for start, stop in itertools.pairwise(ends))

@@ -214,11 +214,15 @@ def _executor(name: str) -> Any:
     return contextlib.nullcontext() if choose is None else choose(name)
 
 
-def jax_contestants(ours: Any, theirs: Any, names: Sequence[str]) -> dict[str, Entry]:
-    """gradtx with each of these executors, and optax."""
+def jax_contestants(ours: Any, theirs: Any, names: Sequence[str], packed: bool = False) -> dict[str, Entry]:
+    """gradtx with each of these executors, and with a packed state if that is asked for, and optax."""
     entries = {
         f"gradtx {name}": Entry(ours.init, partial(gradtx.step, ours), partial(_executor, name)) for name in names
     }
+
+    if packed:
+        tx = gradtx.packed(ours)
+        entries["gradtx packed"] = Entry(tx.init, partial(gradtx.step, tx))
 
     def step(params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
         updates, state = theirs.update(grads, state, params)
@@ -235,7 +239,7 @@ def rivals(recipe: Recipe) -> list[str]:
 
 
 def lineup(
-    recipe: Recipe, data: Data, names: Sequence[str], threads: int = CORES, eager: bool = False
+    recipe: Recipe, data: Data, names: Sequence[str], threads: int = CORES, eager: bool = False, packed: bool = False
 ) -> dict[str, Stepper]:
     """Everybody who can run a recipe, checked against one another and ready to be timed.
 
@@ -245,9 +249,10 @@ def lineup(
         names: of gradtx's executors.
         threads: of torch and the floor.
         eager: without ``jit``.
+        packed: gradtx with a packed state too.
     """
     made: dict[str, Stepper] = {}
-    for name, entry in jax_contestants(recipe.gradtx, recipe.optax, names).items():
+    for name, entry in jax_contestants(recipe.gradtx, recipe.optax, names, packed).items():
         made[name] = Eager(entry, data) if eager else Jitted(entry, data)
     ways = {
         "torch for-loop": {"foreach": False, **({"fused": False} if recipe.fused else {})},

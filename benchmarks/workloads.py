@@ -65,12 +65,14 @@ class Workload(NamedTuple):
     rounds: int = 1000
 
 
-def _steps(recipe: Recipe, shapes: Shapes, small: Shapes, eager: bool = False) -> Callable[[Setting], Any]:
+def _steps(
+    recipe: Recipe, shapes: Shapes, small: Shapes, eager: bool = False, packed: bool = False
+) -> Callable[[Setting], Any]:
     """A line-up of everybody; with the small shapes if it is to be quick."""
 
     def line_up(setting: Setting) -> dict[str, Contestant]:
         data = Data(small if setting.quick else shapes)
-        everybody = lineup(recipe, data, setting.executors, setting.threads, eager)
+        everybody = lineup(recipe, data, setting.executors, setting.threads, eager, packed)
         return {
             name: Steps(stepper, setting.burst, details=getattr(stepper, "details", None))
             for name, stepper in everybody.items()
@@ -87,12 +89,14 @@ def _gpt2(setting: Setting) -> dict[str, Contestant]:
     return _steps(recipe, small if blocks is None else gpt2(blocks), small)(setting)
 
 
-def _apart(kind: Callable[[Entry, Data], Contestant], shapes: Shapes, small: Shapes) -> Callable[[Setting], Any]:
+def _apart(
+    kind: Callable[[Entry, Data], Contestant], shapes: Shapes, small: Shapes, packed: bool = False
+) -> Callable[[Setting], Any]:
     """A line-up of those who compile, for Adam."""
 
     def line_up(setting: Setting) -> dict[str, Contestant]:
         recipe, data = RECIPES["adam"], Data(small if setting.quick else shapes)
-        entries = jax_contestants(recipe.gradtx, recipe.optax, setting.executors)
+        entries = jax_contestants(recipe.gradtx, recipe.optax, setting.executors, packed)
         kind(entries["optax"], Data([(1,)])).measure()  # what only the first compilation of a process pays
         return {name: kind(entry, data) for name, entry in entries.items()}
 
@@ -165,7 +169,8 @@ WORKLOADS = {
     ),
     "128x100k": Workload("Adam, 128 leaves of 100,000", _steps(RECIPES["adam"], [(100_000,)] * 128, [(1000,)] * 16)),
     "1000x1024": Workload(
-        "Adam, 1000 leaves of 1024: what each leaf costs", _steps(RECIPES["adam"], [(1024,)] * 1000, [(64,)] * 20)
+        "Adam, 1000 leaves of 1024: what each leaf costs",
+        _steps(RECIPES["adam"], [(1024,)] * 1000, [(64,)] * 20, packed=True),
     ),
     "gpt2": Workload("Adam, the 148 leaves of GPT-2 small, 124 M parameters", _gpt2, slow=True, rounds=11),
     "mlp-scan": Workload("Adam, a whole training step of 22 small leaves inside lax.scan", _perceptron),
@@ -182,7 +187,7 @@ WORKLOADS = {
     "empty": Workload("nothing, for 1000 parameters, gradients and state: the runtime's own cost", _empty),
     "compile": Workload(
         "Adam, 1000 leaves of 1024: tracing and compiling",
-        _apart(Compiling, [(1024,)] * 1000, [(64,)] * 5),
+        _apart(Compiling, [(1024,)] * 1000, [(64,)] * 5, packed=True),
         slow=True,
         rounds=3,
     ),

@@ -25,10 +25,11 @@ from gradtx._lookahead import lookahead_iterate, lookahead_point
 from gradtx._maths import Tick
 from gradtx._migrate import MigrationReport, from_optax, from_torch, migrate
 from gradtx._monitor import Diagnosis, Finding, MonitorState, diagnose, metrics, monitor
+from gradtx._packed import pack_state, packed, unpack_state
 from gradtx._partition import PartitionState, partition
 from gradtx._rule import Hyper, Rule, hyper
 from gradtx._signal import Signal, Weights
-from gradtx._state import ChainState, set_hyperparams
+from gradtx._state import ChainState, PackedState, set_hyperparams
 from gradtx._switch import SwatsState, SwitchState, swats, switch
 from gradtx.activations import maxout, relu
 from gradtx.optimizers import (
@@ -83,6 +84,7 @@ __all__ = [
     "LossScaleState",
     "MigrationReport",
     "MonitorState",
+    "PackedState",
     "PartitionState",
     "Rule",
     "Signal",
@@ -135,6 +137,8 @@ __all__ = [
     "nag_lookahead",
     "native",
     "nesterov",
+    "pack_state",
+    "packed",
     "partition",
     "precondition",
     "relu",
@@ -155,5 +159,6 @@ __all__ = [
     "switch",
     "trace",
     "two_point_lookahead",
+    "unpack_state",
     "where",
 ]

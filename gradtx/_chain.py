@@ -198,7 +198,7 @@ def step(tx: optax.GradientTransformation, params: Any, grads: Any, state: Any, 
     >>> print(params)
     [0.5 1.5]
     """
-    if isinstance(tx, Chain | Rule):
-        return tx._lifted.update(grads, state, params, extra_args, apply=True)
+    if isinstance(tx, Transformation):
+        return tx._step(params, grads, state, extra_args)
     updates, state = optax.with_extra_args_support(tx).update(grads, state, params, **extra_args)
     return optax.apply_updates(params, updates), state

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gradtx._maths import Maths
 from gradtx._numerics import is_complex, is_inexact
 from gradtx._select import Leaves
-from gradtx._state import ChainState
+from gradtx._state import ChainState, PackedState
 
 Chosen = Sequence[Sequence[bool]]
 """For each rule, for each leaf, whether the rule acts on the leaf."""
@@ -175,9 +175,10 @@ def check_order(rules: Sequence[Maths], names: Sequence[str], leaf: str = "") ->
 def check_state(state: Any, layout: Layout, treedef: Any, updates: Leaves, chosen: Chosen) -> list[Any]:
     """The slots of each rule as {slot: one array per leaf}, of a state that comes from this chain, for these leaves."""
     if not isinstance(state, ChainState):
+        hint = "unpack_state unpacks it." if isinstance(state, PackedState) else ""
         raise TypeError(
             f"gradtx: update needs the ChainState that init of this chain returned, found {type(state).__name__}. "
-            "The arguments are update(updates, state, params)."
+            f"{hint or 'The arguments are update(updates, state, params).'}"
         )
     found = _keys("hyperparams", state.hyperparams) | _keys("slots", state.slots)
     expected = _keys("hyperparams", layout.hyperparams) | _keys("slots", layout.slots)

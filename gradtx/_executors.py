@@ -31,8 +31,8 @@ class Work(NamedTuple):
         plan: how.
         coefficients: per rule, what its ``tick`` gave, by the rules that act on a leaf (``Leaf.members``).
         updates: per leaf, the incoming updates as they are stored.
-        slots: per rule, {slot: one array per leaf, None where it does not act}; for a rule that maps whole trees, its
-            state.
+        slots: per rule, {slot: one array (or ``Part`` of a flat one) per leaf, None where it does not act}; for a rule
+            that maps whole trees, its state.
         params: per leaf, the parameters as they are stored, or None.
         treedef: the structure of the updates.
         extra: the extra arguments of ``update``, for rules that map whole trees.
@@ -65,7 +65,10 @@ class Executor(Protocol):
         local: Sequence[tuple[jax.Array, ...]],
         aliases: Mapping[int, int],
     ) -> Sequence[Sequence[jax.Array]]:
-        """``fn(*arrays, *scalars, *shared)`` for the arrays and the local scalars of each leaf."""
+        """``fn(*arrays, *scalars, *shared)`` for the arrays and the local scalars of each leaf.
+
+        An array may be a ``Part`` of a flat one; then the output in its place may be one too.
+        """
         ...
 
     def total(self, fn: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
@@ -77,7 +80,10 @@ class Reference:
     """Leaf by leaf, and the fusing is left to XLA."""
 
     def map_leaves(self, fn, leaves, shared, local, aliases):
-        return [_run(fn, *arrays, *scalars, *shared) for arrays, scalars in zip(leaves, local, strict=True)]
+        return [
+            _run(fn, *map(native.as_array, arrays), *scalars, *shared)
+            for arrays, scalars in zip(leaves, local, strict=True)
+        ]
 
     def total(self, fn, arrays):
         return sum_over(fn, arrays)

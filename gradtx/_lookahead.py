@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._partition import PartitionState
-from gradtx._state import ChainState
+from gradtx._state import ChainState, PackedState
 from gradtx._switch import SwitchState
 
 __all__ = ["lookahead_iterate", "lookahead_point"]
@@ -73,6 +73,10 @@ def _slot(state: Any, slot: str, rule: str) -> Any:
         hint = ""
         if _slots(state, other):
             hint = " It has the other form of lookahead: nag_lookahead holds points, two_point_lookahead iterates."
+        if any(
+            isinstance(x, PackedState) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, PackedState))
+        ):
+            hint = " A packed state has to be unpacked before: see unpack_state."
         number = len(found) or "no"
         raise ValueError(f"gradtx: this state has {number} slots {slot!r} of a {rule} rule; one is needed.{hint}")
     return found[0]

@@ -101,6 +101,10 @@ class Transformation(optax.GradientTransformationExtraArgs):
         """
         return self._lifted.update(updates, state, params, extra_args)
 
+    def _step(self, params: Any, grads: Any, state: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
+        """Parameters and state after one step: what the function ``step`` does."""
+        return self._lifted.update(grads, state, params, extra, apply=True)
+
     def _key(self) -> tuple[Any, ...]:
         raise NotImplementedError
 

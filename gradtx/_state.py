@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,32 @@ class ChainState(NamedTuple):
     slots: dict[str, dict[str, Any]]
 
 
+class PackedState(NamedTuple):
+    """The state of ``packed``: that of its chain, but the slots of small leaves stand in few flat arrays.
+
+    Attributes:
+        count: as in ``ChainState``.
+        hyperparams: as in ``ChainState``.
+        slots: ``{rule: {slot: ...}}`` as in ``ChainState``, and if any leaves are packed, each slot that has one array
+            for each leaf holds ``leaves``, the tree without those that are packed, and ``flat``, the arrays that they
+            stand in. Which those are is part of the structure. ``unpack_state`` gives the whole trees.
+    """
+
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - as above
+    hyperparams: dict[str, dict[str, jax.Array]]
+    slots: dict[str, dict[str, Any]]
+
+
+AnyState = TypeVar("AnyState", ChainState, PackedState)
+
+
 def set_hyperparams(
-    state: ChainState, values: Mapping[str, ArrayLike] | None = None, /, **by_name: ArrayLike
-) -> ChainState:
+    state: AnyState, values: Mapping[str, ArrayLike] | None = None, /, **by_name: ArrayLike
+) -> AnyState:
     """The same state with other hyperparameters. Nothing is recompiled: they are data.
 
     Args:
-        state: what ``init`` or ``update`` of a gradtx chain or rule returned.
+        state: what ``init`` or ``update`` of a gradtx chain or rule, or of ``packed``, returned.
         values: new values by name: ``"decay"``, or ``"rms_1.decay"`` where several rules have one of that name.
         **by_name: the same as keywords.
 
@@ -52,7 +71,7 @@ def set_hyperparams(
     >>> float(state.hyperparams["rms"]["decay"])
     0.9900000095367432
     """
-    if not isinstance(state, ChainState):
+    if not isinstance(state, ChainState | PackedState):
         raise TypeError(
             f"set_hyperparams: expected the ChainState of a gradtx chain, found {type(state).__name__}. "
             "If the chain stands inside another wrapper, change the ChainState inside that wrapper's state."

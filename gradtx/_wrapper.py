@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import optax
+
 from gradtx._chain import seal
 from gradtx._rule import Rule, Value
 
@@ -27,3 +29,7 @@ class Wrapper(Value):
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         """One step: updates to add to the parameters, and the next state."""
         raise NotImplementedError
+
+    def _step(self, params: Any, grads: Any, state: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
+        updates, state = self.update(grads, state, params, **extra)
+        return optax.apply_updates(params, updates), state

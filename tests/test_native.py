@@ -172,6 +172,29 @@ def test_shapes(shapes):
 
 
 @built
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (0, 2, 1, 3, 4), (0, 1, 2, 3)])
+def test_parts_of_flat_arrays(order):
+    """Where they are all there and in order they stay in their flat arrays; the results are the same to the bit."""
+    shapes, rate = [(5,), (3, 341), (0, 2), (), (3000,)], [jnp.float32(0.1)]
+    leaves = adam_leaves(shapes)
+    flat = [jnp.concatenate([leaf[a].ravel() for leaf in leaves]) for a in (1, 2)]
+
+    def run(leaves, flat):
+        columns = [native.split(x, shapes) for x in flat]
+        rows = [(leaves[i][0], columns[0][i], columns[1][i], leaves[i][3]) for i in order]
+        out = native.map_leaves(adam, [*rows, leaves[0]], rate, aliases={0: 0, 1: 1, 2: 2})
+        whole = [isinstance(x, native.Part) for leaf in out[:-1] for x in leaf]
+        assert whole == [a > 0 and order == (0, 1, 2, 3, 4) for _ in order for a in range(3)]
+        return [tuple(map(native.as_array, leaf)) for leaf in out]
+
+    found = jax.jit(run)(leaves, flat)
+    expected = jax.jit(lambda x: native.map_leaves(adam, x, rate))([*(leaves[i] for i in order), leaves[0]])
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    batched = jax.vmap(run, in_axes=(None, 0))(leaves, [jnp.stack([x, x]) for x in flat])
+    assert_close(jax.tree.map(lambda x: x[1], batched), expected, atol=1e-6)
+
+
+@built
 @pytest.mark.parametrize("stored", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_mixed_storage(stored):
     """Parameters in one precision, moments in another, arithmetic in float32."""

@@ -29,7 +29,7 @@ FLOORS = [
     ["rules"],
     ["optimizers", "dialects"],
     ["_wrapper"],
-    ["_lookahead", "_switch", "_guards", "_monitor", "_partition", "_checkpoint", "_migrate"],
+    ["_lookahead", "_switch", "_guards", "_monitor", "_packed", "_partition", "_checkpoint", "_migrate"],
     ["_describe"],
     ["workbench"],
     ["__main__"],

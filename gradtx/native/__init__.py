@@ -8,6 +8,7 @@ of the function itself.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,10 +18,11 @@ from jax.extend import core
 
 from gradtx.native import _library
 from gradtx.native._library import Availability
-from gradtx.native._primitive import MapCall, SumCall, call_p
+from gradtx.native._parts import Part, are_all, as_array, join, split
+from gradtx.native._primitive import LEAVES_PER_CALL, MapCall, SumCall, call_p
 from gradtx.native._program import Program, Unsupported, aval_of, compile_jaxpr
 
-__all__ = ["Availability", "available", "map_leaves", "sum_leaves", "supports"]
+__all__ = ["Availability", "Part", "as_array", "available", "join", "map_leaves", "split", "sum_leaves", "supports"]
 
 
 def available() -> Availability:
@@ -35,19 +37,23 @@ def available() -> Availability:
 
 def map_leaves(
     fn: Callable[..., tuple[jax.Array, ...]],
-    leaves: Sequence[tuple[jax.Array, ...]],
+    leaves: Sequence[tuple[jax.Array | Part, ...]],
     shared: Sequence[jax.Array] = (),
     local: Sequence[tuple[jax.Array, ...]] | None = None,
     aliases: Mapping[int, int] | None = None,
-) -> list[tuple[jax.Array, ...]]:
+) -> list[tuple[Any, ...]]:
     """``[fn(*arrays, *scalars, *shared) for arrays, scalars in zip(leaves, local)]``, in one pass over each leaf.
 
     Args:
         fn: elementwise in the arrays; returns a tuple of arrays of the leaf's shape.
-        leaves: per leaf a tuple of arrays of one shape; those at one position have one dtype in all leaves.
+        leaves: per leaf a tuple of arrays of one shape, the first an array and each other one an array or a ``Part`` of
+            a flat one; those at one position have one dtype in all leaves.
         shared: scalars, the same for each leaf.
         local: per leaf a tuple of scalars.
         aliases: {position of an array in the leaf's tuple: position of an output} that may be the same memory.
+
+    Leaves whose parts are all there is of some flat arrays go together, and the outputs that may have the same memory
+    are parts of flat arrays too. Other parts are copied, and their outputs are arrays.
 
     >>> from gradtx import native
     >>> import jax.numpy as jnp
@@ -59,16 +65,22 @@ def map_leaves(
     2.0
     """
     local = [()] * len(leaves) if local is None else local
-    results: list[tuple[jax.Array, ...]] = [()] * len(leaves)
+    results: list[tuple[Any, ...]] = [()] * len(leaves)
     for group in _groups(fn, leaves, local, shared, aliases or {}, summed=False):
         if group.program is None:
             for i in group.members:
-                results[i] = tuple(fn(*leaves[i], *local[i], *shared))
+                results[i] = tuple(fn(*map(as_array, leaves[i]), *local[i], *shared))
             continue
-        call = MapCall(group.program, *group.sizes(leaves, local), aliases=group.aliases)
-        flat = call_p.bind(*group.operands(leaves, local, shared), call=call)
-        for k, i in enumerate(group.members):
-            results[i] = tuple(flat[k * call.outputs : (k + 1) * call.outputs])
+        for flat, chunks in group.together(leaves).items():
+            call = MapCall(**group.call(leaves, local, flat, chunks), aliases=group.aliases)
+            found = call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
+            flat_results = iter(found[len(found) - len(chunks) * len(flat) :])
+            own = iter(found)
+            for chunk in chunks:
+                shapes = [jnp.shape(leaves[i][0]) for i in chunk]
+                parts = {output: split(next(flat_results), shapes) for output in call.flat_outputs}
+                for k, i in enumerate(chunk):
+                    results[i] = tuple(parts[o][k] if o in parts else next(own) for o in range(call.outputs))
     return results
 
 
@@ -89,13 +101,13 @@ def sum_leaves(
     >>> print(native.sum_leaves(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
     14.0
     """
-    sums = []
-    for group in _groups(fn, leaves, [()] * len(leaves), shared, {}, summed=True):
+    sums, local = [], [()] * len(leaves)
+    for group in _groups(fn, leaves, local, shared, {}, summed=True):
         if group.program is None:
             sums += [jnp.sum(fn(*leaves[i], *shared)) for i in group.members]
-        else:
-            call = SumCall(group.program, *group.sizes(leaves, [()] * len(leaves)))
-            sums += call_p.bind(*group.operands(leaves, [()] * len(leaves), shared), call=call)
+        for flat, chunks in group.together(leaves).items() if group.program else ():
+            call = SumCall(**group.call(leaves, local, flat, chunks))
+            sums += call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
     return sum(sums[1:], start=sums[0]) if sums else jnp.zeros((), jnp.float32)
 
 
@@ -119,26 +131,64 @@ def supports(fn: Callable[..., Any], avals: Sequence[Any], n_scalars: int = 0) -
     return None
 
 
+Chunks = list[list[int]]
+"""The leaves of each call of the kernel."""
+
+
 class _Group:
     """Leaves with one program; None if they have none."""
 
     def __init__(self, program: Program | None, consts: Sequence[jax.Array], aliases: tuple[tuple[int, int], ...]):
         self.program, self.consts, self.aliases = program, consts, aliases
         self.members: list[int] = []
-        self.jaxprs: list[core.Jaxpr] = []
+        self.jaxprs: dict[int, core.Jaxpr] = {}
 
-    def sizes(self, leaves: Sequence[Any], local: Sequence[Any]) -> tuple[int, int, int, tuple[core.Jaxpr, ...]]:
-        first = self.members[0]
-        return len(self.members), len(leaves[first]), len(local[first]), tuple(self.jaxprs)
+    def together(self, leaves: Sequence[tuple[jax.Array | Part, ...]]) -> dict[tuple[int, ...], Chunks]:
+        """By the positions of the parts that can stay in their flat arrays, the leaves that go together."""
+        alike: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for i in self.members:
+            parts = [(a, id(x.flat)) for a, x in enumerate(leaves[i]) if isinstance(x, Part)]
+            alike.setdefault(tuple(parts), []).append(i)
+        together: dict[tuple[int, ...], Chunks] = {}
+        plain: list[int] = []
+        for parts, members in alike.items():
+            flat = tuple(a for a, _ in parts)
+            if flat and all(a in dict(self.aliases) and are_all([leaves[i][a] for i in members]) for a in flat):
+                together.setdefault(flat, []).append(members)
+            else:
+                plain += members
+        if plain:
+            starts = range(0, len(plain), LEAVES_PER_CALL)
+            together[()] = [plain[start : start + LEAVES_PER_CALL] for start in starts]
+        return together
 
-    def operands(self, leaves: Sequence[Any], local: Sequence[Any], shared: Sequence[Any]) -> list[Any]:
-        arrays = [x for i in self.members for x in leaves[i]]
-        return [*arrays, *(x for i in self.members for x in local[i]), *shared, *self.consts]
+    def call(
+        self, leaves: Sequence[Any], local: Sequence[Any], flat: tuple[int, ...], chunks: Chunks
+    ) -> dict[str, Any]:
+        """What a ``Call`` has to know."""
+        first = chunks[0][0]
+        return {
+            "program": self.program,
+            "chunks": tuple(map(len, chunks)),
+            "arrays": len(leaves[first]),
+            "local": len(local[first]),
+            "jaxprs": tuple(self.jaxprs[i] for i in itertools.chain(*chunks)),
+            "flat": flat,
+        }
+
+    def operands(
+        self, leaves: Sequence[Any], local: Sequence[Any], shared: Sequence[Any], flat: tuple[int, ...], chunks: Chunks
+    ) -> list[Any]:
+        """The operands of a ``Call``."""
+        members = list(itertools.chain(*chunks))
+        arrays = [as_array(x) for i in members for a, x in enumerate(leaves[i]) if a not in flat]
+        flats = [leaves[chunk[0]][a].flat for chunk in chunks for a in flat]
+        return [*arrays, *(x for i in members for x in local[i]), *flats, *shared, *self.consts]
 
 
 def _groups(
     fn: Callable[..., Any],
-    leaves: Sequence[tuple[jax.Array, ...]],
+    leaves: Sequence[tuple[jax.Array | Part, ...]],
     local: Sequence[tuple[jax.Array, ...]],
     shared: Sequence[jax.Array],
     aliases: Mapping[int, int],
@@ -149,11 +199,15 @@ def _groups(
     traced: dict[Any, tuple[_Group, core.Jaxpr | None]] = {}
     groups: dict[Any, _Group] = {}
     for i, (arrays, scalars) in enumerate(zip(leaves, local, strict=True)):
-        avals = tuple(jax.typeof(x) for x in (*arrays, *scalars))
+        first = jax.typeof(arrays[0])
+        avals = tuple(
+            first.update(dtype=x.dtype, weak_type=False) if isinstance(x, Part) else jax.typeof(x)
+            for x in (*arrays, *scalars)
+        )
         if avals not in traced:
             program, jaxpr, consts, same = None, None, [], {}
             if ops:
-                closed = jax.make_jaxpr(fn)(*arrays, *scalars, *shared)
+                closed = jax.make_jaxpr(fn)(*avals, *shared)
                 jaxpr, consts = closed.jaxpr, closed.consts
                 dtypes = [aval_of(var).dtype for var in jaxpr.outvars]
                 same = {a: o for a, o in sorted(aliases.items()) if arrays[a].dtype == dtypes[o]}
@@ -167,5 +221,5 @@ def _groups(
         group, jaxpr = traced[avals]
         group.members.append(i)
         if jaxpr is not None:
-            group.jaxprs.append(jaxpr)
+            group.jaxprs[i] = jaxpr
     return list(groups.values())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,35 +16,39 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
 from gradtx.native import _library
+from gradtx.native._parts import join, split
 from gradtx.native._program import Program, aval_of
 
-LEAVES_PER_CALL = 32  # of 16 to 64 compile fastest; one call with thousands of operands takes XLA a minute
+LEAVES_PER_CALL = 32  # 16 to 128 compile fastest; one call with thousands of operands takes XLA a minute
 
 
 @dataclass(frozen=True)
 class Call(abc.ABC):
     """A function over leaves that the kernel has a program for.
 
-    Operands are the arrays of all leaves, then the scalars of each leaf, then the scalars that are the same for all.
-    Two calls are equal if they compute the same; their derivatives are taken from ``jaxprs`` before that matters.
+    Operands are the arrays of all leaves, then the scalars of each leaf, then for each chunk its flat arrays, in which
+    one position of all its leaves stands, then the scalars that are the same for all. Two calls are equal if they
+    compute the same; their derivatives are taken from ``jaxprs`` before that matters.
 
     Attributes:
         program: what the kernel runs.
-        leaves: how many.
-        arrays: of a leaf, among the operands.
+        chunks: how many leaves go together in one call of the kernel.
+        arrays: how many of a leaf there are, of its own and in flat ones.
         local: scalars of a leaf.
         jaxprs: per leaf, the function itself; its constants are the last of the shared scalars.
+        flat: the positions, among the arrays of a leaf, of those that are parts of flat ones.
     """
 
     program: Program
-    leaves: int
+    chunks: tuple[int, ...]
     arrays: int
     local: int
     jaxprs: tuple[core.Jaxpr, ...] = field(compare=False)
+    flat: tuple[int, ...] = ()
 
     @abc.abstractmethod
-    def avals(self) -> Sequence[Any]:
-        """The results' abstract values."""
+    def avals(self, *operands: Any) -> Sequence[Any]:
+        """The results' abstract values, given the operands'."""
 
     @abc.abstractmethod
     def reference(self, *operands: jax.Array) -> list[jax.Array]:
@@ -53,25 +58,38 @@ class Call(abc.ABC):
     def native(self, *operands: jax.Array) -> list[jax.Array]:
         """The results by the kernel, where that can run."""
 
-    def _split(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], Sequence[Any]]:
-        """Arrays per leaf, scalars per leaf, shared scalars."""
-        ends = np.cumsum([self.leaves * self.arrays, self.leaves * self.local])
-        arrays, local, shared = operands[: ends[0]], operands[ends[0] : ends[1]], operands[ends[1] :]
-        return _rows(arrays, self.leaves), _rows(local, self.leaves), shared
+    def _split(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any], Sequence[Any]]:
+        """Arrays per leaf, scalars per leaf, flat arrays per chunk, shared scalars."""
+        leaves, own = sum(self.chunks), self.arrays - len(self.flat)
+        ends = np.cumsum([leaves * own, leaves * self.local, len(self.chunks) * len(self.flat)])
+        arrays, local, flat, shared = (operands[i:j] for i, j in itertools.pairwise([0, *ends, len(operands)]))
+        return _rows(arrays, leaves), _rows(local, leaves), _rows(flat, len(self.chunks)), shared
 
     def _evaluate(self, operands: Sequence[jax.Array]) -> list[list[jax.Array]]:
         """Per leaf, what the function returns."""
-        arrays, local, shared = self._split(operands)
+        arrays, local, flat, shared = self._split(operands)
+        whole: list[list[jax.Array]] = []
+        for chunk, columns in zip(self._in_chunks(arrays), flat, strict=True):
+            parts = [split(x, [own[0].shape for own in chunk]) for x in columns]
+            for k, own in enumerate(chunk):
+                whole.append(list(own))
+                for position, column in zip(self.flat, parts, strict=True):
+                    whole[-1].insert(position, column[k].array())
         results = []
-        for jaxpr, own, scalars in zip(self.jaxprs, arrays, local, strict=True):
+        for jaxpr, own, scalars in zip(self.jaxprs, whole, local, strict=True):
             count = len(shared) - len(jaxpr.constvars)
             function = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, shared[count:]))
             results.append(function(*own, *scalars, *shared[:count]))
         return results
 
-    def _chunks(self, operands: Sequence[jax.Array]) -> Any:
-        """For each call of the kernel: its number of leaves and its operands, coefficients first."""
-        arrays, local, shared = self._split(operands)
+    def _in_chunks(self, rows: Any) -> Iterable[Any]:
+        """What there is one of for each leaf, chunk by chunk."""
+        ends = itertools.accumulate(self.chunks, initial=0)
+        return (rows[start:stop] for start, stop in itertools.pairwise(ends))
+
+    def _calls(self, operands: Sequence[jax.Array]) -> Any:
+        """For each call of the kernel its operands: coefficients, the arrays of its leaves, and flat ones."""
+        arrays, local, flat, shared = self._split(operands)
         dtype = jnp.float64 if self.program.wide else jnp.float32
 
         def coefficients(*scalars: jax.Array) -> jax.Array:
@@ -80,16 +98,17 @@ class Call(abc.ABC):
 
         if self.local and self.program.coefficients:
             table = jax.vmap(coefficients)(*(jnp.stack(column) for column in zip(*local, strict=True)))
+            tables = self._in_chunks(table)
         else:
             table = coefficients(*local[0])[None] if self.local else coefficients()[None]
-        for start in range(0, self.leaves, LEAVES_PER_CALL):
-            chunk = arrays[start : start + LEAVES_PER_CALL]
-            rows = table if len(table) == 1 else table[start : start + len(chunk)]
-            yield len(chunk), [rows, *(x for leaf in chunk for x in leaf)]
+            tables = [table] * len(self.chunks)
+        for rows, chunk, columns in zip(tables, self._in_chunks(arrays), flat, strict=True):
+            yield [rows, *(x for leaf in chunk for x in leaf), *columns]
 
     def _attributes(self) -> dict[str, Any]:
         return {
             "inputs": np.int64(self.arrays),
+            "flat_inputs": np.asarray(self.flat, np.int64),
             "code": np.asarray(self.program.code, np.int32),
             "constants": np.asarray(self.program.constants, np.float64),
             "temporaries": np.int64(self.program.temporaries),
@@ -99,39 +118,71 @@ class Call(abc.ABC):
 
 @dataclass(frozen=True)
 class MapCall(Call):
-    """The function's outputs for each leaf, those of ``aliases`` (array, output) in the memory of the array."""
+    """The function's outputs for each leaf, those of ``aliases`` (array, output) in the memory of the array.
+
+    The outputs of arrays that are parts of flat ones are so too; results are the others of each leaf, then for each
+    chunk the flat ones.
+    """
 
     aliases: tuple[tuple[int, int], ...] = ()
 
     @property
     def outputs(self) -> int:
+        """How many of a leaf there are, of its own and in flat ones."""
         return len(self.jaxprs[0].outvars)
 
-    def avals(self) -> Sequence[Any]:
-        return [aval_of(var) for jaxpr in self.jaxprs for var in jaxpr.outvars]
+    @property
+    def flat_outputs(self) -> tuple[int, ...]:
+        """The positions, among the outputs of a leaf, of those that are parts of flat ones."""
+        return tuple(dict(self.aliases)[array] for array in self.flat)
+
+    def avals(self, *operands: Any) -> Sequence[Any]:
+        own = [[aval_of(var) for var in jaxpr.outvars] for jaxpr in self.jaxprs]
+        return [*self._own(own), *(x for columns in self._split(operands)[2] for x in columns)]
 
     def reference(self, *operands: jax.Array) -> list[jax.Array]:
-        return [x for leaf in self._evaluate(operands) for x in leaf]
+        rows = self._evaluate(operands)
+        flat = [
+            join([leaf[output] for leaf in chunk]) for chunk in self._in_chunks(rows) for output in self.flat_outputs
+        ]
+        return [*self._own(rows), *flat]
 
     def native(self, *operands: jax.Array) -> list[jax.Array]:
-        results, avals = [], self.avals()
-        for leaves, chunk in self._chunks(operands):
-            in_place = {
-                1 + leaf * self.arrays + array: leaf * self.outputs + output
-                for leaf in range(leaves)
-                for array, output in self.aliases
-            }
-            own = avals[len(results) : len(results) + leaves * self.outputs]
-            call = jax.ffi.ffi_call(_library.MAP, own, input_output_aliases=in_place)
-            results += call(*chunk, outputs=np.int64(self.outputs), **self._attributes())
-        return results
+        own, flat = [], []
+        arrays, outputs = self.arrays - len(self.flat), self.outputs - len(self.flat)
+        inputs_of_own = [i for i in range(self.arrays) if i not in self.flat]
+        outputs_of_own = [i for i in range(self.outputs) if i not in self.flat_outputs]
+        aliases = [(inputs_of_own.index(a), outputs_of_own.index(o)) for a, o in self.aliases if a not in self.flat]
+        avals = self.avals(*map(jax.typeof, operands))
+        for leaves, call_operands in zip(self.chunks, self._calls(operands), strict=True):
+            in_place = {1 + i * arrays + a: i * outputs + o for i in range(leaves) for a, o in aliases}
+            in_place |= {1 + leaves * arrays + j: leaves * outputs + j for j in range(len(self.flat))}
+            results = [
+                *avals[len(own) : len(own) + leaves * outputs],
+                *map(jax.typeof, call_operands[1 + leaves * arrays :]),
+            ]
+            call = jax.ffi.ffi_call(_library.MAP, results, input_output_aliases=in_place)
+            found = call(
+                *call_operands,
+                outputs=np.int64(self.outputs),
+                flat_outputs=np.asarray(self.flat_outputs, np.int64),
+                **self._attributes(),
+            )
+            own += found[: leaves * outputs]
+            flat += found[leaves * outputs :]
+        return [*own, *flat]
+
+    def _own(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        """The outputs that are not parts of flat ones, of all leaves."""
+        return [x for row in rows for o, x in enumerate(row) if o not in self.flat_outputs]
 
 
 @dataclass(frozen=True)
 class SumCall(Call):
     """The sum of the function's output over all elements of all leaves."""
 
-    def avals(self) -> Sequence[Any]:
+    def avals(self, *operands: Any) -> Sequence[Any]:
+        del operands
         aval = aval_of(self.jaxprs[0].outvars[0])
         return [aval.update(shape=(), weak_type=False)]
 
@@ -143,7 +194,7 @@ class SumCall(Call):
         summed = np.int64(self.program.result or 0)
         sums = [
             jax.ffi.ffi_call(_library.SUM, aval)(*chunk, summed=summed, **self._attributes())
-            for _, chunk in self._chunks(operands)
+            for chunk in self._calls(operands)
         ]
         return [functools.reduce(jnp.add, sums)]
 
@@ -208,7 +259,7 @@ def _is_local(module: mlir.ModuleContext) -> bool:
 
 
 call_p.def_impl(_run_eagerly)
-call_p.def_abstract_eval(lambda *operands, call: call.avals())
+call_p.def_abstract_eval(lambda *operands, call: call.avals(*operands))
 ad.primitive_jvps[call_p] = _jvp
 batching.primitive_batchers[call_p] = _batch
 mlir.register_lowering(call_p, _lower_reference)

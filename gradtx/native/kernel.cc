@@ -454,10 +454,13 @@ struct Call {
           const Array& array = leaf_arrays[leaf * arrays + i];
           slots[i] = array.data + offset * array.width;
         }
-        const int64_t rest = std::min(block, sizes[leaf] - offset - n);
+        int64_t next_leaf = leaf;  // of the next block of this task
+        while (first[next_leaf + 1] <= number + 1 && number + 1 < end) ++next_leaf;
+        const int64_t next = (number + 1 - first[next_leaf]) * block;
+        const int64_t rest = number + 1 < end ? std::min(block, sizes[next_leaf] - next) : 0;
         for (int64_t i = 0; i < inputs; ++i) {
-          const int64_t width = leaf_arrays[leaf * arrays + i].width;
-          ahead[i] = {static_cast<const char*>(slots[i]) + n * width, rest * width};
+          const Array& array = leaf_arrays[next_leaf * arrays + i];
+          ahead[i] = {array.data + next * array.width, rest * array.width};
         }
         run_block(program, program_size, slots.data(), n, ahead.data(), inputs);
         after(slots.data(), n);
@@ -466,7 +469,10 @@ struct Call {
   }
 };
 
-ffi::Error prepare(Call& call, ffi::RemainingArgs& args, ffi::RemainingRets& rets, int64_t inputs, int64_t outputs,
+// Operands are the coefficients, the arrays of each leaf, and flat arrays, in which the leaves' arrays at the positions
+// `flat_inputs` stand one after another; results are the outputs of each leaf, then flat ones likewise.
+ffi::Error prepare(Call& call, ffi::RemainingArgs& args, ffi::RemainingRets& rets, int64_t inputs,
+                   ffi::Span<const int64_t> flat_inputs, int64_t outputs, ffi::Span<const int64_t> flat_outputs,
                    ffi::Span<const int32_t> code, ffi::Span<const double> constants, int64_t temporaries, bool wide) {
   call.program = reinterpret_cast<const Instruction*>(code.begin());
   call.program_size = static_cast<int64_t>(code.size() / kWords);
@@ -476,9 +482,11 @@ ffi::Error prepare(Call& call, ffi::RemainingArgs& args, ffi::RemainingRets& ret
   call.block = kBlockBytes / (wide ? 8 : 4);
 
   const auto packed = args.get<ffi::AnyBuffer>(0);
-  if (!packed.has_value() || inputs < 1 || (args.size() - 1) % inputs != 0)
+  const int64_t of_leaf = inputs - static_cast<int64_t>(flat_inputs.size());
+  const int64_t of_leaves = static_cast<int64_t>(args.size()) - 1 - static_cast<int64_t>(flat_inputs.size());
+  if (!packed.has_value() || of_leaf < 1 || of_leaves % of_leaf != 0)
     return ffi::Error::InvalidArgument("gradtx: the operands are not coefficients and whole leaves");
-  const int64_t leaves = (args.size() - 1) / inputs;
+  const int64_t leaves = of_leaves / of_leaf;
   const int64_t coefficients = packed->dimensions()[1];
   call.same_scalars = packed->dimensions()[0] == 1;
   call.scalars_of_leaf = coefficients + constants.size();
@@ -502,16 +510,32 @@ ffi::Error prepare(Call& call, ffi::RemainingArgs& args, ffi::RemainingRets& ret
     for (const double x : constants) call.scalars.push_back(scalar(x));
   }
 
+  const auto array = [](const ffi::AnyBuffer& buffer) {
+    return Array{static_cast<char*>(buffer.untyped_data()),
+                 static_cast<int64_t>(ffi::ByteWidth(buffer.element_type()))};
+  };
+  std::vector<Array> flat(call.arrays, Array{nullptr, 0});  // by position, of width 0 where there is none; where the next leaf begins
+  for (size_t i = 0; i < flat_inputs.size(); ++i)
+    flat[flat_inputs[i]] = array(*args.get<ffi::AnyBuffer>(1 + of_leaves + i));
+  const int64_t results = leaves * (outputs - static_cast<int64_t>(flat_outputs.size()));
+  for (size_t i = 0; i < flat_outputs.size(); ++i)
+    flat[inputs + flat_outputs[i]] = array(**rets.get<ffi::AnyBuffer>(results + i));
+
   call.first.push_back(0);
+  call.leaf_arrays.reserve(leaves * call.arrays);
+  int64_t operand = 1, result = 0;
   for (int64_t leaf = 0; leaf < leaves; ++leaf) {
-    int64_t size = 0;
-    const auto add = [&](const ffi::AnyBuffer& buffer) {
-      call.leaf_arrays.push_back({static_cast<char*>(buffer.untyped_data()),
-                                  static_cast<int64_t>(ffi::ByteWidth(buffer.element_type()))});
-      size = static_cast<int64_t>(buffer.element_count());
-    };
-    for (int64_t i = 0; i < inputs; ++i) add(*args.get<ffi::AnyBuffer>(1 + leaf * inputs + i));
-    for (int64_t i = 0; i < outputs; ++i) add(**rets.get<ffi::AnyBuffer>(leaf * outputs + i));
+    const int64_t size = static_cast<int64_t>(args.get<ffi::AnyBuffer>(operand)->element_count());
+    for (int64_t i = 0; i < call.arrays; ++i) {
+      if (flat[i].width != 0) {
+        call.leaf_arrays.push_back(flat[i]);
+        flat[i].data += size * flat[i].width;
+      } else if (i < inputs) {
+        call.leaf_arrays.push_back(array(*args.get<ffi::AnyBuffer>(operand++)));
+      } else {
+        call.leaf_arrays.push_back(array(**rets.get<ffi::AnyBuffer>(result++)));
+      }
+    }
     call.sizes.push_back(size);
     call.first.push_back(call.first.back() + (size + call.block - 1) / call.block);
   }
@@ -519,10 +543,12 @@ ffi::Error prepare(Call& call, ffi::RemainingArgs& args, ffi::RemainingRets& ret
 }
 
 ffi::Error map_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
-                      int64_t outputs, ffi::Span<const int32_t> code, ffi::Span<const double> constants,
-                      int64_t temporaries, bool wide) {
+                      ffi::Span<const int64_t> flat_inputs, int64_t outputs, ffi::Span<const int64_t> flat_outputs,
+                      ffi::Span<const int32_t> code, ffi::Span<const double> constants, int64_t temporaries,
+                      bool wide) {
   Call call;
-  ffi::Error error = prepare(call, args, rets, inputs, outputs, code, constants, temporaries, wide);
+  ffi::Error error =
+      prepare(call, args, rets, inputs, flat_inputs, outputs, flat_outputs, code, constants, temporaries, wide);
   if (error.failure()) return error;
   parallel(pool, call.tasks(), [&call](int64_t task) { call.run(task, [](void* const*, int) {}); });
   return error;
@@ -530,10 +556,10 @@ ffi::Error map_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
 
 // The program leaves what is to be summed in slot `summed`.
 ffi::Error sum_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
-                      ffi::Span<const int32_t> code, ffi::Span<const double> constants, int64_t temporaries, bool wide,
-                      int64_t summed) {
+                      ffi::Span<const int64_t> flat_inputs, ffi::Span<const int32_t> code,
+                      ffi::Span<const double> constants, int64_t temporaries, bool wide, int64_t summed) {
   Call call;
-  ffi::Error error = prepare(call, args, rets, inputs, 0, code, constants, temporaries, wide);
+  ffi::Error error = prepare(call, args, rets, inputs, flat_inputs, 0, {}, code, constants, temporaries, wide);
   if (error.failure()) return error;
   auto result = *rets.get<ffi::AnyBuffer>(0);
   const bool is_f64 = result->element_type() == ffi::F64;
@@ -574,9 +600,16 @@ extern "C" GRADTX_EXPORT const char* gradtx_native_target() {
   return "the baseline of its architecture";
 }
 
-#define GRADTX_CALL ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attr<int64_t>("inputs")
+#define GRADTX_CALL           \
+  ffi::Ffi::Bind()            \
+      .Ctx<ffi::ThreadPool>() \
+      .RemainingArgs()        \
+      .RemainingRets()        \
+      .Attr<int64_t>("inputs") \
+      .Attr<ffi::Span<const int64_t>>("flat_inputs")
 XLA_FFI_DEFINE_HANDLER_SYMBOL(gradtx_native_map, map_leaves,
                               GRADTX_CALL.Attr<int64_t>("outputs")
+                                  .Attr<ffi::Span<const int64_t>>("flat_outputs")
                                   .Attr<ffi::Span<const int32_t>>("code")
                                   .Attr<ffi::Span<const double>>("constants")
                                   .Attr<int64_t>("temporaries")

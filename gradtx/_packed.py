@@ -1,0 +1,227 @@
+"""Packed state: the slots of small leaves stand one after another in few flat arrays."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradtx import _checks, native
+from gradtx._chain import Chain
+from gradtx._rule import Rule
+from gradtx._state import ChainState, PackedState
+from gradtx._wrapper import Wrapper
+
+__all__ = ["pack_state", "packed", "unpack_state"]
+
+BELOW = 2**16
+"""Elements. Of larger leaves, handing over the slots is less than a twentieth of a step."""
+
+LEAVES_PER_GROUP = 128
+"""What one call of the kernel compiles fastest with, and enough that what a call costs is spread."""
+
+Groups = tuple[tuple[int, ...], ...]
+"""The leaves, by position, whose slots stand in one flat array for each slot."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PackedSlot:
+    """One slot of all leaves.
+
+    Attributes:
+        leaves: a tree like the parameters, None for leaves that are packed or that the rule does not act on.
+        flat: for each group the arrays of its leaves as one; None where the rule does not act.
+        groups: static, the same for all slots of a state.
+    """
+
+    leaves: Any
+    flat: tuple[jax.Array | None, ...]
+    groups: Groups = field(metadata={"static": True})
+
+
+class packed(Wrapper):
+    """The same optimizer with the slots of small leaves in few flat arrays, so that ``jit`` hands over few buffers.
+
+    A step of a thousand small leaves takes most of its time, and nearly all of its compilation, for handing over
+    buffers: parameters, gradients, and for Adam two moments for each parameter. Packed, the moments of up to 128 leaves
+    are one buffer each. The compiled kernel reads and writes them where they are; trajectories are the same to the bit.
+
+    Args:
+        tx: a gradtx chain or rule.
+        below: leaves of fewer elements are packed; the slots of the others stay as they are.
+
+    State: ``PackedState``, with the count, the hyperparameters and the names of ``tx``, so that ``set_hyperparams``
+    works as ever. ``unpack_state`` gives the state that ``tx`` would have, for checkpoints and to look at, and
+    ``pack_state`` takes it back.
+
+    It is for many small leaves on the CPU. Where the kernel does not run (see ``executor``; ``vmap`` and derivatives
+    too) leaves are cut out of the flat arrays and put back, which is right and slow. Over several devices packing
+    gathers what is packed: leave sharded parameters unpacked, by ``below`` or by not packing.
+
+    Inf and NaN: what ``tx`` does.
+
+    Raises:
+        TypeError: if ``tx`` is no gradtx chain or rule; in ``update``, for a state that ``init`` did not make.
+        ValueError: for ``below`` less than 0; in ``update``, for a state of other parameters or another chain.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.packed(gradtx.adam(0.1))
+    >>> params = {"w": jnp.ones((2, 2)), "b": jnp.ones(3)}
+    >>> params, state = gradtx.step(tx, params, params, tx.init(params))
+    >>> print(params["b"])
+    [0.9 0.9 0.9]
+    >>> [x.shape for x in state.slots["momentum"]["m"].flat]
+    [(7,)]
+    """
+
+    tx: Any
+    below: int = BELOW
+
+    def __post_init__(self):
+        if not isinstance(self.tx, Chain | Rule):
+            raise TypeError(f"packed: tx must be a gradtx chain or rule, found {self.tx!r}")
+        if not isinstance(self.below, int) or isinstance(self.below, bool) or self.below < 0:
+            raise ValueError(f"packed: below must be an integer, 0 or more, found {self.below!r}")
+
+    def init(self, params: Any) -> PackedState:
+        """The state before the first step."""
+        return pack_state(self, self.tx.init(params), params)
+
+    def update(
+        self, updates: Any, state: PackedState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, PackedState]:
+        """One step: updates to add to the parameters, and the next state."""
+        return self._run(updates, state, params, extra_args, apply=False)
+
+    def _step(self, params: Any, grads: Any, state: PackedState, extra: dict[str, Any]) -> tuple[Any, PackedState]:
+        return self._run(grads, state, params, extra, apply=True)
+
+    def _run(
+        self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool
+    ) -> tuple[Any, PackedState]:
+        leaves, treedef = _checks.named_leaves(updates, "updates")
+        in_parts, groups = _in_parts(state, [jnp.shape(leaf) for _, leaf in leaves], treedef)
+        out, after = self.tx._lifted.update(updates, in_parts, params, extra, apply)
+        return out, _packed(after, self.tx._lifted.layout, treedef, groups)
+
+
+def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
+    """The state of a chain, packed; the inverse of ``unpack_state``, to the bit.
+
+    Args:
+        tx: what is to go on with it.
+        state: that ``tx.tx`` made, or ``unpack_state``.
+        params: the parameters; only their shapes and dtypes matter.
+
+    Raises:
+        TypeError: if ``tx`` is no ``packed``, or ``state`` no ``ChainState``.
+        ValueError: for a state of other parameters or another chain.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> params, tx = [jnp.ones(2), jnp.ones(3)], gradtx.packed(gradtx.momentum())
+    >>> print(gradtx.pack_state(tx, tx.tx.init(params), params).slots["momentum"]["m"].flat[0])
+    [0. 0. 0. 0. 0.]
+    """
+    lifted = _chain_of(tx)._lifted
+    leaves, treedef = _checks.named_leaves(params, "parameters")
+    chosen = lifted.chosen(leaves, treedef)
+    slots = _checks.check_state(state, lifted.layout, treedef, leaves, chosen)
+    alike: dict[Any, list[int]] = {}  # what differs here is no work for one call of the kernel
+    for i, (_, leaf) in enumerate(leaves):
+        dtypes = [xs[i].dtype for own in slots for xs in own.values() if xs[i] is not None]
+        if dtypes and math.prod(jnp.shape(leaf)) < tx.below:
+            alike.setdefault((jnp.result_type(leaf), *(ours[i] for ours in chosen), *dtypes), []).append(i)
+    groups = tuple(
+        tuple(members[start : start + LEAVES_PER_GROUP])
+        for members in alike.values()
+        for start in range(0, len(members), LEAVES_PER_GROUP)
+    )
+    return _packed(state, lifted.layout, treedef, groups)
+
+
+def unpack_state(tx: packed, state: PackedState, params: Any) -> ChainState:
+    """The state that the chain itself would have: for checkpoints, to look at, and to go on without packing.
+
+    Args:
+        tx: what made the state.
+        state: its state.
+        params: the parameters; only their shapes matter.
+
+    Raises:
+        TypeError: if ``tx`` is no ``packed``, or ``state`` no ``PackedState``.
+        ValueError: for a state of other parameters or another chain.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> params, tx = [jnp.ones(2), jnp.ones(3)], gradtx.packed(gradtx.momentum())
+    >>> gradtx.unpack_state(tx, tx.init(params), params).slots["momentum"]["m"]
+    [Array([0., 0.], dtype=float32), Array([0., 0., 0.], dtype=float32)]
+    """
+    lifted = _chain_of(tx)._lifted
+    leaves, treedef = _checks.named_leaves(params, "parameters")
+    in_parts, _ = _in_parts(state, [jnp.shape(leaf) for _, leaf in leaves], treedef)
+    _checks.check_state(in_parts, lifted.layout, treedef, leaves, lifted.chosen(leaves, treedef))
+    is_part = lambda x: isinstance(x, native.Part)  # noqa: E731
+    return jax.tree.map(native.as_array, in_parts, is_leaf=is_part)
+
+
+def _chain_of(tx: Any) -> Chain | Rule:
+    if not isinstance(tx, packed):
+        raise TypeError(f"gradtx: expected packed(...), found {tx!r}")
+    return tx.tx
+
+
+def _packed(state: ChainState, layout: _checks.Layout, treedef: Any, groups: Groups) -> PackedState:
+    """A state with the slots of these leaves packed; of none, as it is."""
+
+    def pack(tree: Any) -> PackedSlot:
+        leaves = treedef.flatten_up_to(tree)
+        flat = [None if leaves[group[0]] is None else native.join([leaves[i] for i in group]) for group in groups]
+        for i in itertools.chain(*groups):
+            leaves[i] = None
+        return PackedSlot(treedef.unflatten(leaves), tuple(flat), groups)
+
+    slots = {
+        rule: {slot: pack(tree) if groups and slot in layout.leaf_slots(rule) else tree for slot, tree in own.items()}
+        for rule, own in state.slots.items()
+    }
+    return PackedState(state.count, state.hyperparams, slots)
+
+
+def _in_parts(state: PackedState, shapes: Sequence[tuple[int, ...]], treedef: Any) -> tuple[ChainState, Groups]:
+    """The state of the chain, in which packed leaves are parts of the flat arrays, and what is packed."""
+    if not isinstance(state, PackedState):
+        hint = " pack_state packs one." if isinstance(state, ChainState) else ""
+        raise TypeError(f"packed: expected the PackedState that init returned, found {type(state).__name__}.{hint}")
+    groups: set[Groups] = set()
+
+    def tree(name: str, slot: Any) -> Any:
+        if not isinstance(slot, PackedSlot):
+            return slot
+        groups.add(slot.groups)
+        try:
+            leaves = treedef.flatten_up_to(slot.leaves)
+        except ValueError:
+            leaves = []
+        sizes = [sum(math.prod(shapes[i]) for i in group if i < len(leaves)) for group in slot.groups]
+        for group, flat, size in zip(slot.groups, slot.flat, sizes, strict=True):
+            if flat is None:
+                continue
+            if len(leaves) <= max(group) or jnp.shape(flat) != (size,):
+                raise ValueError(
+                    f"packed: slot {name} was made for other parameters: {len(group)} leaves of {flat.size} elements "
+                    f"in all stand in one flat array, and the leaves in their places have {size}."
+                )
+            for i, part in zip(group, native.split(flat, [shapes[i] for i in group]), strict=True):
+                leaves[i] = part
+        return treedef.unflatten(leaves)
+
+    slots = {
+        rule: {slot: tree(f"{rule}.{slot}", value) for slot, value in own.items()} for rule, own in state.slots.items()
+    }
+    return ChainState(state.count, state.hyperparams, slots), next(iter(groups), ())

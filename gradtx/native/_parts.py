@@ -1,0 +1,67 @@
+"""Small arrays that stand one after another in a flat one, so that only that one has to be handed over."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """An array that is not there by itself, but as elements of a flat one.
+
+    Attributes:
+        flat: of one axis.
+        offset: of its first element there.
+        shape: its own.
+    """
+
+    flat: jax.Array
+    offset: int
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.flat.dtype
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def array(self) -> jax.Array:
+        """A copy that is there by itself."""
+        return jax.lax.slice_in_dim(self.flat, self.offset, self.offset + self.size).reshape(self.shape)
+
+
+def as_array(x: jax.Array | Part) -> jax.Array:
+    """An array, or a part as one."""
+    return x.array() if isinstance(x, Part) else x
+
+
+def split(flat: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[Part]:
+    """The parts of a flat array, one after another."""
+    offsets = itertools.accumulate(map(math.prod, shapes), initial=0)
+    return [Part(flat, offset, shape) for offset, shape in zip(offsets, shapes, strict=False)]
+
+
+def are_all(xs: Sequence[jax.Array | Part]) -> bool:
+    """Whether these are all the parts of one flat array, in order."""
+    end, first = 0, xs[0]
+    for x in xs:
+        if not isinstance(x, Part) or not isinstance(first, Part) or x.flat is not first.flat or x.offset != end:
+            return False
+        end += x.size
+    return isinstance(first, Part) and end == first.flat.size
+
+
+def join(xs: Sequence[jax.Array | Part]) -> jax.Array:
+    """The flat array that has these as its parts: that which they are parts of already, or a new one."""
+    first = xs[0]
+    if isinstance(first, Part) and are_all(xs):
+        return first.flat
+    return jnp.concatenate([as_array(x).ravel() for x in xs])

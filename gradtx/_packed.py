@@ -20,7 +20,7 @@ from gradtx._wrapper import Wrapper
 __all__ = ["pack_state", "packed", "unpack_state"]
 
 BELOW = 2**16
-"""Elements. Of larger leaves, handing over the slots is less than a twentieth of a step."""
+"""Elements. By estimate, not yet by measurement: of larger leaves, handing over is a small part of a step."""
 
 LEAVES_PER_GROUP = 128
 """What one call of the kernel compiles fastest with, and enough that what a call costs is spread."""

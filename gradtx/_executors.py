@@ -171,7 +171,7 @@ class Fused:
     it to the dtype of the updates, or take the step and give the parameter.
 
     Attributes:
-        plan_rules: the rules that act, with the names of their slots and of their coefficients.
+        rules: those that act, each with the names of its slots and of its coefficients, and the dtypes of its slots.
         leaf: what is known of the leaf.
         accumulated, second_moment: which lanes come in beside the direction.
         lanes_out: whether the gradient and the second moment go out.

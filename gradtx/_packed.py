@@ -50,7 +50,8 @@ class packed(Wrapper):
 
     A step of a thousand small leaves takes most of its time, and nearly all of its compilation, for handing over
     buffers: parameters, gradients, and for Adam two moments for each parameter. Packed, the moments of up to 128 leaves
-    are one buffer each. The compiled kernel reads and writes them where they are; trajectories are the same to the bit.
+    are one buffer each. The compiled kernel reads and writes them where they are, and trajectories are the same to the
+    bit; in the reference, XLA compiles what is cut out of a flat array differently, and they are the same to rounding.
 
     Args:
         tx: a gradtx chain or rule.

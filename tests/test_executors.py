@@ -134,6 +134,11 @@ def test_errors():
         gx.set_executor("fast")  # pyright: ignore[reportArgumentType] - the mistake under test
 
 
+def test_a_step_needs_parameters():
+    with pytest.raises(ValueError, match=r"found None: call step\(tx, params, grads, state\)"):
+        gx.step(gx.sgd(0.1), None, jnp.ones(2), gx.sgd(0.1).init(jnp.ones(2)))
+
+
 def test_the_default_of_the_process():
     code = (
         "import gradtx as gx, jax, jax.numpy as jnp\n"

@@ -71,9 +71,7 @@ class Lifted:
         _checks.check_real(leaves, chosen, self.rules, self.names, "updates")
         slots = _checks.check_state(state, self.layout, treedef, leaves, chosen)
         if apply and params is None and leaves:
-            raise ValueError(
-                "gradtx: step changes parameters, and found None: call step(tx, params, grads, state)."
-            )
+            raise ValueError("gradtx: step changes parameters, and found None: call step(tx, params, grads, state).")
         param_leaves = _checks.check_params(params, treedef, leaves, chosen, self.rules, self.names)
         hyperparams = self._hyperparams(state.count, None, state.hyperparams)
         coefficients, scalars = self._tick(hyperparams, state, chosen)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradtx as gx
@@ -95,6 +95,7 @@ ELEMENTWISE = [
 PATHS = ["dense/kernel", "dense/bias", "embed", "head/kernel"]
 
 
+@settings(max_examples=settings().max_examples // 3)  # each compiles five chains
 @given(st.lists(st.tuples(st.sampled_from(ELEMENTWISE), st.sets(st.sampled_from(PATHS), min_size=1)), max_size=5))
 def test_each_leaf_gets_its_own_chain(parts):
     """The whole meaning of where: each leaf moves as in a chain of the rules that act on it, and no others."""

@@ -88,6 +88,7 @@ def test_compare(capsys: pytest.CaptureFixture[str]):
         assert all(len(values) == 3 for values in run["gradient_norms"].values())
 
 
+@pytest.mark.exhaustive  # test_workbench.py sees the same findings without the command
 def test_gradient_health(capsys: pytest.CaptureFixture[str]):
     shape = ["--depth", "8", "--width", "16", "--epochs", "1", "--batch-size", "128", "--optimizers", "sgd", "adam"]
     assert main(["compare", *shape, "--network", "sigmoid"]) == 0

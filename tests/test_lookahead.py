@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradtx as gx
@@ -66,6 +66,7 @@ rates = st.sampled_from(
 factors = st.sampled_from([0.0, 0.9, 1.0, lambda count: 0.9 - 0.5 / (count + 1.0)])
 
 
+@settings(max_examples=settings().max_examples // 3)  # each compiles two trainings
 @given(directions, rates, factors)
 def test_the_two_forms_are_one(direction, rate, factor):
     """For any chain and any schedule: the points of one are the points of the other, and so are the iterates.

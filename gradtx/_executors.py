@@ -155,11 +155,11 @@ def _known(name: str) -> str:
     return name
 
 
-def current() -> Executor:
-    """The executor that is chosen here."""
+def current(traced: bool) -> Executor:
+    """The executor that is chosen here, for arrays that are traced or have values."""
     name = _chosen.value
-    if name == "auto":
-        name = "native" if native.available() and jax.default_backend() == "cpu" else "reference"
+    if name == "auto":  # what the kernel runs is compiled first, which only a trace does once for many steps
+        name = "native" if traced and native.available() and jax.default_backend() == "cpu" else "reference"
     return Native() if name == "native" else Reference()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.core
@@ -29,6 +29,14 @@ Scalars = dict[str, jax.Array]
 Hyperparams = dict[str, Scalars]
 
 
+class Stepper(Hashable, Protocol):
+    """Something that takes a step of a chain, and whose value says all about how."""
+
+    def run(self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply: bool) -> tuple[Any, Any]:
+        """Updates, or the parameters after the step, and the next state."""
+        ...
+
+
 class Lifted:
     """Named rules that act on trees. What ``init`` and ``update`` of a rule or a chain do."""
 
@@ -36,6 +44,13 @@ class Lifted:
         self.rules = tuple(rules)
         self.names = unique_names(self.rules)
         self.layout = _layout(self.rules, self.names)
+        self.whole = any(rule.whole for rule in self.rules)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Lifted) and self.rules == other.rules)
+
+    def __hash__(self) -> int:
+        return hash(self.rules)
 
     def init(self, params: Any) -> ChainState:
         """The state before the first step."""
@@ -66,6 +81,14 @@ class Lifted:
         self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool = False
     ) -> tuple[Any, ChainState]:
         """One step: updates in the dtypes of those that came in, or the parameters after it, and the next state."""
+        if self.whole or not have_values(updates, state, params):
+            return self.run(updates, state, params, extra, apply)
+        return compiled(self, apply, updates, state, params)  # extra arguments are for rules that map whole trees
+
+    def run(
+        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool
+    ) -> tuple[Any, ChainState]:
+        """The same, operation by operation."""
         leaves, treedef = _checks.named_leaves(updates, "updates")
         chosen = self.chosen(leaves, treedef)
         _checks.check_real(leaves, chosen, self.rules, self.names, "updates")
@@ -83,7 +106,7 @@ class Lifted:
             if rule.whole:
                 slots[i] = state.slots[name]["state"]
         work = Work(plan(self.rules, known, apply), coefficients, arrays, slots, stored, treedef, extra)
-        out, slots = execute(work, current())
+        out, slots = execute(work, current(traced=not have_values(arrays)))
 
         after = {}
         for name, rule, own, numbers in zip(self.names, self.rules, slots, scalars, strict=True):
@@ -194,6 +217,17 @@ class Lifted:
             last = next(iter(ticks.values()), None)
             scalars.append({k: x if last is None else last.scalars[k].astype(x.dtype) for k, x in held.items()})
         return coefficients, scalars
+
+
+def have_values(*trees: Any) -> bool:
+    """Whether all leaves are arrays that have values, as outside of ``jit`` and of what else traces."""
+    return all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def compiled(stepper: Stepper, apply: bool, updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    """A step outside of ``jit``: one call of one program, where operations one by one would be a hundred."""
+    return stepper.run(updates, state, params, {}, apply)
 
 
 def _grouped(chosen: _checks.Chosen) -> dict[tuple[bool, ...], list[int]]:

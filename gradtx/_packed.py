@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from gradtx import _checks, native
 from gradtx._chain import Chain
+from gradtx._lift import compiled, have_values
 from gradtx._rule import Rule
 from gradtx._state import ChainState, PackedState
 from gradtx._wrapper import Wrapper
@@ -98,17 +99,25 @@ class packed(Wrapper):
         self, updates: Any, state: PackedState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, PackedState]:
         """One step: updates to add to the parameters, and the next state."""
-        return self._run(updates, state, params, extra_args, apply=False)
+        return self._update(updates, state, params, extra_args, apply=False)
 
     def _step(self, params: Any, grads: Any, state: PackedState, extra: dict[str, Any]) -> tuple[Any, PackedState]:
-        return self._run(grads, state, params, extra, apply=True)
+        return self._update(grads, state, params, extra, apply=True)
 
-    def _run(
+    def _update(
         self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool
     ) -> tuple[Any, PackedState]:
+        if self.tx._lifted.whole or not have_values(updates, state, params):
+            return self.run(updates, state, params, extra, apply)
+        return compiled(self, apply, updates, state, params)
+
+    def run(
+        self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool
+    ) -> tuple[Any, PackedState]:
+        """One step, operation by operation: updates, or with ``apply`` the parameters, and the next state."""
         leaves, treedef = _checks.named_leaves(updates, "updates")
         in_parts, groups = _in_parts(state, [jnp.shape(leaf) for _, leaf in leaves], treedef)
-        out, after = self.tx._lifted.update(updates, in_parts, params, extra, apply)
+        out, after = self.tx._lifted.run(updates, in_parts, params, extra, apply)
         return out, _packed(after, self.tx._lifted.layout, treedef, groups)
 
 

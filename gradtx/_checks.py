@@ -68,6 +68,7 @@ def _with_paths(tree: Any) -> tuple[Leaves, Any]:
 
 
 def _dtype(leaf: Any) -> jnp.dtype | None:
+    """The dtype of an array, also of an abstract one, or of a number; None for anything else."""
     if isinstance(leaf, bool | int | float | complex):
         return jnp.result_type(leaf)
     return getattr(leaf, "dtype", None)
@@ -129,16 +130,20 @@ def check_params(
 
 def check_complex(updates: Leaves, others: Sequence[Any], what: str = "parameter") -> None:
     """Real and complex do not mix: an imaginary part would be lost on the way in or out."""
-    kinds = {False: "real", True: "complex"}
     for (path, update), other in zip(updates, others, strict=True):
         if other is None:
             continue
-        ours, theirs = (is_complex(jnp.result_type(x)) for x in (update, other))
+        ours, theirs = _kind(update), _kind(other)
         if ours != theirs:
             raise TypeError(
-                f"gradtx: leaf {path!r}: the update is {kinds[ours]} ({jnp.result_type(update)}), the {what} is "
-                f"{kinds[theirs]} ({jnp.result_type(other)}). Make the update {kinds[theirs]} where you compute it."
+                f"gradtx: leaf {path!r}: the update is {ours} ({jnp.result_type(update)}), the {what} is {theirs} "
+                f"({jnp.result_type(other)}). Make the update {theirs} where you compute it."
             )
+
+
+def _kind(leaf: Any) -> str:
+    dtype = _dtype(leaf)
+    return "complex" if dtype is not None and is_complex(dtype) else "real"
 
 
 def check_order(rules: Sequence[Maths], names: Sequence[str], leaf: str = "") -> None:

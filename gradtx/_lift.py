@@ -149,8 +149,7 @@ class Lifted:
                 for of_rule, ours in zip(slots, chosen, strict=True)
             )
             param = None if params is None else params[i].dtype
-            dtypes = [x.dtype, *([] if param is None else [param]), *(dtype for of_rule in own for dtype in of_rule)]
-            dtype = functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+            dtype = _widest(x.dtype, *([] if param is None else [param]), *itertools.chain(*own))
             known.append(Leaf(tuple(ours[i] for ours in chosen), x.shape, dtype, x.dtype, param, own))
         return known
 
@@ -263,8 +262,16 @@ def _layout(rules: Sequence[Maths], names: Sequence[str]) -> Layout:
     return Layout(tuple(names), _nonempty(hyperparams), _nonempty(slots))
 
 
+@functools.lru_cache(maxsize=256)
+def _widest(*dtypes: jnp.dtype) -> jnp.dtype:
+    """The dtype to compute in, given all that are stored."""
+    return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+
+
 def _array(leaf: Any) -> jax.Array:
     """A leaf as an array of just the dtype it has, never a weak one."""
+    if isinstance(leaf, jax.Array) and not leaf.weak_type:
+        return leaf
     return jnp.asarray(leaf, jnp.result_type(leaf))
 
 

@@ -149,6 +149,36 @@ def test_the_default_of_the_process():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+@pytest.mark.parametrize("wrap", [lambda tx: tx, gx.packed])
+def test_outside_of_jit_a_step_is_one_program(wrap):
+    """Traced once for all steps, the same bits as in jit; a chain with an opaque rule goes operation by operation."""
+    counts = []
+
+    class counted(gx.Rule):
+        equation = r"u \leftarrow u"
+
+        def tick(self, h, scalars, weights, count):
+            counts.append(count)
+            return gx.Tick({}, {}, weights)
+
+        def apply(self, signal, slots, param, c):
+            return signal, {}
+
+    tx = wrap(gx.chain(counted(), gx.adam(0.1)))
+    params = {"a": jnp.asarray([1.0, -2.0]), "b": jnp.asarray([0.5, 3.0])}
+    alone, compiled = (params, tx.init(params)), (params, tx.init(params))
+    step = jax.jit(lambda params, state: gx.step(tx, params, params, state))
+    for _ in range(3):
+        alone = gx.step(tx, alone[0], alone[0], alone[1])
+    assert len(counts) == 1 and isinstance(counts[0], jax.core.Tracer)
+    for _ in range(3):
+        compiled = step(*compiled)
+    chex.assert_trees_all_equal(alone, compiled)
+
+    opaque = gx.chain(counted(), gx.seal(optax.stateless(lambda updates, params: updates)))
+    opaque.update(params, opaque.init(params), value_fn=print)  # an argument that no program takes
+
+
 class TestPlans:
     PARAMS = jax.ShapeDtypeStruct((1000,), jnp.float32)
 

@@ -82,16 +82,6 @@ UNARY = {
     "cube": lambda x: x**3,
     "inverse": lambda x: x**-2,
     "zeroth": lambda x: lax.integer_pow(x, 0),
-    "exp": jnp.exp,
-    "exp2": jnp.exp2,
-    "expm1": jnp.expm1,
-    "log": jnp.log,
-    "log1p": jnp.log1p,
-    "tanh": jnp.tanh,
-    "logistic": jax.nn.sigmoid,
-    "cbrt": jnp.cbrt,
-    "sin": lambda x: jnp.sin(jnp.clip(x, -9, 9)),
-    "cos": lambda x: jnp.cos(jnp.clip(x, -9, 9)),
     "floor": jnp.floor,
     "ceil": jnp.ceil,
     "round": jnp.round,
@@ -107,7 +97,6 @@ UNARY = {
     "as truth": lambda x: jnp.where(x.astype(bool), x, 5),
     "constant": lambda x: jnp.full_like(x, 3) * 2,
     "safe_sqrt": safe_sqrt,
-    "pow scalar": lambda x: jnp.abs(x) ** 0.37,
     "jit": jax.jit(lambda x: x * 2 + 1),
     "checkpoint": jax.checkpoint(lambda x: x * 3),  # pyright: ignore[reportPrivateImportUsage] - public
 }
@@ -118,7 +107,6 @@ BINARY = {
     "div": jnp.divide,
     "max": jnp.maximum,
     "min": jnp.minimum,
-    "pow": lambda x, y: jnp.power(jnp.abs(x), y),
     "eq": lambda x, y: jnp.where(x == y, x, 7),
     "ne": lambda x, y: jnp.where(x != y, x, 7),
     "lt": lambda x, y: jnp.where(x < y, x, 7),
@@ -142,10 +130,8 @@ BINARY = {
 def test_functions_of_one_number(name, dtype):
     with jax.enable_x64(dtype == jnp.float64):
         fn = UNARY[name]
-        # XLA's own approximations, and rounding once instead of after each step in half precision.
-        loose = 16 if name in ("expm1", "log1p", "tanh", "cbrt", "pow scalar", "sin", "cos", "exp2") else 4
-        check(lambda x: (fn(x),), [(data(3000, dtype),), (data(7, dtype, 1),)], ulp=loose, atol=1e-6 * (loose > 4))
-        check(lambda x: (fn(x),), [(special(dtype)[0],)], ulp=loose, atol=1e-6 * (loose > 4))
+        check(lambda x: (fn(x),), [(data(3000, dtype),), (data(7, dtype, 1),)])
+        check(lambda x: (fn(x),), [(special(dtype)[0],)])
 
 
 @built
@@ -157,7 +143,7 @@ def test_functions_of_two_numbers(name, dtype):
         if "x" in name or "mix" in name or "sum" in name:
             atol = max(atol, 1e-5)  # a difference may cancel, and is rounded once or twice
         else:
-            check(lambda x, y: (fn(x, y),), [special(dtype)], ulp=16 if name == "pow" else 4)
+            check(lambda x, y: (fn(x, y),), [special(dtype)])
         x, y = data(3000, dtype), data(3000, dtype, 1)
         check(lambda x, y: (fn(x, y), fn(y, x)), [(x, y)], atol=atol)
         scalar = jnp.asarray(0.7, dtype)  # each operand as a scalar: the kernel has a variant, or spreads it
@@ -356,7 +342,7 @@ def test_swapped_in_place_and_the_same_array_twice():
 @pytest.mark.parametrize("leaves", [[(data(50), data(50, seed=1))], [(data(()), data((), seed=1)), (data(3), data(3))]])
 def test_transformations_agree_with_the_reference(leaves):
     def fn(x, y, s):
-        return x * jnp.tanh(y) + s * x**2, y * s
+        return x * (y / jnp.sqrt(1 + y**2)) + s * x**2, y * s
 
     def total(run, leaves, s):
         return sum(jnp.sum(jnp.sin(out)) for leaf in run(fn, leaves, [s]) for out in leaf)
@@ -443,7 +429,14 @@ def test_aliases_of_another_dtype_are_no_aliases():
 
 @pytest.mark.parametrize(
     "fn",
-    [lambda x: (jnp.cumsum(x),), lambda x: (x[::-1],), lambda x: (x / jnp.sum(x),), lambda x: (lax.erf_inv(x),)],
+    [
+        lambda x: (jnp.cumsum(x),),
+        lambda x: (x[::-1],),
+        lambda x: (x / jnp.sum(x),),
+        lambda x: (lax.erf_inv(x),),
+        lambda x: (jnp.tanh(x),),
+        lambda x: (x**0.37,),
+    ],
 )
 def test_what_the_kernel_does_not_know_is_left_to_jax(fn):
     leaf = (data(20, positive=True) / 20,)

@@ -13,7 +13,7 @@ import jax
 
 # A compiled module may be kept on disk and run by a later version of the kernel: the names change with the meaning
 # of the instructions.
-MAP, SUM = "gradtx_native_map_2", "gradtx_native_sum_2"
+MAP, SUM = "gradtx_native_map_3", "gradtx_native_sum_3"
 
 
 @dataclass(frozen=True)

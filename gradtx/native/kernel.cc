@@ -79,17 +79,19 @@ GRADTX_INLINE uint16_t to_f16(float x) {
   return static_cast<uint16_t>(sign | (rest > 0x7f800000u ? 0x7e00u : finite));
 }
 
-// XLA's: a NaN in either operand is the result, and −0 < +0.
+// XLA's: a NaN in either operand is the result, and −0 < +0. Choices one after another, not nested: those become vectors.
 template <class T>
 GRADTX_INLINE T maximum(T a, T b) {
-  const T same = bits<T>(bits<Word<T>>(a) & bits<Word<T>>(b));
-  return a != a ? a : b != b ? b : a > b ? a : a < b ? b : same;
+  const T not_less = a == b ? bits<T>(bits<Word<T>>(a) & bits<Word<T>>(b)) : b;
+  const T greater = a > b ? a : not_less;
+  return a != a ? a : greater;
 }
 
 template <class T>
 GRADTX_INLINE T minimum(T a, T b) {
-  const T same = bits<T>(bits<Word<T>>(a) | bits<Word<T>>(b));
-  return a != a ? a : b != b ? b : a < b ? a : a > b ? b : same;
+  const T not_greater = a == b ? bits<T>(bits<Word<T>>(a) | bits<Word<T>>(b)) : b;
+  const T less = a < b ? a : not_greater;
+  return a != a ? a : less;
 }
 
 template <class T>
@@ -113,16 +115,6 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(sqrt, 1, std::sqrt(a), 0)                                                  \
   X(rsqrt, 1, 1 / std::sqrt(a), 0)                                             \
   X(sign, 1, sign_of(a), 0)                                                    \
-  X(exp, 1, std::exp(a), 0)                                                    \
-  X(exp2, 1, std::exp2(a), 0)                                                  \
-  X(expm1, 1, std::expm1(a), 0)                                                \
-  X(log, 1, std::log(a), 0)                                                    \
-  X(log1p, 1, std::log1p(a), 0)                                                \
-  X(tanh, 1, std::tanh(a), 0)                                                  \
-  X(logistic, 1, 1 / (1 + std::exp(-a)), 0)                                    \
-  X(cbrt, 1, std::cbrt(a), 0)                                                  \
-  X(sin, 1, std::sin(a), 0)                                                    \
-  X(cos, 1, std::cos(a), 0)                                                    \
   X(floor, 1, std::floor(a), 0)                                                \
   X(ceil, 1, std::ceil(a), 0)                                                  \
   X(round, 1, std::nearbyint(a), 0)                                            \
@@ -132,7 +124,6 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(div, 2, a / b, 0, 1)                                                    \
   X(max, 2, maximum(a, b), 0, 1)                                               \
   X(min, 2, minimum(a, b), 0, 1)                                               \
-  X(pow, 2, std::pow(a, b), 0, 1, 2)                                           \
   X(muladd, 3, a * b + c, 0, 1, 4, 5)                                          \
   X(mulsub, 3, a * b - c, 0)                                                   \
   X(submul, 3, c - a * b, 0)                                                   \

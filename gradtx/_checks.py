@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gradtx._maths import Maths
 from gradtx._numerics import is_complex, is_inexact
-from gradtx._select import Leaves
+from gradtx._select import Leaves, flatten_with_paths
 from gradtx._state import ChainState, PackedState
 
 Chosen = Sequence[Sequence[bool]]
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
 
 def named_leaves(tree: Any, what: str) -> tuple[Leaves, Any]:
     """The leaves with their paths, and the structure; refuses leaves that cannot be optimised."""
-    leaves, treedef = _with_paths(tree)
+    leaves, treedef = flatten_with_paths(tree)
     for path, leaf in leaves:
         dtype = _dtype(leaf)
         if dtype is None:
@@ -62,11 +62,6 @@ def check_real(leaves: Leaves, chosen: Chosen, rules: Sequence[Maths], names: Se
                 )
 
 
-def _with_paths(tree: Any) -> tuple[Leaves, Any]:
-    with_paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in with_paths], treedef
-
-
 def _dtype(leaf: Any) -> jnp.dtype | None:
     """The dtype of an array, also of an abstract one, or of a number; None for anything else."""
     if isinstance(leaf, bool | int | float | complex):
@@ -88,10 +83,12 @@ def flatten_like(
     else:
         same = jax.tree.structure(tree) == treedef
     if others is None or not same:
-        paths = [path for path, _ in _with_paths(tree)[0]]
+        paths = [path for path, _ in flatten_with_paths(tree)[0]]
         expected = [path for i, (path, _) in enumerate(leaves) if chosen is None or chosen[i]]
+        unfiltered = what == "parameters" and set(paths) > set(expected)
+        hint = f" Filter the {what} as the {like} are: None in the same places." if unfiltered else ""
         raise ValueError(
-            f"gradtx: the {what} and the {like} are different trees{_difference(paths, expected)}.\n"
+            f"gradtx: the {what} and the {like} are different trees{_difference(paths, expected)}.{hint}\n"
             f"  {what}: {jax.tree.structure(tree)}\n  {like}: {treedef}"
         )
     for (path, leaf), other in zip(leaves, others, strict=True):

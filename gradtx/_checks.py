@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gradtx._maths import Maths
 from gradtx._numerics import is_complex, is_inexact
@@ -48,6 +50,22 @@ def named_leaves(tree: Any, what: str) -> tuple[Leaves, Any]:
                 "optimised. Convert it, or filter it out (None in its place is fine)."
             )
     return leaves, treedef
+
+
+def check_injected(what: str, value: Any) -> None:
+    """Refuses a value that ``optax.inject_hyperparams`` gives: it builds a chain anew with each, and update reads none.
+
+    Nothing but who calls tells it from an array that a user gives once.
+    """
+    frame = sys._getframe() if isinstance(value, jax.Array) else None
+    while frame is not None:
+        if frame.f_globals.get("__name__") == optax.inject_hyperparams.__module__:
+            raise TypeError(
+                f"{what} comes from optax.inject_hyperparams, which would do nothing: hyperparameters of gradtx are in "
+                "its state already, and update reads them there. Take the chain itself: give it schedules, read with "
+                "optax.tree.get, change with set_hyperparams."
+            )
+        frame = frame.f_back
 
 
 def check_real(leaves: Leaves, chosen: Chosen, rules: Sequence[Maths], names: Sequence[str], what: str) -> None:

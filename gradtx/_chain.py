@@ -156,7 +156,8 @@ def where(select: Any, *rules: optax.GradientTransformation) -> Chain:
 
     Args:
         select: which leaves. A regular expression, searched for in the leaf's path, which is the keys from the root
-            with slashes between, as ``encoder/0/kernel`` (``^`` and ``$`` anchor it); a predicate of that path and
+            with slashes between, as ``encoder/0/kernel`` (``^`` and ``$`` anchor it; the box that Flax puts around a
+            parameter is no level); a predicate of that path and
             the leaf's shape and dtype (a ``jax.ShapeDtypeStruct``, of the updates in ``update``), which returns True
             or False; or a tree of True and False like the parameters, or a prefix of it.
         *rules: as in ``chain``; each of them is restricted.

@@ -156,9 +156,10 @@ def where(select: Any, *rules: optax.GradientTransformation) -> Chain:
 
     Args:
         select: which leaves. A regular expression, searched for in the leaf's path, which is the keys from the root
-            with slashes between, as ``encoder/0/kernel`` (``^`` and ``$`` anchor it); a predicate of that path and
-            the leaf's shape and dtype (a ``jax.ShapeDtypeStruct``, of the updates in ``update``), which returns True
-            or False; or a tree of True and False like the parameters, or a prefix of it.
+            with slashes between, as ``encoder/0/kernel`` (``^`` and ``$`` anchor it; the box that Flax puts around a
+            parameter is no level); a predicate of that path and the leaf's shape and dtype (a
+            ``jax.ShapeDtypeStruct``, of the updates in ``update``), which returns True or False; or a tree of True and
+            False like the parameters, or a prefix of it.
         *rules: as in ``chain``; each of them is restricted.
 
     A rule that measures all leaves, as ``clip_by_global_norm``, measures those chosen; one that carries the weight of

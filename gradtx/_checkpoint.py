@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from gradtx._numerics import is_complex, real_dtype
+from gradtx._select import flatten_with_keys
 
 FORMAT = 1
 """The number of the format that is written. Every one that ever was is read."""
@@ -172,7 +173,7 @@ def _check_format(arrays: Mapping[str, Any]) -> None:
 
 def _leaves(tree: Any) -> tuple[dict[str, Any], Any]:
     """The leaves by path, in order, and the structure."""
-    with_paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    with_paths, treedef = flatten_with_keys(tree)
     leaves = {"/".join(["state", *map(_part, path)]): leaf for path, leaf in with_paths}
     if len(leaves) != len(with_paths):
         raise ValueError("state_dict: two leaves of this state have the same path; give their containers keys")

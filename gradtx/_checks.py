@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gradtx._maths import Maths
 from gradtx._numerics import is_complex, is_inexact
-from gradtx._select import Leaves
+from gradtx._select import Leaves, flatten_with_paths
 from gradtx._state import ChainState, PackedState
 
 Chosen = Sequence[Sequence[bool]]
@@ -34,7 +36,7 @@ class Layout(NamedTuple):
 
 def named_leaves(tree: Any, what: str) -> tuple[Leaves, Any]:
     """The leaves with their paths, and the structure; refuses leaves that cannot be optimised."""
-    leaves, treedef = _with_paths(tree)
+    leaves, treedef = flatten_with_paths(tree)
     for path, leaf in leaves:
         dtype = _dtype(leaf)
         if dtype is None:
@@ -50,6 +52,22 @@ def named_leaves(tree: Any, what: str) -> tuple[Leaves, Any]:
     return leaves, treedef
 
 
+def check_injected(what: str, value: Any) -> None:
+    """Refuses a value that ``optax.inject_hyperparams`` gives: it builds a chain anew with each, and update reads none.
+
+    Nothing but who calls tells it from an array that a user gives once.
+    """
+    frame = sys._getframe() if isinstance(value, jax.Array) else None
+    while frame is not None:
+        if frame.f_globals.get("__name__") == optax.inject_hyperparams.__module__:
+            raise TypeError(
+                f"{what} comes from optax.inject_hyperparams, which would do nothing: hyperparameters of gradtx are in "
+                "its state already, and update reads them there. Take the chain itself: give it schedules, read with "
+                "optax.tree.get, change with set_hyperparams."
+            )
+        frame = frame.f_back
+
+
 def check_real(leaves: Leaves, chosen: Chosen, rules: Sequence[Maths], names: Sequence[str], what: str) -> None:
     """Some rules have no meaning for complex numbers."""
     for rule, name, ours in zip(rules, names, chosen, strict=True):
@@ -60,11 +78,6 @@ def check_real(leaves: Leaves, chosen: Chosen, rules: Sequence[Maths], names: Se
                     f"dtype {jnp.result_type(leaf)}. Leave the rule out there (see where), or hold real and imaginary "
                     "part as two leaves."
                 )
-
-
-def _with_paths(tree: Any) -> tuple[Leaves, Any]:
-    with_paths, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in with_paths], treedef
 
 
 def _dtype(leaf: Any) -> jnp.dtype | None:
@@ -88,10 +101,12 @@ def flatten_like(
     else:
         same = jax.tree.structure(tree) == treedef
     if others is None or not same:
-        paths = [path for path, _ in _with_paths(tree)[0]]
+        paths = [path for path, _ in flatten_with_paths(tree)[0]]
         expected = [path for i, (path, _) in enumerate(leaves) if chosen is None or chosen[i]]
+        unfiltered = what == "parameters" and set(paths) > set(expected)
+        hint = f" Filter the {what} as the {like} are: None in the same places." if unfiltered else ""
         raise ValueError(
-            f"gradtx: the {what} and the {like} are different trees{_difference(paths, expected)}.\n"
+            f"gradtx: the {what} and the {like} are different trees{_difference(paths, expected)}.{hint}\n"
             f"  {what}: {jax.tree.structure(tree)}\n  {like}: {treedef}"
         )
     for (path, leaf), other in zip(leaves, others, strict=True):

@@ -17,6 +17,7 @@ from gradtx._guards import _cond, _integer, _next, _zero
 from gradtx._maths import Trees
 from gradtx._numerics import is_complex, l2_norm, l2_norms, real_dtype, safe_divide
 from gradtx._rule import Rule
+from gradtx._select import flatten_with_keys
 
 
 class MonitorState(NamedTuple):
@@ -246,7 +247,7 @@ def _monitors(state: Any) -> dict[str, MonitorState]:
 def _metrics(state: MonitorState) -> dict[str, jax.Array]:
     if state.steps.ndim:
         return jax.vmap(_metrics)(state)
-    paths, _ = jax.tree_util.tree_flatten_with_path(state.size)
+    paths, _ = flatten_with_keys(state.size)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") or "params" for path, _ in paths]
     if len(set(names)) < len(names):  # keys with a slash in them
         names = [jax.tree_util.keystr(path) for path, _ in paths]

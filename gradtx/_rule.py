@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from gradtx._checks import check_injected
 from gradtx._lift import Lifted
 from gradtx._maths import Maths
 from gradtx._select import Leaves, selector
@@ -137,6 +138,7 @@ def hyper(*, default: Any = dataclasses.MISSING, low: float | None = None, below
 
 def _checked(rule: str, field: dataclasses.Field[Any], value: Any) -> Any:
     """The hyperparameter as a float where its value is known; schedules and values under trace as they are."""
+    check_injected(f"{rule}: {field.name}", value)
     if callable(value) or isinstance(value, jax.core.Tracer) or (value is None and field.default is None):
         return value
     if value is None or isinstance(value, bool | complex | str) or np.shape(value) != ():

@@ -1,17 +1,42 @@
-"""Choosing leaves: by a regular expression on the path, a predicate, or a tree of booleans."""
+"""Paths of leaves, and choosing leaves: by a regular expression on the path, a predicate, or a tree of booleans."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import GetAttrKey, keystr
 
 Leaves = list[tuple[str, Any]]
 """(path, leaf) of each leaf; a path is the keys from the root, as in ``encoder/0/kernel``."""
+
+_BOXED = GetAttrKey("value")  # the key of what a box holds, in Flax
+
+
+def flatten_with_keys(tree: Any) -> tuple[list[tuple[tuple[Any, ...], Any]], Any]:
+    """The keys from the root and the value of each leaf, and the structure.
+
+    The box that Flax puts around a parameter, ``Variable`` or ``Partitioned``, is no level of the tree: it comes and
+    goes while the parameter stays the same. It is known by its key ``value``, beside which it has no other.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    if not any(keys[-1:] == (_BOXED,) for keys, _ in leaves):
+        return leaves, treedef
+    with_none, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
+    inside = Counter(keys[:i] for keys, _ in with_none for i in range(len(keys)))
+    boxed = [keys[-1:] == (_BOXED,) and inside[keys[:-1]] == 1 for keys, _ in leaves]
+    return [(keys[:-1] if box else keys, leaf) for (keys, leaf), box in zip(leaves, boxed, strict=True)], treedef
+
+
+def flatten_with_paths(tree: Any) -> tuple[Leaves, Any]:
+    """The path and the value of each leaf, and the structure."""
+    leaves, treedef = flatten_with_keys(tree)
+    return [(keystr(keys, simple=True, separator="/"), leaf) for keys, leaf in leaves], treedef
 
 
 class Mask:

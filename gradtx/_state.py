@@ -87,7 +87,8 @@ def set_hyperparams(
         new = jnp.asarray(value, old.dtype)
         if new.shape not in ((), old.shape):
             raise ValueError(f"set_hyperparams: {name} has shape {new.shape}, {rule}.{own} has shape {old.shape}")
-        hyperparams[rule][own] = jnp.broadcast_to(new, old.shape)
+        new = jnp.broadcast_to(new, old.shape)
+        hyperparams[rule][own] = jax.tree.unflatten(jax.tree.structure(old), [new])  # as Flax has it: in a Variable
     return state._replace(hyperparams=hyperparams)
 
 

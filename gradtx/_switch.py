@@ -16,6 +16,7 @@ import optax
 from jax.typing import ArrayLike
 
 from gradtx._chain import Chain, chain
+from gradtx._checks import check_injected
 from gradtx._numerics import compute_dtype, is_inexact, mix, real_dtype, safe_divide
 from gradtx._rule import Hyper, Rule, Transformation
 from gradtx._state import ChainState
@@ -585,6 +586,7 @@ def _transformation(name: str, tx: Any) -> Transformation:
 
 def _step_number(what: str, value: Any, low: int) -> Any:
     """An integer, or a traced one as it is."""
+    check_injected(what, value)
     if isinstance(value, jax.core.Tracer) and value.shape == () and jnp.issubdtype(value.dtype, jnp.integer):
         return value
     try:

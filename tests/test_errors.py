@@ -86,6 +86,8 @@ class TestTrees:
             tx.update({"w": W, "b": W}, tx.init({"w": W, "b": W}), {"w": W, "a": W})
         with raises(ValueError, "different trees"):
             tx.update([W, W], tx.init([W, W]), (W, W))
+        with raises(ValueError, r"unexpected 'n'\)\. Filter the parameters as the updates are: None in the same"):
+            tx.update({"w": W, "n": None}, tx.init({"w": W}), {"w": W, "n": 3})
         tx = gx.sgd(0.1, momentum=0.9)
         with raises(ValueError, "slots trace.b and the updates are different trees", r"unexpected 'w'"):
             tx.update({"v": W}, tx.init({"w": W}))
@@ -217,6 +219,20 @@ class TestHyperparameters:
             gx.set_hyperparams(state, learning_rate=jnp.ones(2))
         with raises(TypeError, "expected the ChainState of a gradtx chain, found tuple"):
             gx.set_hyperparams(optax.adam(0.1).init(W), learning_rate=1.0)  # pyright: ignore[reportArgumentType] - mistake
+
+    @pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["", "jit"])
+    def test_injected(self, wrap):
+        """In update each would be read from the state, whatever was injected: silently nothing."""
+        for factory, values, what in (
+            (gx.adam, {"learning_rate": 0.1}, "momentum: decay"),
+            (lambda lr: gx.sgd(lr), {"lr": optax.linear_schedule(0.1, 0.0, 3)}, "learning_rate: learning_rate"),
+            (lambda at: gx.switch(at, gx.sgd(1.0), gx.sgd(0.1)), {"at": 3}, "switch: at"),
+        ):
+            injected = optax.inject_hyperparams(factory)(**values)
+            with raises(TypeError, f"{what} comes from optax.inject_hyperparams", "set_hyperparams"):
+                wrap(injected.init)(W)
+        around = optax.inject_hyperparams(lambda lr: optax.chain(gx.momentum(), optax.scale(-lr)))(lr=0.1)
+        wrap(around.init)(W)  # what is injected there is optax's own
 
     def test_rules_are_frozen(self):
         with raises(AttributeError, "cannot assign to field 'decay'"):

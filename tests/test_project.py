@@ -74,7 +74,7 @@ def test_imports_point_down(module):
 def test_runtime_needs_jax_optax_and_numpy_only():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {re.split(r"[<>=]", need)[0] for need in project["dependencies"]} == {"jax", "numpy", "optax"}
-    others = ("sklearn", "matplotlib", "rich", "chex", "torch", "safetensors", "orbax")
+    others = ("sklearn", "matplotlib", "rich", "chex", "torch", "safetensors", "orbax", "flax", "equinox", "haiku")
     code = f"import sys, gradtx; print([m for m in {others} if m in sys.modules])"
     # chex, and what it brings, come with optax.
     found = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)

@@ -1,5 +1,8 @@
 """Rules for some leaves, chains for parts: against each leaf's own chain run alone, and against optax's masks."""
 
+import dataclasses
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -61,6 +64,43 @@ def test_selectors_choose_as_optax_masks_do(name):
     chex.assert_trees_all_close(updates, run(theirs)[0], rtol=1e-6)
     assert state.slots["trace"]["b"]["embed"] is None  # no state for leaves that are not chosen
     assert len(jax.tree.leaves(state.slots["trace"]["b"])) == 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Box:
+    """What Flax puts around parameters: one leaf, under the key ``value``."""
+
+    value: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Attention:
+    """A layer in which ``value`` is a name among others."""
+
+    key: Any
+    value: Any
+
+
+def test_a_box_is_no_level_of_the_tree():
+    """Flax has it around parameters in init and not in update: paths and files must be the same."""
+    plain = {"dense": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "attention": Attention(jnp.ones(2), jnp.ones(2))}
+    boxed = plain | {"dense": jax.tree.map(Box, plain["dense"])}
+    tx = gx.chain(gx.where("(kernel|value)$", gx.trace(0.9)), LR)
+    chosen = {"attention": Attention(False, True), "dense": {"kernel": True, "bias": False}}
+    paths = {}
+    for params in (plain, boxed):
+        state = tx.init(params)
+        is_box = lambda x: isinstance(x, Box) or x is None  # noqa: E731
+        is_there = jax.tree.map(lambda x: getattr(x, "value", x) is not None, state.slots["trace"]["b"], is_leaf=is_box)
+        assert is_there == chosen
+        paths[params is boxed] = list(gx.state_dict(state))
+        loaded = gx.load_state_dict(tx, params, gx.state_dict(state))
+        chex.assert_trees_all_equal(loaded, state)
+    assert paths[True] == paths[False]
+    assert "state/slots/trace/b/attention/value" in paths[True]
+    assert list(gx.metrics(gx.monitor().init(boxed))) == list(gx.metrics(gx.monitor().init(plain)))
 
 
 def test_a_predicate_sees_shape_and_dtype():

@@ -398,8 +398,9 @@ void parallel(ffi::ThreadPool& pool, int64_t tasks, const F& f) {
 
 // ---- Calls ---------------------------------------------------------------------------------------------------------
 
-constexpr int64_t kBlockBytes = 4096;  // of one temporary: a few of them and the arrays' blocks fit into 32 KiB
-constexpr int64_t kBlocksPerTask = 64;
+constexpr int64_t kBlockBytes = 2048;  // of one temporary: a few of them, the arrays' blocks and the next fit into 32 KiB
+constexpr int64_t kFewestBlocks = 64, kMostBlocks = 1024;  // of a task
+constexpr int64_t kTasks = 64;                             // in between
 
 struct Array {
   char* data;
@@ -413,6 +414,7 @@ struct Call {
   int64_t inputs, arrays;  // of a leaf; the outputs are arrays too
   int64_t temporaries;
   int64_t block;                   // elements
+  int64_t blocks_per_task;         // by the number of blocks alone, since sums depend on it
   std::vector<Array> leaf_arrays;  // of all leaves
   std::vector<int64_t> sizes;      // elements of each leaf
   std::vector<int64_t> first;      // number of each leaf's first block, and the number of all blocks
@@ -421,7 +423,7 @@ struct Call {
   bool same_scalars;
 
   int64_t blocks() const { return first.back(); }
-  int64_t tasks() const { return (blocks() + kBlocksPerTask - 1) / kBlocksPerTask; }
+  int64_t tasks() const { return (blocks() + blocks_per_task - 1) / blocks_per_task; }
 
   // Runs the blocks of a task; `after` sees the slots and the size of each.
   template <class F>
@@ -433,7 +435,7 @@ struct Call {
     std::vector<void*> slots(arrays + temporaries + scalars_of_leaf);
     for (int64_t i = 0; i < temporaries; ++i) slots[arrays + i] = aligned + i * kBlockBytes;
 
-    const int64_t begin = task * kBlocksPerTask, end = std::min(begin + kBlocksPerTask, blocks());
+    const int64_t begin = task * blocks_per_task, end = std::min(begin + blocks_per_task, blocks());
     int64_t leaf = std::upper_bound(first.begin(), first.end(), begin) - first.begin() - 1;
     for (int64_t number = begin; number < end; ++leaf) {
       const Scalar* own = scalars.data() + (same_scalars ? 0 : leaf * scalars_of_leaf);
@@ -530,6 +532,7 @@ ffi::Error prepare(Call& call, ffi::RemainingArgs& args, ffi::RemainingRets& ret
     call.sizes.push_back(size);
     call.first.push_back(call.first.back() + (size + call.block - 1) / call.block);
   }
+  call.blocks_per_task = std::clamp(call.blocks() / kTasks, kFewestBlocks, kMostBlocks);
   return ffi::Error::Success();
 }
 

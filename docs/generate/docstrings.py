@@ -1,0 +1,95 @@
+"""Docstrings as Markdown."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+
+__all__ = ["code_links", "to_markdown"]
+
+_LISTS = ("Args", "Raises", "Attributes")
+_SECTION = re.compile(r"(Args|Raises|Attributes|Returns):$")
+_LABEL = re.compile(r"(State|Source):\s")
+_ITEM = re.compile(r"([\w*, .]+): (.*)", re.DOTALL)
+
+
+def to_markdown(doc: str) -> str:
+    """A docstring as Markdown: sections as lists, examples and formulas as code.
+
+    >>> print(to_markdown("Twice.\\n\\nArgs:\\n    x: what\\n      to double.\\n\\n>>> 1 + 1\\n2"))
+    Twice.
+    <BLANKLINE>
+    **Args**
+    <BLANKLINE>
+    - `x`: what to double.
+    <BLANKLINE>
+    ```pycon
+    >>> 1 + 1
+    2
+    ```
+    """
+    return "\n\n".join(map(_block, _blocks(inspect.cleandoc(doc))))
+
+
+def code_links(text: str, known: Callable[[str], bool]) -> str:
+    """Code as in docstrings, between double backticks, as Markdown's; a link where ``known`` says there is an entry.
+
+    >>> code_links("see ``rms`` and ``x``", lambda name: name == "rms")
+    'see [`rms`][] and `x`'
+    """
+
+    def shown(code: re.Match[str]) -> str:
+        return f"[`{code[1]}`][]" if known(code[1]) else f"`{code[1]}`"
+
+    text = re.sub(r":math:`([^`]+)`", r"$\1$", text)
+    return re.sub(r"(?<!`)``([^`]+)``(?!`)", shown, text)
+
+
+def _blocks(doc: str) -> Iterator[str]:
+    """Paragraphs; a section is one with all that is indented below its name."""
+    waiting: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", doc):
+        if waiting and not paragraph.startswith(" "):
+            yield "\n\n".join(waiting)
+            waiting = []
+        if waiting or _SECTION.match(paragraph.partition("\n")[0]):
+            waiting.append(paragraph)
+        else:
+            yield paragraph
+    if waiting:
+        yield "\n\n".join(waiting)
+
+
+def _block(block: str) -> str:
+    head, _, rest = block.partition("\n")
+    if section := _SECTION.match(head):
+        rest = textwrap.dedent(rest)
+        body = "\n".join(map(_item, _items(rest))) if section[1] in _LISTS else to_markdown(rest)
+        return f"**{section[1]}**\n\n{body}"
+    if block.startswith(">>>"):
+        return f"```pycon\n{block}\n```"
+    if block.startswith(" "):
+        return f"```text\n{textwrap.dedent(block)}\n```"
+    if _LABEL.match(head):
+        return "**{}**: {}".format(*_one_line(block).split(": ", 1))
+    return re.sub(r"::$", ":", block)
+
+
+def _items(body: str) -> list[str]:
+    return re.split(r"\n(?! )", body)
+
+
+def _item(text: str) -> str:
+    """``name: what it is`` as an item of a list."""
+    text = _one_line(text)
+    found = _ITEM.fullmatch(text)
+    if not found:
+        return f"- {text}"
+    names = ", ".join(f"`{name.strip()}`" for name in found[1].split(","))
+    return f"- {names}: {found[2]}"
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text)

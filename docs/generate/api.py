@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import textwrap
 import types
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,8 @@ from typing import Any
 import gradtx
 from docs.generate.docstrings import code_links, to_markdown
 from gradtx import activations, dialects, native, optimizers, rules
-from gradtx._rule import Value
+from gradtx._maths import Maths
+from gradtx._rule import Transformation, Value
 
 __all__ = ["body", "docstring", "entry", "known", "lead", "path_of", "problems", "public", "signature"]
 
@@ -56,13 +58,19 @@ def problems(names: Mapping[str, Any], pages: Mapping[str, str]) -> list[str]:
     """
     undocumented = [f"{path} has no docstring" for path, thing in names.items() if not docstring(path, thing)]
     lost = [f"{path} is on no page of the reference" for path in names if path not in pages]
-    stale = [f"{page} has an entry for {path}, which is not public" for path, page in pages.items() if path not in names]
+    stale = [
+        f"{page} has an entry for {path}, which is not public" for path, page in pages.items() if path not in names
+    ]
     return undocumented + lost + stale
 
 
 def docstring(path: str, thing: Any) -> str:
     """The docstring; of a constant, the string that stands below it. None that Python makes by itself counts."""
-    own = isinstance(thing, types.ModuleType | type | property) or inspect.isroutine(thing) or hasattr(thing, "__wrapped__")
+    own = (
+        isinstance(thing, types.ModuleType | type | property)
+        or inspect.isroutine(thing)
+        or hasattr(thing, "__wrapped__")
+    )
     if own:
         doc = inspect.getdoc(thing) or ""
         return "" if doc.startswith(f"{path.rpartition('.')[2]}(") else doc
@@ -77,7 +85,7 @@ def _below(thing: Any) -> dict[str, str]:
     ]  # fmt: skip
     found: dict[str, str] = {}
     body: list[ast.stmt] = getattr(tree, "body", [])
-    for before, after in zip(body, body[1:], strict=False):
+    for before, after in itertools.pairwise(body):
         target = before.targets[0] if isinstance(before, ast.Assign) else getattr(before, "target", None)
         text = after.value if isinstance(after, ast.Expr) else None
         if isinstance(target, ast.Name) and isinstance(text, ast.Constant) and isinstance(text.value, str):
@@ -94,8 +102,8 @@ class _Raw(str):
 def signature(name: str, thing: Any) -> str:
     """The call that makes or uses it, as code; nothing for what is not called.
 
-    >>> print(signature("gx.rms", gradtx.rms))
-    gx.rms(decay: Hyper = 0.9, *, name: str | None = None, state_dtype: str | None = None, where: Any = None)
+    >>> print(signature("gx.momentum_sgd", gradtx.momentum_sgd))
+    gx.momentum_sgd(learning_rate: Hyper, decay: Hyper = 0.9) -> Chain
     """
     if isinstance(thing, type) and not issubclass(thing, Value):
         return ""
@@ -114,9 +122,9 @@ def signature(name: str, thing: Any) -> str:
     gives = found.return_annotation
     returns = "" if isinstance(thing, type) or gives is found.empty else f" -> {gives}"
     line = f"{name}({', '.join(parts)}){returns}"
-    if len(line) <= 110:
+    if len(line) <= 78:
         return line
-    return "\n".join([f"{name}(", *(f"    {part}," for part in parts), f"){returns}"]).replace("    *,\n", "    *,\n")
+    return "\n".join([f"{name}(", *(f"    {part}," for part in parts), f"){returns}"])
 
 
 def entry(path: str, level: int = 2) -> str:
@@ -151,14 +159,12 @@ def _linked(text: str, inside: str = "") -> str:
 
 
 def _members(path: str, thing: Any) -> Iterator[str]:
-    """Public methods, properties and attributes with docstrings: all of Chain and Rule, else only a class's own."""
+    """Methods, properties and attributes with docstrings: a class's own, and what makes a chain or a rule one."""
     if not isinstance(thing, type) or (issubclass(thing, gradtx.Rule) and thing is not gradtx.Rule):
         return
-    family = thing.__mro__ if thing in (gradtx.Chain, gradtx.Rule) else (thing,)
+    family = {gradtx.Chain: (gradtx.Chain, Transformation), gradtx.Rule: (Maths, gradtx.Rule)}.get(thing, (thing,))
     seen: set[str] = set()
     for owner in family:
-        if not owner.__module__.startswith("gradtx"):
-            continue
         notes = _below(owner)
         for name, member in vars(owner).items():
             if name.startswith("_") or name in seen or (thing is not gradtx.Rule and not callable(member)
@@ -167,5 +173,5 @@ def _members(path: str, thing: Any) -> Iterator[str]:
             doc = docstring(name, member) or notes.get(name, "")
             if doc:
                 seen.add(name)
-                call = signature(name, member) if inspect.isfunction(member) else name
-                yield f"#### `{name}` {{ #{path}.{name} }}\n\n```python\n{call}\n```\n\n{_linked(to_markdown(doc))}"
+                call = f"\n\n```python\n{signature(name, member)}\n```" if inspect.isfunction(member) else ""
+                yield f"#### `{name}` {{ #{path}.{name} }}{call}\n\n{_linked(to_markdown(doc))}"

@@ -18,17 +18,14 @@ _ITEM = re.compile(r"([\w*, .]+): (.*)", re.DOTALL)
 def to_markdown(doc: str) -> str:
     """A docstring as Markdown: sections as lists, examples and formulas as code.
 
-    >>> print(to_markdown("Twice.\\n\\nArgs:\\n    x: what\\n      to double.\\n\\n>>> 1 + 1\\n2"))
+    >>> print(to_markdown("Twice.\\n\\nArgs:\\n    x: what\\n        to double.\\n\\nSource: a book."))
     Twice.
     <BLANKLINE>
     **Args**
     <BLANKLINE>
     - `x`: what to double.
     <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+    **Source**: a book.
     """
     return "\n\n".join(map(_block, _blocks(inspect.cleandoc(doc))))
 
@@ -69,9 +66,9 @@ def _block(block: str) -> str:
         body = "\n".join(map(_item, _items(rest))) if section[1] in _LISTS else to_markdown(rest)
         return f"**{section[1]}**\n\n{body}"
     if block.startswith(">>>"):
-        return f"```pycon\n{block}\n```"
+        return "```pycon\n{}\n```".format(block.replace("<BLANKLINE>", ""))
     if block.startswith(" "):
-        return f"```text\n{textwrap.dedent(block)}\n```"
+        return "```text\n{}\n```".format(textwrap.dedent(block).replace("``", ""))
     if _LABEL.match(head):
         return "**{}**: {}".format(*_one_line(block).split(": ", 1))
     return re.sub(r"::$", ":", block)

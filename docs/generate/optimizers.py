@@ -13,34 +13,68 @@ __all__ = ["OPTIMIZERS", "Way"]
 
 
 class Way(NamedTuple):
-    """How an optimizer goes down the valley.
+    """How an optimizer goes down a narrow valley, beside another one.
 
     Attributes:
-        learning_rate: which suits it there.
+        call: what makes it, as an expression in gradtx.
+        beside: likewise, the other one.
         caption: what there is to see.
     """
 
-    learning_rate: float
+    call: str
+    beside: str
     caption: str
 
-    def draw(self, name: str) -> Figure:
-        """Its way beside that of plain SGD, at a rate that this valley bears."""
-        other = {"sgd": ("momentum_sgd", gx.momentum_sgd(0.3))}.get(name, ("sgd", gx.sgd(0.03)))
-        return valley({name: getattr(gx, name)(self.learning_rate), other[0]: other[1]})
+    def draw(self) -> Figure:
+        """The picture: the very calls that are written below it."""
+        return valley({call.partition("(")[0]: eval(call, dict(vars(gx))) for call in (self.call, self.beside)})
 
 
 OPTIMIZERS: dict[str, Way] = {
-    "sgd": Way(0.06, "The steep direction bounds the rate: at the edge of it, descent bounces across and crawls along."),
-    "momentum_sgd": Way(0.3, "Along the valley gradients agree and add up; the average passes the minimum, and returns."),
-    "nag": Way(0.3, "The same average, with gradients from one step ahead: it swings less."),
-    "adagrad": Way(0.9, "Both directions are equally steep to it, so it goes straight. Its steps only shrink."),
-    "rmsprop": Way(0.15, "Straight, and without slowing down: near the minimum steps are still as long as before."),
-    "adam": Way(0.3, "RMSProp's straight line with momentum's inertia."),
-    "adamw": Way(0.3, "As Adam; the decay of 1e-4 is too small to be seen here."),
-    "amsgrad": Way(0.3, "As Adam, but the large first gradients are never forgotten: it settles earlier."),
-    "nadam": Way(0.3, "Adam that looks ahead: it passes the minimum by less."),
-    "nadamw": Way(0.3, "As Nadam; the decay of 1e-4 is too small to be seen here."),
-    "article_adam": Way(0.15, "Without debiasing the first steps are three times as long."),
-    "article_max_v": Way(0.15, "As the article's Adam, with a V that never falls."),
+    "sgd": Way(
+        "sgd(0.06)",
+        "momentum_sgd(0.3)",
+        "The steep direction bounds the rate: just below 2/30 descent bounces across the valley, and crawls along it.",
+    ),
+    "momentum_sgd": Way(
+        "momentum_sgd(0.3)",
+        "sgd(0.03)",
+        "Along the valley gradients agree and add up. The average swings across it, and past the minimum.",
+    ),
+    "nag": Way(
+        "nag(0.3)",
+        "momentum_sgd(0.3)",
+        "The same average, with gradients from one step ahead: it does not swing across.",
+    ),
+    "adagrad": Way(
+        "adagrad(0.9)", "sgd(0.03)", "Both directions are equally steep to it. Steps shrink with the sum of squares."
+    ),
+    "rmsprop": Way(
+        "rmsprop(0.12)",
+        "adagrad(0.9)",
+        "The average forgets large gradients, so steps do not shrink: slower here at first.",
+    ),
+    "adam": Way(
+        "adam(0.3)", "rmsprop(0.12)", "Averages on both sides of the quotient: momentum's inertia comes on top."
+    ),
+    "adamw": Way(
+        "adamw(0.3, weight_decay=0.5)",
+        "adam(0.3)",
+        "A strong decay, to be seen: it pulls towards zero, the minimum here.",
+    ),
+    "amsgrad": Way(
+        "amsgrad(0.3, b2=0.9)",
+        "adam(0.3, b2=0.9)",
+        "The largest gradients are the first, and are not forgotten: no step grows.",
+    ),
+    "nadam": Way("nadam(0.3)", "adam(0.3)", "Adam that looks ahead passes the minimum by less."),
+    "nadamw": Way("nadamw(0.3, weight_decay=0.5)", "nadam(0.3)", "A strong decay, to be seen, as with AdamW."),
+    "article_adam": Way(
+        "article_adam(0.15)", "adam(0.15)", "Not debiased, the first steps are three times as long, and it swings more."
+    ),
+    "article_max_v": Way(
+        "article_max_v(0.15, second_decay=0.9)",
+        "article_adam(0.15, second_decay=0.9)",
+        "With a V that never falls, steps shrink with the gradient.",
+    ),
 }
-"""In the valley ½(w₁² + 30 w₂²), from (−4, 1)."""

@@ -14,7 +14,7 @@ from docs.generate.docstrings import code_links, to_markdown
 from docs.generate.optimizers import OPTIMIZERS
 from docs.generate.pictures import svg
 from docs.generate.rules import RULES
-from gradtx import dialects
+from gradtx import dialects, optimizers, rules
 
 __all__ = ["figure", "made", "missing", "of_optimizer", "of_rule"]
 
@@ -37,8 +37,8 @@ def made() -> dict[str, str]:
     Raises:
         ValueError: if a rule or an optimizer has no entry in its table.
     """
-    wrong = missing(RULES, [*gx.rules.__all__, "monitor", "seal"], "docs/generate/rules.py")
-    wrong += missing(OPTIMIZERS, gx.optimizers.__all__, "docs/generate/optimizers.py")
+    wrong = missing(RULES, [*rules.__all__, "monitor", "seal"], "docs/generate/rules.py")
+    wrong += missing(OPTIMIZERS, optimizers.__all__, "docs/generate/optimizers.py")
     if wrong:
         raise ValueError("; ".join(wrong))
     pages = {f"rules/{name}.md": of_rule(name) for name in RULES}
@@ -113,7 +113,7 @@ def _groups() -> dict[str, list[str]]:
 
 
 def _all_rules() -> str:
-    parts = ["# Rules", _doc(gx.rules)]
+    parts = ["# Rules", _doc(rules)]
     for title, names in _groups().items():
         rows = [f"| [`{name}`][] | ${_equation(getattr(gx, name))}$ |" for name in names]
         parts += [f"## {title}", "\n".join(["| rule | per step |", "|---|---|", *rows])]
@@ -130,7 +130,7 @@ def _all_optimizers() -> str:
         for name in OPTIMIZERS
     ]
     table = "\n".join(["| optimizer | chain |", "|---|---|", *rows])
-    return f"# Optimizers\n\n{_doc(gx.optimizers)}\n\n{table}"
+    return f"# Optimizers\n\n{_doc(optimizers)}\n\n{table}"
 
 
 @functools.cache
@@ -140,7 +140,7 @@ def figure(kind: str, name: str) -> str:
         draw, caption = RULES[name].draw, RULES[name].caption
     else:
         way = OPTIMIZERS[name]
-        draw, caption = functools.partial(way.draw, name), f"{way.caption} 60 steps at a learning rate of {way.learning_rate:g}."
+        draw, caption = way.draw, f"{way.caption} 60 steps of {way.call}, beside {way.beside}."
     label = html.escape(f"{name}: {caption}", quote=True)
     drawn = svg(draw).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return f'<figure class="picture">{drawn}<figcaption>{caption}</figcaption></figure>'

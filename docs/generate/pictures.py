@@ -22,6 +22,7 @@ from gradtx.workbench.picture import STYLE, spread
 __all__ = ["GRADIENT", "bars", "descend", "lines", "over_time", "plane", "root_v", "svg", "updates", "valley"]
 
 STEPS = 60
+WIDTH, LEFT, RIGHT = 7.2, 0.075, 0.76  # inches, and what of it axes take
 INK, MUTED, FAINT = "#333333", "#777777", "#e4e4e4"
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
 """Of Okabe & Ito (2008), which colour-blind readers can tell apart; the first is what a picture is about."""
@@ -82,63 +83,52 @@ def descend(
 
 def over_time(title: str, chains: Mapping[str, Transformation], steps: int = STEPS) -> Figure:
     """The scripted gradient above, and below what comes out of each chain, each with its label beside it."""
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.7])
+    figure, (above, below) = _panels(4.0, height_ratios=[1, 1.7])
     t = np.arange(1, steps + 1)
     _title(above, "gradient in, g")
     above.plot(t, GRADIENT[:steps], color=MUTED, linewidth=1.3, drawstyle="steps-mid")
-    _draw_lines(below, t, {label: updates(tx)[:steps] for label, tx in chains.items()})
     _title(below, title)
+    _draw_lines(below, t, {label: updates(tx)[:steps] for label, tx in chains.items()}, drawstyle="steps-mid")
     below.set_xlabel("step")
-    above.xaxis.set_major_locator(MultipleLocator(10))
-    above.margins(x=0.01)
     return figure
 
 
-def lines(
-    title: str, curves: Mapping[str, np.ndarray], xlabel: str = "step", first: int = 0, scale: Any = "linear"
-) -> Figure:
+def lines(title: str, curves: Mapping[str, np.ndarray], first: int = 0) -> Figure:
     """Curves over steps, each with its label beside it."""
-    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
-    axes = figure.subplots()
-    axes.set_yscale(scale)
-    _draw_lines(axes, first + np.arange(len(next(iter(curves.values())))), curves)
+    figure, (axes,) = _panels(2.8)
     _title(axes, title)
-    axes.set_xlabel(xlabel)
-    axes.margins(x=0.01)
+    _draw_lines(axes, first + np.arange(len(next(iter(curves.values())))), curves)
+    axes.set_xlabel("step")
     return figure
 
 
-def plane(title: str, points: np.ndarray, clipped: np.ndarray, xlabel: str, ylabel: str, limit: float) -> Figure:
-    """Points of a plane, and arrows to where they are moved; those that stay are open circles."""
-    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    moved = np.linalg.norm(points - clipped, axis=1) > 1e-6
+def plane(title: str, points: np.ndarray, moved: np.ndarray, labels: tuple[str, str], limit: float) -> Figure:
+    """Points of a plane, with arrows to where they are moved; those that stay are blue."""
+    figure = Figure(figsize=(4.2, 4.2))
+    axes = figure.subplots(gridspec_kw={"left": 0.12, "right": 0.98, "bottom": 0.12, "top": 0.92})
+    far = np.linalg.norm(points - moved, axis=1) > 1e-6
     angles = np.linspace(0, 2 * np.pi, 100)
     axes.plot(limit * np.cos(angles), limit * np.sin(angles), color=MUTED, linewidth=1)
-    for start, end in zip(points[moved], clipped[moved], strict=True):
+    for start, end in zip(points[far], moved[far], strict=True):
         arrow = {"arrowstyle": "-|>", "color": COLOURS[0], "shrinkA": 0, "shrinkB": 0, "linewidth": 1.1}
         axes.annotate("", end, start, arrowprops=arrow)
-    axes.plot(*points[moved].T, "o", color=MUTED, markersize=3)
-    axes.plot(*points[~moved].T, "o", color=COLOURS[1], markersize=4)
+    axes.plot(*points[far].T, "o", color=MUTED, markersize=3)
+    axes.plot(*points[~far].T, "o", color=COLOURS[1], markersize=4)
     _title(axes, title)
     axes.set_aspect("equal")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
     return figure
 
 
 def bars(title: str, names: Sequence[str], groups: Mapping[str, np.ndarray], limit: float) -> Figure:
-    """A group of bars for each name, and a line at the limit."""
-    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
-    axes = figure.subplots()
-    at = np.arange(len(names))
-    width = 0.8 / len(groups)
+    """A group of bars for each name, the first for comparison, and a line at the limit."""
+    figure, (axes,) = _panels(2.8)
+    at, width = np.arange(len(names)), 0.8 / len(groups)
     for i, ((label, heights), colour) in enumerate(zip(groups.items(), (MUTED, *COLOURS), strict=False)):
-        x = at + (i - (len(groups) - 1) / 2) * width
-        axes.bar(x, heights, width * 0.9, color=colour)
+        axes.bar(at + (i - (len(groups) - 1) / 2) * width, heights, width * 0.9, color=colour, zorder=2)
         axes.annotate(label, (1.01, 0.9 - 0.13 * i), xycoords="axes fraction", color=colour)
-    axes.axhline(limit, color=INK, linewidth=0.8, linestyle=":")
+    axes.axhline(limit, color=INK, linewidth=0.8, linestyle=":", zorder=1)
     axes.annotate("limit", (1.01, limit), xycoords=("axes fraction", "data"), va="center", color=INK)
     axes.set_xticks(at, names)
     axes.tick_params(axis="x", length=0)
@@ -146,30 +136,29 @@ def bars(title: str, names: Sequence[str], groups: Mapping[str, np.ndarray], lim
     return figure
 
 
-def valley(chains: Mapping[str, Transformation], curvature: tuple[float, float] = (1.0, 30.0)) -> Figure:
-    """Ways down a narrow valley, and the loss on each; the last chain is what the others are compared with."""
-    start, scales = (-4.0, 1.0), jnp.array(curvature)
-    figure = Figure(figsize=(7.2, 2.7), layout="constrained")
-    plan, losses = figure.subplots(1, 2, width_ratios=[1.35, 1])
-    x, y = np.meshgrid(np.linspace(-4.6, 2.4, 120), np.linspace(-1.35, 1.35, 90))
-    loss = 0.5 * (curvature[0] * x**2 + curvature[1] * y**2)
-    plan.contour(x, y, loss, levels=np.geomspace(0.1, 40, 9), colors=FAINT, linewidths=0.9)
+def valley(chains: Mapping[str, Transformation], steps: int = STEPS) -> Figure:
+    """Ways down the valley ½(w₁² + 30 w₂²), and the loss on them: of a chain, and of what it is compared with."""
+    curvature, colours = np.array([1.0, 30.0]), (COLOURS[0], MUTED)
+    figure = Figure(figsize=(WIDTH, 2.7))
+    plan = figure.add_axes((LEFT, 0.18, 0.42, 0.7))
+    losses = figure.add_axes((LEFT + 0.5, 0.18, RIGHT - LEFT - 0.45, 0.7))
+    x, y = np.meshgrid(np.linspace(-4.6, 2.4, 80), np.linspace(-1.35, 1.35, 60))
+    plan.contour(
+        x, y, (curvature[0] * x**2 + curvature[1] * y**2) / 2, np.geomspace(0.1, 40, 9), colors=FAINT, linewidths=0.9
+    )
     curves: dict[str, np.ndarray] = {}
-    for (label, tx), colour in zip(chains.items(), (COLOURS[0], MUTED), strict=False):
-        path = descend(tx, start, lambda w: scales * w)
-        curves[label] = np.maximum(0.5 * (path**2 @ np.asarray(curvature)), 1e-9)
-        marker = "." if colour == COLOURS[0] else ""
+    for (label, tx), colour, marker in zip(chains.items(), colours, (".", ""), strict=True):
+        path = descend(tx, (-4.0, 1.0), lambda w: jnp.asarray(curvature) * w, steps)
+        curves[label] = np.maximum(path**2 @ curvature / 2, 1e-9)
         plan.plot(*path.T, color=colour, linewidth=1.1, marker=marker, markersize=3.5, zorder=2 + bool(marker))
     plan.plot(0, 0, "+", color=INK, markersize=8)
-    plan.set_xlim(-4.6, 2.4)
-    plan.set_ylim(-1.35, 1.35)
+    plan.set(xlim=(-4.6, 2.4), ylim=(-1.35, 1.35), xlabel="w₁, the flat direction")
     plan.grid(False)
-    plan.set_xlabel("w₁, the flat direction")
     _title(plan, "w₂, the steep direction")
     losses.set_yscale("log")
-    _draw_lines(losses, np.arange(STEPS + 1), curves, (COLOURS[0], MUTED))
-    _title(losses, "loss")
+    _draw_lines(losses, np.arange(steps + 1), curves, colours)
     losses.set_xlabel("step")
+    _title(losses, "loss")
     return figure
 
 
@@ -178,7 +167,8 @@ def svg(draw: Callable[[], Figure]) -> str:
     with matplotlib.rc_context({**STYLE, "svg.fonttype": "path", "svg.hashsalt": "gradtx", "font.size": 9.5}):
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        draw().savefig(file, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05, metadata=nothing)
+        with gx.executor("reference"):  # quicker to compile
+            draw().savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     for colour, variable in _OF_THE_PAGE.items():
@@ -186,20 +176,35 @@ def svg(draw: Callable[[], Figure]) -> str:
     return re.sub(r"\s*\n\s*", " ", text)
 
 
+def _panels(height: float, height_ratios: Sequence[float] = (1,)) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of panels below each other, with room for labels on the right; all are equally wide."""
+    figure = Figure(figsize=(WIDTH, height))
+    margins = {"left": LEFT, "right": RIGHT, "bottom": 0.45 / height, "top": 1 - 0.3 / height, "hspace": 0.25}
+    rows = len(height_ratios)
+    grid = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=height_ratios, gridspec_kw=margins)
+    return figure, list(grid[:, 0])
+
+
 def _title(axes: Axes, text: str) -> None:
     axes.set_title(text, fontsize=9.5, color=INK, pad=6)
 
 
 def _draw_lines(
-    axes: Axes, x: np.ndarray, curves: Mapping[str, np.ndarray], colours: Sequence[str] = COLOURS
+    axes: Axes,
+    x: np.ndarray,
+    curves: Mapping[str, np.ndarray],
+    colours: Sequence[str] = COLOURS,
+    drawstyle: Any = "default",
 ) -> None:
-    """Curves with labels at their right ends, moved apart where they would meet."""
-    for (_, y), colour in zip(curves.items(), colours, strict=False):
-        axes.plot(x, y, color=colour, linewidth=1.7, zorder=3)
+    """Curves, the first on top, with labels at their right ends, moved apart where they would meet."""
+    for i, (y, colour) in enumerate(zip(curves.values(), colours, strict=False)):
+        axes.plot(x, y, color=colour, linewidth=1.4 if i else 2, zorder=4 - i / 9, drawstyle=drawstyle)
     axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MultipleLocator(10 if len(x) > STEPS / 2 + 1 else 5))
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [float(to_axes.transform((x[-1], y[-1]))[1]) for y in curves.values()]
-    places = spread(np.clip(ends, 0, 1), 0.11)
+    inches = axes.bbox.height / axes.figure.dpi
+    places = spread([min(max(end, 0.0), 1.0) for end in ends], 0.19 / inches)
     for label, place, colour in zip(curves, places, colours, strict=False):
         axes.annotate(label, (1.01, place), xycoords="axes fraction", va="center", color=colour)

@@ -45,7 +45,7 @@ def _seen(*rules: Transformation) -> Transformation:
 
 
 def _decay() -> Figure:
-    """Two weights that only noise pulls at, a little at one and hard at the other, under coupled and decoupled decay."""
+    """A weight that only noise pulls at, a little or hard, under coupled and decoupled decay."""
     noise = jax.random.normal(jax.random.key(0), (STEPS,))
 
     def shrinking(tx: Transformation, size: float) -> np.ndarray:
@@ -60,9 +60,9 @@ def _decay() -> Figure:
     coupled = gx.chain(gx.add_decayed_weights(0.1), adam, gx.scale_by_learning_rate(0.03))
     decoupled = gx.chain(adam, gx.add_decayed_weights(1.0), gx.scale_by_learning_rate(0.03))
     curves = {
-        "first, small gradients": shrinking(coupled, 0.01),
-        "first, large gradients": shrinking(coupled, 10.0),
-        "before the learning rate": shrinking(decoupled, 10.0),
+        "in front, small gradients": shrinking(coupled, 0.01),
+        "in front, large gradients": shrinking(coupled, 10.0),
+        "decoupled": shrinking(decoupled, 10.0),
     }
     return lines("a weight under Adam with decay", curves)
 
@@ -70,8 +70,8 @@ def _decay() -> Figure:
 def _decay_inside() -> Figure:
     velocity = gx.chain(gx.scale_by_learning_rate(0.05), gx.trace(0.9))
     chains = {
-        "decay_weights last": gx.chain(velocity, gx.decay_weights(0.05, 0.3)),
-        "add_decayed_weights first": gx.chain(gx.add_decayed_weights(0.3), velocity),
+        "decay_weights": gx.chain(velocity, gx.decay_weights(0.05, 0.3)),
+        "through the momentum": gx.chain(gx.add_decayed_weights(0.3), velocity),
     }
     curves = {label: descend(tx, 1.0, jnp.zeros_like) for label, tx in chains.items()}
     return lines("a weight without gradient", curves)
@@ -79,7 +79,7 @@ def _decay_inside() -> Figure:
 
 def _disk() -> Figure:
     points = np.random.default_rng(3).normal(0.0, 1.0, (40, 2))
-    return plane("two elements of one leaf", points, updates(gx.clip_by_norm(1.0), points), "u₁", "u₂", 1.0)
+    return plane("two elements of one leaf", points, updates(gx.clip_by_norm(1.0), points), ("u₁", "u₂"), 1.0)
 
 
 def _norms() -> Figure:
@@ -115,8 +115,8 @@ def _two_points() -> Figure:
         return gx.step(tx, w, point, state), (w, point)
 
     w = jnp.array(1.0)
-    held, ahead = jax.lax.scan(one, (w, tx.init(w)), length=STEPS)[1]
-    return lines("on the loss ½w²", {"where the gradient is taken": np.asarray(ahead), "w, held": np.asarray(held)})
+    held, ahead = jax.lax.scan(one, (w, tx.init(w)), length=STEPS // 2 + 1)[1]
+    return lines("on the loss ½w²", {"gradient taken here": np.asarray(ahead), "w, held": np.asarray(held)})
 
 
 def _watched() -> Figure:
@@ -168,14 +168,14 @@ RULES: dict[str, Entry] = {
             },
             30,
         ),
-        "The first thirty steps, where the schedules differ most. All of them jump ahead of the average at a step.",
-        "Three schedules of μ go by the name of Nadam: none in optax, 0.96^(0.004 t) in torch, 0.96^t in Keras 3, which "
-        "lost the factor that older versions had. torch's `momentum_decay=0` is not constant μ but half of it, "
+        "The first thirty steps, where the schedules differ most. All of them run ahead of the average.",
+        "Three schedules of μ go by the name of Nadam: none in optax, 0.96^(0.004 t) in torch, 0.96^t in Keras 3, "
+        "which lost the factor that older versions had. torch's `momentum_decay=0` is not constant μ but half of it, "
         "μ = β/2; a huge value is needed to switch the schedule off.",
     ),
     "rms": Entry(
         partial(over_time, ROOT, {"β = 0.9": _seen(gx.rms(0.9)), "β = 0.99": _seen(gx.rms(0.99))}),
-        "How large gradients have been of late, whatever their sign. The longer the memory, the longer a spike is felt.",
+        "How large gradients have been of late, whatever their sign. A longer memory feels a spike less, and longer.",
         "The decay is 0.9 by default in optax and Keras and 0.99 in torch. Only optax has an option to debias inside "
         "RMSProp. For complex gradients torch squares real and imaginary parts as if they were two parameters; here, "
         "as in optax, it is the squared modulus, so that turning the gradient turns the step.",
@@ -190,9 +190,9 @@ RULES: dict[str, Entry] = {
     "adagrad_sum": Entry(
         partial(over_time, ROOT, {"adagrad_sum": _seen(gx.adagrad_sum()), "rms(0.9)": _seen(gx.rms(0.9))}),
         "It forgets nothing, so steps only shrink.",
-        "The sum starts at 0.1 in optax and Keras, at 0 in torch and in the paper: over the first steps that alone is "
-        "a third of the way. optax and Keras then add 1e-7 inside the root, torch 1e-10 outside. JAX's own example "
-        "puts a momentum of 0.9 on top.",
+        "The sum starts at 0.1 in optax and Keras, at 0 in torch and in the paper: in one test of 60 steps their "
+        "defaults ended 39 % of the way apart. optax and Keras then add 1e-7 inside the root, torch 1e-10 outside. "
+        "JAX's own example puts a momentum of 0.9 on top.",
     ),
     "max_v": Entry(
         partial(
@@ -203,8 +203,8 @@ RULES: dict[str, Entry] = {
         "The average may fall, its maximum does not: a spike is remembered for ever.",
         "Where it stands is all that tells the AMSGrads apart. The paper debiases nothing. torch and Keras take the "
         "maximum first and debias it afterwards, so that what they divide by can fall after all. optax takes the "
-        "maximum of the debiased average, which is never less than the first gradient; its options `mu` and `nu` reach "
-        "the paper's form, and none reaches torch's.",
+        "maximum of the debiased average, which is never less than the first gradient; with both "
+        "`bias_correction_mu` and `bias_correction_nu` off it is the paper's form, and no setting makes it torch's.",
     ),
     "monotone_rms": Entry(
         partial(
@@ -225,7 +225,7 @@ RULES: dict[str, Entry] = {
         "The average starts at zero and takes its time; divided by its weight it is right from the first step.",
         "torch, optax and Keras divide by 1 − βᵗ, from a count of steps. In float32 that cancels for β near 1, and it "
         "is wrong for a β that changes. Keras debiases behind the division by √v, so that its epsilon is one on the "
-        "biased average (\"epsilon hat\"): `precondition, debias`.",
+        'biased average ("epsilon hat"): `precondition, debias`.',
     ),
     "precondition": Entry(
         partial(
@@ -267,7 +267,7 @@ RULES: dict[str, Entry] = {
             {"sign": gx.sign(), "momentum(0.9), sign": gx.chain(gx.momentum(0.9), gx.sign())},
         ),
         "Every step is as long as every other. Behind an average, the noise no longer decides the sign.",
-        "`optax.scale_by_sign` is the same. torch's Rprop, the oldest of the kind, adapts the length of the step as well.",
+        "`optax.scale_by_sign` is the same. torch's Rprop, the oldest of its kind, adapts the length of steps as well.",
     ),
     "scale_by_learning_rate": Entry(
         partial(
@@ -279,8 +279,8 @@ RULES: dict[str, Entry] = {
             },
         ),
         "The step is downhill, so the sign turns. A schedule fades it out.",
-        "`optax.scale_by_learning_rate(None)` is the identity and leaves the sign as it is: `optax.adadelta()` with its "
-        "defaults climbs. torch's schedulers change the rate from outside, between steps; Keras's schedules and optax's "
+        "`optax.scale_by_learning_rate(None)` is the identity and leaves the sign as it is: `optax.adadelta()` with "
+        "its defaults climbs. torch's schedulers change the rate from outside, between steps; those of Keras and optax "
         "see count 0 in the first step, as here.",
     ),
     "scale_by_inverse_time": Entry(
@@ -328,33 +328,31 @@ RULES: dict[str, Entry] = {
         _swinging,
         "Heavy ball swings; with gradients from where it is about to be, it brakes in time.",
         "`nesterov=True` of torch and optax is a formula without the lookahead in it, which agrees with Nesterov's "
-        "method as long as the learning rate does not change. Keras has the rate inside the momentum, and agrees always. All of them hold the "
-        "looked-ahead points as their parameters, as this rule does. The review article looks a whole step ahead, "
-        "κ = 1; everybody else μ of it.",
+        "method as long as the learning rate is constant. Keras has the rate inside the momentum, and always agrees. "
+        "All of them hold the looked-ahead points as their parameters, as this rule does. The review article looks a "
+        "whole step ahead, κ = 1; everybody else μ of it.",
     ),
     "two_point_lookahead": Entry(
         _two_points,
         "The gradient is taken ahead of the point that is held, by κ times the last step.",
-        "No framework has it: they hold the points looked ahead to. Papers are written in this form (Sutskever et al.).",
+        "No framework has it: they hold the points looked ahead to. Papers write it so (Sutskever et al.).",
     ),
     "monitor": Entry(
         _watched,
         "What it saw in each step, read from the state. The chain computes the same without it.",
-        "torch's `clip_grad_norm_` returns the global norm that it found, and `optax.global_norm` is there to be called; the rest "
-        "is up to callbacks and hooks.",
+        "torch's `clip_grad_norm_` returns the global norm that it found, and `optax.global_norm` is there to be "
+        "called; the rest is up to callbacks and hooks.",
     ),
     "seal": Entry(
         partial(
             over_time,
             OUT,
             {
-                "momentum, seal(rms, precondition)": gx.chain(
-                    gx.momentum(0.9), gx.seal(gx.chain(gx.rms(0.9), gx.precondition()))
-                ),
-                "momentum, rms, precondition": gx.chain(gx.momentum(0.9), gx.rms(0.9), gx.precondition()),
+                "sealed": gx.chain(gx.momentum(0.9), gx.seal(gx.chain(gx.rms(0.9), gx.precondition()))),
+                "not sealed": gx.chain(gx.momentum(0.9), gx.rms(0.9), gx.precondition()),
             },
         ),
-        "Sealed, the average of squares sees the momentum instead of the gradient: a chain as in optax.",
+        "A momentum, then rms and precondition. Sealed, the average of squares sees the momentum, not the gradient.",
         "In `optax.chain` every transformation is sealed in this sense: it sees what the one before it made. So "
         "`optax.chain(ema, scale_by_rms)` is not Adam, and Adam has to be one transformation.",
     ),

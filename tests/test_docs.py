@@ -73,7 +73,9 @@ def test_docstrings_as_markdown():
     assert "gradtx.monitor(\n    every: int = 1," in made
     assert "\n**Args**\n\n- `every`: n ≥ 1: measure" in made
     assert "```text\n‖g‖, ‖u‖" in made
-    assert "**State**: [`MonitorState`][], six" in made
+    assert "**State**: [`MonitorState`][gradtx.MonitorState], six" in made
+    assert "as in [`sgd`][gradtx.dialects.keras.sgd]" in api.body("gradtx.dialects.keras.adagrad")
+    assert "import torch\n\ntx = " in api.entry("gradtx.dialects")  # one block of code
     assert "```pycon\n>>> import gradtx" in made
     assert "``" not in made.replace("```", "")
     assert "#### `switched`" in api.body("gradtx.SwitchState")
@@ -88,7 +90,10 @@ def test_notebooks_are_shown_as_they_are_stored(tmp_path):
         assert all(picture.startswith(b"\x89PNG") and f"]({name})" in text for name, picture in drawn.items())
     cell = {"cell_type": "code", "source": "1", "execution_count": None, "outputs": []}
     bad = tmp_path / "bad.ipynb"
-    for cells, wrong in [([cell], "heading"), ([{"cell_type": "markdown", "source": ["# A"]}, cell], "without outputs")]:
+    for cells, wrong in [
+        ([cell], "heading"),
+        ([{"cell_type": "markdown", "source": ["# A"]}, cell], "without outputs"),
+    ]:
         bad.write_text(json.dumps({"cells": cells}))
         with pytest.raises(ValueError, match=wrong):
             notebook.to_markdown(bad)

@@ -16,7 +16,7 @@ from gradtx import activations, dialects, native, optimizers, rules
 from gradtx._maths import Maths
 from gradtx._rule import Transformation, Value
 
-__all__ = ["body", "docstring", "entry", "known", "lead", "path_of", "problems", "public", "signature"]
+__all__ = ["body", "docstring", "entry", "lead", "path_of", "problems", "public", "signature"]
 
 MODULES = (gradtx, rules, optimizers, activations, native, dialects, dialects.torch, dialects.keras, dialects.optax)
 
@@ -39,15 +39,15 @@ def public() -> dict[str, Any]:
 PUBLIC = public()
 
 
-def path_of(name: str) -> str | None:
-    """The path of an entry by any of its names: ``rms``, ``gradtx.rms``, ``gradtx.rules.rms``."""
-    paths = (name, f"gradtx.{name}", f"gradtx.{name.rpartition('.')[2]}" if name.startswith("gradtx.") else "")
+def path_of(name: str, module: str = "gradtx") -> str | None:
+    """The path of an entry by any of its names: ``rms``, ``gradtx.rms``, ``gradtx.rules.rms``; first in a module."""
+    paths = (
+        f"{module}.{name}",
+        name,
+        f"gradtx.{name}",
+        f"gradtx.{name.rpartition('.')[2]}" if name.startswith("gradtx.") else "",
+    )
     return next((path for path in paths if path in PUBLIC), None)
-
-
-def known(name: str) -> bool:
-    """Whether a name has an entry."""
-    return path_of(name) is not None
 
 
 def problems(names: Mapping[str, Any], pages: Mapping[str, str]) -> list[str]:
@@ -134,14 +134,17 @@ def entry(path: str, level: int = 2) -> str:
         inside = [name for name in PUBLIC if name.rpartition(".")[0] == path]
         same = [name for name in thing.__all__ if f"{path}.{name}" not in inside]
         aliases = f"\n\nThe same here as there: {', '.join(f'[`{name}`][]' for name in same)}." if same else ""
-        parts = [_linked(to_markdown(docstring(path, thing))) + aliases, *(entry(name, level + 1) for name in inside)]
+        parts = [
+            _linked(to_markdown(docstring(path, thing)), f"{path}.") + aliases,
+            *(entry(name, level + 1) for name in inside),
+        ]
         return "\n\n".join([f"{'#' * level} {path} {{ #{path} }}", *parts])
     return f"{'#' * level} {path.rpartition('.')[2]} {{ #{path} }}\n\n{body(path)}"
 
 
 def lead(path: str) -> str:
     """The first paragraph of an entry's docstring."""
-    return _linked(docstring(path, PUBLIC[path]).partition("\n\n")[0])
+    return _linked(docstring(path, PUBLIC[path]).partition("\n\n")[0], path)
 
 
 def body(path: str, lead: bool = True) -> str:
@@ -155,7 +158,9 @@ def body(path: str, lead: bool = True) -> str:
 
 
 def _linked(text: str, inside: str = "") -> str:
-    return code_links(text, lambda name: known(name) and path_of(name) != inside)
+    """Text with references to all entries that it names but its own."""
+    module = inside.rpartition(".")[0] or "gradtx"
+    return code_links(text, lambda name: path if (path := path_of(name, module)) != inside else None)
 
 
 def _members(path: str, thing: Any) -> Iterator[str]:
@@ -174,4 +179,4 @@ def _members(path: str, thing: Any) -> Iterator[str]:
             if doc:
                 seen.add(name)
                 call = f"\n\n```python\n{signature(name, member)}\n```" if inspect.isfunction(member) else ""
-                yield f"#### `{name}` {{ #{path}.{name} }}{call}\n\n{_linked(to_markdown(doc))}"
+                yield f"#### `{name}` {{ #{path}.{name} }}{call}\n\n{_linked(to_markdown(doc), path)}"

@@ -30,33 +30,31 @@ def to_markdown(doc: str) -> str:
     return "\n\n".join(map(_block, _blocks(inspect.cleandoc(doc))))
 
 
-def code_links(text: str, known: Callable[[str], bool]) -> str:
-    """Code as in docstrings, between double backticks, as Markdown's; a link where ``known`` says there is an entry.
+def code_links(text: str, path_of: Callable[[str], str | None]) -> str:
+    """Code as in docstrings, between double backticks, as Markdown's; a reference where that is the name of an entry.
 
-    >>> code_links("see ``rms`` and ``x``", lambda name: name == "rms")
-    'see [`rms`][] and `x`'
+    >>> code_links("see ``rms`` and ``x``", {"rms": "gradtx.rms"}.get)
+    'see [`rms`][gradtx.rms] and `x`'
     """
 
     def shown(code: re.Match[str]) -> str:
-        return f"[`{code[1]}`][]" if known(code[1]) else f"`{code[1]}`"
+        path = path_of(code[1])
+        return f"[`{code[1]}`][{path}]" if path else f"`{code[1]}`"
 
     text = re.sub(r":math:`([^`]+)`", r"$\1$", text)
     return re.sub(r"(?<!`)``([^`]+)``(?!`)", shown, text)
 
 
 def _blocks(doc: str) -> Iterator[str]:
-    """Paragraphs; a section is one with all that is indented below its name."""
-    waiting: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", doc):
-        if waiting and not paragraph.startswith(" "):
-            yield "\n\n".join(waiting)
-            waiting = []
-        if waiting or _SECTION.match(paragraph.partition("\n")[0]):
-            waiting.append(paragraph)
+    """Paragraphs; what is indented goes together, and with the section that it stands below."""
+    block = ""
+    for paragraph in re.split(r"\n[ ]*\n", doc):
+        if paragraph.startswith(" ") and (block.startswith(" ") or _SECTION.match(block.partition("\n")[0])):
+            block = f"{block}\n\n{paragraph}"
         else:
-            yield paragraph
-    if waiting:
-        yield "\n\n".join(waiting)
+            yield from filter(None, [block])
+            block = paragraph
+    yield block
 
 
 def _block(block: str) -> str:

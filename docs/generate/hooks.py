@@ -23,7 +23,7 @@ from mkdocs.structure.files import File, Files  # noqa: E402
 
 from docs.generate import api, links, notebook, pages  # noqa: E402
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"), key=lambda path: (path.stem != "quickstart", path.stem))
 
 _PICTURE = re.compile(r"^::: picture of (\w+) (\w+)$", re.MULTILINE)
 

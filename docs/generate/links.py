@@ -22,7 +22,7 @@ PAGES = {
 ENTRY = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
 
 _PAGE_OF = re.compile(r"^# .*\{ #(gradtx\.\w+) \}$", re.MULTILINE)
-_REFERENCE = re.compile(r"\[`([\w.]+)`\]\[\]")
+_REFERENCE = re.compile(r"\[`([\w.]+)`\]\[([\w.]*)\]")
 _LINK = re.compile(r"(\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(\))")
 
 
@@ -51,7 +51,7 @@ def referring(markdown: str, page: str, found: Mapping[str, str]) -> str:
     """
 
     def link(reference: re.Match[str]) -> str:
-        path = api.path_of(reference[1])
+        path = api.path_of(reference[2] or reference[1])
         if path is None or path not in found:
             raise ValueError(f"{page} refers to `{reference[1]}`, which has no entry")
         return f"[`{reference[1]}`]({_relative(found[path], page)}#{path})"

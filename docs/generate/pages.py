@@ -121,7 +121,7 @@ def _all_rules() -> str:
 
 
 def _doc(module: Any) -> str:
-    return code_links(to_markdown(module.__doc__ or ""), api.known)
+    return code_links(to_markdown(module.__doc__ or ""), api.path_of)
 
 
 def _all_optimizers() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 import textwrap
@@ -78,6 +79,7 @@ def docstring(path: str, thing: Any) -> str:
     return next((doc for module in sources if (doc := _below(module).get(path.rpartition(".")[2]))), "")
 
 
+@functools.cache
 def _below(thing: Any) -> dict[str, str]:
     """The strings below assignments in a module or a class, by the names assigned."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(thing))).body if isinstance(thing, type) else [
@@ -175,7 +177,7 @@ def _members(path: str, thing: Any) -> Iterator[str]:
             if name.startswith("_") or name in seen or (thing is not gradtx.Rule and not callable(member)
                                                          and not isinstance(member, property)):  # fmt: skip
                 continue
-            doc = docstring(name, member) or notes.get(name, "")
+            doc = notes.get(name) or docstring(name, member)
             if doc:
                 seen.add(name)
                 call = f"\n\n```python\n{signature(name, member)}\n```" if inspect.isfunction(member) else ""

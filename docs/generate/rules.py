@@ -168,7 +168,7 @@ RULES: dict[str, Entry] = {
             },
             30,
         ),
-        "The first thirty steps, where the schedules differ most. All of them run ahead of the average.",
+        "The first thirty steps, where the schedules differ most. At the step up, all run ahead of the average.",
         "Three schedules of μ go by the name of Nadam: none in optax, 0.96^(0.004 t) in torch, 0.96^t in Keras 3, "
         "which lost the factor that older versions had. torch's `momentum_decay=0` is not constant μ but half of it, "
         "μ = β/2; a huge value is needed to switch the schedule off.",

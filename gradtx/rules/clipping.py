@@ -42,8 +42,7 @@ class clip_by_norm(Rule):
     r"""Shrink each leaf whose L2 norm exceeds the limit to that norm: u ← u·min(1, limit/‖u‖).
 
     Within the limit a leaf stays as it is, to the last bit. The norm is taken in float32 or wider and does not
-    overflow. A
-    leaf with an inf or NaN in it has no norm, and becomes NaN as a whole: never a silent zero.
+    overflow. A leaf with an inf or NaN in it has no norm, and becomes NaN as a whole: never a silent zero.
 
     Args:
         limit: ≥ 0.

@@ -22,18 +22,7 @@ from gradtx.native._parts import Part, are_all, as_array, join, split
 from gradtx.native._primitive import LEAVES_PER_CALL, MapCall, SumCall, call_p
 from gradtx.native._program import Program, Unsupported, aval_of, compile_jaxpr
 
-__all__ = [
-    "LEAVES_PER_CALL",
-    "Availability",
-    "Part",
-    "as_array",
-    "available",
-    "join",
-    "map_leaves",
-    "split",
-    "sum_leaves",
-    "supports",
-]
+__all__ = ["Availability", "Part", "as_array", "available", "join", "map_leaves", "split", "sum_leaves", "supports"]
 
 
 def available() -> Availability:

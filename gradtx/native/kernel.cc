@@ -315,26 +315,17 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
   }
 }
 
-// The sum of a block in double, in an order that depends on n alone.
+// The sum of a block in double, in an order that depends on n alone: many sums side by side, which become vectors.
 template <class T>
 GRADTX_INLINE double sum(const T* x, int n) {
-  constexpr int kLanes = 8, kSums = 4;
-  typedef T Numbers __attribute__((vector_size(kLanes * sizeof(T))));
-  typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
-  Doubles sums[kSums] = {};
-  int i = 0;
-  for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
-    for (int j = 0; j < kSums; ++j) {
-      Numbers numbers;
-      std::memcpy(&numbers, x + i + j * kLanes, sizeof numbers);
-      sums[j] += __builtin_convertvector(numbers, Doubles);
-    }
-  }
-  const Doubles lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  double total = 0;
-  for (int j = 0; j < kLanes; ++j) total += lanes[j];
-  for (; i < n; ++i) total += static_cast<double>(x[i]);
-  return total;
+  constexpr int kSums = 32;
+  double sums[kSums] = {};
+  for (; n >= kSums; n -= kSums, x += kSums)
+    for (int j = 0; j < kSums; ++j) sums[j] += static_cast<double>(x[j]);
+  for (int half = kSums / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
+  for (int i = 0; i < n; ++i) sums[0] += static_cast<double>(x[i]);
+  return sums[0];
 }
 GRADTX_CLONES double sum_f32(const void* x, int n) { return sum(static_cast<const float*>(x), n); }
 GRADTX_CLONES double sum_f64(const void* x, int n) { return sum(static_cast<const double*>(x), n); }

@@ -30,7 +30,7 @@ def sweep(
     seeds: int | Iterable[int] = 1,
     *,
     chunk: int | None = None,
-    memory: int = 2**30,
+    memory: int | None = None,
     progress: Progress | bool = False,
 ) -> SweepTable:
     """Trains with every combination of hyperparameters and seeds, in one compiled program: the table of what came out.
@@ -50,20 +50,20 @@ def sweep(
             chains in a wrapper, whose names in its state stand in front.
         seeds: how many, 0, 1, ...; or which. Each point is run with each seed.
         chunk: how many rows run side by side, under ``vmap``, at most. With 1 there is no ``vmap``: the program is that
-            of one run, and runs for one row after the other. None, the default: as many as ``memory`` holds.
-        memory: bytes that the arrays of a chunk may take, 1 GiB if not given, by XLA's own analysis of the compiled
-            program; arrays that ``train`` closes over, such as data, are not counted.
+            of one run, and runs for one row after the other. None, the default: 1 on a CPU, else by ``memory``.
+        memory: bytes that the arrays of a chunk may take, by XLA's own analysis of the compiled program: as many rows
+            run side by side as fit. Arrays that ``train`` closes over, such as data, are not counted. None, the
+            default: 1 GiB where it is asked for.
         progress: called after each chunk as ``progress(table, rows)`` with the table of what is done and the number of
             rows that it will have: raise in it to stop early. True draws a bar, for which ``rich`` has to be
             installed. It moves by chunks.
 
     Returns:
         A ``SweepTable``. Each row is what a single run with these hyperparameters gives: to the bit with ``chunk=1``,
-        else to rounding, since a batched matrix product adds in another order. Runs that diverge hinder nobody.
+        else to rounding. Runs that diverge hinder nobody.
 
-    On accelerators large chunks are fastest. On a CPU they are where a step is little work (a hundred runs in two
-    dimensions take the time of two); once a step takes more than about 50 µs, ``chunk=1`` is as fast, takes half the
-    time to compile, and runs the compiled kernel, which ``vmap`` does not.
+    Side by side pays on accelerators. On a CPU it takes twice as long to compile, and runs no faster once a step is
+    more than some 20 µs of work: there it is for thousands of tiny runs (see ``docs/sweep.md``).
 
     Raises:
         ValueError: before anything is compiled, for hyperparameters that are unknown (the known ones are listed),
@@ -90,7 +90,7 @@ def sweep(
         raise TypeError(
             f"sweep: expected sweep(train, tx, grid), a function and a transformation, found {train!r} and {tx!r}"
         )
-    points, numbers, limit = _points(grid), _seeds(seeds), _limit(chunk)
+    points, numbers, limit = _points(grid), _seeds(seeds), _limit(chunk, memory)
     rows = [(point, seed) for point in points for seed in numbers]
     columns = {name: np.array([point[name] for point, _ in rows]) for name in points[0]}
     columns[SEED] = np.array([seed for _, seed in rows])
@@ -101,7 +101,7 @@ def sweep(
         names = result_names(results, tuple(columns))
         columns |= {name: np.empty(len(rows), x.dtype) for name, x in zip(names, jax.tree.leaves(results), strict=True)}
         done = 0
-        for outputs in _chunks(one_run(train, tx, tuple(points[0])), inputs, shapes, limit, memory):
+        for outputs in _chunks(one_run(train, tx, tuple(points[0])), inputs, shapes, limit, memory or 2**30):
             for name, values in zip(names, outputs, strict=True):
                 columns[name][done : done + len(values)] = values
             done += len(outputs[0])
@@ -151,10 +151,12 @@ def _seeds(seeds: Any) -> list[int]:
     return numbers
 
 
-def _limit(chunk: Any) -> int | None:
-    if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
-        raise ValueError(f"sweep: chunk must be a whole number of rows, 1 or more, or None, found {chunk!r}")
-    return chunk
+def _limit(chunk: Any, memory: Any) -> int | None:
+    """How many rows may run side by side; None if memory decides."""
+    for name, value in (("chunk", chunk), ("memory", memory)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"sweep: {name} must be a whole number, 1 or more, or None, found {value!r}")
+    return 1 if chunk is memory is None and jax.default_backend() == "cpu" else chunk
 
 
 def _inputs(points: Sequence[Point], seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

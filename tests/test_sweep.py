@@ -85,7 +85,7 @@ SLOWER = {"loss_scale", "accumulate", "partition", "optax.chain"}
 def test_rows_are_single_runs(name: str):
     make = WRAPPED[name]
     grid = {"learning_rate": [0.03, 0.1], "rms.decay": [0.9]}
-    table = gx.sweep(train, make(), grid, seeds=[3, 7])
+    table = gx.sweep(train, make(), grid, seeds=[3, 7], chunk=4)
     # Side by side, XLA rounds otherwise: twelve steps of Adam, no worse than 1e-5.
     assert_rows(table, single_runs(make, grid, [3, 7]), rtol=1e-5)
 
@@ -122,16 +122,16 @@ def test_against_optax():
         return optax.adam(rate, b2=decay)
 
     with jax.enable_x64(True):
-        table = gx.sweep(train, adam(), GRID, seeds=2)
+        table = gx.sweep(train, adam(), GRID, seeds=2, chunk=3)
         assert_rows(table, single_runs(make, GRID, [0, 1], theirs), rtol=1e-11)
         injected = optax.inject_hyperparams(optax.adam)(0.1)
-        theirs = gx.sweep(theirs, injected, {"learning_rate": [0.003, 0.1], "b2": [0.9, 0.99]})
-        assert_rows(theirs, single_runs(make, {"learning_rate": [0.003, 0.1], "b2": [0.9, 0.99]}, [0]), rtol=1e-11)
+        swept = gx.sweep(theirs, injected, {"learning_rate": [0.003, 0.1], "b2": [0.9, 0.99]})
+        assert_rows(swept, single_runs(make, {"learning_rate": [0.003, 0.1], "b2": [0.9, 0.99]}, [0]), rtol=1e-11)
 
 
 def test_a_run_that_diverges_hinders_nobody():
     rates = [0.01, 1e30, 0.02, np.inf]
-    table = gx.sweep(train, gx.sgd(0.1), {"learning_rate": rates})
+    table = gx.sweep(train, gx.sgd(0.1), {"learning_rate": rates}, chunk=4)
     assert np.isfinite(table["norm"]).tolist() == [True, False, True, False] and len(table) == 4
     alone = gx.sweep(train, gx.sgd(0.1), {"learning_rate": [0.01, 0.02]})
     np.testing.assert_allclose(table["norm"][[0, 2]], alone["norm"], rtol=1e-6)
@@ -182,7 +182,7 @@ def test_chunks_neither_lose_nor_repeat_rows_and_compile_once(chunk: int):
     np.testing.assert_array_equal(table["moved"], -table[rate])
     np.testing.assert_array_equal(table["seed"], [5, 2] * 7)
     draws = [float(jax.random.uniform(jax.random.key(seed))) for seed in (5, 2)]
-    np.testing.assert_array_equal(table["first"], np.float32(draws * 7))
+    np.testing.assert_array_equal(table["first"], np.array(draws * 7, np.float32))
     assert table.rows() == expected.rows()
     sizes = [len(part) for part, _ in seen]
     assert sizes[-1] == 14 and all(total == 14 for _, total in seen)
@@ -277,7 +277,8 @@ TWICE = RATE | {"scale_by_learning_rate.learning_rate": [0.2]}
         (TypeError, r"seeds must be whole numbers, or how many, found 0.5", adam(), RATE, {"seeds": 0.5}),
         (ValueError, r"seeds must be different numbers, one at least, found 0", adam(), RATE, {"seeds": 0}),
         (ValueError, r"seeds must be different numbers, one at least, found \[1, 1\]", adam(), RATE, {"seeds": [1, 1]}),
-        (ValueError, r"chunk must be a whole number of rows, 1 or more, or None, found 0", adam(), RATE, {"chunk": 0}),
+        (ValueError, r"chunk must be a whole number, 1 or more, or None, found 0", adam(), RATE, {"chunk": 0}),
+        (ValueError, r"memory must be a whole number, 1 or more, or None, found 0.5", adam(), RATE, {"memory": 0.5}),
         (TypeError, r"expected sweep\(train, tx, grid\)", gx.adam, RATE, {}),
     ],
 )  # fmt: skip
@@ -324,10 +325,10 @@ def test_a_hyperparameter_that_nothing_reads_is_refused():
     class early(gx.Rule):
         """Reads its hyperparameter in ``init`` only, where it is not yet what the row says."""
 
-        size: gx.Hyper = gx.hyper(default=1.0)
+        size: Any = gx.hyper(default=1.0)
 
         def slots(self, param: Any) -> Any:
-            return {"x": self.size + jnp.zeros_like(param)}
+            return {"x": jnp.full_like(param, self.size)}
 
         def apply(self, signal: Any, slots: Any, param: Any, c: Any) -> Any:
             return signal._replace(direction=signal.direction * slots.x), {"x": slots.x}

@@ -76,9 +76,9 @@ def _draw_sweep(axes: Axes, sweep: Sweep, limits: tuple[float, float]) -> None:
         lowest, highest, _ = sweep.range
         low = limits[0] * (limits[1] / limits[0]) ** 0.06
         axes.plot([lowest, highest], [low, low], color=line.colour, linewidth=3, solid_capstyle="butt")
-        axes.text(
-            lowest / 1.3, low, f"× {sweep.range.factor:.0f}", ha="right", va="center", fontsize=8, color=line.colour
-        )
+        place, side = (lowest / 1.3, "right") if lowest > 60 * sweep.rates[0] else (highest * 1.3, "left")
+        factor = f"× {sweep.range.factor:.0f}"
+        axes.text(place, low, factor, ha=side, va="center", fontsize=8, color=line.colour)
 
 
 def _explain(figure: SubFigure, settings: Settings) -> None:

@@ -28,7 +28,7 @@ def print_sweeps(settings: Settings, sweeps: Sequence[Sweep]) -> None:
     seeds = f"{settings.seeds} seed{'s' * (settings.seeds > 1)}"
     console.print(
         f"best rate: lowest training loss at the end, as a mean of {seeds} (± standard deviation). trains: neighbouring"
-        f" rates with which every seed ends with {100 * TRAINED:g} % training accuracy or more, and with no more training"
+        f" rates with which every seed ends with {100 * TRAINED:g} % training accuracy or more, and no more training"
         " loss than it began with; ×: the highest of them over the lowest, how forgiving the optimizer is (≥: the"
         " range goes on beyond what was tried)",
         highlight=False,

@@ -130,7 +130,7 @@ def sweep_rates(
         tx,
         {"learning_rate": RATES},
         range(settings.seed, settings.seed + settings.seeds),
-        chunk=1,  # steps of such networks are no faster side by side on a CPU, and half the time to compile one by one
+        chunk=1,  # so that each is what ``train`` gives, on any device
         progress=lambda done, rows: progress(done),
     )
     return Sweep(name, optimizer, str(tx), table, time.perf_counter() - started)

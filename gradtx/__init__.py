@@ -30,6 +30,8 @@ from gradtx._partition import PartitionState, partition
 from gradtx._rule import Hyper, Rule, hyper
 from gradtx._signal import Signal, Weights
 from gradtx._state import ChainState, PackedState, set_hyperparams
+from gradtx._sweep import sweep
+from gradtx._sweep_table import SweepTable
 from gradtx._switch import SwatsState, SwitchState, swats, switch
 from gradtx.activations import maxout, relu
 from gradtx.optimizers import (
@@ -90,6 +92,7 @@ __all__ = [
     "Signal",
     "SkipNonfiniteState",
     "SwatsState",
+    "SweepTable",
     "SwitchState",
     "Tick",
     "Weights",
@@ -156,6 +159,7 @@ __all__ = [
     "state_dict",
     "step",
     "swats",
+    "sweep",
     "switch",
     "trace",
     "two_point_lookahead",

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 # Lowest first; a module imports from its own floor or from below. A package stands for its modules.
 FLOORS = [
-    ["_numerics", "_signal", "_select", "activations", "native"],
+    ["_numerics", "_signal", "_select", "_flow", "_tables", "activations", "native"],
     ["_maths"],  # the contract of a rule
     ["_plan", "_executors", "_state", "_checks"],
     ["_lift"],
@@ -30,7 +30,9 @@ FLOORS = [
     ["optimizers", "dialects"],
     ["_wrapper"],
     ["_lookahead", "_switch", "_guards", "_monitor", "_packed", "_partition", "_checkpoint", "_migrate"],
-    ["_describe"],
+    ["_describe", "_sweep_table"],
+    ["_swept"],
+    ["_sweep"],
     ["workbench"],
     ["__main__"],
 ]

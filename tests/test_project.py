@@ -87,7 +87,7 @@ def test_rules_say_what_they_do_with_what_is_not_finite(name):
     assert getattr(gradtx, name).equation
 
 
-@pytest.mark.parametrize("name", sorted(set(gradtx.__all__) - {"Hyper"}))
+@pytest.mark.parametrize("name", sorted(set(gradtx.__all__) - {"Arrays", "Hyper", "Named"}))
 def test_public_names_are_documented(name):
     """A docstring; and for what one calls to make something, an example that runs."""
     thing = getattr(gradtx, name)

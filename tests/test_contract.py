@@ -1,6 +1,6 @@
 """What every rule, optimizer and chain must do, whatever it computes. All of them are tried: see ``catalog.py``.
 
-The properties are those that users hold their own rules to, ``gradtx.testing``. That each can fail: ``test_testing.py``.
+The properties are those that users hold their rules to, ``gradtx.testing``; that each can fail, ``test_testing.py``.
 """
 
 import chex

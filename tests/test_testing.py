@@ -79,7 +79,7 @@ class counts_traces(Direction):
 
 
 class constant(gx.Rule):
-    rate: gx.Hyper = gx.hyper(default=0.5)
+    rate: float = gx.hyper(default=0.5)
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=self.rate * signal.direction), {}  # not c.rate
@@ -176,7 +176,7 @@ def test_skips_and_takes_whatever_goes_into_a_chain():
 
 
 def test_wrong_use():
-    with pytest.raises(ValueError, match="no property 'is even'; known: .*'is odd'"):
+    with pytest.raises(ValueError, match=r"no property 'is even'; known: .*'is odd'"):
         testing.check(gx.sign(), only=["is even"])
     with pytest.raises(ValueError, match="the second moment of rule 'rms' is never used"):
         testing.check(gx.rms())

@@ -22,7 +22,7 @@ from gradtx._guards import (
     skip_nonfinite,
 )
 from gradtx._lookahead import lookahead_iterate, lookahead_point
-from gradtx._maths import Tick
+from gradtx._maths import Arrays, Named, Tick
 from gradtx._migrate import MigrationReport, from_optax, from_torch, migrate
 from gradtx._monitor import Diagnosis, Finding, MonitorState, diagnose, metrics, monitor
 from gradtx._packed import pack_state, packed, unpack_state
@@ -78,6 +78,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccumulateState",
+    "Arrays",
     "Chain",
     "ChainState",
     "Diagnosis",
@@ -86,6 +87,7 @@ __all__ = [
     "LossScaleState",
     "MigrationReport",
     "MonitorState",
+    "Named",
     "PackedState",
     "PartitionState",
     "Rule",

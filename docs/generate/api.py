@@ -13,13 +13,16 @@ from typing import Any
 
 import gradtx
 from docs.generate.docstrings import code_links, to_markdown
-from gradtx import activations, dialects, native, optimizers, rules
+from gradtx import activations, dialects, native, optimizers, rules, testing
 from gradtx._maths import Maths
 from gradtx._rule import Transformation, Value
 
 __all__ = ["body", "docstring", "entry", "lead", "path_of", "problems", "public", "signature"]
 
-MODULES = (gradtx, rules, optimizers, activations, native, dialects, dialects.torch, dialects.keras, dialects.optax)
+MODULES = (
+    *(gradtx, rules, optimizers, activations, native, testing),
+    *(dialects, dialects.torch, dialects.keras, dialects.optax),
+)
 
 
 def public() -> dict[str, Any]:
@@ -68,7 +71,8 @@ def problems(names: Mapping[str, Any], pages: Mapping[str, str]) -> list[str]:
 def docstring(path: str, thing: Any) -> str:
     """The docstring; of a constant, the string that stands below it. None that Python makes by itself counts."""
     own = (
-        isinstance(thing, types.ModuleType | type | property)
+        isinstance(thing, types.ModuleType | property)
+        or _is_class(thing)
         or inspect.isroutine(thing)
         or hasattr(thing, "__wrapped__")
     )
@@ -77,6 +81,11 @@ def docstring(path: str, thing: Any) -> str:
         return "" if doc.startswith(f"{path.rpartition('.')[2]}(") else doc
     sources = (module for name, module in vars(gradtx).items() if isinstance(module, types.ModuleType))
     return next((doc for module in sources if (doc := _below(module).get(path.rpartition(".")[2]))), "")
+
+
+def _is_class(thing: Any) -> bool:
+    """Whether it is a class of gradtx; one from elsewhere that has a name here is a constant."""
+    return isinstance(thing, type) and thing.__module__.startswith("gradtx")
 
 
 @functools.cache
@@ -107,9 +116,11 @@ def signature(name: str, thing: Any) -> str:
     >>> print(signature("gx.momentum_sgd", gradtx.momentum_sgd))
     gx.momentum_sgd(learning_rate: Hyper, decay: Hyper = 0.9) -> Chain
     """
-    if isinstance(thing, type) and not issubclass(thing, Value):
-        return ""
-    if not callable(thing) or not hasattr(thing, "__name__"):
+    if isinstance(thing, type):
+        called = issubclass(thing, Value)
+    else:
+        called = inspect.isroutine(thing) or hasattr(thing, "__wrapped__")
+    if not called:
         return ""
     found = inspect.signature(thing.__init__ if isinstance(thing, type) else thing)
     parts: list[str] = []
@@ -167,7 +178,7 @@ def _linked(text: str, inside: str = "") -> str:
 
 def _members(path: str, thing: Any) -> Iterator[str]:
     """Methods, properties and attributes with docstrings: a class's own, and what makes a chain or a rule one."""
-    if not isinstance(thing, type) or (issubclass(thing, gradtx.Rule) and thing is not gradtx.Rule):
+    if not _is_class(thing) or (issubclass(thing, gradtx.Rule) and thing is not gradtx.Rule):
         return
     family = {gradtx.Chain: (gradtx.Chain, Transformation), gradtx.Rule: (Maths, gradtx.Rule)}.get(thing, (thing,))
     seen: set[str] = set()

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 import gradtx as gx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 seeds = st.integers(0, 2**32 - 1)
 
 

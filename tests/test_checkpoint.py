@@ -23,6 +23,8 @@ from fixtures.states import FORMAT_1, go_on
 
 import gradtx as gx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 FIXTURES = Path(__file__).parent / "fixtures"
 KILLS = int(os.environ.get("KILLS", "3"))  # KILLS=20 pytest -n0 -k killed tests/test_checkpoint.py
 

@@ -18,6 +18,8 @@ from gradtx.__main__ import main
 from gradtx.workbench import compare as comparison
 from gradtx.workbench.recipes import RECIPES
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = ["--depth", "1", "--width", "4", "--epochs", "2", "--batch-size", "128"]
 
 

@@ -22,6 +22,8 @@ from frameworks.table import PAGE, compare, listed
 
 import gradtx as gx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.framework} {case.what}")
 def test_same_training_as_with_optax(case):

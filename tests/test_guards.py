@@ -29,6 +29,8 @@ from gradtx._guards import (
     skip_nonfinite,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def normal(*shape, seed=0, dtype: Any = jnp.float32):
     x = np.random.default_rng(seed).normal(size=shape)

@@ -13,6 +13,8 @@ import pytest
 import gradtx as gx
 from gradtx import diagnose, metrics, monitor
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def normal(*shape, seed=0, dtype: Any = jnp.float32):
     x = np.random.default_rng(seed).normal(size=shape)

@@ -10,6 +10,8 @@ with warnings.catch_warnings():
     import nbclient
     import nbformat
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 

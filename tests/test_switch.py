@@ -15,6 +15,8 @@ import pytest
 import gradtx as gx
 from gradtx._switch import SwatsState, SwitchState, swats, switch
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PARAMS = {"w": jnp.array([[1.0, -1.0], [2.0, 0.5]]), "b": jnp.array([0.3, -3.0])}
 CURVATURE = np.array([0.1, 0.3, 1.0, 2.0, 5.0, 10.0])
 START = np.array([1.0, -1.0, 2.0, -2.0, 0.5, -0.5])

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 import gradtx as gx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 LR = gx.scale_by_learning_rate(0.1)
 rng = np.random.default_rng(0)
 PARAMS = {

@@ -37,6 +37,8 @@ from gradtx.workbench.training import (
 )
 from gradtx.workbench.verdict import LARGEST_GAP, TRAINED, verdict
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PIXELS, LABELS = map(np.asarray, read_digits(return_X_y=True))
 
 

@@ -4,15 +4,19 @@ The kernel needs a C++17 compiler and the headers of XLA's foreign function inte
 why jaxlib is among the build requirements: an isolated build has it in its own environment, one without isolation
 takes the installed one. It is only read. Without compiler or headers the installation succeeds all the same, and
 ``gradtx.native.available()`` says that the kernel was not built.
+
+The kernel is loaded by ctypes and knows nothing of Python, so a wheel is one for every Python on its platform.
 """
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 
@@ -24,7 +28,10 @@ def jaxlib_headers() -> list[str]:
 
 
 class OptionalKernel(build_ext):
-    """Compiles only where there are headers. What it makes is loaded by ctypes: no Python module, no init function."""
+    """Compiles only where there are headers. What it makes is no module of Python: no init function."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split("."))) + importlib.machinery.EXTENSION_SUFFIXES[-1]  # the platform's alone
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         return ext.export_symbols
@@ -36,8 +43,15 @@ class OptionalKernel(build_ext):
         super().build_extensions()
 
 
+class AnyPython(bdist_wheel):
+    """Names the platform alone."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 setup(
-    cmdclass={"build_ext": OptionalKernel},
+    cmdclass={"bdist_wheel": AnyPython, "build_ext": OptionalKernel},
     ext_modules=[
         Extension(
             "gradtx.native._kernel",

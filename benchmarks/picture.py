@@ -29,11 +29,13 @@ LINES = {
     "gradtx reference": Line("#0072B2", "o"),
     "gradtx native": Line("#D55E00", "s"),
     "gradtx auto": Line("#CC79A7", "P"),
+    "gradtx packed": Line("#009E73", "X"),
     "optax": Line("#E69F00", "^"),
     "torch for-loop": Line("#56B4E9", "v", ":"),
     "torch foreach": Line("#56B4E9", "<", "--"),
     "torch fused": Line("#56B4E9", "D"),
     "floor (C)": Line("#000000", "", "--"),
+    "handing over": Line("#000000", "", ":"),
 }
 """Colours of Okabe & Ito (2008), which colour-blind readers can tell apart; markers and dashes say it again."""
 

@@ -68,11 +68,13 @@ class Workload(NamedTuple):
 def _steps(
     recipe: Recipe, shapes: Shapes, small: Shapes, eager: bool = False, packed: bool = False
 ) -> Callable[[Setting], Any]:
-    """A line-up of everybody; with the small shapes if it is to be quick."""
+    """A line-up of everybody; with the small shapes if it is to be quick; if packed, with what handing over takes."""
 
     def line_up(setting: Setting) -> dict[str, Contestant]:
         data = Data(small if setting.quick else shapes)
         everybody = lineup(recipe, data, setting.executors, setting.threads, eager, packed)
+        if packed:
+            everybody["handing over"] = _handing_over(data.shapes, _moments_packed)
         return {
             name: Steps(stepper, setting.burst, details=getattr(stepper, "details", None))
             for name, stepper in everybody.items()
@@ -103,23 +105,30 @@ def _apart(
     return line_up
 
 
-def _empty(setting: Setting) -> dict[str, Contestant]:
-    """What the runtime itself asks for handing over as many buffers as Adam has."""
-    leaves = 10 if setting.quick else 1000
-    data = Data([(1024,)] * leaves)
+def _moments_per_leaf(params: Any) -> Any:
+    return [jax.tree.map(jnp.zeros_like, params) for _ in range(2)]
 
-    def moments_per_leaf(params: Any) -> Any:
-        return [jax.tree.map(jnp.zeros_like, params) for _ in range(2)]
 
-    def moments_packed(params: Any) -> Any:
-        return [jnp.zeros(sum(x.size for x in params.values())) for _ in range(2)]
+def _moments_packed(params: Any) -> Any:
+    return [jnp.zeros(sum(x.size for x in params.values())) for _ in range(2)]
+
+
+def _handing_over(shapes: Shapes, moments: Callable[[Any], Any]) -> Jitted:
+    """A step that does nothing: what the runtime itself asks for handing over parameters, gradients and moments."""
 
     def nothing(params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
         # Multiplied, so that JAX does not pass them by; XLA finds out that there is nothing to do.
         return jax.tree.map(lambda x: x * 1, (params, state))
 
-    kinds = {"moments per leaf": moments_per_leaf, "moments packed": moments_packed}
-    made = {name: Jitted(Entry(init, nothing), data, keep_unused=True) for name, init in kinds.items()}
+    return Jitted(Entry(moments, nothing), Data(shapes), keep_unused=True)
+
+
+def _empty(setting: Setting) -> dict[str, Contestant]:
+    shapes = [(1024,)] * (10 if setting.quick else 1000)
+    made = {
+        "moments per leaf": _handing_over(shapes, _moments_per_leaf),
+        "moments packed": _handing_over(shapes, _moments_packed),
+    }
     return {name: Steps(stepper, setting.burst, details=stepper.details) for name, stepper in made.items()}
 
 
@@ -167,7 +176,10 @@ WORKLOADS = {
     "one-leaf": Workload(
         "Adam, one leaf of 2**24 parameters: bandwidth", _steps(RECIPES["adam"], _one(2**24), _one(2**12))
     ),
-    "128x100k": Workload("Adam, 128 leaves of 100,000", _steps(RECIPES["adam"], [(100_000,)] * 128, [(1000,)] * 16)),
+    "128x100k": Workload(
+        "Adam, 128 leaves of 100,000",
+        _steps(RECIPES["adam"], [(100_000,)] * 128, [(1000,)] * 16, packed=True),
+    ),
     "1000x1024": Workload(
         "Adam, 1000 leaves of 1024: what each leaf costs",
         _steps(RECIPES["adam"], [(1024,)] * 1000, [(64,)] * 20, packed=True),
@@ -224,12 +236,12 @@ def sweeps(setting: Setting) -> dict[str, Sweep]:
     many = len(setting.executors) + 1 + len(rivals(adam))
     sizes = [n for n in sizes if affordable([(n,)], many)]
 
-    def point(about: str, recipe: Recipe, shapes: Shapes) -> Workload:
-        return Workload(about, _steps(recipe, shapes, shapes), rounds=9)
+    def point(about: str, recipe: Recipe, shapes: Shapes, packed: bool = False) -> Workload:
+        return Workload(about, _steps(recipe, shapes, shapes, packed=packed), rounds=9)
 
     return {
         "leaves": Sweep(
-            "leaves", "Adam, leaves of 1024", {n: point(f"{n} leaves", adam, [(1024,)] * n) for n in leaves}
+            "leaves", "Adam, leaves of 1024", {n: point(f"{n} leaves", adam, [(1024,)] * n, True) for n in leaves}
         ),
         "parameters": Sweep("parameters", "Adam, one leaf", {n: point(f"{n} parameters", adam, [(n,)]) for n in sizes}),
         "rules": Sweep(

@@ -22,7 +22,7 @@ from gradtx._guards import (
     skip_nonfinite,
 )
 from gradtx._lookahead import lookahead_iterate, lookahead_point
-from gradtx._maths import Tick
+from gradtx._maths import Arrays, Named, Tick
 from gradtx._migrate import MigrationReport, from_optax, from_torch, migrate
 from gradtx._monitor import Diagnosis, Finding, MonitorState, diagnose, metrics, monitor
 from gradtx._packed import pack_state, packed, unpack_state
@@ -30,6 +30,8 @@ from gradtx._partition import PartitionState, partition
 from gradtx._rule import Hyper, Rule, hyper
 from gradtx._signal import Signal, Weights
 from gradtx._state import ChainState, PackedState, set_hyperparams
+from gradtx._sweep import sweep
+from gradtx._sweep_table import SweepTable
 from gradtx._switch import SwatsState, SwitchState, swats, switch
 from gradtx.activations import maxout, relu
 from gradtx.optimizers import (
@@ -76,6 +78,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccumulateState",
+    "Arrays",
     "Chain",
     "ChainState",
     "Diagnosis",
@@ -84,12 +87,14 @@ __all__ = [
     "LossScaleState",
     "MigrationReport",
     "MonitorState",
+    "Named",
     "PackedState",
     "PartitionState",
     "Rule",
     "Signal",
     "SkipNonfiniteState",
     "SwatsState",
+    "SweepTable",
     "SwitchState",
     "Tick",
     "Weights",
@@ -156,6 +161,7 @@ __all__ = [
     "state_dict",
     "step",
     "swats",
+    "sweep",
     "switch",
     "trace",
     "two_point_lookahead",

@@ -13,7 +13,7 @@ import optax
 from gradtx._lift import unique_names
 from gradtx._maths import Trees
 from gradtx._rule import Rule, Transformation, made_by
-from gradtx._select import Selector, selector
+from gradtx._select import Select, Selector, selector
 
 
 class seal(Rule):
@@ -151,7 +151,7 @@ def chain(*rules: optax.GradientTransformation, name: str | None = None, state_d
     return Chain(tuple(flat))
 
 
-def where(select: Any, *rules: optax.GradientTransformation) -> Chain:
+def where(select: Select, *rules: optax.GradientTransformation) -> Chain:
     """Rules that act on some leaves only; to the others they do nothing, and hold no state for them.
 
     Args:

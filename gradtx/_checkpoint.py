@@ -18,7 +18,7 @@ FORMAT = 1
 """The number of the format that is written. Every one that ever was is read."""
 
 
-def state_dict(state: Any) -> dict[str, np.ndarray]:
+def state_dict(state: Any) -> dict[str, Any]:  # of arrays; but numpy.savez(file, **of_arrays) is an error of types
     """A state as a flat dict of numpy arrays: to be saved as npz, as safetensors, or in whatever else holds arrays.
 
     Args:

@@ -17,7 +17,10 @@ from gradtx._partition import partition
 from gradtx._rule import Rule, Transformation
 from gradtx._select import Leaves
 from gradtx._state import ChainState
+from gradtx._tables import aligned, line, markdown
 from gradtx._wrapper import Wrapper
+
+_NUMBERS = 4  # the column from which cells are numbers
 
 
 class Row(NamedTuple):
@@ -71,41 +74,17 @@ class Description(NamedTuple):
         return [["leaf", "shape", "rules"], *body]
 
     def __str__(self) -> str:
-        *rules, total = _aligned(self._cells())
-        lines = [rules[0], _line(rules), *rules[1:], _line(rules), total]
-        leaves = _aligned(self._leaf_cells())
-        leaf_lines = ["", leaves[0], _line(leaves), *leaves[1:]] if leaves else []
+        *rules, total = aligned(self._cells(), _NUMBERS)
+        lines = [rules[0], line(rules), *rules[1:], line(rules), total]
+        leaves = aligned(self._leaf_cells(), _NUMBERS)
+        leaf_lines = ["", leaves[0], line(leaves), *leaves[1:]] if leaves else []
         return "\n".join([*lines, *leaf_lines, "", f"a step: {self.passes}"])
 
     __repr__ = __str__
 
     def _repr_markdown_(self) -> str:
-        tables = [_markdown(cells) for cells in (self._cells(), self._leaf_cells()) if cells]
+        tables = [markdown(cells, _NUMBERS) for cells in (self._cells(), self._leaf_cells()) if cells]
         return "\n\n".join([*tables, f"a step: {self.passes}"])
-
-
-_NUMBERS = 4  # the column from which cells are numbers, aligned right
-
-
-def _aligned(cells: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if i >= _NUMBERS else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
-
-
-def _line(lines: list[str]) -> str:
-    return "─" * max(map(len, lines))
-
-
-def _markdown(cells: list[list[str]]) -> str:
-    head, *body = cells
-    lines = [head, ["---" if i < _NUMBERS else "---:" for i in range(len(head))], *body]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
 
 
 def describe(tx: Transformation, params: Any) -> Description:

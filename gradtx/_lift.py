@@ -13,7 +13,6 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import optax
-from jax.experimental.shard_alike import shard_alike
 
 from gradtx import _checks, _select
 from gradtx._checks import Layout
@@ -281,7 +280,8 @@ def _slots(rule: Maths, param: jax.Array) -> Scalars:
     if rule.state_dtype is not None:
         slots = {slot: x if is_complex(x.dtype) else x.astype(rule.state_dtype) for slot, x in slots.items()}
     if isinstance(param, jax.core.Tracer):  # in jit, zeros like a parameter would not know of its sharding
-        return {slot: shard_alike(param, x)[1] for slot, x in slots.items()}
+        never = (param.real < 0) & (param.real > 0)  # but this does, and what is chosen by it
+        return {slot: jnp.where(never, jnp.ones_like(x), x) for slot, x in slots.items()}
     return slots
 
 

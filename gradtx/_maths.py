@@ -17,6 +17,13 @@ from gradtx._signal import Signal, Weights
 Total = Callable[[Callable[[jax.Array], jax.Array], Sequence[jax.Array]], jax.Array]
 
 
+Named = SimpleNamespace
+"""Values by their names, as attributes: what a rule reads its hyperparameters, coefficients and slots from."""
+
+Arrays = dict[str, jax.Array]
+"""Arrays by their names, as a dict: what a rule returns its slots and coefficients in."""
+
+
 class Tick(NamedTuple):
     """What a rule computes once per step.
 
@@ -26,8 +33,8 @@ class Tick(NamedTuple):
         weights: the weights of the averages after this rule.
     """
 
-    coefficients: dict[str, jax.Array]
-    scalars: dict[str, jax.Array]
+    coefficients: Arrays
+    scalars: Arrays
     weights: Weights
 
 
@@ -98,7 +105,7 @@ class Maths:
         """The numeric hyperparameters by name: a number, a scalar array, or a schedule of the count."""
         return {}
 
-    def slots(self, param: jax.Array) -> dict[str, jax.Array]:
+    def slots(self, param: jax.Array) -> Arrays:
         """The rule's state for one leaf, given the leaf in the dtype that slots are kept in."""
         del param
         return {}
@@ -107,7 +114,7 @@ class Maths:
         """The rule's state that is one number for the whole tree, at the start."""
         return {}
 
-    def tick(self, h: SimpleNamespace, scalars: SimpleNamespace, weights: Weights, count: jax.Array) -> Tick:
+    def tick(self, h: Named, scalars: Named, weights: Weights, count: jax.Array) -> Tick:
         """Once per step: coefficients from this step's hyperparameters ``h``; count is 0 on the first step."""
         del scalars, count
         return Tick(vars(h), {}, weights)
@@ -119,15 +126,16 @@ class Maths:
         """
         raise NotImplementedError(f"{type(self).__name__} declares a scope, so it must define measure")
 
-    def settle(self, c: SimpleNamespace, measured: jax.Array) -> dict[str, jax.Array]:
+    def settle(self, c: Named, measured: jax.Array) -> Arrays:
         """Coefficients that follow from what was measured."""
         del c
         return {"measured": measured}
 
-    def apply(
-        self, signal: Signal, slots: SimpleNamespace, param: jax.Array | None, c: SimpleNamespace
-    ) -> tuple[Signal, dict[str, jax.Array]]:
-        """The rule itself, for one array: signal and slots before to signal and slots after."""
+    def apply(self, signal: Signal, slots: Named, param: Any, c: Named) -> tuple[Signal, Arrays]:
+        """The rule itself, for one array: signal and slots before to signal and slots after.
+
+        ``param`` may be None, but not for a rule that declares ``needs_params``.
+        """
         del slots, param, c
         return signal, {}
 

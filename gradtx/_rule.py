@@ -6,8 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 import jax
 import jax.core
@@ -18,7 +17,7 @@ from jax.typing import ArrayLike
 
 from gradtx._checks import check_injected
 from gradtx._lift import Lifted
-from gradtx._maths import Maths
+from gradtx._maths import Maths, Named
 from gradtx._select import Leaves, selector
 from gradtx._state import ChainState
 
@@ -162,10 +161,14 @@ def _floating_name(rule: str, dtype: Any) -> str:
     return dtype.name
 
 
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 @dataclass_transform(frozen_default=True, field_specifiers=(hyper, dataclasses.field))
 class Value(Transformation):
-    """A transformation that is a frozen dataclass: it compares by its fields, and prints as the call that makes it."""
+    """A transformation that is a frozen dataclass: it compares by its fields, and prints as the call that makes it.
+
+    Deriving makes the dataclass. (Not a decorator: mypy has none for what is also a NamedTuple, as optax's class is.)
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __init_subclass__(cls, **kwargs: Any):
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
@@ -242,7 +245,7 @@ class Rule(Value, Maths):
         fields = [field.name for field in dataclasses.fields(self) if "hyper" in field.metadata]
         return {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
 
-    def upcoming(self, name: str, h: SimpleNamespace, count: jax.Array) -> jax.Array:
+    def upcoming(self, name: str, h: Named, count: jax.Array) -> jax.Array:
         """A hyperparameter's value in the next step: its schedule's, or as it is now."""
         value, now = getattr(self, name), getattr(h, name)
         return jnp.asarray(value(count + 1), now.dtype) if callable(value) else now

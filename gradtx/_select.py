@@ -62,11 +62,14 @@ class Mask:
         return repr(jax.tree.unflatten(self.treedef, self.leaves))
 
 
+Select = str | Callable[[str, jax.ShapeDtypeStruct], bool] | object
+"""What a user may give: a regular expression, a predicate, or a tree of booleans."""
+
 Selector = str | Callable[[str, Any], Any] | Mask | tuple["Selector", ...]
 """A regular expression to search for in the path, a predicate, a mask; or several, which must all agree."""
 
 
-def selector(select: Any) -> Selector:
+def selector(select: Select) -> Selector:
     """A selector as a value; refuses what is none.
 
     Raises:

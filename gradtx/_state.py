@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -77,9 +77,10 @@ def set_hyperparams(
             "If the chain stands inside another wrapper, change the ChainState inside that wrapper's state."
         )
     hyperparams = {rule: dict(own) for rule, own in state.hyperparams.items()}
+    known = {f"{rule}.{own}": (rule, own) for rule, names in state.hyperparams.items() for own in names}
     done: dict[tuple[str, str], str] = {}
     for name, value in [*(values or {}).items(), *by_name.items()]:
-        rule, own = _find(state.hyperparams, name)
+        rule, own = known[find_name("set_hyperparams", known, name)]
         if (rule, own) in done:
             raise ValueError(f"set_hyperparams: {rule}.{own} is given twice, as {done[rule, own]!r} and {name!r}")
         done[rule, own] = name
@@ -92,14 +93,17 @@ def set_hyperparams(
     return state._replace(hyperparams=hyperparams)
 
 
-def _find(hyperparams: Mapping[str, Mapping[str, Any]], name: str) -> tuple[str, str]:
-    known = {f"{rule}.{own}": (rule, own) for rule, names in hyperparams.items() for own in names}
-    if name in known:
-        return known[name]
-    matches = [full for full, (_, own) in known.items() if own == name]
+def find_name(caller: str, known: Iterable[str], name: str) -> str:
+    """The one full name, of those known, that this is or is the end of: ``decay`` of ``rms.decay``.
+
+    Raises:
+        ValueError: for a name that is unknown (the known ones are listed) or ambiguous (the candidates are listed).
+    """
+    known = list(known)
+    matches = [full for full in known if full == name] or [full for full in known if full.endswith(f".{name}")]
     if len(matches) == 1:
-        return known[matches[0]]
+        return matches[0]
     listing = ", ".join(sorted(matches or known)) or "none"
     if matches:
-        raise ValueError(f"set_hyperparams: {name!r} is ambiguous; say which one: {listing}")
-    raise ValueError(f"set_hyperparams: no hyperparameter {name!r}; this state has: {listing}")
+        raise ValueError(f"{caller}: {name!r} is ambiguous; say which one: {listing}")
+    raise ValueError(f"{caller}: no hyperparameter {name!r}; this state has: {listing}")

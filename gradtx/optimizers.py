@@ -7,10 +7,9 @@ optax. What each rule does, its state and its source stand with the rule, in ``g
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradtx._chain import Chain, chain
 from gradtx._rule import Hyper
+from gradtx._select import Select
 from gradtx.rules import (
     adagrad_sum,
     add_decayed_weights,
@@ -191,7 +190,7 @@ def adamw(
     eps: Hyper = 1e-8,
     eps_root: Hyper = 0.0,
     weight_decay: Hyper = 1e-4,
-    decay_mask: Any = None,
+    decay_mask: Select = None,
 ) -> Chain:
     """Adam with decoupled weight decay: w ← w − η·(m̂/(√v̂ + ε) + λw).
 
@@ -271,7 +270,7 @@ def nadamw(
     eps_root: Hyper = 0.0,
     weight_decay: Hyper = 1e-4,
     schedule_decay: Hyper | None = None,
-    decay_mask: Any = None,
+    decay_mask: Select = None,
 ) -> Chain:
     """Nadam with decoupled weight decay.
 

@@ -66,6 +66,8 @@ def test_compare(capsys: pytest.CaptureFixture[str]):
         "clip_layer": None,
         "clip_value": 0.5,
         "health": False,
+        "sweep": False,
+        "seeds": 5,
         "seed": 3,
         "output": "gradtx-compare.png",
         "json": "numbers.json",
@@ -182,6 +184,14 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]):
         (["compare", "--output", "folder.png"], "--output folder.png cannot be written: "),
         (["compare", "--json", "missing/n.json"], "--json missing/n.json cannot be written: No such file"),
         (["compare", "--json", "/dev/null"], "--json /dev/null cannot be written: /dev/null is not a regular file"),
+        (
+            ["compare", "--sweep", "--learning-rate", "0.1"],
+            "--sweep tries learning rates of its own: leave out --learning",
+        ),
+        (["compare", "--sweep", "--health"], "--sweep does not watch gradients: leave out --health, or --sweep"),
+        (["compare", "--sweep", "--seeds", "0"], "--seeds: expected a whole number of at least 1, found '0'"),
+        (["compare", "--sweep", "--seed", "4294967295"], "--seeds 5: the last seed is more than 4294967295"),
+        (["compare", "--seeds", "3"], "--seeds is for --sweep"),
         (["compare", "--output", "a.png", "--json", "./a.png"], "--output and --json are the same file, a.png"),
     ],
 )
@@ -192,6 +202,7 @@ def test_mistakes(
         raise AssertionError("training began")
 
     monkeypatch.setattr(comparison, "train", no_training)
+    monkeypatch.setattr(comparison, "sweep_rates", no_training)
     Path("folder.png").mkdir()
     assert main(arguments) == 2
     printed = capsys.readouterr()

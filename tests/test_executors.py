@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalog import ALL, MOST, OPTIMIZERS
+from catalog import ALL, OPTIMIZERS
 
 import gradtx as gx
 from gradtx import native
@@ -45,12 +45,7 @@ def trajectory(tx, executor, dtype="float32", n=3, step=gx.step):
 
 @pytest.mark.skipif(not native.available(), reason=str(native.available()))
 class TestNative:
-    @pytest.mark.parametrize("name", MOST)
-    def test_is_the_reference(self, name):
-        """Parameters and state, after three steps: at most 4 ulp a step."""
-        ours, theirs = trajectory(ALL[name], "native"), trajectory(ALL[name], "reference")
-        chex.assert_trees_all_close(ours, theirs, rtol=12 * 2**-23, atol=12 * 2**-23)
-        chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+    """In float32, everything in the catalog: test_contract.py."""
 
     @pytest.mark.parametrize("dtype, ulp", [("bfloat16", 2**-8), ("float16", 2**-10), ("float64", 2**-52)])
     @pytest.mark.parametrize("name", ["adam", "amsgrad", "nadamw", "nag", "adagrad", "clipped nadam"])

@@ -24,7 +24,8 @@ def test_runs(path):
     assert path.stat().st_size < 500_000, "keep notebooks small"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the kernel's start-up is jupyter's; a cell that warns shows it in its output
-        nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+        where = {"metadata": {"path": str(path.parent)}}  # as in Jupyter
+        nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
     for cell in code:
         for output in cell.outputs:
             assert output.get("name") != "stderr", output.get("text")

@@ -10,7 +10,8 @@ from catalog import CHAINS, DIALECTS, OPTIMIZERS, RULES
 
 import gradtx as gx
 from gradtx import native
-from gradtx._packed import LEAVES_PER_GROUP, PackedSlot
+from gradtx._packed import PackedSlot
+from gradtx.native import LEAVES_PER_CALL
 
 built = pytest.mark.skipif(not native.available(), reason=str(native.available()))
 
@@ -120,7 +121,7 @@ def test_the_reference_gives_the_same_up_to_rounding():
 @built
 def test_runs_in_the_kernel_and_in_place():
     """One call for each group and one for the large leaf; nothing is cut out of a flat array or put together."""
-    params = {f"leaf {i}": jnp.ones((3, 5)) for i in range(2 * LEAVES_PER_GROUP)} | {"large": jnp.ones(10_000)}
+    params = {f"leaf {i}": jnp.ones((3, 5)) for i in range(2 * LEAVES_PER_CALL)} | {"large": jnp.ones(10_000)}
     tx = gx.packed(gx.adam(0.1), BELOW)
     state = tx.init(params)
     assert len(jax.tree.leaves(state.slots["rms"])) == 2 + 1 + 1  # and a scalar

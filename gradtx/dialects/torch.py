@@ -12,13 +12,12 @@ that is not finite, where torch leaves zeros beside the NaN. Pass ``clip_grad_va
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 
 from gradtx import rules
 from gradtx._chain import Chain, chain
+from gradtx._maths import Arrays, Named
 from gradtx._rule import Hyper, Rule
 from gradtx.dialects._zero import is_zero
 
@@ -225,6 +224,6 @@ class clip_grad_norm(rules.clip_by_global_norm):
 
     equation = r"u \leftarrow u \min(1, c / (\lVert (u_1, u_2, \dots)\rVert + 10^{-6}))"
 
-    def settle(self, c: SimpleNamespace, measured: jax.Array) -> dict[str, jax.Array]:
+    def settle(self, c: Named, measured: jax.Array) -> Arrays:
         factor = jnp.minimum(1, c.limit / (measured + 1e-6))
         return {"factor": jnp.where(jnp.isfinite(measured), factor, jnp.nan)}

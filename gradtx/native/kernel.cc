@@ -315,26 +315,17 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
   }
 }
 
-// The sum of a block in double, in an order that depends on n alone.
+// The sum of a block in double, in an order that depends on n alone: many sums side by side, which become vectors.
 template <class T>
 GRADTX_INLINE double sum(const T* x, int n) {
-  constexpr int kLanes = 8, kSums = 4;
-  typedef T Numbers __attribute__((vector_size(kLanes * sizeof(T))));
-  typedef double Doubles __attribute__((vector_size(kLanes * sizeof(double))));
-  Doubles sums[kSums] = {};
-  int i = 0;
-  for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
-    for (int j = 0; j < kSums; ++j) {
-      Numbers numbers;
-      std::memcpy(&numbers, x + i + j * kLanes, sizeof numbers);
-      sums[j] += __builtin_convertvector(numbers, Doubles);
-    }
-  }
-  const Doubles lanes = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  double total = 0;
-  for (int j = 0; j < kLanes; ++j) total += lanes[j];
-  for (; i < n; ++i) total += static_cast<double>(x[i]);
-  return total;
+  constexpr int kSums = 32;
+  double sums[kSums] = {};
+  for (; n >= kSums; n -= kSums, x += kSums)
+    for (int j = 0; j < kSums; ++j) sums[j] += static_cast<double>(x[j]);
+  for (int half = kSums / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
+  for (int i = 0; i < n; ++i) sums[0] += static_cast<double>(x[i]);
+  return sums[0];
 }
 GRADTX_CLONES double sum_f32(const void* x, int n) { return sum(static_cast<const float*>(x), n); }
 GRADTX_CLONES double sum_f64(const void* x, int n) { return sum(static_cast<const double*>(x), n); }
@@ -398,8 +389,9 @@ void parallel(ffi::ThreadPool& pool, int64_t tasks, const F& f) {
 
 // ---- Calls ---------------------------------------------------------------------------------------------------------
 
-constexpr int64_t kBlockBytes = 4096;  // of one temporary: a few of them and the arrays' blocks fit into 32 KiB
-constexpr int64_t kBlocksPerTask = 64;
+constexpr int64_t kBlockBytes = 2048;  // of one temporary: a few of them, the arrays' blocks and the next fit into 32 KiB
+constexpr int64_t kFewestBlocks = 64, kMostBlocks = 1024;  // of a task
+constexpr int64_t kTasks = 64;                             // in between
 
 struct Array {
   char* data;
@@ -413,6 +405,7 @@ struct Call {
   int64_t inputs, arrays;  // of a leaf; the outputs are arrays too
   int64_t temporaries;
   int64_t block;                   // elements
+  int64_t blocks_per_task;         // by the number of blocks alone, since sums depend on it
   std::vector<Array> leaf_arrays;  // of all leaves
   std::vector<int64_t> sizes;      // elements of each leaf
   std::vector<int64_t> first;      // number of each leaf's first block, and the number of all blocks
@@ -421,7 +414,7 @@ struct Call {
   bool same_scalars;
 
   int64_t blocks() const { return first.back(); }
-  int64_t tasks() const { return (blocks() + kBlocksPerTask - 1) / kBlocksPerTask; }
+  int64_t tasks() const { return (blocks() + blocks_per_task - 1) / blocks_per_task; }
 
   // Runs the blocks of a task; `after` sees the slots and the size of each.
   template <class F>
@@ -433,7 +426,7 @@ struct Call {
     std::vector<void*> slots(arrays + temporaries + scalars_of_leaf);
     for (int64_t i = 0; i < temporaries; ++i) slots[arrays + i] = aligned + i * kBlockBytes;
 
-    const int64_t begin = task * kBlocksPerTask, end = std::min(begin + kBlocksPerTask, blocks());
+    const int64_t begin = task * blocks_per_task, end = std::min(begin + blocks_per_task, blocks());
     int64_t leaf = std::upper_bound(first.begin(), first.end(), begin) - first.begin() - 1;
     for (int64_t number = begin; number < end; ++leaf) {
       const Scalar* own = scalars.data() + (same_scalars ? 0 : leaf * scalars_of_leaf);
@@ -530,6 +523,7 @@ ffi::Error prepare(Call& call, ffi::RemainingArgs& args, ffi::RemainingRets& ret
     call.sizes.push_back(size);
     call.first.push_back(call.first.back() + (size + call.block - 1) / call.block);
   }
+  call.blocks_per_task = std::clamp(call.blocks() / kTasks, kFewestBlocks, kMostBlocks);
   return ffi::Error::Success();
 }
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 
-from gradtx._maths import Total
+from gradtx._maths import Arrays, Named, Total
 from gradtx._numerics import l2_norms, safe_divide
 from gradtx._rule import Hyper, Rule, hyper
 
@@ -42,8 +41,7 @@ class clip_by_norm(Rule):
     r"""Shrink each leaf whose L2 norm exceeds the limit to that norm: u ← u·min(1, limit/‖u‖).
 
     Within the limit a leaf stays as it is, to the last bit. The norm is taken in float32 or wider and does not
-    overflow. A
-    leaf with an inf or NaN in it has no norm, and becomes NaN as a whole: never a silent zero.
+    overflow. A leaf with an inf or NaN in it has no norm, and becomes NaN as a whole: never a silent zero.
 
     Args:
         limit: ≥ 0.
@@ -65,7 +63,7 @@ class clip_by_norm(Rule):
     def measure(self, groups: Sequence[Sequence[jax.Array]], total: Total) -> jax.Array:
         return l2_norms(groups, total)
 
-    def settle(self, c: SimpleNamespace, measured: jax.Array) -> dict[str, jax.Array]:
+    def settle(self, c: Named, measured: jax.Array) -> Arrays:
         factor = jnp.where(measured > c.limit, safe_divide(c.limit, measured), 1)
         return {"factor": jnp.where(jnp.isfinite(measured), factor, jnp.nan)}
 

@@ -86,10 +86,8 @@ class centered_rms(Rule):
     r"""The variance of the gradient instead of its square: v ← E|g|² − |E g|², both averages starting at zero.
 
     Computed as d ← β(d + (1−β)|g − m|²); m ← βm + (1−β)g; v ← d, which is the same number without the difference of
-    two
-    nearly equal ones: it never turns negative, and keeps its digits where the gradient hardly varies. There v goes
-        to zero
-    with βᵗ, and what is divided by its root grows until epsilon bounds it: that is what centering means.
+    two nearly equal ones: it never turns negative, and keeps its digits where the gradient hardly varies. There v goes
+    to zero with βᵗ, and what is divided by its root grows until epsilon bounds it: that is what centering means.
 
     Args:
         decay: β in [0, 1). 0.9 as in ``rms``.

@@ -12,7 +12,7 @@ import numpy as np
 import gradtx
 from gradtx.workbench.networks import ACTIVATIONS
 from gradtx.workbench.recipes import RECIPES
-from gradtx.workbench.settings import Settings
+from gradtx.workbench.settings import LARGEST_SEED, Settings
 from gradtx.workbench.verdict import ADVICE
 
 __all__ = ["parse"]
@@ -22,6 +22,9 @@ DEEPEST = 50
 
 BOTH = ("relu", "maxout")
 """The networks of ``--network both``."""
+
+SWEPT = Path("gradtx-sweep.png")
+"""The picture of a sweep, if nothing else is said."""
 
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
@@ -70,6 +73,11 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_compare(commands)
     chosen = vars(parser.parse_args(arguments))
+    if chosen["seeds"] is not None and not chosen["sweep"]:
+        parser.error("compare: --seeds is for --sweep")
+    chosen["seeds"] = chosen["seeds"] or Settings.seeds
+    if chosen["output"] is None:
+        chosen["output"] = SWEPT if chosen["sweep"] else Settings.output
     network = chosen.pop("network")
     networks = BOTH if network == "both" else (network,)
     optimizers = tuple(dict.fromkeys(chosen.pop("optimizers")))
@@ -165,10 +173,23 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="run every training again with its gradients watched (default: only those that went wrong)",
     )
     add(
+        "--sweep",
+        action="store_true",
+        help="try learning rates from 0.00001 to 10 with every optimizer, and see which is best and how many train",
+    )
+    add(
+        "--seeds",
+        type=_whole(1),
+        default=None,
+        metavar="NUMBER",
+        help=f"of --sweep: how many, from --seed on, for each learning rate (default: {default.seeds})",
+    )
+    add(
         "--seed",
-        type=_whole(0, 2**32 - 1),
+        type=_whole(0, LARGEST_SEED),
         default=default.seed,
         help="of the initial weights and of the shuffling (default: %(default)s)",
     )
-    add("--output", type=Path, default=default.output, metavar="FILE.png", help="the picture (default: %(default)s)")
+    files = f"{default.output}, or {SWEPT} with --sweep"
+    add("--output", type=Path, default=None, metavar="FILE.png", help=f"the picture (default: {files})")
     add("--json", type=Path, default=default.json, metavar="FILE", help="write all settings and numbers too")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -19,7 +19,7 @@ from gradtx.workbench.recipes import RECIPES
 from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
 
-__all__ = ["draw", "spread"]
+__all__ = ["LINES", "draw", "draw_losses", "limits_of_losses", "page", "panels_of", "spread"]
 
 
 class Line(NamedTuple):
@@ -77,18 +77,36 @@ def draw(settings: Settings, runs: Sequence[Run]) -> bytes:
         settings: of the comparison.
         runs: at least one.
     """
-    networks = [name for name in settings.networks if any(run.network == name for run in runs)]
-    optimizers = len({run.optimizer for run in runs})
+    losses = limits_of_losses([run.measures.train_loss for run in runs])
+    norms = _limits_of_norms(runs)
+
+    def column(above: SubFigure, below: SubFigure, name: str, rows: int, columns: int) -> None:
+        of_network = [run for run in runs if run.network == name]
+        _draw_losses(above, of_network, losses, settings.title(name))
+        _draw_norms(below, of_network, norms, rows, columns)
+
+    return page(settings, runs, column)
+
+
+def page(
+    settings: Settings, done: Sequence[Any], column: Callable[[SubFigure, SubFigure, str, int, int], None]
+) -> bytes:
+    """A PNG with one column for each network: one picture, and under it a panel for each optimizer.
+
+    Args:
+        settings: of the comparison.
+        done: what is to be drawn, each with its ``network`` and its ``optimizer``.
+        column: draws one.
+    """
+    networks = [name for name in settings.networks if any(each.network == name for each in done)]
+    optimizers = len({each.optimizer for each in done})
     rows, columns = -(-optimizers // COLUMNS), min(COLUMNS, optimizers)
     heights = [4.0, 0.9 + 1.6 * rows]
-    losses, norms = _limits_of_losses(runs), _limits_of_norms(runs)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.8 * len(networks), sum(heights)), dpi=96, layout="constrained")
         halves = figure.subfigures(2, len(networks), squeeze=False, wspace=0.04, height_ratios=heights)
         for name, above, below in zip(networks, *halves, strict=True):
-            of_network = [run for run in runs if run.network == name]
-            _draw_losses(above, of_network, losses, settings.title(name))
-            _draw_norms(below, of_network, norms, rows, columns)
+            column(above, below, name, rows, columns)
         file = io.BytesIO()
         figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.15, pil_kwargs={"optimize": True})
     return file.getvalue()
@@ -103,10 +121,10 @@ def _limits(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
     return min(bottom, top / 100) / 1.6, top * 1.6
 
 
-def _limits_of_losses(runs: Sequence[Run]) -> tuple[float, float]:
-    before = [float(run.measures.train_loss[0]) for run in runs]
-    highest = 10 * max((loss for loss in before if 0 < loss < np.inf), default=1.0)
-    return _limits(np.concatenate([run.measures.train_loss for run in runs]), SMALLEST_LOSS, highest)
+def limits_of_losses(curves: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The range of training losses, by epoch from before training."""
+    highest = 10 * max((float(losses[0]) for losses in curves if 0 < losses[0] < np.inf), default=1.0)
+    return _limits(np.concatenate(curves), SMALLEST_LOSS, highest)
 
 
 def _limits_of_norms(runs: Sequence[Run]) -> tuple[float, float]:
@@ -114,6 +132,7 @@ def _limits_of_norms(runs: Sequence[Run]) -> tuple[float, float]:
 
 
 def _set_axes(axes: Axes, epochs: int, limits: tuple[float, float]) -> None:
+    """An axis of epochs, and a logarithmic one with these limits."""
     axes.set_yscale("log")
     axes.set_ylim(limits)
     axes.set_xlim(0, epochs)
@@ -131,30 +150,43 @@ def _plot(axes: Axes, values: np.ndarray, line: Line, width: float) -> None:
 
 
 def _draw_losses(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float], title: str) -> None:
+    diverged = {run.optimizer: " (diverged)" * (run.verdict == "diverged") for run in runs}
+    losses = {run.optimizer: run.measures.train_loss for run in runs}
+    draw_losses(figure, losses, limits, title, diverged)
+
+
+def draw_losses(
+    figure: SubFigure,
+    losses: Mapping[str, np.ndarray],
+    limits: tuple[float, float],
+    title: str,
+    notes: Mapping[str, str],
+) -> None:
+    """The training loss by epoch, a curve for each optimizer, with its name and a note at its right end."""
     axes = figure.subplots()
-    _set_axes(axes, len(runs[0].measures.train_loss) - 1, limits)
+    _set_axes(axes, len(next(iter(losses.values()))) - 1, limits)
     axes.set_title(title, fontweight="bold", fontsize=12, pad=10)
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss (cross-entropy, nats)")
-    for run in runs:
-        _plot(axes, run.measures.train_loss, LINES[run.optimizer], 1.8)
-    _label_ends(axes, runs)
+    for optimizer, values in losses.items():
+        _plot(axes, values, LINES[optimizer], 1.8)
+    _label_ends(axes, {optimizer: float(values[-1]) for optimizer, values in losses.items()}, notes)
 
 
-def _label_ends(axes: Axes, runs: Sequence[Run]) -> None:
+def _label_ends(axes: Axes, losses: Mapping[str, float], notes: Mapping[str, str]) -> None:
     """Names beside the right ends of the curves, moved apart where they would overlap."""
-    ends = [_end(axes, float(run.measures.train_loss[-1])) for run in runs]
-    for run, end, place in zip(runs, ends, spread(ends, 0.062), strict=True):
-        line = LINES[run.optimizer]
+    ends = [_end(axes, loss) for loss in losses.values()]
+    for (optimizer, loss), end, place in zip(losses.items(), ends, spread(ends, 0.062), strict=True):
+        line = LINES[optimizer]
         leader = {"arrowstyle": "-", "color": line.colour, "linestyle": line.dashes, "shrinkB": 0, "relpos": (0, 0.5)}
         axes.annotate(
-            RECIPES[run.optimizer].title + " (diverged)" * (run.verdict == "diverged"),
+            RECIPES[optimizer].title + notes[optimizer],
             xy=(1.005, end),
             xytext=(1.06, place),
             xycoords="axes fraction",
             color=line.colour,
             verticalalignment="center",
-            arrowprops=leader if np.isfinite(run.measures.train_loss[-1]) else None,
+            arrowprops=leader if np.isfinite(loss) else None,
         )
 
 
@@ -179,21 +211,29 @@ def spread(places: Sequence[float], gap: float) -> np.ndarray:
 
 
 def _draw_norms(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float], rows: int, columns: int) -> None:
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels = panels_of(figure, [run.optimizer for run in runs], rows, columns)
     layers = runs[0].measures.gradient_norms.shape[1]
     colours = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 0.85, layers))]
-    for axes, run in zip(grid.flat, runs, strict=False):
+    for axes, run in zip(panels, runs, strict=True):
         _set_axes(axes, len(run.measures.train_loss) - 1, limits)
-        axes.set_title(RECIPES[run.optimizer].title, fontsize=10, pad=3)
         for norms, colour in zip(run.measures.gradient_norms.T, colours, strict=True):
             _plot(axes, norms, Line(colour), 1.3)
-    for axes in grid.flat[len(runs) :]:
-        axes.remove()
-    for axes in grid.flat[max(len(runs) - columns, 0) : len(runs)]:
-        axes.tick_params(labelbottom=True)
     figure.supxlabel("epoch", fontsize=10, color="#333333")
     figure.supylabel("gradient norm", fontsize=10, color="#333333")
     _explain_layers(figure, colours)
+
+
+def panels_of(figure: SubFigure, optimizers: Sequence[str], rows: int, columns: int) -> list[Axes]:
+    """A panel for each optimizer, with its name, all on the same axes; the lowest ones are numbered."""
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels = list(grid.flat[: len(optimizers)])
+    for axes, optimizer in zip(panels, optimizers, strict=True):
+        axes.set_title(RECIPES[optimizer].title, fontsize=10, pad=3)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes in panels[-columns:]:
+        axes.tick_params(labelbottom=True)
+    return panels
 
 
 def _explain_layers(figure: SubFigure, colours: Sequence[str]) -> None:

@@ -16,26 +16,41 @@ from gradtx import Finding
 from gradtx.workbench.health import Health
 from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
+from gradtx.workbench.sweeps import Sweep
 
-__all__ = ["to_json"]
+__all__ = ["runs_record", "sweeps_record", "to_json"]
 
 _PACKAGES = ("gradtx", "jax", "jaxlib", "numpy", "optax", "scikit-learn")
 
 
-def to_json(settings: Settings, runs: Sequence[Run], *, interrupted: bool) -> str:
+def to_json(settings: Settings, record: dict[str, Any], *, interrupted: bool) -> str:
     """The comparison as a JSON object. Numbers that JSON has no word for (NaN, infinities) are null.
 
     Losses are in nats, accuracies from 0 to 1, times in seconds. The first number of a list is from before training,
     each further one from after an epoch.
+
+    Args:
+        settings: of the comparison.
+        record: what came out, of ``runs_record`` or ``sweeps_record``.
+        interrupted: whether something is missing.
     """
     content = {
         "settings": dataclasses.asdict(settings),
         "versions": {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},
         "backend": jax.default_backend(),
         "interrupted": interrupted,
-        "runs": [_run(run) for run in runs],
-    }
+    } | record
     return json.dumps(content, default=str, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+
+
+def runs_record(runs: Sequence[Run]) -> dict[str, Any]:
+    """Runs as JSON has them."""
+    return {"runs": [_run(run) for run in runs]}
+
+
+def sweeps_record(sweeps: Sequence[Sweep]) -> dict[str, Any]:
+    """Sweeps as JSON has them: what was found, and each training."""
+    return {"sweeps": [_sweep(sweep) for sweep in sweeps]}
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -52,6 +67,23 @@ def _run(run: Run) -> dict[str, Any]:
         "epochs": {name: _plain(values) for name, values in numbers.items()},
         "gradient_norms": {f"layer_{i}": _plain(norm) for i, norm in enumerate(norms.T)},
         "health": None if run.health is None else _health(run.health),
+    }
+
+
+def _sweep(sweep: Sweep) -> dict[str, Any]:
+    rows = []
+    for row in sweep.table:
+        losses = _plain(row.pop(name) for name in list(row) if name.startswith("train_loss/"))
+        rows.append({"train_loss": losses} | dict(zip(row, _plain(row.values()), strict=True)) | {"seed": row["seed"]})
+    trains = sweep.range
+    return {
+        "network": sweep.network,
+        "optimizer": sweep.optimizer,
+        "chain": sweep.chain,
+        "seconds": round(sweep.seconds, 3),
+        "best_learning_rate": float(sweep.rates[sweep.best]),
+        "trains": None if trains is None else trains._asdict() | {"factor": trains.factor},
+        "rows": rows,
     }
 
 

@@ -15,33 +15,27 @@ from gradtx.workbench.networks import ACTIVATIONS
 from gradtx.workbench.recipes import RECIPES
 from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
-from gradtx.workbench.training import Measures
 from gradtx.workbench.verdict import ADVICE
 
-__all__ = ["Bar", "print_report"]
+__all__ = ["Bar", "print_report", "table_of_numbers"]
 
 _COLOURS = {"diverged": "red", "not trained enough": "yellow", "overfitting": "yellow", "good": "green"}
 
 
 class Bar:
-    """A progress bar over the epochs of all runs, on stderr; where that is no terminal, a line for each run.
+    """A progress bar over everything to do, on stderr; where that is no terminal, a line for each optimizer.
 
     Args:
-        epochs: of all runs together.
+        total: the number of steps of the bar.
+        unit: what they are.
     """
 
-    def __init__(self, epochs: int):
+    def __init__(self, total: int, unit: str):
         console = Console(stderr=True)
         self._quiet = not console.is_terminal
-        columns = (
-            BarColumn(24),
-            MofNCompleteColumn(),
-            TextColumn("epochs"),
-            TimeRemainingColumn(),
-            "{task.description}",
-        )
+        columns = (BarColumn(24), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn(), "{task.description}")
         self._progress = Progress(*columns, console=console, transient=True, disable=self._quiet)
-        self._task = self._progress.add_task("compiling", total=epochs)
+        self._task = self._progress.add_task("compiling", total=total)
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -54,17 +48,14 @@ class Bar:
         """Say what is being compiled."""
         self._progress.update(self._task, description=f"{_title(network, optimizer)}: compiling")
 
-    def epoch(self, network: str, optimizer: str, measures: Measures) -> None:
-        """Move on by one epoch."""
-        text = f"{_title(network, optimizer)}: training loss {measures.train_loss:.2e}"
-        self._progress.update(self._task, advance=1, description=text)
+    def step(self, network: str, optimizer: str, text: str) -> None:
+        """Move on by one step, and say what came out."""
+        self._progress.update(self._task, advance=1, description=f"{_title(network, optimizer)}: {text}")
 
-    def finish(self, run: Run) -> None:
-        """Say that a run is done, where no bar shows it."""
+    def finish(self, network: str, optimizer: str, text: str, seconds: float) -> None:
+        """Say that an optimizer is done, where no bar shows it."""
         if self._quiet:
-            loss = run.measures.train_loss[-1]
-            text = f"{_title(run.network, run.optimizer)}: training loss {loss:.2e}, {run.seconds:.1f} s"
-            print(text, file=sys.stderr, flush=True)
+            print(f"{_title(network, optimizer)}: {text}, {seconds:.1f} s", file=sys.stderr, flush=True)
 
 
 def _title(network: str, optimizer: str) -> str:
@@ -119,13 +110,21 @@ def _some(leaves: Sequence[str]) -> str:
     return ", ".join(leaves[:2]) + (f" and {len(leaves) - 2} more" if len(leaves) > 2 else "")
 
 
+def table_of_numbers(title: str, heads: Sequence[str]) -> Table:
+    """An empty table of optimizers, and a column of numbers for each head, that fits into 80 columns."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.show_edge = table.pad_edge = False
+    table.add_column("optimizer", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
+
+
 def _table(settings: Settings, network: str, runs: Sequence[Run]) -> Table:
     title = f"{settings.title(network)}, {settings.epochs} epoch{'s' * (settings.epochs > 1)}"
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.show_edge = table.pad_edge = False  # so that it fits into 80 columns
-    table.add_column("optimizer", no_wrap=True)
-    for head in ["learning\nrate", "training\nloss", "training\naccuracy", "test\nloss", "test\naccuracy"]:
-        table.add_column(head, justify="right", no_wrap=True)
+    table = table_of_numbers(
+        title, ["learning\nrate", "training\nloss", "training\naccuracy", "test\nloss", "test\naccuracy"]
+    )
     table.add_column("verdict", no_wrap=True)
     for run in runs:
         m = run.measures

@@ -9,10 +9,14 @@ from pathlib import Path
 from gradtx.workbench.files import check_writable
 from gradtx.workbench.networks import ACTIVATIONS, Network
 
-__all__ = ["LARGEST_NETWORK", "Impossible", "Settings"]
+__all__ = ["LARGEST_NETWORK", "LARGEST_SEED", "Impossible", "Settings"]
 
 LARGEST_NETWORK = 10_000_000
 """Weights and biases that a network may have. The comparison is of small ones."""
+
+
+LARGEST_SEED = 2**32 - 1
+"""What a key is made of."""
 
 
 class Impossible(ValueError):
@@ -35,6 +39,8 @@ class Settings:
         clip_norm, clip_layer, clip_value: limits of the gradient's norm, of the norms of its leaves (a layer's weights,
             a layer's biases), and of its elements, or None.
         health: whether to watch the gradients of every training, and not only of those that went wrong.
+        sweep: whether to try many learning rates and seeds with every optimizer.
+        seeds: how many seeds, if so: ``seed``, the next one, and so on.
         seed: of initial weights and shuffling.
         output: where the picture goes.
         json: where the numbers go, or None.
@@ -52,6 +58,8 @@ class Settings:
     clip_layer: float | None = None
     clip_value: float | None = None
     health: bool = False
+    sweep: bool = False
+    seeds: int = 5
     seed: int = 0
     output: Path = Path("gradtx-compare.png")
     json: Path | None = None
@@ -73,8 +81,15 @@ class Settings:
         """Refuse what would fail only after training, or at its start.
 
         Raises:
-            Impossible: for a batch larger than the training set, networks too large, or files that cannot be written.
+            Impossible: for a batch larger than the training set, networks too large, files that cannot be written, or
+                a sweep with options that it has no use for.
         """
+        if self.sweep and self.learning_rate is not None:
+            raise Impossible("--sweep tries learning rates of its own: leave out --learning-rate, or --sweep")
+        if self.sweep and self.health:
+            raise Impossible("--sweep does not watch gradients: leave out --health, or --sweep")
+        if self.sweep and self.seed + self.seeds - 1 > LARGEST_SEED:
+            raise Impossible(f"--seed {self.seed} --seeds {self.seeds}: the last seed is more than {LARGEST_SEED}")
         if self.batch_size > images:
             raise Impossible(f"--batch-size {self.batch_size} is more than the {images} training images")
         size = max(network.size for network in networks)

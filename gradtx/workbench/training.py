@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 import gradtx
 from gradtx.workbench.networks import Network, Params
 
-__all__ = ["Data", "History", "Measures", "cross_entropy", "measure", "run_epoch", "shuffled_batches", "train"]
+__all__ = ["Data", "History", "Measures", "begin", "cross_entropy", "measure", "run_epoch", "shuffled_batches", "train"]
 
 T = TypeVar("T")
 
@@ -126,6 +126,13 @@ def run_epoch(
     return *carry, logged
 
 
+def begin(network: Network, tx: optax.GradientTransformation, key: jax.Array) -> tuple[Params, Any, jax.Array]:
+    """Initial parameters, the optimizer's state for them, and the key that each epoch's number is folded into."""
+    init_key, shuffle_key = jax.random.split(key)
+    params = network.init(init_key)
+    return params, tx.init(params), shuffle_key
+
+
 def train(
     network: Network,
     tx: optax.GradientTransformation,
@@ -154,10 +161,8 @@ def train(
             arrays, such as ``gradtx.metrics``.
     """
     started = time.perf_counter()
-    init_key, shuffle_key = jax.random.split(jax.random.key(seed))
     data = jax.device_put(data)
-    params = network.init(init_key)
-    state = tx.init(params)
+    params, state, shuffle_key = begin(network, tx, jax.random.key(seed))
     measures = [jax.device_get(measure(network, params, data))]
     logged: list[Any] = []
     for epoch in range(1, epochs + 1):

@@ -1,0 +1,210 @@
+"""Pictures of what rules and optimizers do, as SVG that takes its ink from the page around it, light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+
+import gradtx as gx
+from gradtx._rule import Transformation
+from gradtx.workbench.picture import STYLE, spread
+
+__all__ = ["GRADIENT", "bars", "descend", "lines", "over_time", "plane", "root_v", "svg", "updates", "valley"]
+
+STEPS = 60
+WIDTH, LEFT, RIGHT = 7.2, 0.075, 0.76  # inches, and what of it axes take
+INK, MUTED, FAINT = "#333333", "#777777", "#e4e4e4"
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
+"""Of Okabe & Ito (2008), which colour-blind readers can tell apart; the first is what a picture is about."""
+
+_OF_THE_PAGE = {
+    INK: "var(--md-default-fg-color)",
+    MUTED: "var(--md-default-fg-color--light)",
+    FAINT: "var(--md-default-fg-color--lightest)",
+    "#ffffff": "var(--md-default-bg-color)",
+    COLOURS[1]: "var(--picture-blue)",  # the one that is too dark on a dark page
+}
+
+
+def _scripted() -> np.ndarray:
+    """The gradient that every rule is shown: small, then a step up, then noise around a small negative; two spikes."""
+    noise = np.random.default_rng(0).normal(0.0, 0.5, STEPS)
+    gradient = np.concatenate([np.full(20, 0.5), np.full(20, 1.5), -0.5 + noise[40:]])
+    gradient[[29, 50]] = 4.0, -4.0
+    return gradient
+
+
+GRADIENT = _scripted()
+
+
+class root_v(gx.Rule):
+    """The root of the second moment as the direction, to look at it."""
+
+    equation = r"u \leftarrow \sqrt{v}"
+    second_moment = "uses"
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=jnp.sqrt(signal.second_moment), second_moment=None), {}
+
+
+def updates(tx: Transformation, gradients: np.ndarray = GRADIENT, param: float = 0.0) -> np.ndarray:
+    """What comes out of a chain for each of these gradients, the parameter staying where it is."""
+    p = jnp.full(gradients.shape[1:], param)
+
+    def one(state: Any, gradient: jax.Array) -> tuple[Any, jax.Array]:
+        update, state = tx.update(gradient, state, p)
+        return state, update
+
+    return np.asarray(jax.lax.scan(one, tx.init(p), jnp.asarray(gradients, jnp.float32))[1])
+
+
+def descend(
+    tx: Transformation, start: Any, gradient: Callable[[jax.Array], jax.Array], steps: int = STEPS
+) -> np.ndarray:
+    """The parameters, from the start on."""
+
+    def one(carry: Any, _: Any) -> tuple[Any, jax.Array]:
+        params, state = carry
+        return gx.step(tx, params, gradient(params), state), params
+
+    start = jnp.asarray(start, jnp.float32)
+    return np.asarray(jax.lax.scan(one, (start, tx.init(start)), length=steps + 1)[1])
+
+
+def over_time(title: str, chains: Mapping[str, Transformation], steps: int = STEPS) -> Figure:
+    """The scripted gradient above, and below what comes out of each chain, each with its label beside it."""
+    figure, (above, below) = _panels(4.0, height_ratios=[1, 1.7])
+    t = np.arange(1, steps + 1)
+    _title(above, "gradient in, g")
+    above.plot(t, GRADIENT[:steps], color=MUTED, linewidth=1.3, drawstyle="steps-mid")
+    _title(below, title)
+    _draw_lines(below, t, {label: updates(tx)[:steps] for label, tx in chains.items()}, drawstyle="steps-mid")
+    below.set_xlabel("step")
+    return figure
+
+
+def lines(title: str, curves: Mapping[str, np.ndarray], first: int = 0) -> Figure:
+    """Curves over steps, each with its label beside it."""
+    figure, (axes,) = _panels(2.8)
+    _title(axes, title)
+    _draw_lines(axes, first + np.arange(len(next(iter(curves.values())))), curves)
+    axes.set_xlabel("step")
+    return figure
+
+
+def plane(title: str, points: np.ndarray, moved: np.ndarray, labels: tuple[str, str], limit: float) -> Figure:
+    """Points of a plane, with arrows to where they are moved; those that stay are blue."""
+    figure = Figure(figsize=(4.2, 4.2))
+    axes = figure.subplots(gridspec_kw={"left": 0.12, "right": 0.98, "bottom": 0.12, "top": 0.92})
+    far = np.linalg.norm(points - moved, axis=1) > 1e-6
+    angles = np.linspace(0, 2 * np.pi, 100)
+    axes.plot(limit * np.cos(angles), limit * np.sin(angles), color=MUTED, linewidth=1)
+    for start, end in zip(points[far], moved[far], strict=True):
+        arrow = {"arrowstyle": "-|>", "color": COLOURS[0], "shrinkA": 0, "shrinkB": 0, "linewidth": 1.1}
+        axes.annotate("", end, start, arrowprops=arrow)
+    axes.plot(*points[far].T, "o", color=MUTED, markersize=3)
+    axes.plot(*points[~far].T, "o", color=COLOURS[1], markersize=4)
+    _title(axes, title)
+    axes.set_aspect("equal")
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    return figure
+
+
+def bars(title: str, names: Sequence[str], groups: Mapping[str, np.ndarray], limit: float) -> Figure:
+    """A group of bars for each name, the first for comparison, and a line at the limit."""
+    figure, (axes,) = _panels(2.8)
+    at, width = np.arange(len(names)), 0.8 / len(groups)
+    for i, ((label, heights), colour) in enumerate(zip(groups.items(), (MUTED, *COLOURS), strict=False)):
+        axes.bar(at + (i - (len(groups) - 1) / 2) * width, heights, width * 0.9, color=colour, zorder=2)
+        axes.annotate(label, (1.01, 0.9 - 0.13 * i), xycoords="axes fraction", color=colour)
+    axes.axhline(limit, color=INK, linewidth=0.8, linestyle=":", zorder=1)
+    axes.annotate("limit", (1.01, limit), xycoords=("axes fraction", "data"), va="center", color=INK)
+    axes.set_xticks(at, names)
+    axes.tick_params(axis="x", length=0)
+    _title(axes, title)
+    return figure
+
+
+def valley(chains: Mapping[str, Transformation], steps: int = STEPS) -> Figure:
+    """Ways down the valley ½(w₁² + 30 w₂²), and the loss on them: of a chain, and of what it is compared with."""
+    curvature, colours = np.array([1.0, 30.0]), (COLOURS[0], MUTED)
+    figure = Figure(figsize=(WIDTH, 2.7))
+    plan = figure.add_axes((LEFT, 0.18, 0.42, 0.7))
+    losses = figure.add_axes((LEFT + 0.5, 0.18, RIGHT - LEFT - 0.45, 0.7))
+    x, y = np.meshgrid(np.linspace(-4.6, 2.4, 80), np.linspace(-1.35, 1.35, 60))
+    plan.contour(
+        x, y, (curvature[0] * x**2 + curvature[1] * y**2) / 2, np.geomspace(0.1, 40, 9), colors=FAINT, linewidths=0.9
+    )
+    curves: dict[str, np.ndarray] = {}
+    for (label, tx), colour, marker in zip(chains.items(), colours, (".", ""), strict=True):
+        path = descend(tx, (-4.0, 1.0), lambda w: jnp.asarray(curvature) * w, steps)
+        curves[label] = np.maximum(path**2 @ curvature / 2, 1e-9)
+        plan.plot(*path.T, color=colour, linewidth=1.1, marker=marker, markersize=3.5, zorder=2 + bool(marker))
+    plan.plot(0, 0, "+", color=INK, markersize=8)
+    plan.set(xlim=(-4.6, 2.4), ylim=(-1.35, 1.35), xlabel="w₁, the flat direction")
+    plan.grid(False)
+    _title(plan, "w₂, the steep direction")
+    losses.set_yscale("log")
+    _draw_lines(losses, np.arange(steps + 1), curves, colours)
+    losses.set_xlabel("step")
+    _title(losses, "loss")
+    return figure
+
+
+def svg(draw: Callable[[], Figure]) -> str:
+    """A picture as one line of SVG to stand in a page."""
+    with matplotlib.rc_context({**STYLE, "svg.fonttype": "path", "svg.hashsalt": "gradtx", "font.size": 9.5}):
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        with gx.executor("reference"):  # quicker to compile
+            draw().savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, variable in _OF_THE_PAGE.items():
+        text = text.replace(colour, variable)
+    return re.sub(r"\s*\n\s*", " ", text)
+
+
+def _panels(height: float, height_ratios: Sequence[float] = (1,)) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of panels below each other, with room for labels on the right; all are equally wide."""
+    figure = Figure(figsize=(WIDTH, height))
+    margins = {"left": LEFT, "right": RIGHT, "bottom": 0.45 / height, "top": 1 - 0.3 / height, "hspace": 0.25}
+    rows = len(height_ratios)
+    grid = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=height_ratios, gridspec_kw=margins)
+    return figure, list(grid[:, 0])
+
+
+def _title(axes: Axes, text: str) -> None:
+    axes.set_title(text, fontsize=9.5, color=INK, pad=6)
+
+
+def _draw_lines(
+    axes: Axes,
+    x: np.ndarray,
+    curves: Mapping[str, np.ndarray],
+    colours: Sequence[str] = COLOURS,
+    drawstyle: Any = "default",
+) -> None:
+    """Curves, the first on top, with labels at their right ends, moved apart where they would meet."""
+    for i, (y, colour) in enumerate(zip(curves.values(), colours, strict=False)):
+        axes.plot(x, y, color=colour, linewidth=1.4 if i else 2, zorder=4 - i / 9, drawstyle=drawstyle)
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MultipleLocator(10 if len(x) > STEPS / 2 + 1 else 5))
+    axes.autoscale_view()
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = [float(to_axes.transform((x[-1], y[-1]))[1]) for y in curves.values()]
+    inches = axes.bbox.height / axes.figure.dpi
+    places = spread([min(max(end, 0.0), 1.0) for end in ends], 0.19 / inches)
+    for label, place, colour in zip(curves, places, colours, strict=False):
+        axes.annotate(label, (1.01, place), xycoords="axes fraction", va="center", color=colour)

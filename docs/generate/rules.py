@@ -1,0 +1,359 @@
+"""What the page of each rule shows beside its docstring: a picture of its effect, and what others do instead.
+
+A rule that is missing here makes the build fail: add its entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+import gradtx as gx
+from docs.generate.pictures import GRADIENT, STEPS, bars, descend, lines, over_time, plane, root_v, updates
+from gradtx._rule import Transformation
+
+__all__ = ["RULES", "Entry"]
+
+
+class Entry(NamedTuple):
+    """What the page of a rule has of its own.
+
+    Attributes:
+        draw: its picture.
+        caption: what there is to see in it.
+        elsewhere: what other frameworks do instead.
+    """
+
+    draw: Callable[[], Figure]
+    caption: str
+    elsewhere: str
+
+
+OUT = "direction out, u"
+ROOT = "what the direction will be divided by, √v"
+
+
+def _seen(*rules: Transformation) -> Transformation:
+    return gx.chain(*rules, root_v())
+
+
+def _decay() -> Figure:
+    """A weight that only noise pulls at, a little or hard, under coupled and decoupled decay."""
+    noise = jax.random.normal(jax.random.key(0), (STEPS,))
+
+    def shrinking(tx: Transformation, size: float) -> np.ndarray:
+        def one(carry, draw):
+            w, state = carry
+            return gx.step(tx, w, size * draw, state), w
+
+        w = jnp.array(1.0)
+        return np.asarray(jax.lax.scan(one, (w, tx.init(w)), noise)[1])
+
+    adam = gx.chain(gx.momentum(0.9), gx.rms(0.999), gx.debias(), gx.precondition())
+    coupled = gx.chain(gx.add_decayed_weights(0.1), adam, gx.scale_by_learning_rate(0.03))
+    decoupled = gx.chain(adam, gx.add_decayed_weights(1.0), gx.scale_by_learning_rate(0.03))
+    curves = {
+        "in front, small gradients": shrinking(coupled, 0.01),
+        "in front, large gradients": shrinking(coupled, 10.0),
+        "decoupled": shrinking(decoupled, 10.0),
+    }
+    return lines("a weight under Adam with decay", curves)
+
+
+def _decay_inside() -> Figure:
+    velocity = gx.chain(gx.scale_by_learning_rate(0.05), gx.trace(0.9))
+    chains = {
+        "decay_weights": gx.chain(velocity, gx.decay_weights(0.05, 0.3)),
+        "through the momentum": gx.chain(gx.add_decayed_weights(0.3), velocity),
+    }
+    curves = {label: descend(tx, 1.0, jnp.zeros_like) for label, tx in chains.items()}
+    return lines("a weight without gradient", curves)
+
+
+def _disk() -> Figure:
+    points = np.random.default_rng(3).normal(0.0, 1.0, (40, 2))
+    return plane("two elements of one leaf", points, updates(gx.clip_by_norm(1.0), points), ("u₁", "u₂"), 1.0)
+
+
+def _norms() -> Figure:
+    sizes = np.array([0.3, 2.4, 0.8, 1.5, 0.1])
+    leaves = {f"leaf {i + 1}": jnp.array([size]) for i, size in enumerate(sizes)}
+
+    def norms(tx: Transformation) -> np.ndarray:
+        return np.concatenate(list(tx.update(leaves, tx.init(leaves))[0].values()))
+
+    groups = {
+        "in": sizes,
+        "clip_by_global_norm": norms(gx.clip_by_global_norm(1.0)),
+        "clip_by_norm": norms(gx.clip_by_norm(1.0)),
+    }
+    return bars("norm of each leaf", list(leaves), groups, 1.0)
+
+
+def _swinging() -> Figure:
+    momentum = gx.chain(gx.scale_by_learning_rate(0.1), gx.trace(0.9))
+    curves = {
+        "nag_lookahead(0.9)": descend(gx.chain(momentum, gx.nag_lookahead(0.9)), 1.0, lambda w: w),
+        "without": descend(momentum, 1.0, lambda w: w),
+    }
+    return lines("w on the loss ½w²", curves)
+
+
+def _two_points() -> Figure:
+    tx = gx.chain(gx.scale_by_learning_rate(0.1), gx.trace(0.9), gx.two_point_lookahead(0.9))
+
+    def one(carry, _):
+        w, state = carry
+        point = gx.lookahead_point(state, w)
+        return gx.step(tx, w, point, state), (w, point)
+
+    w = jnp.array(1.0)
+    held, ahead = jax.lax.scan(one, (w, tx.init(w)), length=STEPS // 2 + 1)[1]
+    return lines("on the loss ½w²", {"gradient taken here": np.asarray(ahead), "w, held": np.asarray(held)})
+
+
+def _watched() -> Figure:
+    tx = gx.chain(gx.clip_by_norm(2.0), gx.momentum(0.9), gx.monitor())
+
+    def one(state, gradient):
+        _, state = tx.update(gradient, state)
+        seen = gx.metrics(state)
+        return state, (seen["update_norm"], seen["gradient_norm"])
+
+    w = jnp.zeros(1)
+    update, gradient = jax.lax.scan(one, tx.init(w), jnp.asarray(GRADIENT[:, None], jnp.float32))[1]
+    curves = {"update_norm": np.asarray(update), "gradient_norm": np.asarray(gradient)}
+    return lines("metrics of chain(clip_by_norm(2), momentum(0.9), monitor())", curves, first=1)
+
+
+RULES: dict[str, Entry] = {
+    "momentum": Entry(
+        partial(over_time, OUT, {"β = 0.9": gx.momentum(0.9), "β = 0.5": gx.momentum(0.5)}),
+        "An average of the last 1/(1−β) gradients or so: a step arrives late, a spike hardly at all.",
+        "`optax.ema` is this rule with debiasing switched on by default; `optax.ema(debias=False)` is it exactly. What "
+        "torch, Keras and `optax.sgd` call momentum is the sum of [`trace`][], 1/(1−β) times as large. torch with "
+        "`dampening` equal to the momentum averages too, but starts at the first gradient instead of at zero: that is "
+        "[`damped_trace`][].",
+    ),
+    "trace": Entry(
+        partial(over_time, OUT, {"trace(0.9)": gx.trace(0.9), "nesterov=True": gx.trace(0.9, nesterov=True)}),
+        "A sum that forgets: for a constant gradient it grows to 1/(1−μ) = 10 times the gradient.",
+        "torch and `optax.sgd` have the learning rate behind the sum, Keras and `optax.rmsprop` in front of it (Keras "
+        "keeps the sum with the opposite sign, too). That is the same while the rate is constant, and only then: with "
+        "a rate that falls by a tenth each step the two end 0.9 apart on a way of 1.1. `nesterov=True` is Nesterov's "
+        "method under a constant rate alone; [`nag_lookahead`][] is it under any.",
+    ),
+    "damped_trace": Entry(
+        partial(over_time, OUT, {"τ = 0.9": gx.damped_trace(0.9, 0.9), "momentum(0.9)": gx.momentum(0.9)}),
+        "With τ = μ it is an average, but one that starts at the first gradient: nothing to debias.",
+        "Only torch has dampening. Its first gradient enters undamped, which its formula does not show. Keras and "
+        "optax have no counterpart.",
+    ),
+    "nesterov": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "constant μ (optax)": gx.nesterov(0.9),
+                "ψ = 0.004 (torch)": gx.nesterov(0.9, 0.004),
+                "ψ = 1 (Keras)": gx.nesterov(0.9, 1.0),
+                "momentum, debias": gx.chain(gx.momentum(0.9), gx.debias()),
+            },
+            30,
+        ),
+        "The first thirty steps, where the schedules differ most. At the step up, all run ahead of the average.",
+        "Three schedules of μ go by the name of Nadam: none in optax, 0.96^(0.004 t) in torch, 0.96^t in Keras 3, "
+        "which lost the factor that older versions had. torch's `momentum_decay=0` is not constant μ but half of it, "
+        "μ = β/2; a huge value is needed to switch the schedule off.",
+    ),
+    "rms": Entry(
+        partial(over_time, ROOT, {"β = 0.9": _seen(gx.rms(0.9)), "β = 0.99": _seen(gx.rms(0.99))}),
+        "How large gradients have been of late, whatever their sign. A longer memory feels a spike less, and longer.",
+        "The decay is 0.9 by default in optax and Keras and 0.99 in torch. Only optax has an option to debias inside "
+        "RMSProp. For complex gradients torch squares real and imaginary parts as if they were two parameters; here, "
+        "as in optax, it is the squared modulus, so that turning the gradient turns the step.",
+    ),
+    "centered_rms": Entry(
+        partial(over_time, ROOT, {"centered_rms": _seen(gx.centered_rms(0.9)), "rms": _seen(gx.rms(0.9))}),
+        "The spread of gradients around their mean: it goes to zero while they do not change, and steps grow.",
+        "torch, Keras and optax subtract the square of the mean from the mean of the squares. Rounding can make that "
+        "negative; with epsilon outside the root, torch and optax can then give NaN. Here it is the sum of squared "
+        "distances, which cannot.",
+    ),
+    "adagrad_sum": Entry(
+        partial(over_time, ROOT, {"adagrad_sum": _seen(gx.adagrad_sum()), "rms(0.9)": _seen(gx.rms(0.9))}),
+        "It forgets nothing, so steps only shrink.",
+        "The sum starts at 0.1 in optax and Keras, at 0 in torch and in the paper: in one test of 60 steps their "
+        "defaults ended 39 % of the way apart. optax and Keras then add 1e-7 inside the root, torch 1e-10 outside. "
+        "JAX's own example puts a momentum of 0.9 on top.",
+    ),
+    "max_v": Entry(
+        partial(
+            over_time,
+            ROOT,
+            {"rms, max_v": _seen(gx.rms(0.9), gx.max_v()), "rms": _seen(gx.rms(0.9))},
+        ),
+        "The average may fall, its maximum does not: a spike is remembered for ever.",
+        "Where it stands is all that tells the AMSGrads apart. The paper debiases nothing. torch and Keras take the "
+        "maximum first and debias it afterwards, so that what they divide by can fall after all. optax takes the "
+        "maximum of the debiased average, which is never less than the first gradient; with both "
+        "`bias_correction_mu` and `bias_correction_nu` off it is the paper's form, and no setting makes it torch's.",
+    ),
+    "monotone_rms": Entry(
+        partial(
+            over_time,
+            ROOT,
+            {"monotone_rms": _seen(gx.monotone_rms(0.9)), "rms, max_v": _seen(gx.rms(0.9), gx.max_v())},
+        ),
+        "The second spike is averaged with the maximum itself, not with an average that has forgotten the first.",
+        "No framework has it. It is what the review article writes where others mean AMSGrad; on the example that "
+        "Reddi et al. broke Adam with it needs about ten times the steps of AMSGrad.",
+    ),
+    "debias": Entry(
+        partial(
+            over_time,
+            OUT,
+            {"momentum(0.97), debias": gx.chain(gx.momentum(0.97), gx.debias()), "momentum(0.97)": gx.momentum(0.97)},
+        ),
+        "The average starts at zero and takes its time; divided by its weight it is right from the first step.",
+        "torch, optax and Keras divide by 1 − βᵗ, from a count of steps. In float32 that cancels for β near 1, and it "
+        "is wrong for a β that changes. Keras debiases behind the division by √v, so that its epsilon is one on the "
+        'biased average ("epsilon hat"): `precondition, debias`.',
+    ),
+    "precondition": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "ε = 0": gx.chain(gx.rms(0.9), gx.precondition(0.0)),
+                "ε = 1": gx.chain(gx.rms(0.9), gx.precondition(1.0)),
+            },
+        ),
+        "The gradient in units of its own size. A large ε brings the size back.",
+        "Where epsilon stands differs by optimizer and framework. RMSProp: inside the root in optax and Keras, outside "
+        "in torch. Adam: outside everywhere, but on the biased average in Keras. Its value is 1e-8 in optax and torch, "
+        "1e-7 in Keras. In float16 1e-8 is zero, and Adam of optax and torch gives NaN at a zero gradient; here "
+        "arithmetic is in float32 at least, and where the denominator is zero, so is the step.",
+    ),
+    "scale": Entry(
+        partial(over_time, OUT, {"scale(−0.5)": gx.scale(-0.5)}),
+        "Each number times the factor.",
+        "`optax.scale` is the same, with the factor hidden in a closure; here it is data in the state.",
+    ),
+    "freeze": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "sgd(0.5), freeze()": gx.chain(gx.sgd(0.5), gx.freeze()),
+                "sgd(0.5)": gx.sgd(0.5),
+            },
+        ),
+        "Nothing comes out, whatever comes in.",
+        "optax has `set_to_zero`; torch has `requires_grad=False`, and Keras `trainable=False`, which belong to the "
+        "parameter and not to the optimizer.",
+    ),
+    "sign": Entry(
+        partial(
+            over_time,
+            OUT,
+            {"sign": gx.sign(), "momentum(0.9), sign": gx.chain(gx.momentum(0.9), gx.sign())},
+        ),
+        "Every step is as long as every other. Behind an average, the noise no longer decides the sign.",
+        "`optax.scale_by_sign` is the same. torch's Rprop, the oldest of its kind, adapts the length of steps as well.",
+    ),
+    "scale_by_learning_rate": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "cosine schedule": gx.scale_by_learning_rate(optax.cosine_decay_schedule(1.0, STEPS)),
+                "η = 1": gx.scale_by_learning_rate(1.0),
+            },
+        ),
+        "The step is downhill, so the sign turns. A schedule fades it out.",
+        "`optax.scale_by_learning_rate(None)` is the identity and leaves the sign as it is: `optax.adadelta()` with "
+        "its defaults climbs. torch's schedulers change the rate from outside, between steps; those of Keras and optax "
+        "see count 0 in the first step, as here.",
+    ),
+    "scale_by_inverse_time": Entry(
+        partial(
+            over_time,
+            OUT,
+            {"r = 0.05": gx.scale_by_inverse_time(0.05), "r = 0.5": gx.scale_by_inverse_time(0.5)},
+        ),
+        "The same gradient counts for less and less.",
+        "It is `lr_decay` of torch's Adagrad. In optax and Keras it would be a schedule of the learning rate.",
+    ),
+    "add_decayed_weights": Entry(
+        _decay,
+        "In front of Adam, how fast a weight decays depends on how noisy its gradients are; decoupled, it does not.",
+        "torch's SGD, RMSprop, Adagrad and Adam have it in front (L2), AdamW behind; Keras has it behind for every "
+        "optimizer; in optax it is a place in the chain, as here. AdamW's default is 1e-4 in optax, 1e-2 in torch and "
+        "4e-3 in Keras. All three multiply it by the learning rate; in the paper only the schedule does.",
+    ),
+    "decay_weights": Entry(
+        _decay_inside,
+        "Decay that goes through the momentum overshoots zero; this one does not go through it.",
+        "Keras does this for every optimizer, before the step. torch's AdamW likewise shrinks the weights first, which "
+        "comes to the same. In optax, add the decay before the learning rate.",
+    ),
+    "clip_by_value": Entry(
+        partial(over_time, OUT, {"clip_by_value(1)": gx.clip_by_value(1.0)}),
+        "What is beyond the limit is cut off, each element by itself; the direction of the whole may change.",
+        "`optax.clip`, torch's `clip_grad_value_` and Keras's `clipvalue` do the same, NaN and infinities included. "
+        "For complex numbers a limit means nothing; here it is an error.",
+    ),
+    "clip_by_norm": Entry(
+        _disk,
+        "Leaves outside the limit are drawn in towards zero as a whole. Those inside, blue, stay.",
+        "Keras has it as `clipnorm`. optax has no clip by the L2 norm of a leaf, only one by its root mean square "
+        "(`clip_by_block_rms`). torch has it if `clip_grad_norm_` is called for each parameter by itself.",
+    ),
+    "clip_by_global_norm": Entry(
+        _norms,
+        "All leaves shrink by the same factor, small ones too, so the direction of the step stays.",
+        "torch divides by the norm plus 1e-6: it shrinks what lies just at the limit, and clipping twice is not "
+        "clipping once. optax divides at the limit and may end an ulp above it. One infinite element makes one NaN "
+        "beside zeros in optax and torch; in Keras, and here, all is NaN: never a silent zero.",
+    ),
+    "nag_lookahead": Entry(
+        _swinging,
+        "Heavy ball swings; with gradients from where it is about to be, it brakes in time.",
+        "`nesterov=True` of torch and optax is a formula without the lookahead in it, which agrees with Nesterov's "
+        "method as long as the learning rate is constant. Keras has the rate inside the momentum, and always agrees. "
+        "All of them hold the looked-ahead points as their parameters, as this rule does. The review article looks a "
+        "whole step ahead, κ = 1; everybody else μ of it.",
+    ),
+    "two_point_lookahead": Entry(
+        _two_points,
+        "The gradient is taken ahead of the point that is held, by κ times the last step.",
+        "No framework has it: they hold the points looked ahead to. Papers write it so (Sutskever et al.).",
+    ),
+    "monitor": Entry(
+        _watched,
+        "What it saw in each step, read from the state. The chain computes the same without it.",
+        "torch's `clip_grad_norm_` returns the global norm that it found, and `optax.global_norm` is there to be "
+        "called; the rest is up to callbacks and hooks.",
+    ),
+    "seal": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "sealed": gx.chain(gx.momentum(0.9), gx.seal(gx.chain(gx.rms(0.9), gx.precondition()))),
+                "not sealed": gx.chain(gx.momentum(0.9), gx.rms(0.9), gx.precondition()),
+            },
+        ),
+        "A momentum, then rms and precondition. Sealed, the average of squares sees the momentum, not the gradient.",
+        "In `optax.chain` every transformation is sealed in this sense: it sees what the one before it made. So "
+        "`optax.chain(ema, scale_by_rms)` is not Adam, and Adam has to be one transformation.",
+    ),
+}

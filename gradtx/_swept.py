@@ -1,0 +1,187 @@
+"""One run of a sweep: what it gets as its optimizer, and whether that can be swept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradtx._chain import step
+from gradtx._executors import executor
+from gradtx._flow import Flow, flows
+from gradtx._rule import Rule, Transformation
+from gradtx._state import find_name
+from gradtx._wrapper import Wrapper
+
+__all__ = ["Point", "Run", "Train", "one_run", "result_names", "traced"]
+
+Point = Mapping[str, float]
+"""Hyperparameters by name."""
+
+Train = Callable[[Any, jax.Array], Any]
+"""A training as the user writes it: transformation and key to a tree of scalars."""
+
+Run = Callable[[jax.Array, jax.Array], Any]
+"""The same as a function of the hyperparameters' values, in order, and the key's data."""
+
+
+def one_run(train: Train, tx: optax.GradientTransformation, names: Sequence[str], seen: Any = None) -> Run:
+    """A run of ``train`` as a function of arrays only; ``seen`` as in ``_Swept``."""
+
+    def run(values: jax.Array, key: jax.Array) -> Any:
+        swept = _Swept(tx, dict(zip(names, values, strict=True)), seen)
+        return train(swept, jax.random.wrap_key_data(key))
+
+    return run
+
+
+def traced(train: Train, tx: optax.GradientTransformation, points: Sequence[Point], shapes: Any) -> Any:
+    """The shapes of the results of a run, after all is refused that cannot be swept.
+
+    Args:
+        train: the training.
+        tx: its transformation.
+        points: all that it is to be run with.
+        shapes: of the arguments of a ``Run``.
+
+    Raises:
+        ValueError: see ``sweep``.
+    """
+    seen: dict[str, str] = {}
+    try:
+        results = jax.eval_shape(one_run(train, tx, tuple(points[0]), seen), *shapes)
+    except jax.errors.JAXTypeError as error:
+        error.add_note("sweep: train is compiled, for all runs at once: see what the documentation says of train.")
+        raise
+    if not seen:
+        raise ValueError("sweep: train never called init of the transformation it was given, so all rows would be one")
+    for name, full in seen.items():
+        other = next(short for short in seen if seen[short] == full)
+        if other != name:
+            raise ValueError(f"sweep: {full} is given twice, as {other!r} and {name!r}")
+        _check_limits(tx, full, [point[name] for point in points])
+    return results
+
+
+class _Swept(Wrapper):
+    """The transformation that a run gets: its state starts at the hyperparameters of the row.
+
+    Args:
+        tx: the transformation itself.
+        values: of the hyperparameters, by name; under trace.
+        seen: if given, the full names are noted in it, and steps are checked to keep what they start with.
+    """
+
+    tx: optax.GradientTransformation
+    values: Any
+    seen: Any = None
+
+    def _key(self) -> tuple[Any, ...]:
+        return (id(self),)  # values under trace: another run is another transformation
+
+    def init(self, params: Any) -> Any:
+        """The state before the first step."""
+        state = self.tx.init(params)
+        places = _hyperparameters(state)
+        full = {name: find_name("sweep", places, name) for name in self.values}
+        if self.seen is not None:
+            self.seen.update(full)
+        leaves, treedef = jax.tree.flatten(state)
+        for name, value in self.values.items():
+            place = places[full[name]]
+            leaves[place] = value.astype(jnp.asarray(leaves[place]).dtype)
+        return treedef.unflatten(leaves)
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        """One step of the transformation itself."""
+        update = optax.with_extra_args_support(self.tx).update
+        if self.seen is not None:
+            _check_kept(lambda u, s: update(u, s, params, **extra_args), updates, state, self.seen)
+        return update(updates, state, params, **extra_args)
+
+    def _step(self, params: Any, grads: Any, state: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
+        if self.seen is not None:
+            return super()._step(params, grads, state, extra)
+        return step(self.tx, params, grads, state, **extra)
+
+
+def _hyperparameters(state: Any) -> dict[str, int]:
+    """Which leaves of a state are hyperparameters, by full name: those in a dict called ``hyperparams``."""
+    found = {}
+    for i, (path, _) in enumerate(jax.tree_util.tree_flatten_with_path(state)[0]):
+        keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        if "hyperparams" in keys[:-1]:
+            keys.remove("hyperparams")
+            found[".".join(keys)] = i
+    return found
+
+
+def _check_kept(update: Callable[..., Any], updates: Any, state: Any, names: Mapping[str, str]) -> None:
+    """Refuses hyperparameters that a step does not leave in the state, or does not read there."""
+    places, before = _hyperparameters(state), len(jax.tree.leaves(updates))
+    for name, full in names.items():
+        with executor("reference"):  # a call of the kernel would hide what it does not read
+            outputs = flows(update, updates, state, follow=before + places[full])  # both sides: updates, then state
+        own = outputs.pop(before + places[full])
+        if own is not Flow.SAME:
+            raise ValueError(
+                f"sweep: {name!r} is overwritten in each step, as by a schedule: what a row starts with would be lost. "
+                f"Build the optimizer with a number for {full}. To sweep the height of a schedule, put "
+                "gradtx.scale(1.0) at the end of the chain, and sweep its factor."
+            )
+        if all(flow is Flow.NONE for flow in outputs):
+            raise ValueError(f"sweep: {name!r} changes nothing: no step of this optimizer reads {full} in the state")
+
+
+def _check_limits(tx: Any, full: str, values: Sequence[float]) -> None:
+    """Refuses values that the rule with this hyperparameter would refuse."""
+    own = full.rpartition(".")[2]
+    for name, rule in _named_rules(tx):
+        if own in rule.hyperparameters() and f".{full}".endswith(f".{name}.{own}"):
+            for value in dict.fromkeys(values):
+                try:
+                    dataclasses.replace(rule, **{own: value})
+                except ValueError as error:
+                    raise ValueError(f"sweep: {error}") from None
+
+
+def _named_rules(tx: Any) -> Iterator[tuple[str, Rule]]:
+    """Every rule of gradtx in a transformation, however deep, with its name in its chain."""
+    if not isinstance(tx, Transformation):
+        return
+    rules = () if isinstance(tx, Wrapper) else tuple(zip(tx.names, tx.rules, strict=True))
+    yield from rules
+    for part in [rule for _, rule in rules] or [tx]:  # what stands inside is an attribute, or in one
+        for inside in jax.tree.leaves(vars(part), is_leaf=lambda x: isinstance(x, Transformation)):
+            yield from _named_rules(inside)
+
+
+def result_names(results: Any, names: Sequence[str]) -> list[str]:
+    """The columns of the results of a run.
+
+    Args:
+        results: their shapes, as a tree.
+        names: of the other columns.
+
+    Raises:
+        TypeError: for results that are no scalars.
+        ValueError: for none, or names that other columns have.
+    """
+    found = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(results)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "result"
+        if leaf.shape != () or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
+            raise TypeError(
+                f"sweep: train returned {name!r} of shape {leaf.shape} and dtype {leaf.dtype}; results are scalars. "
+                "Return its last element or its mean, or its elements one by one, as in list(x)."
+            )
+        if name in names:
+            raise ValueError(f"sweep: the result {name!r} is called like another column; call it otherwise")
+        found.append(name)
+    if not found:
+        raise ValueError("sweep: train returned nothing; return a scalar, or a dict of scalars, for each run")
+    return found

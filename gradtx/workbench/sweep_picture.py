@@ -1,0 +1,98 @@
+"""Sweeps as a picture: the best curves, and under them the loss by learning rate, a panel for each optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from gradtx.workbench.picture import LINES, draw_losses, limits_of_losses, page, panels_of
+from gradtx.workbench.settings import Settings
+from gradtx.workbench.sweeps import Sweep
+
+__all__ = ["draw_sweeps"]
+
+GREY = "#777777"
+
+
+def draw_sweeps(settings: Settings, sweeps: Sequence[Sweep]) -> bytes:
+    """A PNG with one column for each network: each optimizer's best training, then how it depends on the learning rate.
+
+    Panels have the same axes. In each, a line is the mean of the training loss at the end over the seeds, the band goes
+    from the lowest to the highest of them, the dot is the best learning rate, and the bar shows which train; the other
+    optimizers' lines are grey. What is not finite leaves the panel at its top.
+
+    Args:
+        settings: of the comparison.
+        sweeps: at least one.
+    """
+    limits = limits_of_losses([curve for sweep in sweeps for curve in sweep.curves.reshape(-1, sweep.curves.shape[-1])])
+
+    def column(above: SubFigure, below: SubFigure, name: str, rows: int, columns: int) -> None:
+        ours = [sweep for sweep in sweeps if sweep.network == name]
+        best = {sweep.optimizer: sweep.curves[sweep.best].mean(axis=0) for sweep in ours}
+        notes = {sweep.optimizer: f" {sweep.rates[sweep.best]:.2g}" for sweep in ours}
+        draw_losses(above, best, limits, f"{settings.title(name)}: each at its best learning rate", notes)
+        panels = panels_of(below, [sweep.optimizer for sweep in ours], rows, columns)
+        for axes, sweep in zip(panels, ours, strict=True):
+            _set_axes(axes, sweep.rates, limits)
+            for other in ours:
+                axes.plot(other.rates, _held(other.losses, limits).mean(axis=1), color="#D5D5D5", linewidth=0.8)
+            _draw_sweep(axes, sweep, limits)
+        below.supxlabel("learning rate", fontsize=10, color="#333333")
+        below.supylabel(f"training loss after epoch {settings.epochs}", fontsize=10, color="#333333")
+        _explain(below, settings)
+
+    return page(settings, sweeps, column)
+
+
+def _held(losses: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Losses that can be drawn: those above the panel, or not finite, not far above it."""
+    return np.clip(losses, limits[0] / 10, limits[1] * 10)
+
+
+def _set_axes(axes: Axes, rates: np.ndarray, limits: tuple[float, float]) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(rates[0], rates[-1])
+    axes.set_ylim(limits)
+    for axis, ticks in ((axes.xaxis, 4), (axes.yaxis, 6)):
+        axis.set_major_locator(LogLocator(numticks=ticks))
+        axis.set_minor_formatter(NullFormatter())
+    axes.tick_params(which="both", length=0)
+
+
+def _draw_sweep(axes: Axes, sweep: Sweep, limits: tuple[float, float]) -> None:
+    line, losses = LINES[sweep.optimizer], _held(sweep.losses, limits)
+    axes.fill_between(sweep.rates, losses.min(axis=1), losses.max(axis=1), color=line.colour, alpha=0.2, linewidth=0)
+    axes.plot(sweep.rates, losses.mean(axis=1), color=line.colour, linestyle=line.dashes, linewidth=1.6)
+    axes.plot(sweep.rates[sweep.best], losses[sweep.best].mean(), "o", color=line.colour, markersize=4.5)
+    if sweep.range is not None:
+        lowest, highest, _ = sweep.range
+        low = limits[0] * (limits[1] / limits[0]) ** 0.06
+        axes.plot([lowest, highest], [low, low], color=line.colour, linewidth=3, solid_capstyle="butt")
+        place, side = (lowest / 1.3, "right") if lowest > 60 * sweep.rates[0] else (highest * 1.3, "left")
+        factor = f"× {sweep.range.factor:.0f}"
+        axes.text(place, low, factor, ha=side, va="center", fontsize=8, color=line.colour)
+
+
+def _explain(figure: SubFigure, settings: Settings) -> None:
+    seeds = f"mean of {settings.seeds} seeds" if settings.seeds > 1 else "one seed"
+    figure.legend(
+        [
+            Line2D([], [], color=GREY, linewidth=1.6, marker="o", markersize=4.5),
+            Patch(color=GREY, alpha=0.25, linewidth=0),
+            Line2D([], [], color=GREY, linewidth=3, solid_capstyle="butt"),
+        ],
+        [f"{seeds}, and the best", "lowest to highest", "learning rates that train"],
+        loc="outside upper left",
+        ncols=3,
+        title="Training loss at the end, by learning rate",
+        alignment="left",
+        frameon=False,
+    )

@@ -1,0 +1,59 @@
+"""Sweeps as text: for each optimizer the best learning rate, what it reaches, and the range that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.report import table_of_numbers
+from gradtx.workbench.settings import Settings
+from gradtx.workbench.sweeps import Sweep
+from gradtx.workbench.verdict import TRAINED
+
+__all__ = ["print_sweeps"]
+
+
+def print_sweeps(settings: Settings, sweeps: Sequence[Sweep]) -> None:
+    """A table for each network, and what its columns mean; on stdout."""
+    console = Console()
+    for network in settings.networks:
+        of_network = [sweep for sweep in sweeps if sweep.network == network]
+        if of_network:
+            console.print(_table(settings, network, of_network))
+            console.print()
+    seeds = f"{settings.seeds} seed{'s' * (settings.seeds > 1)}"
+    console.print(
+        f"best rate: lowest training loss at the end, as a mean of {seeds} (± standard deviation). trains: neighbouring"
+        f" rates with which every seed ends with {100 * TRAINED:g} % training accuracy or more, and no more training"
+        " loss than it began with; ×: the highest of them over the lowest, how forgiving the optimizer is (≥: the"
+        " range goes on beyond what was tried)",
+        highlight=False,
+    )
+
+
+def _table(settings: Settings, network: str, sweeps: Sequence[Sweep]) -> Table:
+    title = f"{settings.title(network)}, {settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+    heads = ["best\nrate", "training\nloss", "test\naccuracy", "trains\nfrom", "\nto", "\n×"]
+    table = table_of_numbers(title, heads)
+    for sweep in sweeps:
+        losses, accuracies = sweep.losses[sweep.best], 100 * sweep.by_rate("test_accuracy")[sweep.best]
+        loss = f"{losses.mean():.1e} ± {_deviation(losses):.0e}"
+        accuracy = f"{accuracies.mean():.1f} ± {_deviation(accuracies):.1f} %"
+        table.add_row(RECIPES[sweep.optimizer].title, f"{sweep.rates[sweep.best]:.2g}", loss, accuracy, *_range(sweep))
+    return table
+
+
+def _deviation(values: np.ndarray) -> float:
+    """The standard deviation over seeds; of values that are not all finite, NaN, and no warning."""
+    return float(np.std(values)) if np.isfinite(values).all() else np.nan
+
+
+def _range(sweep: Sweep) -> tuple[str, str, str]:
+    trains = sweep.range
+    if trains is None:
+        return "none", "", ""
+    return f"{trains.lowest:.2g}", f"{trains.highest:.2g}", f"{'≥ ' * trains.open}{trains.factor:.0f}"

@@ -1,0 +1,155 @@
+"""An optimizer with many learning rates and seeds, and which of the learning rates train."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gradtx
+from gradtx import SweepTable
+from gradtx.workbench.networks import Network
+from gradtx.workbench.recipes import RECIPES, make_optimizer
+from gradtx.workbench.settings import Settings
+from gradtx.workbench.training import Data, Measures, begin, measure, run_epoch
+from gradtx.workbench.verdict import UNTRAINED, verdict
+
+__all__ = ["RATES", "Range", "Sweep", "sweep_rates"]
+
+RATES = np.geomspace(1e-5, 10, 13)
+"""The learning rates that every optimizer is tried with: two in each decade."""
+
+
+class Range(NamedTuple):
+    """Neighbouring learning rates that all train.
+
+    Attributes:
+        lowest, highest: of them.
+        open: whether the next lower or the next higher one was not tried.
+    """
+
+    lowest: float
+    highest: float
+    open: bool
+
+    @property
+    def factor(self) -> float:
+        """How many times as high the highest is as the lowest: how forgiving the optimizer is."""
+        return self.highest / self.lowest
+
+
+class Sweep(NamedTuple):
+    """One network trained with one optimizer, with every learning rate and seed.
+
+    Attributes:
+        network, optimizer: their names in ``ACTIVATIONS`` and ``RECIPES``.
+        chain: the optimizer as text, with a learning rate that suits.
+        table: a row for each training; its results are named as in ``Measures``, ``train_loss/0`` from before training
+            and ``train_loss/n`` from after epoch n, the others from the end.
+        seconds: wall-clock time, compilation included.
+    """
+
+    network: str
+    optimizer: str
+    chain: str
+    table: SweepTable
+    seconds: float
+
+    @property
+    def rates(self) -> np.ndarray:
+        """The learning rates, from the lowest."""
+        return np.unique(self.table["learning_rate"])
+
+    def by_rate(self, result: str) -> np.ndarray:
+        """A result as (learning rates, seeds)."""
+        return self.table[result].reshape(len(self.rates), -1)
+
+    @property
+    def curves(self) -> np.ndarray:
+        """Training losses before training and after each epoch: (learning rates, seeds, epochs + 1)."""
+        names = [name for name in self.table.results if name.startswith("train_loss/")]
+        return np.stack([self.by_rate(name) for name in names], axis=-1)
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Training losses at the end: (learning rates, seeds), infinite where they are not finite."""
+        final = self.curves[..., -1]
+        return np.where(np.isfinite(final), final, np.inf)
+
+    @property
+    def best(self) -> int:
+        """The place of the learning rate whose training loss at the end is lowest, on average over the seeds."""
+        return int(np.argmin(self.losses.mean(axis=1)))
+
+    @property
+    def trains(self) -> np.ndarray:
+        """For each learning rate, whether the network is trained with every seed, by the ``verdict`` on it."""
+        finals = np.stack([self.by_rate(name) for name in ("train_accuracy", "test_accuracy")], axis=-1)
+        return np.array([all(map(_is_trained, *rows)) for rows in zip(self.curves, finals, strict=True)])
+
+    @property
+    def range(self) -> Range | None:
+        """The most neighbouring learning rates that train; None if none does."""
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], self.trains, [False]])))
+        starts, ends = edges[::2], edges[1::2]
+        if not starts.size:
+            return None
+        widest = int(np.argmax(ends - starts))
+        start, end = int(starts[widest]), int(ends[widest])
+        return Range(float(self.rates[start]), float(self.rates[end - 1]), start == 0 or end == len(self.rates))
+
+
+def _is_trained(losses: np.ndarray, accuracies: np.ndarray) -> bool:
+    train, test = accuracies[None].T
+    return verdict(Measures(losses, train, None, test, None)) not in UNTRAINED
+
+
+def sweep_rates(
+    settings: Settings, name: str, network: Network, optimizer: str, data: Data, progress: Callable[[SweepTable], None]
+) -> Sweep:
+    """Train a network with every learning rate of ``RATES``, and with every seed.
+
+    Args:
+        settings: of the comparison.
+        name: of the network.
+        network: what to train.
+        optimizer: its name.
+        data: what to train and test on.
+        progress: called after each training with all that are done.
+    """
+    started = time.perf_counter()
+    data = jax.device_put(data)
+    limits = (settings.clip_norm, settings.clip_layer, settings.clip_value)
+    tx = make_optimizer(optimizer, RECIPES[optimizer].learning_rate, *limits)
+    table = gradtx.sweep(
+        lambda tx, key: _train(network, tx, data, settings, key),
+        tx,
+        {"learning_rate": RATES},
+        range(settings.seed, settings.seed + settings.seeds),
+        chunk=1,  # so that each is what ``train`` gives, on any device
+        progress=lambda done, rows: progress(done),
+    )
+    return Sweep(name, optimizer, str(tx), table, time.perf_counter() - started)
+
+
+def _train(network: Network, tx: Any, data: Data, settings: Settings, key: jax.Array) -> dict[str, Any]:
+    """What ``train`` does, as one program: the training losses one by one, and the other measures at the end."""
+    params, state, shuffle_key = begin(network, tx, key)
+    before = measure(network, params, data)
+
+    def one(carry: tuple[Any, Any], epoch: jax.Array) -> tuple[tuple[Any, Any], Any]:
+        key = jax.random.fold_in(shuffle_key, epoch)
+        params, state, _ = run_epoch(network, tx, settings.batch_size, *carry, data, key)
+        return (params, state), measure(network, params, data)._replace(gradient_norms=None)  # so not computed either
+
+    _, after = jax.lax.scan(one, (params, state), jnp.arange(1, settings.epochs + 1))
+    return {
+        "train_loss": [before.train_loss, *after.train_loss],
+        "train_accuracy": after.train_accuracy[-1],
+        "test_loss": after.test_loss[-1],
+        "test_accuracy": after.test_accuracy[-1],
+    }

@@ -1,0 +1,189 @@
+"""The contract that users hold their rules to: each property refuses a rule that lacks it."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradtx as gx
+from gradtx import testing
+
+
+class Direction(gx.Rule):
+    """A rule that maps the direction alone."""
+
+    def of(self, u):
+        raise NotImplementedError
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=self.of(signal.direction)), {}
+
+
+class without_extra_arguments(gx.Rule):
+    def update(self, updates, state, params=None):  # pyright: ignore[reportIncompatibleMethodOverride] - is what is wrong
+        return super().update(updates, state, params)
+
+
+class for_vectors(Direction):
+    def of(self, u):
+        return u - u[0]
+
+
+class wide_slot(gx.Rule):
+    def slots(self, param):
+        return {"m": jnp.zeros(param.shape)}  # of whatever dtype is the default
+
+    def apply(self, signal, slots, param, c):
+        return signal, {"m": slots.m}
+
+
+class narrowed_by_numpy(gx.Rule):
+    def update(self, updates, state, params=None, **extra_args):
+        return super().update(jax.tree.map(lambda u: u * np.float32(1), updates), state, params)
+
+
+class squares_as_stored(gx.momentum):
+    def update(self, updates, state, params=None, **extra_args):
+        return super().update(jax.tree.map(lambda u: u * u, updates), state, params)
+
+
+class normalized(Direction):
+    def of(self, u):
+        return u / abs(u)
+
+
+class cubed(Direction):
+    def of(self, u):
+        return u * u * u
+
+
+class weak_count(gx.Rule):
+    def update(self, updates, state, params=None, **extra_args):
+        updates, state = super().update(updates, state, params)
+        return updates, state._replace(count=jnp.asarray(1))
+
+
+class growing_slot(gx.momentum):
+    def apply(self, signal, slots, param, c):
+        return signal, {"m": slots.m[None]}
+
+
+class counts_traces(Direction):
+    traces = itertools.count(1)
+
+    def of(self, u):
+        return u * next(self.traces)
+
+
+class constant(gx.Rule):
+    rate: float = gx.hyper(default=0.5)
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=self.rate * signal.direction), {}  # not c.rate
+
+
+class own_clock(gx.Rule):
+    def slots(self, param):
+        return {"t": jnp.zeros(param.shape, jnp.int32)}
+
+    def apply(self, signal, slots, param, c):
+        return signal, {"t": slots.t + 1}
+
+
+class hidden_slot(gx.momentum):
+    def init(self, params):
+        return super().init({"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)})  # whatever the parameters are
+
+
+class mutable(gx.Rule):
+    factors: list[float] = dataclasses.field(default_factory=lambda: [1.0])
+
+
+class shifted(Direction):
+    def of(self, u):
+        return u + 1
+
+
+class real_part(Direction):
+    def of(self, u):
+        return u.real.astype(u.dtype)
+
+
+class small_steps_from_one(gx.Rule):
+    def slots(self, param):
+        return {"m": jnp.ones_like(param)}
+
+    def apply(self, signal, slots, param, c):
+        m = slots.m + 1e-3 * signal.direction  # half of an ulp of bfloat16 is 4e-3
+        return signal._replace(direction=1e3 * (m - 1)), {"m": m}
+
+
+BROKEN = {
+    "is an optax transformation": (without_extra_arguments(), "unexpected keyword argument 'value'"),
+    "takes any tree": (for_vectors(), "IndexError"),
+    "keeps its types": (wide_slot(), "float32 parameters: a slot is float64, and should be as float32"),
+    "takes weak types for what they say": (narrowed_by_numpy(), "weakly typed leaves: x is float32[], not float64[]"),
+    "computes in float32": (squares_as_stored(), "state: slots/squares_as_stored/m/w is "),
+    "does nothing at zero": (normalized(), "updates of zero gradients in float32: b is [nan nan], not [0. 0.]"),
+    "stays finite": (cubed(), "very small and large gradients in float32: 0/w is "),
+    "compiles once": (weak_count(), "traced 2 times instead of once"),
+    "donates and branches": (growing_slot(), "the slots growing_slot.m have shape (1, 2), the updates (2,)"),
+    "scans as it loops": (counts_traces(), "scan and loop differ: 0/b is "),
+    "sweeps by vmap": (constant(), "hyperparameters in the state are not used: 0/b is "),
+    "has one clock": (own_clock(), "is it another clock?"),
+    "shows what is like the parameters": (hidden_slot(), "slot hidden_slot.m is not found"),
+    "is a value": (mutable(), "unhashable type: 'list'"),
+    "is odd": (shifted(), "f(−g, −p) is not −f(g, p): b is "),
+    "turns with the gradient": (real_part(), "for |z| = 1: w is "),
+    "stores slots as told": (small_steps_from_one(), "updates: b is "),
+    "runs in every executor": (counts_traces(), "kernel and reference differ: 0/matrix is "),
+}
+
+
+def test_each_property_can_fail():
+    assert [*BROKEN] == [*testing.PROPERTIES]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_rule_is_refused(name):
+    if name == "runs in every executor" and not gx.native.available():
+        pytest.skip(str(gx.native.available()))
+    rule, message = BROKEN[name]
+    lines = []
+    with pytest.raises(AssertionError) as refusal:
+        testing.check(rule, only=[name], report=lines.append)
+    assert str(refusal.value).startswith(f"{rule} does not keep the contract:\n  {name}: ")
+    assert message in str(refusal.value)
+    assert lines == [f"FAILS    {name}"]
+
+
+def test_reports_all_that_fails_and_goes_on():
+    lines = []
+    with pytest.raises(AssertionError) as refusal:
+        testing.check(shifted(), only=["has one clock", "is odd", "does nothing at zero"], report=lines.append)
+    assert [line[:9] for line in lines] == ["FAILS    ", "holds    ", "FAILS    "]
+    assert "  does nothing at zero: " in str(refusal.value) and "  is odd: " in str(refusal.value)
+
+
+def test_skips_and_takes_whatever_goes_into_a_chain():
+    lines = []
+    everything_else = testing.PROPERTIES.keys() - {"has one clock", "turns with the gradient"}
+    testing.check(gx.switch(2, gx.sgd(0.1), gx.sign(), carry="reset"), skip=everything_else, report=lines.append)
+    assert [line[:6].strip() for line in lines] == ["holds", "is not"]
+
+
+def test_wrong_use():
+    with pytest.raises(ValueError, match=r"no property 'is even'; known: .*'is odd'"):
+        testing.check(gx.sign(), only=["is even"])
+    with pytest.raises(ValueError, match="the second moment of rule 'rms' is never used"):
+        testing.check(gx.rms())
+
+
+def test_leaves_the_compiler_as_it_was():
+    before = jax.config.values["jax_disable_most_optimizations"]
+    with pytest.raises(AssertionError):
+        testing.check(shifted(), only=["is odd"], report=lambda line: None)
+    assert jax.config.values["jax_disable_most_optimizations"] == before

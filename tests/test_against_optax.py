@@ -8,7 +8,7 @@ from trajectories import STEPS, run
 
 import gradtx as gx
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 RATES = {
     "constant": 0.01,

@@ -11,6 +11,8 @@ import pytest
 
 import gradtx as gx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 G = jnp.array([3.0, -4.0])
 LR = gx.scale_by_learning_rate(0.1)
 

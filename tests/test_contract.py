@@ -12,15 +12,12 @@ from catalog import ALL, DIALECTS, MOST, OPTIMIZERS, RULES
 import gradtx as gx
 from gradtx import optimizers, rules, testing
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 EVERYTHING = ALL | DIALECTS
-COMPILED = [name for name in testing.PROPERTIES if name != "keeps its types"]
+ELSEWHERE = {"keeps its types", "runs in every executor"}  # below, and in test_executors.py
+COMPILED = [name for name in testing.PROPERTIES if name not in ELSEWHERE]
 NOT_OURS = {("is odd", "seal")}  # maps whole trees by somebody else's transformation
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    with testing.quick_compilation():
-        yield
 
 
 def test_the_catalog_is_complete():

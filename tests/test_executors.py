@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalog import ALL, OPTIMIZERS
+from catalog import ALL, MOST, OPTIMIZERS
 
 import gradtx as gx
-from gradtx import native
+from gradtx import native, testing
 from gradtx._plan import passes
 
 rng = np.random.default_rng(0)
@@ -45,7 +45,9 @@ def trajectory(tx, executor, dtype="float32", n=3, step=gx.step):
 
 @pytest.mark.skipif(not native.available(), reason=str(native.available()))
 class TestNative:
-    """In float32, everything in the catalog: test_contract.py."""
+    @pytest.mark.parametrize("name", MOST)
+    def test_is_the_reference(self, name):
+        testing.PROPERTIES["runs in every executor"](ALL[name])
 
     @pytest.mark.parametrize("dtype, ulp", [("bfloat16", 2**-8), ("float16", 2**-10), ("float64", 2**-52)])
     @pytest.mark.parametrize("name", ["adam", "amsgrad", "nadamw", "nag", "adagrad", "clipped nadam"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import gradtx as gx
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 START = {"a": np.array([1.0, -0.5, 2.0]), "b": np.array(0.3)}
 STEPS = 30

@@ -15,7 +15,7 @@ from trajectories import PULL, start, stream
 import gradtx as gx
 from gradtx.dialects import optax as like_optax
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 
 def trained(tx: Any, params: Any, state: Any, first: int, last: int) -> Any:

@@ -16,6 +16,8 @@ import pytest
 import gradtx as gx
 from gradtx._flow import Flow, flows
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CURVATURE = {"a": jnp.array([1.0, 10.0, 30.0]), "b": jnp.array([[2.0], [5.0]])}
 GRID = {"learning_rate": [0.03, 0.1], "rms.decay": [0.9, 0.99]}
 STEPS = 12

@@ -22,6 +22,8 @@ from gradtx.workbench.sweep_report import print_sweeps
 from gradtx.workbench.sweeps import RATES, Range, Sweep
 from gradtx.workbench.training import train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = ["--depth", "1", "--width", "4", "--epochs", "2", "--batch-size", "128"]
 
 

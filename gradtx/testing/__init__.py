@@ -29,7 +29,7 @@ from gradtx._rule import Rule, Transformation
 from gradtx.testing._examples import params
 from gradtx.testing._properties import ORDERED, Property
 
-__all__ = ["PROPERTIES", "check", "quick_compilation"]
+__all__ = ["PROPERTIES", "check"]
 
 PROPERTIES: Mapping[str, Property] = MappingProxyType({fn.__name__.replace("_", " "): fn for fn in ORDERED})
 """By name, the properties that make up the contract; the docstring of each says what it means."""
@@ -67,7 +67,7 @@ def check(
     made = tx if isinstance(tx, Chain | Rule) else chain(tx)
     made.init(params())  # an order that makes no sense is refused here, in words of its own
     wrong: list[str] = []
-    with quick_compilation():
+    with _quick_compilation():
         for name, holds in PROPERTIES.items():
             if name not in skip and (only is None or name in only):
                 report(_tried(name, holds, made, wrong))
@@ -87,7 +87,7 @@ def _tried(name: str, holds: Property, tx: Transformation, wrong: list[str]) -> 
 
 
 @contextlib.contextmanager
-def quick_compilation() -> Iterator[None]:
+def _quick_compilation() -> Iterator[None]:
     """Without most of the compiler's optimizations: structure and types are the same, and it takes two thirds."""
     option = "jax_disable_most_optimizations"
     before = jax.config.values[option]

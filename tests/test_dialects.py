@@ -24,13 +24,10 @@ def by_case(cases):
 
 
 def live(framework):
-    """Each set of arguments once in most runs: what a framework does does not change while its version is pinned."""
-    telling = ("stochastic", "decaying")
+    """For each set of arguments one case in most runs: what a framework does stays while its version is pinned."""
     cases = [case for case in CASES if case.framework == framework]
-    others = [case for case in cases if (case.problem, case.schedule) != telling and case.variant != "default"]
-    rest = {case.id for case in others}
-    marks = {True: [pytest.mark.exhaustive], False: []}
-    return by_case([pytest.param(case, marks=marks[case.id in rest]) for case in cases])
+    rest = {case.id for case in cases if (case.problem, case.schedule) != ("stochastic", "decaying")}
+    return by_case([pytest.param(case, marks=[pytest.mark.exhaustive] * (case.id in rest)) for case in cases])
 
 
 @by_case(CASES)

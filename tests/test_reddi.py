@@ -4,6 +4,8 @@ Online convex optimisation on [-1, 1]: losses f_t(x) = c_t·x that on average fa
 point; AMSGrad and the review article's max-V end at -1.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ import gradtx as gx
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def play(tx, slopes, x=0.0):
+def play(tx, slopes, x: Any = 0.0):
     """Projected steps against linear losses: the final x, and the mean regret against always playing -1.
 
     An array is as many games as it has elements.

@@ -28,6 +28,7 @@ from gradtx._monitor import Diagnosis, Finding, MonitorState, diagnose, metrics,
 from gradtx._packed import pack_state, packed, unpack_state
 from gradtx._partition import PartitionState, partition
 from gradtx._rule import Hyper, Rule, hyper
+from gradtx._select import path
 from gradtx._signal import Signal, Weights
 from gradtx._state import ChainState, PackedState, set_hyperparams
 from gradtx._sweep import sweep
@@ -145,6 +146,7 @@ __all__ = [
     "pack_state",
     "packed",
     "partition",
+    "path",
     "precondition",
     "relu",
     "rms",

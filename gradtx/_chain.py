@@ -156,10 +156,13 @@ def where(select: Select, *rules: optax.GradientTransformation) -> Chain:
 
     Args:
         select: which leaves. A regular expression, searched for in the leaf's path, which is the keys from the root
-            with slashes between, as ``encoder/0/kernel`` (``^`` and ``$`` anchor it; the box that Flax puts around a
-            parameter is no level); a predicate of that path and the leaf's shape and dtype (a
-            ``jax.ShapeDtypeStruct``, of the updates in ``update``), which returns True or False; or a tree of True and
-            False like the parameters, or a prefix of it.
+            with slashes between, as ``encoder/0/kernel`` (``^`` and ``$`` anchor it; ``layers/1`` is found in
+            ``layers/10`` too, and ``path("layers", 1)`` is the expression for the whole key; the box that Flax puts
+            around a parameter is no level); a predicate of that path and the leaf's shape and dtype (a
+            ``jax.ShapeDtypeStruct``, of the updates in ``update``), which returns True or False; a tree of True and
+            False like the parameters, or a prefix of it; or, as optax has it, a function of one argument that makes
+            such a tree of the parameters, and in ``update`` of the updates. A pytree is a tree, also one that can be
+            called, as modules of Equinox can.
         *rules: as in ``chain``; each of them is restricted.
 
     A rule that measures all leaves, as ``clip_by_global_norm``, measures those chosen; one that carries the weight of
@@ -167,9 +170,9 @@ def where(select: Select, *rules: optax.GradientTransformation) -> Chain:
     another ``where`` both must choose a leaf.
 
     Raises:
-        ValueError: for a regular expression that does not compile; in ``init``, if no leaf is chosen, if what is left
-            for some leaf is a chain whose order makes no sense, or if one average would need different weights for
-            different leaves.
+        ValueError: for a regular expression that does not compile; in ``init``, for one that chooses no leaf (other
+            selectors may, as a program makes them for several trees), if what is left for some leaf is a chain whose
+            order makes no sense, or if one average would need different weights for different leaves.
         TypeError: if ``select`` is none of these.
 
     >>> import gradtx, jax.numpy as jnp

@@ -29,8 +29,8 @@ class partition(Wrapper):
 
     Args:
         parts: ``{select: tx}``, or pairs of them. ``select`` as in ``where``: a regular expression on the path, a
-            predicate, or (in pairs) a mask. ``tx`` is a gradtx chain or rule, any optax transformation, ``"freeze"``
-            (zero updates, no state) or ``"pass"`` (updates as they come in).
+            predicate, a function of the tree, or (in pairs) a mask. ``tx`` is a gradtx chain or rule, any optax
+            transformation, ``"freeze"`` (zero updates, no state) or ``"pass"`` (updates as they come in).
         default: the same for leaves that no part chooses. None, the default: such a leaf is an error.
 
     A part sees its own leaves only: a global norm is that of the part, and ``count`` is the part's own. To restrict a
@@ -43,7 +43,7 @@ class partition(Wrapper):
 
     Raises:
         ValueError: from ``init`` and ``update``, listing them: leaves that no part chooses, leaves that several parts
-            choose, and parts that choose no leaf. For no parts, or two of the same name.
+            choose, and regular expressions that choose no leaf. For no parts, or two of the same name.
         TypeError: for a part that is no transformation, or a selector that is none.
 
     >>> import gradtx, jax.numpy as jnp
@@ -92,6 +92,7 @@ class partition(Wrapper):
         if several:
             raise ValueError(
                 f"partition: chosen by more than one part: {'; '.join(several[:20])}. Narrow the patterns."
+                f"{self._near_misses(leaves, takers)}"
             )
         nobody = [leaf for leaf, parts in zip(leaves, takers, strict=True) if not parts]
         if nobody and self.default is None:
@@ -100,6 +101,14 @@ class partition(Wrapper):
                 "a transformation, 'freeze' (zero updates) or 'pass' (updates as they come in)."
             )
         return [parts[0] if parts else "default" for parts in takers]
+
+    def _near_misses(self, leaves: _select.Leaves, takers: list[list[str]]) -> str:
+        """A note on patterns that are found in the middle of a key, as ``layers/1`` in ``layers/10``."""
+        for (path, _), parts in zip(leaves, takers, strict=True):
+            for part in parts if len(parts) > 1 else ():
+                if _select.within_keys(part, path):
+                    return f" {part!r} is found within a key of {path!r}; gradtx.path makes patterns of whole keys."
+        return ""
 
     def init(self, params: Any) -> PartitionState:
         """The state before the first step."""
@@ -141,6 +150,8 @@ def _pruned(treedef: Any, values: list[Any], parts: list[str], part: str) -> Any
 def _name(select: _select.Selector) -> str:
     if isinstance(select, str):
         return select
+    if isinstance(select, _select.MaskOf):
+        return made_by(select.function)
     return made_by(select) if callable(select) else repr(select)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey, keystr
@@ -45,10 +49,10 @@ class Mask:
     def __init__(self, tree: Any):
         leaves, self.treedef = jax.tree.flatten(tree)
         for leaf in leaves:
-            if not isinstance(leaf, bool | np.bool_):
+            if not _is_boolean(leaf):
                 raise TypeError(
-                    "gradtx: leaves are chosen by a regular expression, a predicate of (path, leaf), or a tree of "
-                    f"True and False; found {leaf!r} in {tree!r}"
+                    "gradtx: leaves are chosen by a regular expression, a predicate of (path, leaf), a function of the "
+                    f"tree, or a tree of True and False; found {leaf!r} in {tree!r}"
                 )
         self.leaves = tuple(map(bool, leaves))
 
@@ -62,11 +66,37 @@ class Mask:
         return repr(jax.tree.unflatten(self.treedef, self.leaves))
 
 
-Select = str | Callable[[str, jax.ShapeDtypeStruct], bool] | object
-"""What a user may give: a regular expression, a predicate, or a tree of booleans."""
+@dataclass(frozen=True)
+class MaskOf:
+    """A function that makes a mask of the tree, as optax takes it."""
 
-Selector = str | Callable[[str, Any], Any] | Mask | tuple["Selector", ...]
+    function: Callable[[Any], Any]
+
+    def __repr__(self) -> str:
+        return repr(self.function)
+
+
+Select = str | Callable[[str, jax.ShapeDtypeStruct], bool] | Callable[[Any], Any] | object
+"""What a user may give: a regular expression, a predicate, a tree of booleans, or a function that makes one."""
+
+Selector = str | Callable[[str, Any], Any] | Mask | MaskOf | tuple["Selector", ...]
 """A regular expression to search for in the path, a predicate, a mask; or several, which must all agree."""
+
+
+def path(*keys: object) -> str:
+    """The regular expression, for ``where`` and the like, of whole keys from the root: one leaf, or all below a key.
+
+    ``where("layers/1", ...)`` is a search, and finds ``layers/10/kernel`` and ``old_layers/1`` too;
+    ``where(path("layers", 1), ...)`` does not.
+
+    Args:
+        *keys: the first keys of the path; one may hold slashes, for several.
+
+    >>> import gradtx
+    >>> gradtx.path("layers", 1)
+    '^layers/1(/|$)'
+    """
+    return f"^{re.escape('/'.join(map(str, keys)))}(/|$)"
 
 
 def selector(select: Select) -> Selector:
@@ -82,27 +112,68 @@ def selector(select: Select) -> Selector:
         except re.error as error:
             raise ValueError(f"gradtx: {select!r} is no regular expression: {error}") from None
         return select
-    if isinstance(select, tuple) and select and all(isinstance(one, str | Mask) or callable(one) for one in select):
+    if isinstance(select, Mask | MaskOf):
+        return select
+    if (
+        isinstance(select, tuple)
+        and select
+        and all(isinstance(one, str | Mask | MaskOf) or _asks(one) for one in select)
+    ):
         return tuple(map(selector, select))
-    return select if callable(select) or isinstance(select, Mask) else Mask(select)
+    return _function(select) if _asks(select) else Mask(select)
+
+
+def _asks(select: Any) -> TypeGuard[Callable[..., Any]]:
+    """Whether it is there to be called; a callable pytree with leaves, as a module is, is a tree."""
+    return callable(select) and (isinstance(select, functools.partial) or not _is_tree(select))
+
+
+def _is_tree(select: Any) -> bool:
+    return bool(jax.tree.leaves(select)) and not jax.tree_util.all_leaves([select])
+
+
+def _function(select: Callable[..., Any]) -> Selector:
+    """A predicate of path and leaf, or with one argument a function of the tree."""
+    try:
+        signature = inspect.signature(select)
+    except (TypeError, ValueError):  # of some builtins
+        return select
+    for arguments, found in ((("path", "leaf"), select), (("tree",), MaskOf(select))):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return found
+    raise TypeError(
+        "gradtx: a function that chooses leaves takes (path, leaf) and returns True or False, or takes the tree and "
+        f"returns a tree of them; {select!r} takes {signature}"
+    )
 
 
 def chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[bool]:
     """For each leaf, whether the selector chooses it.
 
     Raises:
-        ValueError: if it chooses none of them, or a mask is not a tree like theirs, or a prefix of it.
+        ValueError: if a regular expression chooses none of them, or a mask is not a tree like theirs, or a prefix of
+            it. A predicate or a mask, which a program may have made for several trees, may choose none.
         TypeError: if a predicate returns no boolean.
     """
-    found = _chosen(select, leaves, treedef, what)
-    if leaves and not any(found):
+    patterns = [one for one in _each(select) if isinstance(one, str)]
+    if leaves and patterns and not any(_chosen(tuple(patterns), leaves, treedef, what)):
         raise ValueError(f"gradtx: {what}, {select!r}, chooses no leaf. The leaves are: {listing(leaves)}.")
-    return found
+    return _chosen(select, leaves, treedef, what)
+
+
+def _each(select: Selector) -> list[Selector]:
+    """A selector, or those of which it is made, which must all agree."""
+    return [one for several in select for one in _each(several)] if isinstance(select, tuple) else [select]
 
 
 def _chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[bool]:
     if isinstance(select, tuple):
         return [all(answers) for answers in zip(*(_chosen(one, leaves, treedef, what) for one in select), strict=True)]
+    if isinstance(select, MaskOf):
+        select = Mask(select.function(treedef.unflatten([leaf for _, leaf in leaves])))
     if isinstance(select, Mask):
         return _unmasked(select, len(leaves), treedef, what)
     if isinstance(select, str):
@@ -127,9 +198,26 @@ def _unmasked(mask: Mask, number: int, treedef: Any, what: str) -> list[bool]:
 def _asked(predicate: Callable[[str, Any], Any], path: str, leaf: Any, what: str) -> bool:
     abstract = jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
     answer = predicate(path, abstract)
-    if not isinstance(answer, bool | np.bool_):
+    if not _is_boolean(answer):
         raise TypeError(f"gradtx: {what}: the predicate must return True or False, and returned {answer!r} for {path}")
     return bool(answer)
+
+
+def within_keys(pattern: Selector, path: str) -> bool:
+    """Whether a regular expression is found in this path, and begins or ends in the middle of a key."""
+    found = re.search(pattern, path) if isinstance(pattern, str) else None
+    if found is None or found.start() == found.end():
+        return False
+    before, after = path[: found.start()][-1:], path[found.end() :][:1]
+    return found[0][-1] != "/" != (after or "/") or found[0][0] != "/" != (before or "/")
+
+
+def _is_boolean(value: Any) -> bool:
+    """Whether it is True or False, also as an array, whose value is known."""
+    if isinstance(value, bool | np.bool_):
+        return True
+    array = isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer)
+    return array and value.shape == () and value.dtype == bool
 
 
 def listing(leaves: Sequence[tuple[str, Any]], most: int = 20) -> str:

@@ -52,6 +52,14 @@ SELECT = {
     "a mask": {"dense": {"kernel": True, "bias": False}, "embed": False, "head": {"kernel": True}},
     "a mask that is a prefix": {"dense": {"kernel": True, "bias": False}, "embed": False, "head": True},
     "numpy booleans": {"dense": {"kernel": np.True_, "bias": np.False_}, "embed": np.False_, "head": np.True_},
+    "arrays": {
+        "dense": jax.tree.map(jnp.array, {"kernel": True, "bias": False}),
+        "embed": np.array(False),
+        "head": True,
+    },
+    "a function of the tree, as of optax": lambda tree: jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: jax.tree_util.keystr(keys).endswith("['kernel']"), tree
+    ),
 }
 MASK = {"dense": {"kernel": True, "bias": False}, "embed": False, "head": {"kernel": True}}
 
@@ -103,6 +111,58 @@ def test_a_box_is_no_level_of_the_tree():
     assert paths[True] == paths[False]
     assert "state/slots/trace/b/attention/value" in paths[True]
     assert list(gx.metrics(gx.monitor().init(boxed))) == list(gx.metrics(gx.monitor().init(plain)))
+
+
+@jax.tree_util.register_pytree_node_class
+class Module:
+    """A pytree that can be called, as modules of Equinox, and masks of them, can."""
+
+    def __init__(self, kernel, bias):
+        self.leaves = kernel, bias
+
+    def __call__(self, x):
+        return x
+
+    def tree_flatten(self):
+        return self.leaves, None
+
+    @classmethod
+    def tree_unflatten(cls, aux, leaves):
+        return cls(*leaves)
+
+
+def test_a_pytree_that_can_be_called_is_a_tree():
+    params = Module(jnp.ones((2, 2)), jnp.ones(2))
+    tx = gx.adamw(0.1, weight_decay=0.5, decay_mask=jax.tree.map(lambda x: x.ndim > 1, params))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_allclose(updates.leaves[0], -0.05 * np.ones((2, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(updates.leaves[1], np.zeros(2))
+
+
+def test_the_pattern_of_a_whole_key():
+    params = {"layers": [jnp.ones(1) for _ in range(12)], "head/layers/1": jnp.ones(1)}
+    state = gx.where(gx.path("layers", 1), gx.trace()).init(params)
+    assert [i for i, x in enumerate(state.slots["trace"]["b"]["layers"]) if x is not None] == [1]
+    one, ten = gx.path("layers", 1), gx.path("layers/10")
+    gx.partition({one: gx.sgd(1.0), ten: gx.sgd(2.0)}, "freeze").init(params)
+    with pytest.raises(ValueError, match=r"layers/1' is found within a key of 'layers/10'; gradtx.path"):
+        gx.partition({"^layers/1": gx.sgd(1.0), "layers/1": gx.sgd(1.0)}, "freeze").init(params)
+
+
+def test_predicates_and_masks_may_choose_nothing_and_patterns_may_not():
+    """Those are made by programs for several trees; these are typed."""
+    for decay_mask in (lambda path, leaf: leaf.ndim > 1, lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)):
+        decayed = gx.adamw(0.1, weight_decay=0.5, decay_mask=decay_mask)
+        tx = gx.partition({"kernel": decayed, "bias|embed": decayed})
+        updates, _ = tx.update(jax.tree.map(jnp.zeros_like, PARAMS), tx.init(PARAMS), PARAMS)
+        np.testing.assert_array_equal(updates["embed"] == 0, PARAMS["embed"].ndim < 2)
+    nothing = gx.partition([(lambda path, leaf: False, gx.nadam(0.1)), ("^", gx.sgd(1.0))])
+    updates, _ = nothing.update(PARAMS, nothing.init(PARAMS))
+    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.negative, PARAMS))
+    for select in ("kernle", ("kernle", lambda path, leaf: False), ("kernel", "bias")):
+        with pytest.raises(ValueError, match="chooses no leaf"):
+            gx.where(select, gx.sign()).init(PARAMS)
 
 
 def test_a_predicate_sees_shape_and_dtype():
@@ -302,6 +362,8 @@ class TestPartition:
     [
         (lambda: gx.where("kernle", gx.sign()).init(PARAMS), ValueError, "'sign', 'kernle', chooses no leaf.*'embed'"),
         (lambda: gx.where("(", gx.sign()), ValueError, r"'\(' is no regular expression"),
+        (lambda: gx.where(lambda: True, gx.sign()), TypeError, r"takes \(path, leaf\) .* takes \(\)"),
+        (lambda: gx.where({"dense": jnp.ones(2, bool)}, gx.sign()), TypeError, "tree of True and False; found Array"),
         (lambda: gx.where({"dense": 1}, gx.sign()), TypeError, "tree of True and False; found 1"),
         (lambda: gx.where({"dense": True}, gx.sign()).init(PARAMS), ValueError, "mask of where of rule 'sign'"),
         (lambda: gx.where(lambda *_: 1, gx.sign()).init(PARAMS), TypeError, "must return True or False.* returned 1"),

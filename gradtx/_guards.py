@@ -289,7 +289,7 @@ class accumulate(Wrapper):
         tx: a gradtx chain or rule, or any optax transformation. In an emission it gets the parameters and the extra
             arguments of that call.
         every: k ≥ 1, or a schedule: a function of the number of emissions so far, as an int32 array, that returns the k
-            of the next one (below 1 counts as 1). With ``every=1`` it is ``tx``, to the last bit.
+            of the next one (below 1 counts as 1). With ``every=1``, ``tx`` gets the gradients as they are.
 
     State: ``AccumulateState``, one float32 (or wider) array for each parameter more than that of ``tx``.
 

@@ -54,7 +54,7 @@ class MonitorState(NamedTuple):
 
 
 class monitor(Rule):
-    r"""Watch gradients and updates, change nothing: u ← u, to the last bit.
+    r"""Watch gradients and updates, change nothing: u ← u.
 
     Put it at the end of a chain, where the direction is the update (behind a rule that must be last itself, seal that:
     ``chain(..., seal(nag_lookahead()), monitor())``), and read it with ``metrics`` and ``diagnose``. Per leaf it

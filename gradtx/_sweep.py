@@ -59,8 +59,9 @@ def sweep(
             installed. It moves by chunks.
 
     Returns:
-        A ``SweepTable``. Each row is what a single run with these hyperparameters gives: to the bit with ``chunk=1``,
-        else to rounding. Runs that diverge hinder nobody.
+        A ``SweepTable``. Each row is what a single run with these hyperparameters gives, to rounding. With ``chunk=1``
+        one program runs for each row alone, so that a row is the same to the bit whatever else is swept. Runs that
+        diverge hinder nobody.
 
     Side by side pays on accelerators. On a CPU it takes twice as long to compile, and runs no faster once a step is
     more than some 20 µs of work: there it is for thousands of tiny runs (see ``docs/sweep.md``).

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rounding import assert_same
 
 import gradtx as gx
 
@@ -71,7 +72,7 @@ class TestGradientPhase:
     def test_optax_in_front_edits_the_gradient_too(self):
         ours = gx.chain(gx.clip_by_value(1.0), gx.rms(0.75), gx.precondition(0.0))
         theirs = gx.chain(optax.clip(1.0), gx.rms(0.75), gx.precondition(0.0))
-        chex.assert_trees_all_equal(first(ours), first(theirs))
+        assert_same(first(ours), first(theirs))
 
     def test_the_frameworks_orders(self):
         """Adam's epsilon hat, and AMSGrad's order of maximum and debiasing, are orders and nothing else."""
@@ -252,8 +253,8 @@ def test_step_is_update_and_apply():
     state = tx.init(params)
     updates, expected_state = tx.update(grads, state, params)
     stepped, stepped_state = gx.step(tx, params, grads, state)
-    chex.assert_trees_all_equal(stepped, optax.apply_updates(params, updates))
-    chex.assert_trees_all_equal(stepped_state, expected_state)
+    assert_same(stepped, optax.apply_updates(params, updates), ulps=4)
+    assert_same(stepped_state, expected_state)
     theirs, _ = gx.step(optax.sgd(0.1), params, grads, optax.sgd(0.1).init(params))
     chex.assert_trees_all_close(theirs["w"], G - 0.05 * G)
 

@@ -1,6 +1,6 @@
 """The laws of the algebra, over random trees, dtypes, gradients and chains.
 
-"To the last bit" compares programs of one compilation mode; where XLA may contract differently, a tolerance is given.
+Bits are compared where one program runs with several arguments; two programs are held to a rounding (``rounding.py``).
 """
 
 import functools
@@ -14,6 +14,7 @@ import optax
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from rounding import assert_same
 
 import gradtx as gx
 
@@ -51,7 +52,7 @@ def vector(seed, n=6):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def run(tx, grads, params=None):
+def run(tx, grads, params=None, state=None):
     """All updates, and the last state, for gradients stacked along the first axis."""
     params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), grads) if params is None else params
     steps = {g.shape[0] for g in jax.tree.leaves(grads)}
@@ -60,7 +61,8 @@ def run(tx, grads, params=None):
         updates, state = tx.update(g, state, params)
         return state, updates
 
-    state, updates = jax.lax.scan(one, tx.init(params), grads, length=max(steps, default=0))
+    state = tx.init(params) if state is None else state
+    state, updates = jax.lax.scan(one, state, grads, length=max(steps, default=0))
     return updates, state
 
 
@@ -153,11 +155,11 @@ def test_any_chain_on_any_tree(tx, spec, seed):
 
 @given(decays, decays, seeds)
 def test_lanes_commute(b1, b2, seed):
-    """Momentum and rms read the same gradient: either order, to the last bit."""
+    """Momentum and rms read the same gradient: either order."""
     rest = (gx.debias(), gx.precondition())
     one, _ = run(gx.chain(gx.momentum(b1), gx.rms(b2), *rest), stack(seed))
     other, _ = run(gx.chain(gx.rms(b2), gx.momentum(b1), *rest), stack(seed))
-    chex.assert_trees_all_equal(one, other)
+    assert_same(one, other)
 
 
 @given(seeds)
@@ -236,24 +238,24 @@ def test_linear_rules_scale_with_the_gradient(seed, k):
 @given(seeds, st.integers(-12, 12))
 def test_where_epsilon_stands(seed, k):
     """f(cg; c·eps) = f(g; eps) outside the root, f(cg; c²·eps) = f(g; eps) inside it; without it f(cg) = f(g)."""
-    c, g = 2.0**k, stack(seed)
+    c, g, tx = 2.0**k, stack(seed), gx.adam(0.1)
+    start = tx.init(g[0])
     for eps, eps_root, scaled in (
         (0.25, 0.0, (0.25 * c, 0.0)),
         (0.0, 0.25, (0.0, 0.25 * c**2)),
         (0.0, 0.0, (0.0, 0.0)),
     ):
-        one, _ = run(gx.adam(0.1, eps=eps, eps_root=eps_root), g)
-        other, _ = run(gx.adam(0.1, eps=scaled[0], eps_root=scaled[1]), c * g)
+        one, _ = run(tx, g, g[0], gx.set_hyperparams(start, eps=eps, eps_root=eps_root))
+        other, _ = run(tx, c * g, g[0], gx.set_hyperparams(start, eps=scaled[0], eps_root=scaled[1]))
         chex.assert_trees_all_equal(one, other)
 
 
 @given(seeds, st.permutations(range(6)))
 def test_permuting_elements_permutes_updates(seed, order):
     order = np.array(order)
-    for tx in (gx.adamw(0.1), gx.amsgrad(0.1), gx.nag(0.1), gx.clip_by_value(0.5)):
-        chex.assert_trees_all_equal(run(tx, stack(seed)[:, order])[0], run(tx, stack(seed))[0][:, order])
-    permuted, _ = run(gx.clip_by_norm(0.5), stack(seed)[:, order])
-    chex.assert_trees_all_close(permuted, run(gx.clip_by_norm(0.5), stack(seed))[0][:, order], rtol=1e-6)
+    for tx in (gx.adamw(0.1), gx.amsgrad(0.1), gx.nag(0.1), gx.clip_by_value(0.5), gx.clip_by_norm(0.5)):
+        # The elements of a vector and those that are left over need not be rounded alike.
+        assert_same(run(tx, stack(seed)[:, order])[0], run(tx, stack(seed))[0][:, order])
 
 
 @given(seeds)

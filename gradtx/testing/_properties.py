@@ -70,7 +70,7 @@ def is_an_optax_transformation(tx: Transformation) -> None:
     state = init(p)
     expected = _update(tx, p, tx.init(p), p)
     close(jax.jit(update)(p, state, p), expected, "the pair (init, update) and the methods differ")
-    extra = jax.jit(lambda g, s: tx.update(g, s, g, value=1.0, unknown="ignored"))(p, state)
+    extra = jax.jit(lambda g, s, p: tx.update(g, s, p, value=1.0, unknown="ignored"))(p, state, p)
     close(extra, expected, "extra arguments change something")
     outer = optax.chain(tx, optax.scale(0.5))
     halved, _ = jax.jit(outer.update)(p, outer.init(p), p)

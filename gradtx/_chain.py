@@ -194,7 +194,8 @@ def step(tx: optax.GradientTransformation, params: Any, grads: Any, state: Any, 
     """One step of training: ``update``, then ``optax.apply_updates``; new parameters and new state.
 
     Of a chain or a rule it is one pass: the updates are added where they are computed, and never written out. Donate
-    parameters and state to ``jax.jit`` (``donate_argnums``) to have both changed in place.
+    parameters and state to ``jax.jit`` (``donate_argnums``) to have both changed in place. Gradients of complex
+    leaves are the conjugate of what ``jax.grad`` gives, as for ``update``.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, params = gradtx.sgd(0.5), jnp.array([1.0, 2.0])

@@ -71,6 +71,7 @@ class Lifted:
             slots[name] |= {slot: jnp.asarray(value, dtype) for slot, value in rule.scalars().items()}
             if rule.whole:
                 slots[name]["state"] = rule.init_tree(treedef.unflatten(kept))
+        slots = _owned(slots, arrays)
         state = ChainState(count, self._hyperparams(count, dtype, None), _nonempty(slots))
         if any(rule.where is not None for rule in self.rules):
             self._tick(state.hyperparams, state, chosen)  # refuses an average that two groups of leaves need twice
@@ -283,6 +284,26 @@ def _slots(rule: Maths, param: jax.Array) -> Scalars:
         never = (param.real < 0) & (param.real > 0)  # but this does, and what is chosen by it
         return {slot: jnp.where(never, jnp.ones_like(x), x) for slot, x in slots.items()}
     return slots
+
+
+def _owned(slots: Any, params: Sequence[jax.Array]) -> Any:
+    """The same slots with a buffer for each: none is there twice, or is a parameter's, so that all can be donated."""
+    taken = {_buffer(x) for x in params}
+
+    def own(x: Any) -> Any:
+        if not have_values(x):
+            return x
+        x = jnp.copy(x) if _buffer(x) in taken else x
+        taken.add(_buffer(x))
+        return x
+
+    return jax.tree.map(own, slots)
+
+
+def _buffer(x: jax.Array) -> int:
+    """Where an array lies: two that are not the same may share it."""
+    shards = [] if isinstance(x, jax.core.Tracer) or x.nbytes == 0 else x.addressable_shards
+    return shards[0].data.unsafe_buffer_pointer() if shards else id(x)
 
 
 def _scalar(value: Any, dtype: Any, name: str, own: str) -> jax.Array:

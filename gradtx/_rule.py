@@ -44,8 +44,9 @@ class Transformation(optax.GradientTransformationExtraArgs):
         super().__init_subclass__(**kwargs)
         jax.tree_util.register_static(cls)
 
-    def __getnewargs__(self):  # copy and pickle: __new__ makes the tuple again
-        return ()
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For copy and pickle: by default the old protocols take the tuple along, and its functions have no names.
+        return _unfilled, (type(self),), {name: value for name, value in vars(self).items() if name != "_lifted"}
 
     @property
     def label(self) -> str:
@@ -90,7 +91,8 @@ class Transformation(optax.GradientTransformationExtraArgs):
         """One step: updates to add to the parameters, in the dtypes of those that came in, and the next state.
 
         Args:
-            updates: the gradients, or what a transformation before this one made of them.
+            updates: the gradients, or what a transformation before this one made of them. Of a complex leaf, the
+                conjugate of what ``jax.grad`` gives.
             state: what ``init``, or the last ``update``, returned.
             params: the parameters; they may be left out if no rule reads them.
             **extra_args: passed on to optax transformations in the chain; the rules of gradtx read none.
@@ -120,6 +122,11 @@ class Transformation(optax.GradientTransformationExtraArgs):
     def _repr_markdown_(self) -> str:
         rows = [f"| `{name}` | ${rule.equation}$ |" for name, rule in zip(self.names, self.rules, strict=True)]
         return "\n".join(["| rule | per step |", "|---|---|", *rows])
+
+
+def _unfilled(cls: type[Transformation]) -> Transformation:
+    """A transformation whose attributes are still to be set."""
+    return cls.__new__(cls)
 
 
 def hyper(*, default: Any = dataclasses.MISSING, low: float | None = None, below: float | None = None) -> Any:

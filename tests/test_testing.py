@@ -10,6 +10,7 @@ import pytest
 
 import gradtx as gx
 from gradtx import testing
+from gradtx._chain import Chain
 
 
 class Direction(gx.Rule):
@@ -66,9 +67,10 @@ class weak_count(gx.Rule):
         return updates, state._replace(count=jnp.asarray(1))
 
 
-class growing_slot(gx.momentum):
-    def apply(self, signal, slots, param, c):
-        return signal, {"m": slots.m[None]}
+class shared_memory(Chain):
+    def init(self, params):
+        state = super().init(params)
+        return state._replace(slots={"trace": state.slots["trace"] | {"b": params}})
 
 
 class counts_traces(Direction):
@@ -130,7 +132,7 @@ BROKEN = {
     "does nothing at zero": (normalized(), "updates of zero gradients in float32: b is [nan nan], not [0. 0.]"),
     "stays finite": (cubed(), "very small and large gradients in float32: 0/w is "),
     "compiles once": (weak_count(), "traced 2 times instead of once"),
-    "donates and branches": (growing_slot(), "the slots growing_slot.m have shape (1, 2), the updates (2,)"),
+    "donates and branches": (shared_memory((gx.trace(),)), "state/slots/trace/b/b is the memory of parameters/b"),
     "scans as it loops": (counts_traces(), "scan and loop differ: 0/b is "),
     "sweeps by vmap": (constant(), "hyperparameters in the state are not used: 0/b is "),
     "has one clock": (own_clock(), "is it another clock?"),

@@ -53,5 +53,14 @@ def finite(tree: Any, what: str) -> None:
         check(bool(np.isfinite(_wide(x)).all()), f"{what}: {path or 'it'} is {_short(_wide(x))}")
 
 
+def own_buffers(tree: Any, what: str) -> None:
+    """No two arrays in the same memory, as what is to be donated must have it."""
+    seen: dict[int, str] = {}
+    for path, x in _leaves(tree).items():
+        if x.nbytes:
+            first = seen.setdefault(x.addressable_shards[0].data.unsafe_buffer_pointer(), path)
+            check(first == path, f"{what}: {path} is the memory of {first}; copy it: jnp.copy(...)")
+
+
 def _short(x: np.ndarray) -> str:
     return np.array2string(x, threshold=6, edgeitems=2, precision=8).replace("\n", "")

@@ -19,7 +19,7 @@ import optax
 
 import gradtx as gx
 from gradtx._rule import Transformation
-from gradtx.testing._compare import check, close, finite, same_types
+from gradtx.testing._compare import check, close, finite, own_buffers, same_types
 from gradtx.testing._examples import DTYPES, normal, params, trees
 
 Property = Callable[[Transformation], str | None]
@@ -176,12 +176,15 @@ def compiles_once(tx: Transformation) -> None:
 
 
 def donates_and_branches(tx: Transformation) -> None:
-    """steps that reuse the memory of their arguments, and steps inside lax.cond"""
+    """steps that reuse the memory of parameters and state, as init makes it with and without jit, and lax.cond"""
     p = params()
     step = jax.jit(lambda p, s: gx.step(tx, p, params(), s), donate_argnums=(0, 1))
-    now, state = jax.tree.map(jnp.copy, p), jax.jit(tx.init)(p)
-    for _ in range(3):
-        now, state = step(now, state)
+    for init in (tx.init, jax.jit(tx.init)):
+        now = jax.tree.map(jnp.copy, p)
+        state = init(now)
+        own_buffers({"parameters": now, "state": state}, "a fresh state")
+        for _ in range(3):
+            now, state = step(now, state)
 
     @jax.jit
     def maybe(flag: bool, now: Any, state: Any) -> Any:
@@ -257,7 +260,8 @@ def is_a_value(tx: Transformation) -> None:
     if "<" not in repr(tx):  # no schedule and no optax transformation in it
         names = dict(_classes(Transformation)) | vars(gx) | {type(rule).__name__: type(rule) for rule in tx.rules}
         check(eval(repr(tx), names) == tx, f"its repr makes another: {tx!r}")
-        check(pickle.loads(pickle.dumps(tx)) == tx, "unpickled it differs")
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            check(pickle.loads(pickle.dumps(tx, protocol)) == tx, f"unpickled it differs (protocol {protocol})")
     p = params()
     static = jax.jit(lambda tx, g, s: tx.update(g, s, g)[0], static_argnums=0)
     argument = jax.jit(lambda tx, g, s: tx.update(g, s, g)[0])

@@ -234,7 +234,7 @@ def test_inside_another_where_both_must_choose():
     assert eval(repr(nested), dict(vars(gx))) == nested
 
 
-@pytest.mark.parametrize("name", list(SELECT)[2:])
+@pytest.mark.parametrize("name", [name for name in SELECT if not callable(SELECT[name])][1:])
 def test_masks_are_values(name):
     tx = gx.where(SELECT[name], gx.scale(2.0))
     assert tx == gx.where(SELECT[name], gx.scale(2.0))

@@ -206,16 +206,46 @@ def check_state(state: Any, layout: Layout, treedef: Any, updates: Leaves, chose
         raise ValueError(
             f"gradtx: this state was made by another chain{_difference(found, expected)}. Call init of this chain."
         )
+    check_counts("gradtx", count=state.count)
+    for rule, own in state.hyperparams.items():
+        for name, value in own.items():
+            check_kind(f"hyperparameter {rule}.{name}", value, "floating")
     slots = []
     for name, ours in zip(layout.names, chosen, strict=True):
         own = {}
         for slot in layout.leaf_slots(name):
             what = f"slots {name}.{slot}"
             own[slot] = flatten_like(treedef, updates, state.slots[name][slot], what, "updates", ours)
-            if layout.slots[name][slot] == "leaf":
+            kind = "floating or complex" if layout.slots[name][slot] == "leaf" else "floating"
+            for (path, _), value in zip(updates, own[slot], strict=True):
+                if value is not None:
+                    check_kind(f"slot {name}.{slot}, leaf {path!r},", value, kind)
+            if kind != "floating":
                 check_complex(updates, own[slot], f"slot {name}.{slot}")
+        for slot, kind in layout.slots.get(name, {}).items():
+            if kind == "scalar":
+                check_kind(f"slot {name}.{slot}", state.slots[name][slot], "floating", shape=())
         slots.append(own)
     return slots
+
+
+def check_counts(who: str, **counts: Any) -> None:
+    """Counts in a state are integer scalars, as ``init`` made them."""
+    for name, value in counts.items():
+        check_kind(name, value, "integer", shape=(), who=who)
+
+
+_KINDS = {"integer": jnp.integer, "floating": jnp.floating, "floating or complex": jnp.inexact}
+
+
+def check_kind(what: str, value: Any, kind: str, shape: tuple[int, ...] | None = None, who: str = "gradtx") -> None:
+    """Refuses a part of a state that another program, or a cast, made something else of."""
+    dtype = _dtype(value)
+    if dtype is None or not jnp.issubdtype(dtype, _KINDS[kind]):
+        found = type(value).__name__ if dtype is None else f"of dtype {dtype}"
+        raise TypeError(f"{who}: {what} of this state is {found}, and must be {kind}, as init made it.")
+    if shape is not None and jnp.shape(value) != shape:
+        raise ValueError(f"{who}: {what} of this state has shape {jnp.shape(value)}, and must be a scalar.")
 
 
 def _keys(what: str, tree: Mapping[str, Iterable[str]]) -> set[str]:

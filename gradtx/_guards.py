@@ -97,7 +97,7 @@ class skip_nonfinite(Wrapper):
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, SkipNonfiniteState]:
         """What ``tx`` makes of finite gradients; zeros, or NaN after too many in a row, instead of others."""
-        state = _checked_state(self.label, state, SkipNonfiniteState)
+        state = _checked_state(self.label, state, SkipNonfiniteState, "skipped", "consecutive")
         finite = _all_finite(updates)
         consecutive = jnp.where(finite, 0, _next(state.consecutive))
 
@@ -212,7 +212,8 @@ class loss_scale(Wrapper):
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, LossScaleState]:
         """One step from gradients of the scaled loss; the updates are float32 or wider."""
-        state = _checked_state(self.label, state, LossScaleState)
+        state = _checked_state(self.label, state, LossScaleState, "good_steps")
+        _checks.check_kind("scale", state.scale, "floating", shape=(), who=self.label)
         unscaled = jax.tree.map(lambda g: _unscaled(g, state.scale), updates)
         updates, inner = self._guarded.update(unscaled, state.inner, params, **extra_args)
         return updates, LossScaleState(inner, *self._adapted(state, inner.finite))
@@ -330,7 +331,7 @@ class accumulate(Wrapper):
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AccumulateState]:
         """What ``tx`` makes of the mean if this micro-batch completes its batch, else zeros."""
-        state = _checked_state(self.label, state, AccumulateState)
+        state = _checked_state(self.label, state, AccumulateState, "held", "micro_steps", "emitted")
         sums = _added(state.sums, updates)
         number = state.held + 1
         complete = number >= (self.every(state.emitted) if callable(self.every) else self.every)
@@ -398,6 +399,8 @@ def _added(sums: Any, updates: Any) -> Any:
     """a + g in the wider of the two, kept as a is."""
     leaves, treedef = _checks.named_leaves(updates, "updates")
     others = _checks.flatten_like(treedef, leaves, sums, "accumulated gradients", "updates")
+    for (path, _), a in zip(leaves, others, strict=True):
+        _checks.check_kind(f"sums, leaf {path!r},", a, "floating or complex", who="accumulate")
     _checks.check_complex(leaves, others, "parameter")
     added = [(a + jnp.asarray(g)).astype(a.dtype) for a, (_, g) in zip(others, leaves, strict=True)]
     return treedef.unflatten(added)
@@ -417,12 +420,13 @@ def _check_transformation(name: str, tx: Any) -> None:
         raise TypeError(f"{name}: tx must be a gradtx chain or rule, or an optax transformation, found {tx!r}{hint}")
 
 
-def _checked_state(name: str, state: Any, expected: type[T]) -> T:
+def _checked_state(name: str, state: Any, expected: type[T], *counts: str) -> T:
     if not isinstance(state, expected):
         raise TypeError(
             f"{name}: update needs the {expected.__name__} that init returned, found {type(state).__name__}. "
             "The arguments are update(updates, state, params)."
         )
+    _checks.check_counts(name, **{count: getattr(state, count) for count in counts})
     return state
 
 

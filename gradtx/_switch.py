@@ -16,7 +16,7 @@ import optax
 from jax.typing import ArrayLike
 
 from gradtx._chain import Chain, chain
-from gradtx._checks import check_injected
+from gradtx._checks import check_counts, check_injected, check_kind
 from gradtx._numerics import compute_dtype, is_inexact, mix, real_dtype, safe_divide
 from gradtx._rule import Hyper, Rule, Transformation
 from gradtx._state import ChainState
@@ -318,6 +318,8 @@ class swats(Wrapper):
         """One step of Adam or of SGD; ``params`` and the extra arguments are not read."""
         del extra_args
         _check_state("swats", state, SwatsState)
+        for field in ("average", "sgd_rate"):
+            check_kind(field, getattr(state, field), "floating", shape=(), who="swats")
         wide = jax.tree.map(_widened, updates)
 
         def adam():
@@ -610,9 +612,11 @@ def _tolerance(rtol: Any) -> float:
     return number
 
 
-def _check_state(name: str, state: Any, kind: type) -> None:
+def _check_state(name: str, state: Any, kind: type[Any]) -> None:
     if not isinstance(state, kind):
         raise TypeError(
             f"{name}: update needs the {kind.__name__} that its init returned, found {type(state).__name__}. The "
             "arguments are update(updates, state, params)."
         )
+    at = {} if getattr(state, "at", None) is None else {"at": state.at}
+    check_counts(name, count=state.count, switched_at=state.switched_at, **at)

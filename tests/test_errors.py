@@ -251,3 +251,70 @@ def test_maxout():
         gx.maxout(jnp.ones(2), 0)
     with raises(ValueError, r"last axis of shape \(\)"):
         gx.maxout(jnp.array(1.0), 1)
+
+
+class TestStatesThatDoNotFit:
+    """A state that a cast, or another program, made something else of is refused by name, and not computed with."""
+
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(3)}
+
+    @pytest.mark.parametrize(
+        ("rule", "changed", "error", "message"),
+        [
+            ("momentum", {"weight": jnp.zeros(1)}, ValueError, r"slot momentum.weight of this state has shape \(1,\)"),
+            ("momentum", {"weight": jnp.zeros((), int)}, TypeError, "slot momentum.weight .* dtype int32, .* floating"),
+            ("momentum", {"weight": "1"}, TypeError, "slot momentum.weight of this state is str"),
+            ("rms", {"s": {"w": jnp.ones((2, 2), int), "b": jnp.ones(3)}}, TypeError, "slot rms.s, leaf 'w', .* int32"),
+            (
+                "rms",
+                {"s": {"w": jnp.ones((2, 2)), "b": jnp.ones(3, complex)}},
+                TypeError,
+                "rms.s, leaf 'b', .* complex",
+            ),
+        ],
+    )
+    def test_slots(self, rule, changed, error, message):
+        tx = gx.adam(0.1)
+        state = tx.init(self.params)
+        wrong = state._replace(slots=state.slots | {rule: state.slots[rule] | changed})
+        with pytest.raises(error, match=message):
+            tx.update(self.params, wrong)
+
+    def test_counts_hyperparameters_and_packed_slots(self):
+        tx = gx.adam(0.1)
+        state = tx.init(self.params)
+        with pytest.raises(TypeError, match="count of this state is of dtype float32, and must be integer"):
+            tx.update(self.params, state._replace(count=jnp.float32(1)))
+        with pytest.raises(TypeError, match=r"hyperparameter \S+ of this state is of dtype int32"):
+            tx.update(self.params, jax.tree.map(lambda x: x.astype(int), state))
+        tx = gx.packed(tx)
+        state = tx.init(self.params)
+        with pytest.raises(TypeError, match=r"slot momentum\.m, leaf 'b', of this state is of dtype int32"):
+            tx.update(self.params, state._replace(slots=jax.tree.map(lambda x: x.astype(int), state.slots)))
+
+    @pytest.mark.parametrize(
+        ("wrapper", "field", "value"),
+        [
+            (lambda tx: gx.skip_nonfinite(tx), "skipped", 0.0),
+            (lambda tx: gx.skip_nonfinite(tx), "consecutive", [0]),
+            (lambda tx: gx.loss_scale(tx), "good_steps", 0.5),
+            (lambda tx: gx.loss_scale(tx), "scale", 1),
+            (lambda tx: gx.accumulate(tx, 2), "held", 1.0),
+            (lambda tx: gx.switch(5, tx, tx), "at", 5.0),
+            (lambda tx: gx.switch(5, tx, tx), "switched_at", -1.0),
+            (lambda tx: gx.swats(0.1), "average", [0.0]),
+            (lambda tx: gx.swats(0.1), "count", 1.0),
+        ],
+    )
+    def test_wrappers(self, wrapper, field, value):
+        tx = wrapper(gx.adam(0.1))
+        state = tx.init(self.params)._replace(**{field: jnp.array(value)})
+        with pytest.raises((TypeError, ValueError), match=rf"{type(tx).__name__}: {field} of this state"):
+            tx.update(self.params, state)
+
+    def test_sums_of_accumulated_gradients(self):
+        tx = gx.accumulate(gx.sgd(0.1), 2)
+        state = tx.init(self.params)
+        state = state._replace(sums=jax.tree.map(lambda x: x.astype(int), state.sums))
+        with pytest.raises(TypeError, match="accumulate: sums, leaf 'b', of this state is of dtype int32"):
+            tx.update(self.params, state)

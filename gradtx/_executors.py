@@ -99,6 +99,9 @@ class Native:
         return native.sum_leaves(fn, [(x,) for x in arrays])
 
 
+REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for one serves every step
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _run(fn: Fused, *operands: jax.Array) -> tuple[jax.Array, ...]:
     """Traced once for all leaves of one kind, and inlined by XLA."""
@@ -160,7 +163,7 @@ def current(traced: bool) -> Executor:
     name = _chosen.value
     if name == "auto":  # what the kernel runs is compiled first, which only a trace does once for many steps
         name = "native" if traced and native.available() and jax.default_backend() == "cpu" else "reference"
-    return Native() if name == "native" else Reference()
+    return NATIVE if name == "native" else REFERENCE
 
 
 @dataclass(frozen=True)
@@ -317,7 +320,8 @@ def _coefficients(
     rule, own = work.plan.rules[ours[0]], shared[0]
 
     def settled(i: int) -> Coefficients:
-        return _cast(rule.settle(SimpleNamespace(**own), measured[i].astype(dtype)), dtype)
+        wide = jnp.promote_types(dtype, measured[i].dtype)  # a norm over leaves of two widths may be none of the narrow
+        return _cast(rule.settle(SimpleNamespace(**_cast(own, wide)), measured[i].astype(wide)), dtype)
 
     if rule.scope == "tree":
         return [settled(batch.leaves[0]), *shared[1:]], []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 
@@ -42,6 +43,16 @@ def abs_sq(x: jax.Array) -> jax.Array:
     if is_complex(x.dtype):
         return jnp.square(x.real) + jnp.square(x.imag)
     return jnp.square(x)
+
+
+def scaled_sq(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """|x·scale|², whatever is known of x: no compiler takes it for |x|²·scale², of which either factor may overflow.
+
+    The minimum changes no finite number, but products are not reordered through it.
+    """
+    if is_complex(x.dtype):
+        return scaled_sq(x.real, scale) + scaled_sq(x.imag, scale)
+    return jnp.square(jnp.minimum(x * scale, jnp.finfo(x.dtype).max))
 
 
 def mix(decay: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
@@ -76,8 +87,12 @@ def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array
 
 
 def sum_over(fn: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
-    """The sum of ``fn`` over all elements of all arrays, in float32 or wider; 0 for none."""
-    return sum((jnp.sum(fn(x)) for x in arrays), start=jnp.zeros((), jnp.float32))
+    """The sum of ``fn`` over all elements of all arrays, in float32 or wider; 0 for none.
+
+    The compiler may not reorder the products in ``fn`` and those that made the arrays.
+    """
+    sums = (jnp.sum(fn(jax.lax.optimization_barrier(x))) for x in arrays)
+    return sum(sums, start=jnp.zeros((), jnp.float32))
 
 
 def l2_norm(xs: Sequence[jax.Array]) -> jax.Array:
@@ -88,48 +103,49 @@ def l2_norm(xs: Sequence[jax.Array]) -> jax.Array:
 def l2_norms(groups: Sequence[Sequence[jax.Array]], total: Callable[..., jax.Array] = sum_over) -> jax.Array:
     """Of each group of arrays the L2 norm over all their elements: a real vector in the widest of their dtypes.
 
-    Squares overflow long before a norm does (in float32 at 1.8e19), and vanish below 1e-23. Only when that happens to
+    Squares overflow long before a norm does (in float32 at 1.8e19), and vanish below 1e-19. Only when that happens to
     one of them are the sums taken again, those of the arrays times a power of two. The derivative at 0 is 0.
 
     Args:
         groups: lists of arrays.
-        total: how to sum a function over all elements of arrays.
+        total: how to sum a function over all elements of arrays; the same function each time, for what is compiled.
     """
-    groups = [[x for x in xs if x.size] for xs in groups]
+    groups = [[x.astype(compute_dtype(x)) for x in xs if x.size] for xs in groups]
     if not any(groups):
         return jnp.zeros(len(groups), jnp.float32)
     return _l2_norms(groups, total)
 
 
-Carry = tuple[jax.Array, jax.Array, jax.Array]
-
-
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+@functools.partial(jax.jit, static_argnums=1)
 def _l2_norms(groups: list[list[jax.Array]], total: Callable[..., jax.Array]) -> jax.Array:
-    dtype = functools.reduce(jnp.promote_types, (real_dtype(x.dtype) for xs in groups for x in xs))
+    dtypes = sorted({real_dtype(x.dtype) for xs in groups for x in xs}, key=lambda dtype: dtype.itemsize)
+    each = [_norms([[x for x in xs if real_dtype(x.dtype) == d] for xs in groups], d, total) for d in dtypes]
+    return functools.reduce(jnp.hypot, [norms.astype(dtypes[-1]) for norms in each])
+
+
+def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: Callable[..., jax.Array]) -> jax.Array:
+    """The norms of arrays that are all of one width, which alone says what overflows."""
     info = jnp.finfo(dtype)
-    smaller, larger = (jnp.asarray(2.0 ** int(share * info.maxexp), dtype) for share in (-0.7, 0.78))
+    larger, smaller = 2.0 ** (info.maxexp // 2 - 1), 2.0 ** -int(0.62 * info.maxexp)
 
-    def in_range(squares: jax.Array) -> jax.Array:
-        # Below tiny/eps the squares are subnormal or gone, and their digits with them.
-        return (squares < info.max) & (squares > info.tiny / info.eps)
+    def sums(fn: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        return jnp.stack([total(fn, xs).astype(dtype) for xs in groups])
 
-    # A loop, and not a branch, so that the sums are compiled once: the second time they are the same at another scale.
-    def again(carry: Carry) -> jax.Array:
-        times, squares, _ = carry
-        return (times == 0) | ((times == 1) & ~in_range(squares).all())
+    squares = sums(abs_sq)
+    # Each square below tiny is subnormal or gone, and its digits with it.
+    least = np.asarray([sum(x.size for x in xs) * float(info.tiny) / float(info.eps) for xs in groups], dtype)
+    in_range = (squares < info.max) & (squares >= least)
+    scales = jnp.where(in_range | jnp.isnan(squares), 1, jnp.where(squares < 1, larger, smaller)).astype(dtype)
 
-    def add(carry: Carry) -> Carry:
-        times, squares, _ = carry
-        scales = jnp.where((times == 0) | in_range(squares), 1, jnp.where(squares < 1, larger, smaller))
-        sums = [
-            total(lambda x, scale=scale: abs_sq(x * scale.astype(real_dtype(x.dtype))), xs).astype(dtype)
-            for scale, xs in zip(scales, groups, strict=True)
-        ]
-        return times + 1, jnp.stack(sums), scales
+    def again(left: jax.Array, squares: jax.Array) -> tuple[jax.Array, jax.Array]:
+        scale = jnp.max(jnp.where(left, scales, 0))
+        now = left & (scales == scale)
+        return left & ~now, jnp.where(now, sums(lambda x: scaled_sq(x, scale)), squares)
 
-    start = jnp.zeros((), jnp.int32), jnp.zeros(len(groups), dtype), jnp.ones(len(groups), dtype)
-    _, squares, scales = jax.lax.while_loop(again, add, start)
+    # A loop and not a branch, of which vmap would take both sides always. One turn for each scale that is called for:
+    # with one for each group there would be as many programs.
+    _, squares = jax.lax.while_loop(lambda carry: carry[0].any(), lambda carry: again(*carry), (~in_range, squares))
     return jnp.sqrt(squares) / scales
 
 

@@ -38,9 +38,7 @@ EQUIVALENT: dict[str, str] = {
     "_numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
     "_numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
     "_numerics:l2_norm: l2_norms([xs])[0] -> l2_norms([xs])[1]": "JAX takes the only element for one beyond it",
-    "_numerics:_l2_norms: squares < 1 -> squares < 2": "squares out of range are far from 1 and from 2",
-    "_numerics:_l2_norms: jnp.where((times == 0) | in_range(squares), 1, jnp.where(squares < 1, larger, smaller)) -> "
-    "jnp.where((times == 0) | in_range(squares), 2, jnp.where(squares < 1, larger, smaller))": "doubled, then halved",
+    "_numerics:_norms: squares < 1 -> squares < 2": "squares out of range are far from 1 and from 2",
 }
 
 SWAPS: dict[type[ast.AST], type[Any]] = {

@@ -1,5 +1,7 @@
 """Each rule against a float64 numpy version of its equation, written here from the paper and not from the code."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -266,6 +268,58 @@ class TestNumbers:
         scales = np.array([1e-25, 1.0, 1e25, 0.0, 1e3])
         groups = [[jnp.asarray([3.0 * s], jnp.float32), jnp.asarray([4.0 * s], jnp.float32)] for s in scales]
         np.testing.assert_allclose(l2_norms([*groups, []]), [*(5.0 * scales), 0.0], rtol=1e-6)
+
+    @pytest.mark.parametrize("value", [0.0, 1e-30, 1.0, 1e25, 3e38])
+    def test_norm_of_numbers_that_the_compiler_knows(self, value):
+        """It reorders products of constants: (0·s)·(0·s) becomes 0·(s·s), which is NaN where s² overflows."""
+        value = np.float32(value)
+
+        def norms(times):
+            three, two = jnp.full(3, value) * times, jnp.full(2, value) * times
+            return l2_norms([[three[:1]], [two], [two[:1], jnp.zeros(3, "float32")]])
+
+        one = jnp.ones((), "float32")
+        for found in (jax.jit(lambda: norms(one))(), jax.jit(norms)(one), jax.vmap(norms)(one[None])[0], norms(one)):
+            np.testing.assert_allclose(found, value * np.array([1, 2**0.5 if value < 3e38 else np.inf, 1]), rtol=1e-6)
+
+    def test_a_factor_of_zeros_may_be_as_large_as_it_is(self):
+        def norms(s):
+            return jnp.stack([l2_norm([np.zeros(3, "f") * s]), l2_norm([np.full(3, 1e25, "f") * (s * 1e-30)])])
+
+        for s in (1e30, 1e10):
+            np.testing.assert_allclose(jax.jit(norms)(jnp.float32(s)), [0, 3**0.5 * s * 1e-5], rtol=1e-6)
+
+    @pytest.mark.parametrize("jit", [False, True])
+    def test_norms_of_several_widths(self, jit):
+        """What overflows in one width does not in another; a norm is in the widest of all."""
+        with jax.enable_x64(True):
+            for wide, narrow in itertools.product((0.0, 1e-200, 1e-30, 1.0, 1e200), (0.0, 1e-30, 1.0, 1e30)):
+                arrays = [jnp.full(2, wide, "float64"), jnp.full(2, narrow, "float32"), jnp.ones(2, "float16")]
+                norms = (jax.jit(l2_norms) if jit else l2_norms)([arrays[:2], [arrays[1]], arrays[1:], arrays])
+                exact = [np.asarray(x, np.longdouble) for x in arrays]
+                expected = [np.hypot.reduce(np.concatenate(xs)) for xs in (exact[:2], [exact[1]], exact[1:], exact)]
+                assert norms.dtype == jnp.float64
+                np.testing.assert_allclose(norms, np.asarray(expected, float), rtol=1e-6)
+
+    def test_clips_of_several_widths(self):
+        tree = {"a": jnp.full(2, 3e200), "b": jnp.full(2, 1e25, "float32"), "c": jnp.full(2, 1e-30, "float32")}
+        for tx, b in ((gx.clip_by_norm(1.0), 0.5**0.5), (gx.clip_by_global_norm(1.0), 0.0)):
+            clipped = jax.jit(lambda g, tx=tx: tx.update(g, tx.init(g))[0])(tree)
+            for key, expected in {"a": 0.5**0.5, "b": b, "c": 1e-30 if b else 0}.items():
+                np.testing.assert_allclose(clipped[key], [expected] * 2, rtol=1e-6)
+
+    def test_many_small_squares_beside_one_in_range(self):
+        """A million squares that float32 flushes to 0 make a hundredth of this sum."""
+        x = np.full(2**20, 1e-19, np.float32)
+        x[0] = 1e-15
+        np.testing.assert_allclose(l2_norm([jnp.asarray(x)]), np.linalg.norm(x.astype(float)), rtol=1e-6)
+
+    def test_norms_outside_of_jit_compile_once(self, caplog):
+        first, second = ([[jnp.full(3, scale)], [jnp.ones(2)]] for scale in (1e-25, 1.0))
+        l2_norms(first)
+        with jax.log_compiles():
+            l2_norms(second)
+        assert not caplog.messages
 
     @pytest.mark.parametrize("power", [-80, -70, 0, 64, 100])
     def test_norm_of_right_angles_is_exact(self, power):

@@ -21,6 +21,7 @@ from gradtx._guards import (
     loss_scale,
     skip_nonfinite,
 )
+from gradtx._hyperparams import hyperparams, set_hyperparams
 from gradtx._lookahead import lookahead_iterate, lookahead_point
 from gradtx._maths import Arrays, Named, Tick
 from gradtx._migrate import MigrationReport, from_optax, from_torch, migrate
@@ -30,7 +31,7 @@ from gradtx._partition import PartitionState, partition
 from gradtx._rule import Hyper, Rule, hyper
 from gradtx._select import path
 from gradtx._signal import Signal, Weights
-from gradtx._state import ChainState, PackedState, set_hyperparams
+from gradtx._state import ChainState, PackedState
 from gradtx._sweep import sweep
 from gradtx._sweep_table import SweepTable
 from gradtx._switch import SwatsState, SwitchState, swats, switch
@@ -125,6 +126,7 @@ __all__ = [
     "from_optax",
     "from_torch",
     "hyper",
+    "hyperparams",
     "load_state_dict",
     "lookahead_iterate",
     "lookahead_point",

@@ -22,6 +22,7 @@ import optax
 from gradtx import _checks
 from gradtx._chain import seal
 from gradtx._numerics import compute_dtype, is_inexact
+from gradtx._walk import walk
 from gradtx._wrapper import Wrapper
 
 T = TypeVar("T")
@@ -244,8 +245,7 @@ def current_loss_scale(state: Any) -> jax.Array:
     >>> print(gradtx.current_loss_scale(tx.init(jnp.zeros(3))))
     1024.0
     """
-    parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, LossScaleState))
-    found = [part.scale for part in parts if isinstance(part, LossScaleState)]
+    found = [jax.tree.leaves(part.scale)[0] for _, part in walk(state, LossScaleState)]
     if len(found) != 1:
         raise ValueError(
             f"current_loss_scale: found {len(found) or 'no'} LossScaleState in this {type(state).__name__}; it must "

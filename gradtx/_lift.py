@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -17,12 +17,13 @@ import optax
 from gradtx import _checks, _select
 from gradtx._checks import Layout
 from gradtx._executors import Work, current, execute
+from gradtx._limits import Limits, checked
 from gradtx._maths import Maths, Tick
 from gradtx._numerics import compute_dtype, is_complex
 from gradtx._plan import Leaf, Plan, plan
 from gradtx._select import Leaves
 from gradtx._signal import Weights
-from gradtx._state import ChainState
+from gradtx._state import ChainState, Hyperparameter, knowing
 
 Scalars = dict[str, jax.Array]
 Hyperparams = dict[str, Scalars]
@@ -44,6 +45,7 @@ class Lifted:
         self.names = unique_names(self.rules)
         self.layout = _layout(self.rules, self.names)
         self.whole = any(rule.whole for rule in self.rules)
+        self.state_type = knowing(ChainState, tuple(self._known_hyperparams()))
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Lifted) and self.rules == other.rules)
@@ -72,7 +74,7 @@ class Lifted:
             if rule.whole:
                 slots[name]["state"] = rule.init_tree(treedef.unflatten(kept))
         slots = _owned(slots, arrays)
-        state = ChainState(count, self._hyperparams(count, dtype, None), _nonempty(slots))
+        state = self.state_type(count, self._hyperparams(count, dtype, None), _nonempty(slots))
         if any(rule.where is not None for rule in self.rules):
             self._tick(state.hyperparams, state, chosen)  # refuses an average that two groups of leaves need twice
         return state
@@ -113,7 +115,7 @@ class Lifted:
             trees = {"state": own} if rule.whole else {slot: treedef.unflatten(xs) for slot, xs in own.items()}
             after[name] = trees | numbers
         count = jnp.asarray(optax.safe_increment(state.count))
-        return treedef.unflatten(out), ChainState(count, hyperparams, _nonempty(after))
+        return treedef.unflatten(out), self.state_type(count, hyperparams, _nonempty(after))
 
     def after(self, state: ChainState, params: Any, steps: int) -> ChainState:
         """The state with its scalars, the clock, weights and schedules, as so many steps leave them, and no other."""
@@ -128,7 +130,7 @@ class Lifted:
 
         count, hyperparams, scalars = jax.lax.fori_loop(0, steps, one, state._replace(slots=scalars))
         slots = {name: state.slots.get(name, {}) | own for name, own in scalars.items()}
-        return ChainState(count, hyperparams, _nonempty(slots))
+        return self.state_type(count, hyperparams, _nonempty(slots))
 
     def plan(self, params: Any, state: ChainState, apply: bool = False) -> Plan:
         """How a step runs on leaves like these parameters; they may be abstract."""
@@ -168,6 +170,12 @@ class Lifted:
             leaf = "" if len(ours) == len(self.rules) else f", for leaf {leaves[at[0]][0]!r}"
             _checks.check_order([self.rules[i] for i in ours], [self.names[i] for i in ours], leaf)
 
+    def _known_hyperparams(self) -> Iterable[tuple[str, Hyperparameter]]:
+        for name, rule in self._named():
+            limits = rule.limits()
+            for own, value in rule.hyperparameters().items():
+                yield f"{name}.{own}", Hyperparameter(limits.get(own, Limits()), callable(value))
+
     def _named(self) -> Iterable[tuple[str, Maths]]:
         return zip(self.names, self.rules, strict=True)
 
@@ -178,11 +186,13 @@ class Lifted:
             now[name] = {}
             for own, value in rule.hyperparameters().items():
                 old = None if held is None else jnp.asarray(held[name][own])
+                limits = rule.limits().get(own, Limits())
                 if callable(value):
-                    value = value(count)
+                    value = _from_schedule(value, count, f"{name}.{own}")
                 elif old is not None:
-                    value = old
-                now[name][own] = _scalar(value, dtype if old is None else old.dtype, name, own)
+                    now[name][own] = old
+                    continue
+                now[name][own] = _scalar(value, dtype if old is None else old.dtype, f"{name}.{own}", limits)
         return _nonempty(now)
 
     def _tick(
@@ -306,13 +316,34 @@ def _buffer(x: jax.Array) -> int:
     return shards[0].data.unsafe_buffer_pointer() if shards else id(x)
 
 
-def _scalar(value: Any, dtype: Any, name: str, own: str) -> jax.Array:
-    if jnp.shape(value) != ():
+def _from_schedule(schedule: Callable[[jax.Array], Any], count: jax.Array, name: str) -> Any:
+    """What a schedule says; an error in it names the hyperparameter."""
+    try:
+        return schedule(count)
+    except Exception as error:
+        hint = ""
+        if isinstance(count, jax.core.Tracer) and isinstance(error, jax.errors.JAXTypeError):
+            hint = (
+                " Under jit the count is traced: use jnp.where, jnp.interp and the like for Python's if, int(), math "
+                "and numpy. Outside of jit a schedule may be plain Python."
+            )
+        error.add_note(f"gradtx: this happened in the schedule of hyperparameter {name}.{hint}")
+        raise
+
+
+def _scalar(value: Any, dtype: Any, name: str, limits: Limits) -> jax.Array:
+    """A hyperparameter as an array of its own, within its limits where the value is known."""
+    what = f"gradtx: hyperparameter {name}"
+    known = not isinstance(value, jax.core.Tracer)
+    number = checked(what, value, limits, dtype) if known else value
+    if number.shape != ():
         raise ValueError(
-            f"gradtx: hyperparameter {name}.{own} has shape {jnp.shape(value)}; it must be a scalar. To try several "
-            "values at once, use jax.vmap; for one value per leaf, use one chain per group of leaves."
+            f"{what} has shape {number.shape}; it must be a scalar. To try several values at once, use jax.vmap; for "
+            "one value per leaf, use one chain per group of leaves."
         )
-    return jnp.asarray(value, dtype)
+    if not known:
+        return jnp.asarray(value, dtype)
+    return jax.device_put(number.astype(dtype))
 
 
 def _nonempty(tree: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._partition import PartitionState
+from gradtx._select import flatten_with_paths, listing
 from gradtx._state import ChainState, PackedState
 from gradtx._switch import SwitchState
+from gradtx._walk import walk
 
 __all__ = ["lookahead_iterate", "lookahead_point"]
 
@@ -59,10 +61,16 @@ def lookahead_point(state: Any, params: Any) -> Any:
 def _moved(params: Any, offsets: Any, sign: int) -> Any:
     """params + sign·offsets in the parameters' dtypes; where there is no offset, params."""
 
-    def move(offset: Any, p: Any) -> Any:
-        return p if offset is None else (p + sign * offset).astype(p.dtype)
+    leaves, treedef = flatten_with_paths(params)
+    moves = dict(flatten_with_paths(offsets)[0])  # by path, since Flax has them in boxes of another kind
+    unknown = [(path, None) for path in moves if path not in dict(leaves)]
+    if unknown:
+        raise ValueError(f"gradtx: the state has a lookahead for leaves that are no parameters: {listing(unknown)}")
 
-    return jax.tree.map(move, offsets, params, is_leaf=lambda x: x is None)
+    def moved(path: str, p: Any) -> Any:
+        return (p + sign * moves[path]).astype(jnp.result_type(p)) if path in moves else p
+
+    return treedef.unflatten([moved(path, p) for path, p in leaves])
 
 
 def _slot(state: Any, slot: str, rule: str) -> Any:
@@ -73,9 +81,7 @@ def _slot(state: Any, slot: str, rule: str) -> Any:
         hint = ""
         if _slots(state, other):
             hint = " It has the other form of lookahead: nag_lookahead holds points, two_point_lookahead iterates."
-        if any(
-            isinstance(x, PackedState) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, PackedState))
-        ):
+        if any(walk(state, PackedState)):
             hint = " A packed state has to be unpacked before: see unpack_state."
         number = len(found) or "no"
         raise ValueError(f"gradtx: this state has {number} slots {slot!r} of a {rule} rule; one is needed.{hint}")
@@ -85,7 +91,7 @@ def _slot(state: Any, slot: str, rule: str) -> Any:
 def _slots(state: Any, slot: str) -> list[Any]:
     kinds = (ChainState, SwitchState, PartitionState)
     found = []
-    for node in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kinds)):
+    for _, node in walk(state, kinds, within=False):
         if isinstance(node, ChainState):
             found += [own[slot] for own in node.slots.values() if slot in own]
             found += _slots(node.slots, slot)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 
+from gradtx._limits import Limits
 from gradtx._signal import Signal, Weights
 
 Total = Callable[[Callable[[jax.Array], jax.Array], Sequence[jax.Array]], jax.Array]
@@ -103,6 +104,10 @@ class Maths:
 
     def hyperparameters(self) -> dict[str, Any]:
         """The numeric hyperparameters by name: a number, a scalar array, or a schedule of the count."""
+        return {}
+
+    def limits(self) -> dict[str, Limits]:
+        """The numbers that hyperparameters may be, by name; those without limits may be left out."""
         return {}
 
     def slots(self, param: jax.Array) -> Arrays:

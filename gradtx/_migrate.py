@@ -15,6 +15,7 @@ from gradtx._chain import Chain
 from gradtx._numerics import is_complex, is_inexact
 from gradtx._rule import Rule
 from gradtx._state import ChainState
+from gradtx._walk import rebuilt, walk
 
 # ---------------------------------------------------------------------------------------------------------------------
 # From another chain
@@ -141,7 +142,7 @@ class _Migration(NamedTuple):
             if not isinstance(state, ChainState):
                 entries[_join(at, type(state).__name__)] = f"{kinds}; only the chain within is carried"
         chain = self._carry_chain(theirs[0], ours[0], at, report)
-        return jax.tree.map(lambda x: chain if isinstance(x, ChainState) else x, new, is_leaf=_is_chain)
+        return rebuilt(new, ChainState, lambda _: chain)
 
     def _carry_chain(self, old: ChainState, new: ChainState, at: str, report: MigrationReport) -> ChainState:
         report.kept[_join(at, "count")] = str(old.count)
@@ -151,7 +152,8 @@ class _Migration(NamedTuple):
         for name, (old_name, _) in theirs.items():
             if name not in taken:
                 report.dropped[_join(at, old_name)] = "no such slot in the new state"
-        return ChainState(jnp.asarray(old.count), self._carry_hyperparams(old, new, at, report), slots)
+        hyperparams = self._carry_hyperparams(old, new, at, report)
+        return new._replace(count=jnp.asarray(old.count), hyperparams=hyperparams, slots=slots)
 
     def _carry_rule(
         self, theirs: dict[str, Any], rule: str, own: dict[str, Any], at: str, report: MigrationReport
@@ -260,12 +262,7 @@ def _names(chains: Iterable[ChainState]) -> dict[str, str]:
 
 def _chains(tree: Any, within: bool = False) -> list[ChainState]:
     """The outermost chains' states; with ``within``, those in their slots too."""
-    found = [node for node in jax.tree.leaves(tree, is_leaf=_is_chain) if _is_chain(node)]
-    return found + [inner for state in found for inner in _chains(state.slots, within=True)] if within else found
-
-
-def _is_chain(node: Any) -> bool:
-    return isinstance(node, ChainState)
+    return [state for _, state in walk(tree, ChainState, within)]
 
 
 def _is_state(node: Any) -> bool:

@@ -18,6 +18,7 @@ from gradtx._maths import Trees
 from gradtx._numerics import is_complex, l2_norm, l2_norms, real_dtype, safe_divide
 from gradtx._rule import Rule
 from gradtx._select import flatten_with_keys
+from gradtx._walk import walk, words
 
 
 class MonitorState(NamedTuple):
@@ -233,10 +234,8 @@ def metrics(state: Any, name: str | None = None) -> dict[str, jax.Array]:
 
 def _monitors(state: Any) -> dict[str, MonitorState]:
     """The monitors' states by the names of the rules; by their places in the state where those are not unique."""
-    parts, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=lambda part: isinstance(part, MonitorState))
-    found = [(path, part) for path, part in parts if isinstance(part, MonitorState)]
-    places = [[jax.tree_util.keystr((key,), simple=True) for key in path] for path, _ in found]
-    places = [[key for key in place if key not in ("slots", "state")] for place in places]
+    found = list(walk(state, MonitorState))
+    places = [words(keys) for keys, _ in found]
     names = [place[-1] if place else "" for place in places]
     if len(set(names)) < len(names):
         names = ["/".join(place) for place in places]

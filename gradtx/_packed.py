@@ -15,7 +15,7 @@ from gradtx import _checks, native
 from gradtx._chain import Chain
 from gradtx._lift import compiled, have_values
 from gradtx._rule import Rule
-from gradtx._state import ChainState, PackedState
+from gradtx._state import ChainState, PackedState, knowing, known_to
 from gradtx._wrapper import Wrapper
 
 __all__ = ["pack_state", "packed", "unpack_state"]
@@ -197,7 +197,7 @@ def _packed(state: ChainState, layout: _checks.Layout, treedef: Any, groups: Gro
         rule: {slot: pack(tree) if groups and slot in layout.leaf_slots(rule) else tree for slot, tree in own.items()}
         for rule, own in state.slots.items()
     }
-    return PackedState(state.count, state.hyperparams, slots)
+    return knowing(PackedState, known_to(state))(state.count, state.hyperparams, slots)
 
 
 def _in_parts(state: PackedState, shapes: Sequence[tuple[int, ...]], treedef: Any) -> tuple[ChainState, Groups]:
@@ -231,4 +231,4 @@ def _in_parts(state: PackedState, shapes: Sequence[tuple[int, ...]], treedef: An
     slots = {
         rule: {slot: tree(f"{rule}.{slot}", value) for slot, value in own.items()} for rule, own in state.slots.items()
     }
-    return ChainState(state.count, state.hyperparams, slots), next(iter(groups), ())
+    return knowing(ChainState, known_to(state))(state.count, state.hyperparams, slots), next(iter(groups), ())

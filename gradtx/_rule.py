@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from gradtx._checks import check_injected
 from gradtx._lift import Lifted
+from gradtx._limits import Limits, checked
 from gradtx._maths import Maths, Named
 from gradtx._select import Leaves, selector
 from gradtx._state import ChainState
@@ -138,8 +137,11 @@ def hyper(*, default: Any = dataclasses.MISSING, low: float | None = None, below
         default: what it is if not given; with None it may be None, and is then no hyperparameter.
         low: numbers below are refused with a ValueError.
         below: numbers that are not below are refused with a ValueError.
+
+    NaN is refused as well. All ways in keep to the limits: the constructor, ``set_hyperparams``, ``sweep``, and what a
+    schedule returns. Under ``jit`` the values of schedules and arrays are not known, and not checked.
     """
-    return dataclasses.field(default=default, metadata={"hyper": (low, below)})
+    return dataclasses.field(default=default, metadata={"hyper": Limits(low, below)})
 
 
 def _checked(rule: str, field: dataclasses.Field[Any], value: Any) -> Any:
@@ -147,14 +149,11 @@ def _checked(rule: str, field: dataclasses.Field[Any], value: Any) -> Any:
     check_injected(f"{rule}: {field.name}", value)
     if callable(value) or isinstance(value, jax.core.Tracer) or (value is None and field.default is None):
         return value
-    if value is None or isinstance(value, bool | complex | str) or np.shape(value) != ():
-        raise TypeError(f"{rule}: {field.name} must be a number, a scalar array or a schedule, found {value!r}")
-    low, below = field.metadata["hyper"]
-    number = float(value)
-    if math.isnan(number) or (low is not None and number < low) or (below is not None and number >= below):
-        limits = [f"{word} {limit:g}" for word, limit in (("at least", low), ("less than", below)) if limit is not None]
-        raise ValueError(f"{rule}: {field.name} must be {' and '.join(limits) or 'a number'}, found {number:g}")
-    return number
+    wanted = "a number, a scalar array or a schedule"
+    number = checked(f"{rule}: {field.name}", value, field.metadata["hyper"], wanted=wanted)
+    if number.shape != ():
+        raise TypeError(f"{rule}: {field.name} must be {wanted}, found {value!r}")
+    return float(number)
 
 
 def _floating_name(rule: str, dtype: Any) -> str:
@@ -251,6 +250,10 @@ class Rule(Value, Maths):
         """The fields declared with ``hyper`` that are not None."""
         fields = [field.name for field in dataclasses.fields(self) if "hyper" in field.metadata]
         return {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
+
+    def limits(self) -> dict[str, Limits]:
+        """Those that the fields were declared with."""
+        return {field.name: field.metadata["hyper"] for field in dataclasses.fields(self) if "hyper" in field.metadata}
 
     def upcoming(self, name: str, h: Named, count: jax.Array) -> jax.Array:
         """A hyperparameter's value in the next step: its schedule's, or as it is now."""

@@ -1,13 +1,25 @@
-"""The state of a chain, and changing the hyperparameters in it."""
+"""The state of a chain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 import jax
-import jax.numpy as jnp
-from jax.typing import ArrayLike
+
+from gradtx._limits import Limits
+
+
+class Hyperparameter(NamedTuple):
+    """What a state knows of one of its hyperparameters beside the value.
+
+    Attributes:
+        limits: the numbers that it may be.
+        scheduled: whether a schedule writes it in each step.
+    """
+
+    limits: Limits = Limits()
+    scheduled: bool = False
 
 
 class ChainState(NamedTuple):
@@ -43,67 +55,56 @@ class PackedState(NamedTuple):
 
 AnyState = TypeVar("AnyState", ChainState, PackedState)
 
+Known = tuple[tuple[str, Hyperparameter], ...]
+"""What is known of each hyperparameter, by ``rule.name``."""
 
-def set_hyperparams(
-    state: AnyState, values: Mapping[str, ArrayLike] | None = None, /, **by_name: ArrayLike
-) -> AnyState:
-    """The same state with other hyperparameters. Nothing is recompiled: they are data.
 
-    Args:
-        state: what ``init`` or ``update`` of a gradtx chain or rule, or of ``packed``, returned.
-        values: new values by name: ``"decay"``, or ``"rms_1.decay"`` where several rules have one of that name.
-        **by_name: the same as keywords.
+class _Typed(type):
+    """The type of a type of states that knows its hyperparameters.
 
-    Returns:
-        A new state; the one given is not changed. Values take the dtype of what they replace.
-
-    A scheduled hyperparameter is written anew from its schedule by the next ``update``: to steer one by hand,
-    build the chain with a number instead of a schedule.
-
-    Raises:
-        ValueError: for a name that is unknown (the known ones are listed) or ambiguous (the candidates are
-            listed), a name given twice, or a value that is not a scalar (or not of the shape it replaces).
-        TypeError: for a state that no gradtx chain made.
-
-    >>> import gradtx, jax.numpy as jnp
-    >>> state = gradtx.adam(1e-3).init(jnp.zeros(3))
-    >>> state = gradtx.set_hyperparams(state, {"rms.decay": 0.99}, learning_rate=3e-4)
-    >>> float(state.hyperparams["rms"]["decay"])
-    0.9900000095367432
+    Two that are made of the same one are equal. So to JAX, the states of two chains are the same tree if only limits
+    differ, or what is scheduled: they go into one ``cond``, one ``tree.map``, and where the other's was.
     """
-    if not isinstance(state, ChainState | PackedState):
-        raise TypeError(
-            f"set_hyperparams: expected the ChainState of a gradtx chain, found {type(state).__name__}. "
-            "If the chain stands inside another wrapper, change the ChainState inside that wrapper's state."
-        )
-    hyperparams = {rule: dict(own) for rule, own in state.hyperparams.items()}
-    known = {f"{rule}.{own}": (rule, own) for rule, names in state.hyperparams.items() for own in names}
-    done: dict[tuple[str, str], str] = {}
-    for name, value in [*(values or {}).items(), *by_name.items()]:
-        rule, own = known[find_name("set_hyperparams", known, name)]
-        if (rule, own) in done:
-            raise ValueError(f"set_hyperparams: {rule}.{own} is given twice, as {done[rule, own]!r} and {name!r}")
-        done[rule, own] = name
-        old = hyperparams[rule][own]
-        new = jnp.asarray(value, old.dtype)
-        if new.shape not in ((), old.shape):
-            raise ValueError(f"set_hyperparams: {name} has shape {new.shape}, {rule}.{own} has shape {old.shape}")
-        new = jnp.broadcast_to(new, old.shape)
-        hyperparams[rule][own] = jax.tree.unflatten(jax.tree.structure(old), [new])  # as Flax has it: in a Variable
-    return state._replace(hyperparams=hyperparams)
+
+    made_of: type
+    known: Known
+
+    def __eq__(cls, other: object) -> bool:
+        return isinstance(other, type) and getattr(other, "made_of", other) is cls.made_of
+
+    def __hash__(cls) -> int:
+        return hash(cls.made_of)
 
 
-def find_name(caller: str, known: Iterable[str], name: str) -> str:
-    """The one full name, of those known, that this is or is the end of: ``decay`` of ``rms.decay``.
+_TYPES: WeakValueDictionary[tuple[type, Known], _Typed] = WeakValueDictionary()
 
-    Raises:
-        ValueError: for a name that is unknown (the known ones are listed) or ambiguous (the candidates are listed).
+
+def knowing(kind: type[AnyState], known: Known) -> type[AnyState]:
+    """The type of state that knows the hyperparameters of a chain.
+
+    They are no arrays and no part of the structure: a checkpoint holds none of it, and reads as ever.
     """
-    known = list(known)
-    matches = [full for full in known if full == name] or [full for full in known if full.endswith(f".{name}")]
-    if len(matches) == 1:
-        return matches[0]
-    listing = ", ".join(sorted(matches or known)) or "none"
-    if matches:
-        raise ValueError(f"{caller}: {name!r} is ambiguous; say which one: {listing}")
-    raise ValueError(f"{caller}: no hyperparameter {name!r}; this state has: {listing}")
+    if not known:
+        return kind
+    made = _TYPES.get((kind, known))
+    if made is None:
+        made = _Typed(kind.__name__, (kind,), {
+            "__slots__": (), "__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__,
+            "__reduce__": _reduced, "made_of": kind, "known": known,
+        })  # fmt: skip
+        _TYPES[kind, known] = made
+    return made  # pyright: ignore[reportReturnType] - derived from it
+
+
+def known_to(state: Any) -> Known:
+    """What a state knows of its hyperparameters; nothing, if it was made by hand."""
+    return getattr(type(state), "known", ())
+
+
+def _reduced(state: Any) -> Any:
+    made: Any = type(state)
+    return _unpickled, (made.made_of, made.known, tuple(state))
+
+
+def _unpickled(kind: Any, known: Known, fields: tuple[Any, ...]) -> Any:
+    return knowing(kind, known)(*fields)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +12,8 @@ import optax
 from gradtx._chain import step
 from gradtx._executors import executor
 from gradtx._flow import Flow, flows
-from gradtx._rule import Rule, Transformation
-from gradtx._state import find_name
+from gradtx._hyperparams import Found, find, find_name, written
+from gradtx._limits import checked
 from gradtx._wrapper import Wrapper
 
 __all__ = ["Point", "Run", "Train", "one_run", "result_names", "traced"]
@@ -24,6 +23,9 @@ Point = Mapping[str, float]
 
 Train = Callable[[Any, jax.Array], Any]
 """A training as the user writes it: transformation and key to a tree of scalars."""
+
+Seen = dict[str, tuple[str, Found]]
+"""Hyperparameters by the names that were given, with their full names."""
 
 Run = Callable[[jax.Array, jax.Array], Any]
 """The same as a function of the hyperparameters' values, in order, and the key's data."""
@@ -51,7 +53,7 @@ def traced(train: Train, tx: optax.GradientTransformation, points: Sequence[Poin
     Raises:
         ValueError: see ``sweep``.
     """
-    seen: dict[str, str] = {}
+    seen: Seen = {}
     try:
         results = jax.eval_shape(one_run(train, tx, tuple(points[0]), seen), *shapes)
     except jax.errors.JAXTypeError as error:
@@ -59,11 +61,12 @@ def traced(train: Train, tx: optax.GradientTransformation, points: Sequence[Poin
         raise
     if not seen:
         raise ValueError("sweep: train never called init of the transformation it was given, so all rows would be one")
-    for name, full in seen.items():
-        other = next(short for short in seen if seen[short] == full)
+    for name, (full, found) in seen.items():
+        other = next(short for short in seen if seen[short][0] == full)
         if other != name:
             raise ValueError(f"sweep: {full} is given twice, as {other!r} and {name!r}")
-        _check_limits(tx, full, [point[name] for point in points])
+        rule, own = full.split(".")[-2:] if "." in full else (full, full)
+        checked(f"sweep: {rule}: {own}", [point[name] for point in points], found.known.limits, found.value.dtype)
     return results
 
 
@@ -86,15 +89,13 @@ class _Swept(Wrapper):
     def init(self, params: Any) -> Any:
         """The state before the first step."""
         state = self.tx.init(params)
-        places = _hyperparameters(state)
-        full = {name: find_name("sweep", places, name) for name in self.values}
+        known = find(state)
+        full = {name: find_name("sweep", known, name) for name in self.values}
         if self.seen is not None:
-            self.seen.update(full)
-        leaves, treedef = jax.tree.flatten(state)
-        for name, value in self.values.items():
-            place = places[full[name]]
-            leaves[place] = value.astype(jnp.asarray(leaves[place]).dtype)
-        return treedef.unflatten(leaves)
+            self.seen.update({name: (one, known[one]) for name, one in full.items()})
+        return written(
+            state, {full[name]: value.astype(known[full[name]].value.dtype) for name, value in self.values.items()}
+        )
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         """One step of the transformation itself."""
@@ -109,24 +110,13 @@ class _Swept(Wrapper):
         return step(self.tx, params, grads, state, **extra)
 
 
-def _hyperparameters(state: Any) -> dict[str, int]:
-    """Which leaves of a state are hyperparameters, by full name: those in a dict called ``hyperparams``."""
-    found = {}
-    for i, (path, _) in enumerate(jax.tree_util.tree_flatten_with_path(state)[0]):
-        keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
-        if "hyperparams" in keys[:-1]:
-            keys.remove("hyperparams")
-            found[".".join(keys)] = i
-    return found
-
-
-def _check_kept(update: Callable[..., Any], updates: Any, state: Any, names: Mapping[str, str]) -> None:
+def _check_kept(update: Callable[..., Any], updates: Any, state: Any, names: Seen) -> None:
     """Refuses hyperparameters that a step does not leave in the state, or does not read there."""
-    places, before = _hyperparameters(state), len(jax.tree.leaves(updates))
-    for name, full in names.items():
+    known, before = find(state), len(jax.tree.leaves(updates))
+    for name, (full, _) in names.items():
         with executor("reference"):  # a call of the kernel would hide what it does not read
-            outputs = flows(update, updates, state, follow=before + places[full])  # both sides: updates, then state
-        own = outputs.pop(before + places[full])
+            outputs = flows(update, updates, state, follow=before + known[full].leaf)  # both sides: updates, then state
+        own = outputs.pop(before + known[full].leaf)
         if own is not Flow.SAME:
             raise ValueError(
                 f"sweep: {name!r} is overwritten in each step, as by a schedule: what a row starts with would be lost. "
@@ -135,29 +125,6 @@ def _check_kept(update: Callable[..., Any], updates: Any, state: Any, names: Map
             )
         if all(flow is Flow.NONE for flow in outputs):
             raise ValueError(f"sweep: {name!r} changes nothing: no step of this optimizer reads {full} in the state")
-
-
-def _check_limits(tx: Any, full: str, values: Sequence[float]) -> None:
-    """Refuses values that the rule with this hyperparameter would refuse."""
-    own = full.rpartition(".")[2]
-    for name, rule in _named_rules(tx):
-        if own in rule.hyperparameters() and f".{full}".endswith(f".{name}.{own}"):
-            for value in dict.fromkeys(values):
-                try:
-                    dataclasses.replace(rule, **{own: value})
-                except ValueError as error:
-                    raise ValueError(f"sweep: {error}") from None
-
-
-def _named_rules(tx: Any) -> Iterator[tuple[str, Rule]]:
-    """Every rule of gradtx in a transformation, however deep, with its name in its chain."""
-    if not isinstance(tx, Transformation):
-        return
-    rules = () if isinstance(tx, Wrapper) else tuple(zip(tx.names, tx.rules, strict=True))
-    yield from rules
-    for part in [rule for _, rule in rules] or [tx]:  # what stands inside is an attribute, or in one
-        for inside in jax.tree.leaves(vars(part), is_leaf=lambda x: isinstance(x, Transformation)):
-            yield from _named_rules(inside)
 
 
 def result_names(results: Any, names: Sequence[str]) -> list[str]:

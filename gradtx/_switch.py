@@ -360,7 +360,7 @@ class swats(Wrapper):
         hyperparams["scale"] = {"factor": ratio}
         steps, after = self._sgd.update(grads, ChainState(inner.count, hyperparams, held), params)
         kept = {name: after.hyperparams.get(name, own) for name, own in inner.hyperparams.items()}
-        inner = ChainState(after.count, kept, inner.slots | after.slots)
+        inner = inner._replace(count=after.count, hyperparams=kept, slots=inner.slots | after.slots)
         return steps, state._replace(sgd_rate=_learning_rate(inner) * ratio, inner=inner)
 
     def _handed_over(self, inner: ChainState) -> dict[str, Any]:
@@ -516,7 +516,8 @@ def _started(fresh: Any, held: Any, count: jax.Array) -> Any:
 
     def one(fresh: Any, held: Any) -> Any:
         if isinstance(fresh, ChainState):
-            return ChainState(count, held.hyperparams, _started(fresh.slots, held.slots, count))
+            slots = _started(fresh.slots, held.slots, count)
+            return fresh._replace(count=count, hyperparams=held.hyperparams, slots=slots)
         if isinstance(fresh, SwitchState):
             inner = [_started(*states, count) for states in ((fresh.first, held.first), (fresh.then, held.then))]
             return SwitchState(count, fresh.switched_at, held.at, *inner)

@@ -32,7 +32,7 @@ gx.momentum("0.9")  # wrong: no number
 gx.adamw(0.1, decay_mask=lambda path, leaf: leaf.dims > 1)  # wrong: ndim
 gx.step(tx, params, state)  # wrong: no gradients
 gx.set_hyperparams(state, learning_rate="small")  # wrong: no number
-gx.set_hyperparams(params, learning_rate=0.1)  # wrong: no state
+print(gx.set_hyperparams(state, learning_rate=0.1).rates)  # wrong: no such field
 print(state.slot)  # wrong: slots
 with gx.executor("fast"):  # wrong: no such executor
     pass

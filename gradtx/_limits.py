@@ -1,0 +1,75 @@
+"""Which numbers a hyperparameter may be, and refusing all others by name, whichever way they come in."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+
+class Limits(NamedTuple):
+    """The range of a hyperparameter; None: no limit.
+
+    Attributes:
+        low: the least number that it may be.
+        below: the least number above all that it may be.
+    """
+
+    low: float | None = None
+    below: float | None = None
+
+    def __str__(self) -> str:
+        words = (("at least", self.low), ("less than", self.below))
+        return " and ".join(f"{word} {limit:g}" for word, limit in words if limit is not None) or "a number"
+
+
+def checked(
+    what: str,
+    value: Any,
+    limits: Limits = Limits(),  # noqa: B008 - a value
+    dtype: DTypeLike | None = None,
+    wanted: str = "a number or a scalar array",
+) -> np.ndarray:
+    """A number, or an array of numbers, whose value is known, in float64; always a copy.
+
+    Args:
+        what: which hyperparameter, for the error.
+        value: what was given for it.
+        limits: those it must keep to.
+        dtype: that it will be held in, which must hold it.
+        wanted: what it must be, for the error.
+
+    Raises:
+        TypeError: for something else than real numbers.
+        ValueError: for NaN, a number outside of the limits, and one too large for the dtype.
+    """
+    numbers = _numbers(value)
+    if numbers is None:
+        raise TypeError(f"{what} must be {wanted}, found {value!r}")
+    outside = np.isnan(numbers)
+    if limits.low is not None:
+        outside |= numbers < limits.low
+    if limits.below is not None:
+        outside |= numbers >= limits.below
+    if outside.any():
+        raise ValueError(f"{what} must be {limits}, found {numbers[outside].flat[0]:g}")
+    if dtype is not None:
+        lost = np.isfinite(numbers) & (np.abs(numbers) > float(jnp.finfo(dtype).max))
+        if lost.any():
+            raise ValueError(f"{what} is {numbers[lost].flat[0]:g}, which is infinite in {jnp.dtype(dtype).name}")
+    return numbers
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """The value in float64; None if it is something else than real numbers."""
+    try:
+        array = np.asarray(jax.device_get(value) if isinstance(value, jax.Array) else value)
+        if array.dtype == object:  # integers beyond int64, fractions, decimals
+            array = np.asarray(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    return np.array(array, np.float64) if real else None

@@ -1,0 +1,50 @@
+"""Looking into a state: one way into any nesting of wrappers, of gradtx, optax, and the frameworks around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.tree_util import keystr, tree_flatten_with_path
+
+Keys = tuple[Any, ...]
+"""The keys from the root of a tree to a part of it, as ``jax.tree_util`` has them."""
+
+Kinds = type | tuple[type, ...]
+
+
+def walk(tree: Any, kinds: Kinds, within: bool = True) -> Iterator[tuple[Keys, Any]]:
+    """Each state of some kinds in a tree, whatever it stands in, with the keys that lead to it; the outer ones first.
+
+    Args:
+        tree: any pytree: a state of a wrapper, of an optax chain, a Flax ``TrainState``, an NNX ``Optimizer``.
+        kinds: the types to look for.
+        within: whether to look into what was found as well.
+    """
+    if isinstance(tree, kinds):
+        yield (), tree
+        if not within:
+            return
+    for keys, node in tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree and isinstance(x, kinds))[0]:
+        if node is not tree and isinstance(node, kinds):
+            yield from ((keys + more, inner) for more, inner in walk(node, kinds, within))
+
+
+def rebuilt(tree: Any, kinds: Kinds, change: Callable[[Any], Any]) -> Any:
+    """The tree with the outermost states of some kinds changed."""
+
+    def one(x: Any) -> Any:
+        return change(x) if isinstance(x, kinds) else x
+
+    return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, kinds))
+
+
+def word(key: Any) -> str:
+    """A key of a path in words."""
+    return keystr((key,), simple=True)
+
+
+def words(keys: Keys) -> list[str]:
+    """A path in words, without the fields that every state of a chain has."""
+    return [found for found in map(word, keys) if found not in ("slots", "state", "hyperparams")]

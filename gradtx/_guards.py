@@ -21,6 +21,8 @@ import optax
 
 from gradtx import _checks
 from gradtx._chain import seal
+from gradtx._control import Once, either
+from gradtx._mesh import all_of, sharded_as
 from gradtx._numerics import compute_dtype, is_inexact
 from gradtx._walk import walk
 from gradtx._wrapper import Wrapper
@@ -102,14 +104,13 @@ class skip_nonfinite(Wrapper):
         finite = _all_finite(updates)
         consecutive = jnp.where(finite, 0, _next(state.consecutive))
 
-        def run(gradients: Any) -> tuple[Any, Any]:
-            return _run(self.tx, gradients, state.inner, params, extra_args)
+        run = Once(lambda: _run(self.tx, updates, state.inner, params, extra_args))
 
         def skip() -> tuple[Any, Any]:
             too_many = False if self.max_consecutive is None else consecutive > self.max_consecutive
-            return _filled(jax.eval_shape(run, updates)[0], jnp.where(too_many, jnp.nan, 0.0)), state.inner
+            return _filled(run.types[0], jnp.where(too_many, jnp.nan, 0.0)), state.inner
 
-        updates, inner = _cond(finite, lambda: run(updates), skip)
+        updates, inner = either(finite, run, skip)
         skipped = jnp.where(finite, state.skipped, _next(state.skipped))
         return updates, SkipNonfiniteState(inner, skipped, consecutive, finite)
 
@@ -326,7 +327,7 @@ class accumulate(Wrapper):
     def init(self, params: Any) -> AccumulateState:
         """The state before the first micro-batch."""
         leaves, treedef = _checks.named_leaves(params, "parameters")
-        sums = treedef.unflatten([jnp.zeros_like(leaf, compute_dtype(leaf)) for _, leaf in leaves])
+        sums = treedef.unflatten([sharded_as(jnp.zeros_like(x, compute_dtype(x)), x) for _, x in leaves])
         return AccumulateState(_started(self.tx, params), sums, _zero(), _zero(), _zero())
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AccumulateState]:
@@ -349,7 +350,7 @@ class accumulate(Wrapper):
         def wait() -> tuple[Any, Any, Any]:
             return _filled(like, 0.0), state.inner, sums
 
-        updates, inner, sums = _cond(complete, emit, wait)
+        updates, inner, sums = either(complete, emit, wait)
         held = jnp.where(complete, 0, number)
         emitted = jnp.where(complete, _next(state.emitted), state.emitted)
         return updates, AccumulateState(inner, sums, held, _next(state.micro_steps), emitted)
@@ -370,17 +371,10 @@ def _strong(x: Any) -> jax.Array:
     return jnp.asarray(x, jnp.asarray(x).dtype)  # asking for the dtype takes a weak type away
 
 
-def _cond(predicate: Any, then: Callable[[], T], otherwise: Callable[[], T]) -> T:
-    """``lax.cond``, or ``if`` where the answer is known: outside of ``jit`` a cond would compile anew in each step."""
-    if isinstance(predicate, jax.core.Tracer):
-        return jax.lax.cond(predicate, then, otherwise)
-    return then() if predicate else otherwise()
-
-
 def _all_finite(tree: Any) -> jax.Array:
-    """Whether no floating or complex leaf has an inf or a NaN."""
+    """Whether no floating or complex leaf has an inf or a NaN, in any shard."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if is_inexact(jnp.result_type(leaf))]
-    return functools.reduce(jnp.logical_and, [jnp.isfinite(leaf).all() for leaf in leaves], jnp.array(True))
+    return all_of([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
 def _filled(like: Any, value: Any) -> Any:

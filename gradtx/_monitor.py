@@ -13,8 +13,10 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx._guards import _cond, _integer, _next, _zero
+from gradtx._control import either
+from gradtx._guards import _integer, _next, _zero
 from gradtx._maths import Trees
+from gradtx._mesh import all_of, any_of, size_of, sum_of
 from gradtx._numerics import is_complex, l2_norm, l2_norms, real_dtype, safe_divide
 from gradtx._rule import Rule
 from gradtx._select import flatten_with_keys
@@ -115,7 +117,7 @@ class monitor(Rule):
             wait=_zero(),
             nonfinite_steps=_zero(),
             clipped_steps=_zero(),
-            size=jax.tree.map(lambda p: jnp.array(p.size, real_dtype(p.dtype)), params),
+            size=jax.tree.map(lambda p: jnp.array(size_of(p), real_dtype(p.dtype)), params),
             gradient_norm=zeros(),
             update_norm=zeros(),
             param_norm=zeros(),
@@ -129,7 +131,7 @@ class monitor(Rule):
         if self.every == 1:
             return trees.direction, _measured(trees, state)
         due = state.wait == 0
-        state = _cond(due, lambda: _measured(trees, state), lambda: state)
+        state = either(due, lambda: _measured(trees, state), lambda: state)
         return trees.direction, state._replace(wait=jnp.where(due, self.every - 1, state.wait - 1))
 
 
@@ -144,7 +146,9 @@ def _measured(trees: Trees, state: MonitorState) -> MonitorState:
     n = len(sizes)
     nonfinite = [~jnp.isfinite(norm) for norm in measured[:n]]
     clipped = [_clipped(g, lane) for g, lane in zip(gradients, lanes, strict=True)]
-    zeros = [safe_divide(jnp.sum(g == 0, dtype=size.dtype), size) for g, size in zip(gradients, sizes, strict=True)]
+    zeros = [
+        safe_divide(sum_of([jnp.sum(g == 0, dtype=size.dtype)]), size) for g, size in zip(gradients, sizes, strict=True)
+    ]
     return MonitorState(
         steps=_next(state.steps),
         wait=state.wait,
@@ -167,7 +171,7 @@ def _clipped(g: jax.Array, lane: jax.Array) -> jax.Array:
     if is_complex(g.dtype):
         return _clipped(jnp.stack([g.real, g.imag]), jnp.stack([lane.real, lane.imag]))
     between = (lane >= jnp.minimum(g, 0)) & (lane <= jnp.maximum(g, 0))
-    return between.all() & (lane != g).any()
+    return all_of([between.all()]) & any_of([(lane != g).any()])
 
 
 def _counted(flag: jax.Array, count: jax.Array) -> jax.Array:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from gradtx._mesh import sum_of
+
 
 def compute_dtype(*xs: ArrayLike) -> jnp.dtype:
     """The dtype that arithmetic on these numbers happens in: their promotion, float32 at least.
@@ -87,12 +89,11 @@ def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array
 
 
 def sum_over(fn: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
-    """The sum of ``fn`` over all elements of all arrays, in float32 or wider; 0 for none.
+    """The sum of ``fn`` over all elements of all arrays, in all shards, in float32 or wider; 0 for none.
 
     The compiler may not reorder the products in ``fn`` and those that made the arrays.
     """
-    sums = (jnp.sum(fn(jax.lax.optimization_barrier(x))) for x in arrays)
-    return sum(sums, start=jnp.zeros((), jnp.float32))
+    return sum_of([jnp.sum(fn(jax.lax.optimization_barrier(x))) for x in arrays])
 
 
 def l2_norm(xs: Sequence[jax.Array]) -> jax.Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from gradtx import _checks, native
 from gradtx._chain import Chain
 from gradtx._lift import compiled, have_values
+from gradtx._mesh import is_split, varying
 from gradtx._rule import Rule
 from gradtx._state import ChainState, PackedState, knowing, known_to
 from gradtx._wrapper import Wrapper
@@ -142,8 +143,8 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
     alike: dict[Any, list[int]] = {}  # what differs here is no work for one call of the kernel
     for i, (_, leaf) in enumerate(leaves):
         dtypes = [xs[i].dtype for own in slots for xs in own.values() if xs[i] is not None]
-        if dtypes and math.prod(jnp.shape(leaf)) < tx.below:
-            alike.setdefault((jnp.result_type(leaf), *(ours[i] for ours in chosen), *dtypes), []).append(i)
+        if dtypes and math.prod(jnp.shape(leaf)) < tx.below and not is_split(leaf):
+            alike.setdefault((jnp.result_type(leaf), varying(leaf), *(ours[i] for ours in chosen), *dtypes), []).append(i)
     groups = tuple(
         tuple(members[start : start + native.LEAVES_PER_CALL])
         for members in alike.values()

@@ -17,6 +17,8 @@ from jax.typing import ArrayLike
 
 from gradtx._chain import Chain, chain
 from gradtx._checks import check_counts, check_injected, check_kind
+from gradtx._control import either
+from gradtx._mesh import sum_of
 from gradtx._numerics import compute_dtype, is_inexact, mix, real_dtype, safe_divide
 from gradtx._rule import Hyper, Rule, Transformation
 from gradtx._state import ChainState
@@ -167,11 +169,11 @@ class switch(Wrapper):
             return out, after, state.then
 
         def then():
-            ready = _branch(state.switched, lambda: state.then, lambda: self._enter(state, params))
+            ready = either(state.switched, lambda: state.then, lambda: self._enter(state, params))
             out, after = tx(self.then).update(updates, ready, params, **extra_args)
             return out, state.first, after
 
-        out, first_after, then_after = _branch(~due, first, then)
+        out, first_after, then_after = either(~due, first, then)
         switched_at = jnp.where(due & ~state.switched, state.count, state.switched_at)
         return out, SwitchState(_next(state.count), switched_at, state.at, first_after, then_after)
 
@@ -329,7 +331,7 @@ class swats(Wrapper):
         def sgd():
             return self._sgd_step(wide, state, params)
 
-        steps, after = _branch(~state.switched, adam, sgd)
+        steps, after = either(~state.switched, adam, sgd)
         out = jax.tree.map(lambda step, g: step.astype(jnp.result_type(g)), steps, updates)
         return out, after._replace(count=_next(state.count))
 
@@ -355,7 +357,7 @@ class swats(Wrapper):
         inner = state.inner
         ratio = _debiased(state.average, inner)
         first_step = state.count == state.switched_at
-        held = {"momentum": _branch(first_step, lambda: self._handed_over(inner), lambda: inner.slots["momentum"])}
+        held = {"momentum": either(first_step, lambda: self._handed_over(inner), lambda: inner.slots["momentum"])}
         hyperparams = {name: own for name, own in inner.hyperparams.items() if name in self._sgd.names}
         hyperparams["scale"] = {"factor": ratio}
         steps, after = self._sgd.update(grads, ChainState(inner.count, hyperparams, held), params)
@@ -531,13 +533,6 @@ def _started(fresh: Any, held: Any, count: jax.Array) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _branch(flag: jax.Array, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
-    """``lax.cond``; but a flag whose value is known is taken at its word, so that outside jit nothing is compiled."""
-    if isinstance(flag, jax.core.Tracer):
-        return jax.lax.cond(flag, yes, no)
-    return yes() if flag else no()
-
-
 def _next(count: jax.Array) -> jax.Array:
     return jnp.asarray(optax.safe_increment(count))
 
@@ -562,12 +557,12 @@ def _scaled(factor: jax.Array, tree: Any) -> Any:
 
 
 def _dot(xs: Any, ys: Any) -> jax.Array:
-    """The real part of the inner product of two trees, in the widest of their dtypes, float32 at least.
+    """The real part of the inner product of two trees over all shards, in the widest of their dtypes, float32 at least.
 
     As a sum of products: a matrix product would be rounded to fewer bits on some devices.
     """
     products = jax.tree.map(lambda x, y: jnp.sum((x.conj() * y).real), xs, ys)
-    return sum(jax.tree.leaves(products), start=jnp.zeros((), jnp.float32))
+    return sum_of(jax.tree.leaves(products))
 
 
 def _learning_rate(state: ChainState) -> jax.Array:

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 
 # Lowest first; a module imports from its own floor or from below. A package stands for its modules.
 FLOORS = [
-    ["_numerics", "_signal", "_select", "_flow", "_tables", "_limits", "_walk", "activations", "native"],
+    ["_mesh"],
+    ["_control", "_numerics", "_signal", "_select", "_flow", "_tables", "_limits", "_walk", "activations", "native"],
     ["_maths"],  # the contract of a rule
     ["_plan", "_executors", "_state", "_hyperparams", "_checks"],
     ["_lift"],

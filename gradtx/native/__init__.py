@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from gradtx._mesh import sum_of, vary, varying
 from gradtx.native import _library
 from gradtx.native._library import Availability
 from gradtx.native._parts import Part, are_all, as_array, join, split
@@ -87,7 +88,7 @@ def map_leaves(
 def sum_leaves(
     fn: Callable[..., jax.Array], leaves: Sequence[tuple[jax.Array, ...]], shared: Sequence[jax.Array] = ()
 ) -> jax.Array:
-    """The sum of ``fn(*arrays, *shared)`` over all elements of all leaves, in the dtype that ``fn`` returns.
+    """The sum of ``fn(*arrays, *shared)`` over all elements of all leaves, in all shards, in float32 or wider.
 
     The kernel adds in float64, in an order that does not depend on the number of threads.
 
@@ -108,7 +109,7 @@ def sum_leaves(
         for flat, chunks in group.together(leaves).items() if group.program else ():
             call = SumCall(**group.call(leaves, local, flat, chunks))
             sums += call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
-    return sum(sums[1:], start=sums[0]) if sums else jnp.zeros((), jnp.float32)
+    return sum_of(sums)
 
 
 def supports(fn: Callable[..., Any], avals: Sequence[Any], n_scalars: int = 0) -> str | None:
@@ -136,10 +137,16 @@ Chunks = list[list[int]]
 
 
 class _Group:
-    """Leaves with one program; None if they have none."""
+    """Leaves with one program, None if they have none, whose shards differ along the same axes of a mesh."""
 
-    def __init__(self, program: Program | None, consts: Sequence[jax.Array], aliases: tuple[tuple[int, int], ...]):
-        self.program, self.consts, self.aliases = program, consts, aliases
+    def __init__(
+        self,
+        program: Program | None,
+        consts: Sequence[jax.Array],
+        aliases: tuple[tuple[int, int], ...],
+        axes: tuple[str, ...],
+    ):
+        self.program, self.consts, self.aliases, self.axes = program, consts, aliases, axes
         self.members: list[int] = []
         self.jaxprs: dict[int, core.Jaxpr] = {}
 
@@ -183,7 +190,8 @@ class _Group:
         members = list(itertools.chain(*chunks))
         arrays = [as_array(x) for i in members for a, x in enumerate(leaves[i]) if a not in flat]
         flats = [leaves[chunk[0]][a].flat for chunk in chunks for a in flat]
-        return [*arrays, *(x for i in members for x in local[i]), *flats, *shared, *self.consts]
+        operands = [*arrays, *(x for i in members for x in local[i]), *flats, *shared, *self.consts]
+        return [vary(x, self.axes) for x in operands]
 
 
 def _groups(
@@ -199,15 +207,16 @@ def _groups(
     traced: dict[Any, tuple[_Group, core.Jaxpr | None]] = {}
     groups: dict[Any, _Group] = {}
     for i, (arrays, scalars) in enumerate(zip(leaves, local, strict=True)):
-        first = jax.typeof(arrays[0])
+        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *scalars, *shared)
+        first = jax.typeof(vary(arrays[0], axes))
         avals = tuple(
-            first.update(dtype=x.dtype, weak_type=False) if isinstance(x, Part) else jax.typeof(x)
+            first.update(dtype=x.dtype, weak_type=False) if isinstance(x, Part) else jax.typeof(vary(x, axes))
             for x in (*arrays, *scalars)
         )
         if avals not in traced:
             program, jaxpr, consts, same = None, None, [], {}
             if ops:
-                closed = jax.make_jaxpr(fn)(*avals, *shared)
+                closed = jax.make_jaxpr(fn)(*avals, *(vary(x, axes) for x in shared))
                 jaxpr, consts = closed.jaxpr, closed.consts
                 dtypes = [aval_of(var).dtype for var in jaxpr.outvars]
                 same = {a: o for a, o in sorted(aliases.items()) if arrays[a].dtype == dtypes[o]}
@@ -216,8 +225,8 @@ def _groups(
                 except Unsupported:
                     program = None
             pairs = tuple(same.items())
-            key = (program, pairs, avals[len(arrays) :], *map(id, consts))
-            traced[avals] = groups.setdefault(key, _Group(program, consts, pairs)), jaxpr
+            key = (program, pairs, axes, avals[len(arrays) :], *map(id, consts))
+            traced[avals] = groups.setdefault(key, _Group(program, consts, pairs, axes)), jaxpr
         group, jaxpr = traced[avals]
         group.members.append(i)
         if jaxpr is not None:

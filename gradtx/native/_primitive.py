@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 
 from gradtx.native import _library
 from gradtx.native._parts import join, split
@@ -185,7 +186,7 @@ class SumCall(Call):
     def avals(self, *operands: Any) -> Sequence[Any]:
         del operands
         aval = aval_of(self.jaxprs[0].outvars[0])
-        return [aval.update(shape=(), weak_type=False)]
+        return [aval.update(shape=(), weak_type=False, sharding=aval.sharding.update(spec=PartitionSpec()))]
 
     def reference(self, *operands: jax.Array) -> list[jax.Array]:
         return [functools.reduce(jnp.add, [jnp.sum(x) for (x,) in self._evaluate(operands)])]

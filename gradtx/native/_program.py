@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from gradtx._mesh import vary, varying
 from gradtx.native._library import Op
 
 F32, F64, TRUTH = "f32", "f64", "truth"
@@ -84,6 +85,7 @@ class Program:
         values: list[Any] = list(arguments)
         for step in self.steps:
             operands = [x.array() if isinstance(x, Constant) else values[x] for x in step.operands]
+            operands = [vary(x, varying(*operands)) for x in operands]
             results = step.primitive.bind(*operands, **dict(step.params))
             values += results if step.primitive.multiple_results else [results]
         return [values[i] for i in self.coefficients]
@@ -374,6 +376,8 @@ def _read_jaxpr(graph: _Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, _Val
 def _read_uniform(graph: _Graph, eqn: core.JaxprEqn, values: list[_Uniform], shape: Any) -> list[_Uniform]:
     """A primitive whose operands are the same for all elements; arrays of that kind are kept as scalars."""
     name, shapes = eqn.primitive.name, [aval_of(var).shape for var in (*eqn.invars, *eqn.outvars)]
+    if name in ("pvary", "pcast"):  # constants vary as what they meet does
+        return values
     if name in ("broadcast_in_dim", "reshape") and values and all(s in (shape, ()) for s in shapes):
         return [values[0]]
     if any(s != () for s in shapes) and (name not in _ELEMENTWISE or any(s not in (shape, ()) for s in shapes)):

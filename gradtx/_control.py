@@ -1,0 +1,67 @@
+"""Control flow whose types follow from the data: dtypes, shardings, and the axes of a mesh that shards differ along."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.core
+from jax.extend import core
+
+from gradtx._mesh import vary, varying
+
+T = TypeVar("T")
+
+
+class Once(Generic[T]):
+    """A function without arguments that is traced at most once, however often its result and its types are asked for.
+
+    Attributes:
+        function: the function.
+    """
+
+    def __init__(self, function: Callable[[], T]):
+        self.function = function
+
+    @functools.cached_property
+    def _traced(self) -> tuple[Any, Any]:
+        jaxpr, result = jax.make_jaxpr(self.function, return_shape=True)()
+        return jaxpr, jax.tree.structure(result)
+
+    @property
+    def types(self) -> T:
+        """The abstract values of the result."""
+        jaxpr, treedef = self._traced
+        return treedef.unflatten(jaxpr.out_avals)
+
+    def __call__(self) -> T:
+        if "_traced" not in vars(self):
+            return self.function()
+        jaxpr, treedef = self._traced
+        return treedef.unflatten(core.jaxpr_as_fun(jaxpr)())
+
+
+def either(flag: Any, yes: Callable[[], T], no: Callable[[], T]) -> T:
+    """``yes()`` or ``no()``, by a flag: ``lax.cond``, or ``if`` where the flag is known, so that nothing is compiled.
+
+    The two give trees of one structure with the same shapes and dtypes. Where only one result differs between the
+    shards of a ``shard_map`` both are taken to; on a mesh of explicit axes the second gets the sharding of the first.
+    """
+    if not isinstance(flag, jax.core.Tracer):
+        return yes() if flag else no()
+    branches = [branch if isinstance(branch, Once) else Once(branch) for branch in (yes, no)]
+    results = [jax.tree.leaves(branch.types) for branch in branches]
+    axes = [varying(flag, *pair) for pair in zip(*results, strict=False)]
+
+    def alike(branch: Once[T]) -> T:
+        result, treedef = jax.tree.flatten(branch())
+        return treedef.unflatten([_as(x, *one) for x, *one in zip(result, results[0], axes, strict=True)])
+
+    return jax.lax.cond(flag, *(functools.partial(alike, branch) for branch in branches))
+
+
+def _as(x: Any, like: Any, axes: tuple[str, ...]) -> jax.Array:
+    sharding, wanted = jax.typeof(x).sharding, like.sharding
+    return vary(x if sharding == wanted else jax.sharding.reshard(x, wanted), axes)

@@ -1,0 +1,81 @@
+"""Arrays over the devices of a mesh: what the type of one says, and what holds for all of its shards.
+
+Inside of ``jax.shard_map`` a device sees its own shard of an array, and the type of the array says along which axes of
+the mesh the shards differ. A sum or a condition over all of the array is then one over these axes too; each array has
+its own, so that sharded and replicated ones mix. With ``check_vma=False`` types say nothing, and each shard is taken
+for a whole array.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+
+
+def varying(*xs: Any) -> tuple[str, ...]:
+    """The axes of the mesh along which any of these arrays, or types of some, differs between devices, by name."""
+    return tuple(sorted({axis for x in xs for axis in _varying(x)}))
+
+
+def _varying(x: Any) -> frozenset[str]:
+    aval: Any = x if isinstance(x, jax.core.ShapedArray) else jax.typeof(x)
+    if hasattr(aval, "vma"):  # before jax 0.10
+        return aval.vma
+    return aval.manual_axis_type.varying if hasattr(aval, "manual_axis_type") else frozenset()
+
+
+def vary(x: Any, axes: Sequence[str]) -> jax.Array:
+    """The same array, as one that may differ along these axes too."""
+    missing = tuple(axis for axis in axes if axis not in varying(x))
+    if not missing:
+        return x
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, missing, to="varying")
+    return jax.lax.pvary(x, missing)  # before jax 0.9
+
+
+def is_split(x: Any) -> bool:
+    """Whether the type of an array says that it is spread over explicit axes of a mesh."""
+    return any(axes is not None for axes in jax.typeof(x).sharding.spec)
+
+
+def sum_of(numbers: Sequence[jax.Array]) -> jax.Array:
+    """The sum of numbers of shards over all shards, in float32 or wider, by one collective for each set of axes."""
+    dtype = functools.reduce(jnp.promote_types, (x.dtype for x in numbers), jnp.dtype(jnp.float32))
+    groups: dict[tuple[str, ...], list[jax.Array]] = {}
+    for number in numbers:
+        groups.setdefault(varying(number), []).append(number.astype(dtype))
+    sums = [functools.reduce(jnp.add, group) for group in groups.values()]
+    sums = [jax.lax.psum(x, axes) if axes else x for x, axes in zip(sums, groups, strict=True)]
+    return functools.reduce(jnp.add, sums) if sums else jnp.zeros((), dtype)
+
+
+def all_of(flags: Sequence[jax.Array]) -> jax.Array:
+    """Whether all flags hold, in all shards: one collective."""
+    flag = functools.reduce(jnp.logical_and, flags, jnp.array(True))
+    axes = varying(flag)
+    return jax.lax.pmin(flag.astype(jnp.int32), axes).astype(bool) if axes else flag
+
+
+def any_of(flags: Sequence[jax.Array]) -> jax.Array:
+    """Whether any flag holds, in any shard."""
+    return ~all_of([~flag for flag in flags])
+
+
+def size_of(x: jax.Array) -> int:
+    """The number of elements of an array, over all of its shards."""
+    return math.prod((x.size, *(jax.lax.psum(1, axis) for axis in varying(x))))
+
+
+def sharded_as(x: jax.Array, other: jax.Array) -> jax.Array:
+    """The same array, over the devices as another of its shape, of which in ``jit`` only the compiler knows."""
+    if not isinstance(other, jax.core.Tracer):
+        return x
+    never = (other.real < 0) & (other.real > 0)  # what is chosen by an array is sharded as it is
+    return jnp.where(never, jnp.ones_like(x), x)

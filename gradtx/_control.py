@@ -16,18 +16,19 @@ T = TypeVar("T")
 
 
 class Once(Generic[T]):
-    """A function without arguments that is traced at most once, however often its result and its types are asked for.
+    """A call of a function that is traced at most once, however often its result and its types are asked for.
 
     Attributes:
         function: the function.
+        arguments: trees of arrays.
     """
 
-    def __init__(self, function: Callable[[], T]):
-        self.function = function
+    def __init__(self, function: Callable[..., T], *arguments: Any):
+        self.function, self.arguments = function, arguments
 
     @functools.cached_property
     def _traced(self) -> tuple[Any, Any]:
-        jaxpr, result = jax.make_jaxpr(self.function, return_shape=True)()
+        jaxpr, result = jax.make_jaxpr(self.function, return_shape=True)(*self.arguments)
         return jaxpr, jax.tree.structure(result)
 
     @property
@@ -38,9 +39,9 @@ class Once(Generic[T]):
 
     def __call__(self) -> T:
         if "_traced" not in vars(self):
-            return self.function()
+            return self.function(*self.arguments)
         jaxpr, treedef = self._traced
-        return treedef.unflatten(core.jaxpr_as_fun(jaxpr)())
+        return treedef.unflatten(core.jaxpr_as_fun(jaxpr)(*jax.tree.leaves(self.arguments)))
 
 
 def either(flag: Any, yes: Callable[[], T], no: Callable[[], T]) -> T:

@@ -8,7 +8,6 @@ others, which run in every step: what is to be guarded belongs inside.
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Callable
@@ -104,7 +103,7 @@ class skip_nonfinite(Wrapper):
         finite = _all_finite(updates)
         consecutive = jnp.where(finite, 0, _next(state.consecutive))
 
-        run = Once(lambda: _run(self.tx, updates, state.inner, params, extra_args))
+        run = Once(lambda gradients: _run(self.tx, gradients, state.inner, params, extra_args), updates)
 
         def skip() -> tuple[Any, Any]:
             too_many = False if self.max_consecutive is None else consecutive > self.max_consecutive

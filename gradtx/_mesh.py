@@ -37,7 +37,7 @@ def vary(x: Any, axes: Sequence[str]) -> jax.Array:
         return x
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(x, missing, to="varying")
-    return jax.lax.pvary(x, missing)  # before jax 0.9
+    return jax.lax.pvary(x, missing)  # pyright: ignore[reportAttributeAccessIssue] - its name before jax 0.9
 
 
 def is_split(x: Any) -> bool:

@@ -144,7 +144,8 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
     for i, (_, leaf) in enumerate(leaves):
         dtypes = [xs[i].dtype for own in slots for xs in own.values() if xs[i] is not None]
         if dtypes and math.prod(jnp.shape(leaf)) < tx.below and not is_split(leaf):
-            alike.setdefault((jnp.result_type(leaf), varying(leaf), *(ours[i] for ours in chosen), *dtypes), []).append(i)
+            kind = (jnp.result_type(leaf), varying(leaf), *(ours[i] for ours in chosen), *dtypes)
+            alike.setdefault(kind, []).append(i)
     groups = tuple(
         tuple(members[start : start + native.LEAVES_PER_CALL])
         for members in alike.values()

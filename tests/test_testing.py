@@ -123,6 +123,11 @@ class small_steps_from_one(gx.Rule):
         return signal._replace(direction=1e3 * (m - 1)), {"m": m}
 
 
+class loop_from_a_constant(Direction):
+    def of(self, u):
+        return u / jax.lax.fori_loop(0, 2, lambda _, x: x + abs(u).max(), 1.0)
+
+
 BROKEN = {
     "is an optax transformation": (without_extra_arguments(), "unexpected keyword argument 'value'"),
     "takes any tree": (for_vectors(), "IndexError"),
@@ -142,6 +147,7 @@ BROKEN = {
     "turns with the gradient": (real_part(), "for |z| = 1: w is "),
     "stores slots as told": (small_steps_from_one(), "updates: b is "),
     "runs in every executor": (counts_traces(), "kernel and reference differ: 0/matrix is "),
+    "works in shard map": (loop_from_a_constant(), "carry"),
 }
 
 

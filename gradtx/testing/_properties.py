@@ -21,6 +21,7 @@ import gradtx as gx
 from gradtx._rule import Transformation
 from gradtx.testing._compare import check, close, finite, own_buffers, same_types
 from gradtx.testing._examples import DTYPES, normal, params, trees
+from gradtx.testing._modes import works_in_shard_map
 
 Property = Callable[[Transformation], str | None]
 
@@ -346,4 +347,5 @@ ORDERED: tuple[Property, ...] = (
     turns_with_the_gradient,
     stores_slots_as_told,
     runs_in_every_executor,
+    works_in_shard_map,
 )

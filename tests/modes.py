@@ -1,0 +1,46 @@
+"""Everything in the catalog over the four devices of a mesh, and under jax's settings, one line for each.
+
+    python tests/modes.py [name ...]
+
+names entries of ``catalog.py``; all of them without.
+"""
+
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+
+import jax
+
+from gradtx import testing
+
+MODES = ("works in shard map",)
+
+
+def outcomes(tx) -> dict[str, str]:
+    """By mode: "yes", or what was found."""
+    found = {}
+    for mode in MODES:
+        lines: list[str] = []
+        try:
+            testing.check(tx, only=[mode], report=lines.append)
+        except AssertionError as error:
+            lines.append(str(error).splitlines()[-1])
+        found[mode] = "yes" if lines[-1].startswith("holds") else lines[-1].strip()
+    return found
+
+
+def main(names: list[str]) -> int:
+    from catalog import ALL
+
+    assert len(jax.devices()) == 4
+    failed = 0
+    for name in names or ALL:
+        found = outcomes(ALL[name])
+        failed += any(result != "yes" for result in found.values())
+        print(" | ".join([name, *found.values()]), flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from gradtx._mesh import sum_of
+from gradtx._mesh import size_of, sum_of
 
 
 def compute_dtype(*xs: ArrayLike) -> jnp.dtype:
@@ -135,7 +135,7 @@ def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: Callable[...,
 
     squares = sums(abs_sq)
     # Each square below tiny is subnormal or gone, and its digits with it.
-    least = np.asarray([sum(x.size for x in xs) * float(info.tiny) / float(info.eps) for xs in groups], dtype)
+    least = np.asarray([sum(map(size_of, xs)) * float(info.tiny) / float(info.eps) for xs in groups], dtype)
     in_range = (squares < info.max) & (squares >= least)
     scales = jnp.where(in_range | jnp.isnan(squares), 1, jnp.where(squares < 1, larger, smaller)).astype(dtype)
 
@@ -157,13 +157,12 @@ def _(
     (groups,), (tangent,) = primals, tangents
     norms = _l2_norms(groups, total)
     along = [
-        sum(
-            (
+        sum_of(
+            [
                 jnp.sum((safe_divide(x, norm.astype(x.dtype)).conj() * dx).real).astype(norm.dtype)
                 for x, dx in zip(xs, dxs, strict=True)
-            ),
-            start=jnp.zeros_like(norm),
-        )
+            ]
+        ).astype(norm.dtype)
         for norm, xs, dxs in zip(norms, groups, tangent, strict=True)
     ]
     return norms, jnp.stack(along)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from gradtx.workbench.options import parse
 from gradtx.workbench.settings import Impossible
+from gradtx.workbench.terminal import say, show
 
 __all__ = ["main"]
 
@@ -20,9 +21,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments, ``sys.argv[1:]`` if None.
 
     Returns:
-        The exit status: 0; 1 if a result could not be written; 2 for a mistake in the arguments or a missing extra; 130
-        after Ctrl-C.
+        The exit status: 0; 1 if a result could not be written; 2 for a mistake in the arguments or a missing extra; 128
+        and the number of a signal that ended it, such as 130 after Ctrl-C.
     """
+    status = _run(argv)
+    try:
+        show("")  # what argparse printed, too
+    except OSError:
+        status = status or 1
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         settings = parse(argv)
         from gradtx.workbench.compare import compare  # needs the extra
@@ -42,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse(reason: str) -> int:
-    print(f"gradtx compare: {reason}", file=sys.stderr)
+    say(f"gradtx compare: {reason}")
     return 2
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -16,7 +22,11 @@ from PIL import Image
 import gradtx
 from gradtx.__main__ import main
 from gradtx.workbench import compare as comparison
+from gradtx.workbench import files as writing
+from gradtx.workbench.options import parse
 from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.settings import Impossible
+from gradtx.workbench.signals import ending
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -211,6 +221,46 @@ def test_mistakes(
     assert files() == ["folder.png"]
 
 
+NASTY = [
+    *("", " ", "-", "--", "---", "-1", "0", "1", "2.5", "-0", "+3", "1_0", "٣", "1e3", "1e400", "-1e400", "1e-400"),
+    *("nan", "-inf", "0x10", "1,5", "9" * 30, "9" * 5000, "é", "\udcff", "\x00", "%s", "%(prog)s", "{}", "[red]", "\n"),
+    *("a b", "*", "adam", "adam adam", "relu", "both", "True", "None", ".", "..", "/", "~", "x.png", "X.PNG", "x.jpg"),
+    *(
+        ".png",
+        "no/x.png",
+        "folder.png",
+        "/dev/full",
+        "/dev/null",
+        "/proc/x.png",
+        "x" * 251 + ".png",
+        "é" * 126 + ".png",
+    ),
+]
+OPTIONS = """--optimizers --network --depth --width --gain --epochs --batch-size --learning-rate --clip-norm
+    --clip-layer --clip-value --health --sweep --seeds --seed --output --json""".split()
+
+
+def test_any_value_of_any_option(capsys: pytest.CaptureFixture[str]):
+    """It is taken, or refused in one line; nothing is written for either."""
+    random = Random(0)
+    Path("folder.png").mkdir()
+    before, taken = files(), 0
+    arguments = [[f"{option}={value}"] for option in OPTIONS for value in NASTY]
+    arguments += [[random.choice(words) for _ in range(3) for words in (OPTIONS, NASTY)] for _ in range(300)]
+    for each in [["--version=--"], *arguments]:
+        try:
+            settings = parse(["compare", *each])
+            settings.check(1437, [settings.network(name, 64, 10) for name in settings.networks])
+            taken += 1
+        except SystemExit as stop:
+            assert stop.code == 2, each
+        except Impossible as problem:
+            assert str(problem).startswith("--"), each
+        lines = 1 + sum(word.count("\n") for word in each)
+        assert capsys.readouterr().err.count("\n") <= lines, each
+    assert files() == before and 100 < taken < len(arguments)
+
+
 def test_an_unknown_optimizer_lists_the_known(capsys: pytest.CaptureFixture[str]):
     main(["compare", "--optimizers", "sgd", "adagard"])
     printed = capsys.readouterr().err
@@ -247,7 +297,78 @@ def test_a_file_that_cannot_be_written_after_all(capsys: pytest.CaptureFixture[s
     assert "SGD" in printed.out and "No such file or directory" in printed.err.splitlines()[-1]
 
 
-# Ctrl-C
+def test_each_file_by_itself(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """A disk that is full for one of them, and then for the other."""
+
+    def fsync(number: int) -> None:
+        if (content := os.readlink(f"/proc/self/fd/{number}")) and full in content:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writing.os, "fsync", fsync)
+    arguments = ["compare", *TINY, "--network", "relu", "--optimizers", "sgd", "--json", "n.json"]
+    for full, kept in (("n.json", "gradtx-compare.png"), ("gradtx-compare.png", "n.json")):
+        assert main(arguments) == 1
+        printed = capsys.readouterr()
+        assert printed.err.splitlines()[-1] == f"gradtx compare: {full} cannot be written: No space left on device"
+        assert "SGD" in printed.out and kept in printed.out and full not in printed.out and files() == [kept]
+        Path(kept).unlink()
+
+
+def test_an_error_keeps_what_is_finished(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def train_once(*args, **kwargs):
+        monkeypatch.setattr(comparison, "train", lambda *args, **kwargs: 1 // 0)
+        return train(*args, **kwargs)
+
+    train = comparison.train
+    monkeypatch.setattr(comparison, "train", train_once)
+    with pytest.raises(ZeroDivisionError):
+        main(["compare", *TINY, "--network", "relu", "--optimizers", "sgd", "adam", "--json", "n.json"])
+    assert "SGD" in capsys.readouterr().out and files() == ["gradtx-compare.png", "n.json"]
+
+
+# The terminal
+
+
+def gone() -> Any:
+    read, write = os.pipe()
+    os.close(read)
+    return open(write, "w")
+
+
+def full() -> Any:
+    return open("/dev/full", "w")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize(
+    ("out", "err", "status"), [(full, gone, 1), (gone, full, 141), (lambda: None, lambda: None, 0)]
+)
+def test_a_terminal_that_is_full_or_gone(out: Any, err: Any, status: int, monkeypatch: pytest.MonkeyPatch):
+    with contextlib.ExitStack() as stack, monkeypatch.context() as patch:
+        for name, stream in (("stdout", out()), ("stderr", err())):
+            patch.setattr(sys, name, stream and stack.enter_context(stream))
+        assert main(["compare", *TINY, "--network", "relu", "--optimizers", "sgd", "--json", "n.json"]) == status
+    assert files() == ["gradtx-compare.png", "n.json"]
+
+
+def test_a_reader_that_leaves(tmp_path: Path):
+    command = [sys.executable, "-m", "gradtx", "compare", *TINY, "--network", "relu", "--optimizers", "sgd"]
+    with gone() as stdout:
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert done.returncode == 141 and re.fullmatch(r"SGD on ReLU: training loss \S+, \S+ s\n", done.stderr)
+    assert files() == ["gradtx-compare.png"]
+
+
+def test_an_encoding_without_frames_and_names(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    arguments = ["--network", "relu", "--optimizers", "sgd", "--output", "é\udcff.png", "--json", "\udcff.json"]
+    assert main(["compare", *TINY, *arguments]) == 0
+    assert b"Picture: ??.png" in printed.getvalue()
+    assert "\udcff" in json.loads(Path("\udcff.json").read_text())["settings"]["json"]
+
+
+# Signals
 
 
 def interrupt_run(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -277,6 +398,49 @@ def test_ctrl_c_shows_what_is_finished(capsys: pytest.CaptureFixture[str], monke
     assert files() == ["gradtx-compare.png", "numbers.json"]
     content = json.loads(Path("numbers.json").read_text())
     assert content["interrupted"] is True and [run["optimizer"] for run in content["runs"]] == ["sgd"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals for oneself there")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("when", ["training", "drawing"])
+def test_signals(name: str, when: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """What is finished is kept, also if another signal comes while it is being written."""
+
+    def send_in(owner: Any, attribute: str, call: int) -> None:
+        original, calls = getattr(owner, attribute), []
+
+        def and_send(*args, **kwargs):
+            calls.append(1)
+            if len(calls) == call:
+                os.kill(os.getpid(), getattr(signal, name))
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, attribute, and_send)
+
+    monkeypatch.setattr(comparison, "watch", lambda *args: None)
+    if when == "training":
+        send_in(comparison, "train", 2)
+    send_in(writing, "_part", 3)  # the first two are for the check before the training
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    arguments = ["--network", "relu", "--optimizers", "sgd", "adam", "--json", "numbers.json"]
+    assert main(["compare", *TINY, *arguments]) == 128 + getattr(signal, name)
+    printed = capsys.readouterr()
+    assert ("interrupted: 1 of 2 runs finished" in printed.err) == (when == "training")
+    assert "SGD" in printed.out and ("Adam" in printed.out) == (when == "drawing")
+    assert files() == ["gradtx-compare.png", "numbers.json"]
+    assert json.loads(Path("numbers.json").read_text())["interrupted"] == (when == "training")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As HUP under nohup."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with ending() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.signal is None and signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_ctrl_c_in_the_first_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
+from rich.console import Console
 
 from gradtx import SweepTable
 from gradtx.workbench.data import load_digits
@@ -19,23 +22,25 @@ from gradtx.workbench.record import runs_record, sweeps_record, to_json
 from gradtx.workbench.report import Bar, print_report
 from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
+from gradtx.workbench.signals import ending, status
 from gradtx.workbench.sweep_picture import draw_sweeps
 from gradtx.workbench.sweep_report import print_sweeps
 from gradtx.workbench.sweeps import RATES, Sweep, sweep_rates
+from gradtx.workbench.terminal import Page, say, show
 from gradtx.workbench.training import Data, train
 from gradtx.workbench.verdict import UNTRAINED, verdict
 
 __all__ = ["compare"]
 
-INTERRUPTED = 130
-"""The exit status after Ctrl-C, as of a process that the signal ended."""
-
 
 def compare(settings: Settings) -> int:
-    """Train, print the table, write the files. Ctrl-C ends the training, and what is finished is shown.
+    """Train, write the files, print the table. Ctrl-C, TERM and HUP end the training, and what is finished is kept.
+
+    Files come first, since the terminal may be gone; each by itself, since one may be impossible.
 
     Returns:
-        The exit status: 0, 1 if a file could not be written after all, or 130 if interrupted.
+        The exit status: 0; 1 if a file or the table could not be written after all; 128 and the number of the signal
+        that ended the training, or that of SIGPIPE if nobody reads the table.
 
     Raises:
         Impossible: before anything is trained, for settings that cannot work.
@@ -48,19 +53,24 @@ def compare(settings: Settings) -> int:
     kind = SWEEPS if settings.sweep else RUNS
     number = len(networks) * len(settings.optimizers)
     done: list[Any] = []
-    interrupted = False
-    try:
-        with Bar(number * kind.steps(settings), kind.unit) as bar:
-            for name, network in networks.items():
-                for optimizer in settings.optimizers:
-                    bar.start(name, optimizer)
-                    done.append(kind.one(settings, name, network, optimizer, data, bar))
-                    bar.finish(name, optimizer, kind.result(done[-1]), done[-1].seconds)
-    except KeyboardInterrupt:
+    with ending() as signals:
         interrupted = True
-        print(f"interrupted: {len(done)} of {number} {kind.name} finished", file=sys.stderr)
-    written = not done or _show(kind, settings, done, interrupted)
-    return INTERRUPTED if interrupted else int(not written)
+        try:
+            with Bar(number * kind.steps(settings), kind.unit) as bar:
+                for name, network in networks.items():
+                    for optimizer in settings.optimizers:
+                        bar.start(name, optimizer)
+                        done.append(kind.one(settings, name, network, optimizer, data, bar))
+                        bar.finish(name, optimizer, kind.result(done[-1]), done[-1].seconds)
+                        signals.check()
+            interrupted = False
+        except KeyboardInterrupt:
+            signals.signal = signals.signal or signal.SIGINT
+            say(f"interrupted: {len(done)} of {number} {kind.name} finished")
+        finally:  # also after an error, which goes on from here
+            signals.hold()
+            problem = _keep(kind, settings, done, interrupted) if done else 0
+        return problem if signals.signal is None else status(signals.signal)
 
 
 def _run(settings: Settings, name: str, network: Network, optimizer: str, data: Data, bar: Bar) -> Run:
@@ -106,7 +116,7 @@ class Kind(NamedTuple):
     steps: Callable[[Settings], int]
     one: Callable[..., Any]
     result: Callable[[Any], str]
-    report: Callable[[Settings, Sequence[Any]], None]
+    report: Callable[[Settings, Sequence[Any], Console], None]
     record: Callable[[Sequence[Any]], dict[str, Any]]
     draw: Callable[[Settings, Sequence[Any]], bytes]
 
@@ -134,15 +144,28 @@ SWEEPS = Kind(
 )
 
 
-def _show(kind: Kind, settings: Settings, done: Sequence[Any], interrupted: bool) -> bool:
-    kind.report(settings, done)
+def _keep(kind: Kind, settings: Settings, done: Sequence[Any], interrupted: bool) -> int:
+    """Write the files, then the table; the exit status, that of the first problem."""
+    problems, written = [], []
+
+    def write(what: str, path: Path, content: Callable[[], bytes]) -> None:
+        try:
+            write_whole(path, content())
+            written.append(f"{what}: {path}\n")
+        except OSError as error:
+            say(f"gradtx compare: {path} cannot be written: {error.strerror or error}")
+            problems.append(1)
+
+    if settings.json is not None:
+        write("Numbers", settings.json, lambda: to_json(settings, kind.record(done), interrupted=interrupted))
+    write("Picture", settings.output, lambda: kind.draw(settings, done))
+    page = Page(sys.stdout)
+    kind.report(settings, done, Console(file=cast(IO[str], page)))
     try:
-        if settings.json is not None:
-            write_whole(settings.json, to_json(settings, kind.record(done), interrupted=interrupted).encode())
-            print(f"Numbers: {settings.json}")
-        write_whole(settings.output, kind.draw(settings, done))
-        print(f"Picture: {settings.output}")
+        show(page.text + "".join(written))
+    except BrokenPipeError:
+        problems.append(status(signal.SIGPIPE))  # not on Windows, and neither is this error
     except OSError as error:
-        print(f"gradtx compare: {error}", file=sys.stderr)
-        return False
-    return True
+        say(f"gradtx compare: the table cannot be shown: {error.strerror or error}")
+        problems.append(1)
+    return next(iter(problems), 0)

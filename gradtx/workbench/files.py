@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ __all__ = ["check_writable", "write_whole"]
 
 
 def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    return path.with_name(f".{path.name[:40]}.{os.getpid()}.part")  # a name as long as names may be stays short enough
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -23,7 +24,10 @@ def write_whole(path: Path, content: bytes) -> None:
     path = Path(os.path.realpath(path))
     part = _part(path)
     try:
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # or a full disk may be noticed only after the name is taken
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -38,6 +42,8 @@ def check_writable(path: Path) -> None:
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise OSError(f"{path} is not a regular file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     part = _part(path)
     try:
         part.touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -26,6 +27,9 @@ BOTH = ("relu", "maxout")
 SWEPT = Path("gradtx-sweep.png")
 """The picture of a sweep, if nothing else is said."""
 
+_MOST = 10_000_000
+"""More epochs, images or units than anybody waits for."""
+
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
@@ -34,7 +38,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+def _whole(low: int, high: int | None = None, most: int = _MOST) -> Callable[[str], int]:
+    """A whole number; ``most`` is a limit that nobody has to be told of before meeting it."""
     limits = f"of at least {low}" if high is None else f"from {low} to {high}"
 
     def whole(text: str) -> int:
@@ -43,7 +48,9 @@ def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
         except ValueError:
             number = low - 1
         if number < low or (high is not None and number > high):
-            raise argparse.ArgumentTypeError(f"expected a whole number {limits}, found {text!r}")
+            raise argparse.ArgumentTypeError(f"expected a whole number {limits}, found {_short(text)}")
+        if high is None and number > most:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at most {most}, found {_short(text)}")
         return number
 
     return whole
@@ -55,8 +62,13 @@ def _positive(text: str) -> float:
     except ValueError:
         number = 0.0
     if not _SMALLEST <= number <= _LARGEST:
-        raise argparse.ArgumentTypeError(f"expected a number greater than 0 that float32 can hold, found {text!r}")
+        message = f"expected a number greater than 0 that float32 can hold, found {_short(text)}"
+        raise argparse.ArgumentTypeError(message)
     return number
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}…")
 
 
 def parse(arguments: Sequence[str] | None) -> Settings:
@@ -72,6 +84,10 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--version", action="version", version=f"gradtx {gradtx.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_compare(commands)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for argument in arguments:  # where some versions of argparse fail without a word
+        if argument.startswith("--") and argument.endswith("=--"):
+            parser.error(f"argument {argument.removesuffix('=--')}: expected a value, found '--'")
     chosen = vars(parser.parse_args(arguments))
     if chosen["seeds"] is not None and not chosen["sweep"]:
         parser.error("compare: --seeds is for --sweep")
@@ -179,7 +195,7 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     add(
         "--seeds",
-        type=_whole(1),
+        type=_whole(1, most=10_000),
         default=None,
         metavar="NUMBER",
         help=f"of --sweep: how many, from --seed on, for each learning rate (default: {default.seeds})",

@@ -23,8 +23,8 @@ __all__ = ["runs_record", "sweeps_record", "to_json"]
 _PACKAGES = ("gradtx", "jax", "jaxlib", "numpy", "optax", "scikit-learn")
 
 
-def to_json(settings: Settings, record: dict[str, Any], *, interrupted: bool) -> str:
-    """The comparison as a JSON object. Numbers that JSON has no word for (NaN, infinities) are null.
+def to_json(settings: Settings, record: dict[str, Any], *, interrupted: bool) -> bytes:
+    """The comparison as a JSON object in UTF-8. Numbers that JSON has no word for (NaN, infinities) are null.
 
     Losses are in nats, accuracies from 0 to 1, times in seconds. The first number of a list is from before training,
     each further one from after an epoch.
@@ -40,7 +40,8 @@ def to_json(settings: Settings, record: dict[str, Any], *, interrupted: bool) ->
         "backend": jax.default_backend(),
         "interrupted": interrupted,
     } | record
-    return json.dumps(content, default=str, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+    text = json.dumps(content, default=str, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+    return text.encode(errors="backslashreplace")  # half a surrogate, of a file name that is no text, as \udc80
 
 
 def runs_record(runs: Sequence[Run]) -> dict[str, Any]:

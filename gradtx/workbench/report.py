@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from types import TracebackType
+from typing import IO, cast
 
 from rich import box
 from rich.console import Console
@@ -15,6 +16,7 @@ from gradtx.workbench.networks import ACTIVATIONS
 from gradtx.workbench.recipes import RECIPES
 from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
+from gradtx.workbench.terminal import Lenient, say
 from gradtx.workbench.verdict import ADVICE
 
 __all__ = ["Bar", "print_report", "table_of_numbers"]
@@ -31,7 +33,7 @@ class Bar:
     """
 
     def __init__(self, total: int, unit: str):
-        console = Console(stderr=True)
+        console = Console(file=cast(IO[str], Lenient(sys.stderr)))
         self._quiet = not console.is_terminal
         columns = (BarColumn(24), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn(), "{task.description}")
         self._progress = Progress(*columns, console=console, transient=True, disable=self._quiet)
@@ -55,16 +57,16 @@ class Bar:
     def finish(self, network: str, optimizer: str, text: str, seconds: float) -> None:
         """Say that an optimizer is done, where no bar shows it."""
         if self._quiet:
-            print(f"{_title(network, optimizer)}: {text}, {seconds:.1f} s", file=sys.stderr, flush=True)
+            say(f"{_title(network, optimizer)}: {text}, {seconds:.1f} s")
 
 
 def _title(network: str, optimizer: str) -> str:
     return f"{RECIPES[optimizer].title} on {ACTIVATIONS[network].title}"
 
 
-def print_report(settings: Settings, runs: Sequence[Run]) -> None:
-    """A table for each network, and what the verdicts in it mean; on stdout."""
-    console = Console()
+def print_report(settings: Settings, runs: Sequence[Run], console: Console | None = None) -> None:
+    """A table for each network, and what the verdicts in it mean; on stdout, if no console is given."""
+    console = console or Console()
     for network in settings.networks:
         of_network = [run for run in runs if run.network == network]
         if of_network:

@@ -100,11 +100,11 @@ class Settings:
             )
         if self.output.suffix.lower() != ".png":
             raise Impossible(f"--output {self.output}: the picture is a PNG, so the name must end in .png")
-        if self.json is not None and os.path.realpath(self.json) == os.path.realpath(self.output):
+        files = {"--output": self.output} if self.json is None else {"--output": self.output, "--json": self.json}
+        for option, path in files.items():
+            _check_file(option, path)
+        if len(set(map(os.path.realpath, files.values()))) < len(files):
             raise Impossible(f"--output and --json are the same file, {self.output}")
-        for option, path in [("--output", self.output), ("--json", self.json)]:
-            if path is not None:
-                _check_file(option, path)
 
 
 def _check_file(option: str, path: Path) -> None:
@@ -112,3 +112,5 @@ def _check_file(option: str, path: Path) -> None:
         check_writable(path)
     except OSError as error:
         raise Impossible(f"{option} {path} cannot be written: {error.strerror or error}") from error
+    except ValueError as error:  # a null character
+        raise Impossible(f"{option} {str(path)!r} cannot be written: {error}") from error

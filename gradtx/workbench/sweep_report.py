@@ -17,9 +17,9 @@ from gradtx.workbench.verdict import TRAINED
 __all__ = ["print_sweeps"]
 
 
-def print_sweeps(settings: Settings, sweeps: Sequence[Sweep]) -> None:
-    """A table for each network, and what its columns mean; on stdout."""
-    console = Console()
+def print_sweeps(settings: Settings, sweeps: Sequence[Sweep], console: Console | None = None) -> None:
+    """A table for each network, and what its columns mean; on stdout, if no console is given."""
+    console = console or Console()
     for network in settings.networks:
         of_network = [sweep for sweep in sweeps if sweep.network == network]
         if of_network:

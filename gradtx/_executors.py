@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from gradtx import native
+from gradtx import _methods, native
 from gradtx._maths import Maths, Trees
 from gradtx._numerics import real_dtype, sum_over
 from gradtx._plan import Batch, Leaf, Pass, Plan
@@ -202,8 +201,8 @@ class Fused:
         signal, in_gradient_phase = Signal(g, u, v), not self.accumulated
         out: list[jax.Array] = []
         for (rule, names, coefficients, kept), own in zip(self.rules, slots, strict=True):
-            c = SimpleNamespace(**{name: next(rest) for name in coefficients})
-            signal, after = rule.apply(signal, SimpleNamespace(**own), param, c)
+            c = {name: next(rest) for name in coefficients}
+            signal, after = _methods.applied(rule, signal, own, param if rule.needs_params else None, c)
             in_gradient_phase = in_gradient_phase and not rule.accumulates
             if in_gradient_phase:
                 signal = signal._replace(gradient=signal.direction)
@@ -249,8 +248,9 @@ def _measure(r: int, lanes: list[tuple[jax.Array, ...]], work: Work, executor: E
     if not directions:
         return {}
     if rule.scope == "leaf":
-        return dict(zip(directions, rule.measure([[u] for u in directions.values()], executor.total), strict=True))
-    return dict.fromkeys(directions, rule.measure([list(directions.values())], executor.total)[0])
+        groups = [[u] for u in directions.values()]
+        return dict(zip(directions, _methods.measured(rule, groups, executor.total), strict=True))
+    return dict.fromkeys(directions, _methods.measured(rule, [list(directions.values())], executor.total)[0])
 
 
 def _map_batch(
@@ -321,7 +321,7 @@ def _coefficients(
 
     def settled(i: int) -> Coefficients:
         wide = jnp.promote_types(dtype, measured[i].dtype)  # a norm over leaves of two widths may be none of the narrow
-        return _cast(rule.settle(SimpleNamespace(**_cast(own, wide)), measured[i].astype(wide)), dtype)
+        return _cast(_methods.settled(rule, _cast(own, wide), measured[i].astype(wide)), dtype)
 
     if rule.scope == "tree":
         return [settled(batch.leaves[0]), *shared[1:]], []
@@ -357,7 +357,7 @@ def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: W
     incoming = tree({i: work.updates[i].astype(leaf.dtype) for i, leaf in acts.items()})
     gradient = tree({i: lanes[i][1] if frozen[i] else directions[i] for i in acts})
     trees = Trees(incoming, gradient, tree(directions), params, work.extra)
-    updates, after.slots[r] = rule.apply_tree(trees, after.slots[r])
+    updates, after.slots[r] = _methods.check_tree(rule, rule.apply_tree(trees, after.slots[r]), trees.direction)
     for i, u in enumerate(work.treedef.flatten_up_to(updates)):
         if i in acts:
             freezes = rule.accumulates and not frozen[i]

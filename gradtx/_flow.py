@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -20,22 +20,23 @@ class Flow(enum.Enum):
     MADE = "may depend on it"
 
 
-def flows(function: Callable[..., Any], *args: Any, follow: int) -> list[Flow]:
-    """For each leaf of the result, what it is to one leaf of the arguments; nothing is computed.
+def flows(function: Callable[..., Any], *args: Any, follow: int | Collection[int]) -> list[Flow]:
+    """For each leaf of the result, what it is to one leaf of the arguments, or to several; nothing is computed.
 
     Conditions are looked into: what both sides keep is kept. Loops are not: what goes in may change.
 
     Args:
         function: it can be traced.
         *args: its arguments; only shapes and dtypes matter.
-        follow: which leaf, counted over all arguments.
+        follow: which leaf, or which of them, counted over all arguments.
 
     >>> import jax.numpy as jnp
     >>> print(*flows(lambda x, y: (x, x + y, y), jnp.ones(2), jnp.ones(2), follow=0))
     Flow.SAME Flow.MADE Flow.NONE
     """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-    return _through(jaxpr, [Flow.SAME if i == follow else Flow.NONE for i in range(len(jaxpr.invars))])
+    followed = [follow] if isinstance(follow, int) else follow
+    return _through(jaxpr, [Flow.SAME if i in followed else Flow.NONE for i in range(len(jaxpr.invars))])
 
 
 def _through(jaxpr: Any, inputs: Sequence[Flow]) -> list[Flow]:

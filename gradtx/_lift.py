@@ -14,7 +14,7 @@ import jax.core
 import jax.numpy as jnp
 import optax
 
-from gradtx import _checks, _select
+from gradtx import _checks, _contract, _methods, _select
 from gradtx._checks import Layout
 from gradtx._executors import Work, current, execute
 from gradtx._limits import Limits, checked
@@ -57,8 +57,9 @@ class Lifted:
         """The state before the first step."""
         leaves, treedef = _checks.named_leaves(params, "parameters")
         chosen = self.chosen(leaves, treedef)
-        self._check_order(leaves, chosen)
         _checks.check_real(leaves, chosen, self.rules, self.names, "parameters")
+        self._check_rules(leaves, chosen)
+        self._check_order(leaves, chosen)
         arrays = [jnp.asarray(leaf, compute_dtype(leaf)) for _, leaf in leaves]
         dtype = compute_dtype(*(x.real for x in arrays))
         count = jnp.zeros((), jnp.int32)
@@ -163,6 +164,12 @@ class Lifted:
             for name, rule in self._named()
         ]
 
+    def _check_rules(self, leaves: Leaves, chosen: _checks.Chosen) -> None:
+        """Each rule by itself, on one of the leaves that it acts on."""
+        for rule, ours in zip(self.rules, chosen, strict=True):
+            if (leaf := next((leaf for (_, leaf), acts in zip(leaves, ours, strict=True) if acts), None)) is not None:
+                _contract.check(rule, jax.ShapeDtypeStruct(jnp.shape(leaf), compute_dtype(leaf)))
+
     def _check_order(self, leaves: Leaves, chosen: _checks.Chosen) -> None:
         """The order of the rules, for each group of leaves that the same rules act on."""
         for members, at in _grouped(chosen).items():
@@ -214,7 +221,7 @@ class Lifted:
                     continue
                 key = (id(weights[members].direction), id(weights[members].second_moment))
                 if key not in ticks:
-                    ticks[key] = rule.tick(h, SimpleNamespace(**held), weights[members], state.count)
+                    ticks[key] = _methods.ticked(rule, h, SimpleNamespace(**held), weights[members], state.count)
                 coefficients[members].append(ticks[key].coefficients)
                 weights[members] = ticks[key].weights
             if held and rule.second_moment != "makes" and len({direction for direction, _ in ticks}) > 1:
@@ -265,7 +272,7 @@ def _layout(rules: Sequence[Maths], names: Sequence[str]) -> Layout:
     hyperparams, slots = {}, {}
     for name, rule in zip(names, rules, strict=True):
         hyperparams[name] = dict.fromkeys(rule.hyperparameters(), "scalar")
-        on_leaves = jax.eval_shape(rule.slots, jax.ShapeDtypeStruct((), jnp.complex64))
+        on_leaves = jax.eval_shape(functools.partial(_methods.slotted, rule), jax.ShapeDtypeStruct((), jnp.complex64))
         slots[name] = {slot: "leaf" if is_complex(x.dtype) else "real leaf" for slot, x in on_leaves.items()}
         slots[name] |= dict.fromkeys(rule.scalars(), "scalar")
         slots[name] |= {"state": "whole"} if rule.whole else {}
@@ -287,7 +294,7 @@ def _array(leaf: Any) -> jax.Array:
 
 def _slots(rule: Maths, param: jax.Array) -> Scalars:
     """The slots of a rule for one leaf, in the dtype they are kept in, and sharded as the parameter is."""
-    slots = rule.slots(param)
+    slots = _methods.slotted(rule, param)
     if rule.state_dtype is not None:
         slots = {slot: x if is_complex(x.dtype) else x.astype(rule.state_dtype) for slot, x in slots.items()}
     if isinstance(param, jax.core.Tracer):  # in jit, zeros like a parameter would not know of its sharding

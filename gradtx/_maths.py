@@ -67,8 +67,10 @@ class Maths:
     equation: ClassVar[str] = ""
     """What the rule does, in LaTeX."""
 
-    accumulates: ClassVar[bool] = False
-    """Reads the history of the gradient: from the first such rule on, the gradient lane stays as it is."""
+    accumulates: ClassVar[bool | None] = None
+    """Reads the history of the gradient: from the first such rule on, the gradient lane stays as it is.
+
+    A rule whose direction or second moment depends on its slots has to say so, or that it does not."""
 
     second_moment: ClassVar[Literal["makes", "edits", "uses"] | None] = None
     """Whether the rule makes the second moment, needs and edits it, or needs and uses it up."""
@@ -129,7 +131,7 @@ class Maths:
 
         ``total(fn, arrays)`` is the sum of an elementwise function over all elements of all arrays.
         """
-        raise NotImplementedError(f"{type(self).__name__} declares a scope, so it must define measure")
+        raise NotImplementedError
 
     def settle(self, c: Named, measured: jax.Array) -> Arrays:
         """Coefficients that follow from what was measured."""
@@ -139,7 +141,8 @@ class Maths:
     def apply(self, signal: Signal, slots: Named, param: Any, c: Named) -> tuple[Signal, Arrays]:
         """The rule itself, for one array: signal and slots before to signal and slots after.
 
-        ``param`` may be None, but not for a rule that declares ``needs_params``.
+        ``param`` is None but for a rule that declares ``needs_params``. All arrays that are returned have the shape of
+        the leaf, and the slots are those that ``slots`` declares.
         """
         del slots, param, c
         return signal, {}

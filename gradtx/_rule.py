@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from gradtx import _declarations
 from gradtx._checks import check_injected
 from gradtx._lift import Lifted
 from gradtx._limits import Limits, checked
@@ -177,7 +178,10 @@ class Value(Transformation):
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __init_subclass__(cls, **kwargs: Any):
-        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        try:
+            dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        except (TypeError, ValueError) as error:
+            raise _declarations.unmade(cls, error) from None
         super().__init_subclass__(**kwargs)
 
     def _values(self) -> dict[str, Any]:
@@ -186,6 +190,12 @@ class Value(Transformation):
 
     def _key(self) -> tuple[Any, ...]:
         return tuple(id(value) if isinstance(value, jax.Array) else value for value in self._values().values())
+
+    def __hash__(self) -> int:
+        try:
+            return super().__hash__()
+        except TypeError:
+            raise _declarations.unhashable(self.label, dict(zip(self._values(), self._key(), strict=True))) from None
 
     def __repr__(self) -> str:
         given = {name: value for name, value in self._values().items() if name not in _COMMON or value is not None}
@@ -229,6 +239,11 @@ class Rule(Value, Maths):
     name: str | None = dataclasses.field(default=None, kw_only=True)
     state_dtype: str | None = dataclasses.field(default=None, kw_only=True)
     where: Any = dataclasses.field(default=None, kw_only=True)
+
+    def __init_subclass__(cls, **kwargs: Any):
+        _declarations.check_body(cls)
+        super().__init_subclass__(**kwargs)
+        _declarations.check_class(cls, Rule, Hyper)
 
     def __post_init__(self):
         if self.name is not None and (not isinstance(self.name, str) or not self.name):

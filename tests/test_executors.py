@@ -168,6 +168,7 @@ def test_outside_of_jit_a_step_is_one_program(wrap):
     tx = wrap(gx.chain(counted(), gx.adam(0.1)))
     params = {"a": jnp.asarray([1.0, -2.0]), "b": jnp.asarray([0.5, 3.0])}
     alone, compiled = (params, tx.init(params)), (params, tx.init(params))
+    counts.clear()  # init has looked at the rule
     step = jax.jit(lambda params, state: gx.step(tx, params, params, state))
     for _ in range(3):
         alone = gx.step(tx, alone[0], alone[0], alone[1])

@@ -23,7 +23,7 @@ FLOORS = [
     ["_mesh"],
     ["_control", "_numerics", "_signal", "_select", "_flow", "_tables", "_limits", "_walk", "activations", "native"],
     ["_maths"],  # the contract of a rule
-    ["_plan", "_executors", "_state", "_hyperparams", "_checks"],
+    ["_declarations", "_methods", "_contract", "_plan", "_executors", "_state", "_hyperparams", "_checks"],
     ["_lift"],
     ["_rule"],
     ["_chain"],

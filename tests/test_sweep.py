@@ -329,6 +329,8 @@ def test_a_hyperparameter_that_nothing_reads_is_refused():
     class early(gx.Rule):
         """Reads its hyperparameter in ``init`` only, where it is not yet what the row says."""
 
+        accumulates = False
+
         size: Any = gx.hyper(default=1.0)
 
         def slots(self, param: Any) -> Any:

@@ -1,6 +1,5 @@
 """The contract that users hold their rules to: each property refuses a rule that lacks it."""
 
-import dataclasses
 import itertools
 
 import jax
@@ -23,7 +22,7 @@ class Direction(gx.Rule):
         return signal._replace(direction=self.of(signal.direction)), {}
 
 
-class without_extra_arguments(gx.Rule):
+class without_extra_arguments(Chain):
     def update(self, updates, state, params=None):  # pyright: ignore[reportIncompatibleMethodOverride] - is what is wrong
         return super().update(updates, state, params)
 
@@ -41,12 +40,12 @@ class wide_slot(gx.Rule):
         return signal, {"m": slots.m}
 
 
-class narrowed_by_numpy(gx.Rule):
+class narrowed_by_numpy(Chain):
     def update(self, updates, state, params=None, **extra_args):
         return super().update(jax.tree.map(lambda u: u * np.float32(1), updates), state, params)
 
 
-class squares_as_stored(gx.momentum):
+class squares_as_stored(Chain):
     def update(self, updates, state, params=None, **extra_args):
         return super().update(jax.tree.map(lambda u: u * u, updates), state, params)
 
@@ -61,7 +60,7 @@ class cubed(Direction):
         return u * u * u
 
 
-class weak_count(gx.Rule):
+class weak_count(Chain):
     def update(self, updates, state, params=None, **extra_args):
         updates, state = super().update(updates, state, params)
         return updates, state._replace(count=jnp.asarray(1))
@@ -87,21 +86,25 @@ class constant(gx.Rule):
         return signal._replace(direction=self.rate * signal.direction), {}  # not c.rate
 
 
-class own_clock(gx.Rule):
-    def slots(self, param):
-        return {"t": jnp.zeros(param.shape, jnp.int32)}
-
-    def apply(self, signal, slots, param, c):
-        return signal, {"t": slots.t + 1}
+class overflowing(Chain):
+    def update(self, updates, state, params=None, **extra_args):
+        updates, after = super().update(updates, state, params)
+        return updates, after._replace(count=state.count + 1)
 
 
-class hidden_slot(gx.momentum):
+class hidden_slot(Chain):
     def init(self, params):
         return super().init({"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)})  # whatever the parameters are
 
 
-class mutable(gx.Rule):
-    factors: list[float] = dataclasses.field(default_factory=lambda: [1.0])
+class misprinted(Direction):
+    factor: float = 1.0
+
+    def of(self, u):
+        return self.factor * u
+
+    def __repr__(self):
+        return "misprinted(2.0)"
 
 
 class shifted(Direction):
@@ -115,6 +118,8 @@ class real_part(Direction):
 
 
 class small_steps_from_one(gx.Rule):
+    accumulates = True
+
     def slots(self, param):
         return {"m": jnp.ones_like(param)}
 
@@ -129,20 +134,23 @@ class loop_from_a_constant(Direction):
 
 
 BROKEN = {
-    "is an optax transformation": (without_extra_arguments(), "unexpected keyword argument 'value'"),
+    "is an optax transformation": (without_extra_arguments((gx.sign(),)), "unexpected keyword argument 'value'"),
     "takes any tree": (for_vectors(), "IndexError"),
-    "keeps its types": (wide_slot(), "float32 parameters: a slot is float64, and should be as float32"),
-    "takes weak types for what they say": (narrowed_by_numpy(), "weakly typed leaves: x is float32[], not float64[]"),
-    "computes in float32": (squares_as_stored(), "state: slots/squares_as_stored/m/w is "),
+    "keeps its types": (wide_slot(), "rule 'wide_slot': slots returns m in float64, for a leaf in float32"),
+    "takes weak types for what they say": (
+        narrowed_by_numpy((gx.sign(),)),
+        "weakly typed leaves: x is float32[], not float64[]",
+    ),
+    "computes in float32": (squares_as_stored((gx.momentum(),)), "state: slots/momentum/m/w is "),
     "does nothing at zero": (normalized(), "updates of zero gradients in float32: b is [nan nan], not [0. 0.]"),
     "stays finite": (cubed(), "very small and large gradients in float32: 0/w is "),
-    "compiles once": (weak_count(), "traced 2 times instead of once"),
+    "compiles once": (weak_count((gx.sign(),)), "traced 2 times instead of once"),
     "donates and branches": (shared_memory((gx.trace(),)), "state/slots/trace/b/b is the memory of parameters/b"),
     "scans as it loops": (counts_traces(), "scan and loop differ: 0/b is "),
     "sweeps by vmap": (constant(), "hyperparameters in the state are not used: 0/b is "),
-    "has one clock": (own_clock(), "is it another clock?"),
-    "shows what is like the parameters": (hidden_slot(), "slot hidden_slot.m is not found"),
-    "is a value": (mutable(), "unhashable type: 'list'"),
+    "has one clock": (overflowing(()), "count overflows"),
+    "shows what is like the parameters": (hidden_slot((gx.momentum(),)), "slot momentum.m is not found"),
+    "is a value": (misprinted(), "its repr makes another: misprinted(2.0)"),
     "is odd": (shifted(), "f(−g, −p) is not −f(g, p): b is "),
     "turns with the gradient": (real_part(), "for |z| = 1: w is "),
     "stores slots as told": (small_steps_from_one(), "updates: b is "),

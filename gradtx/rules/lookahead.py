@@ -35,6 +35,7 @@ class nag_lookahead(Rule):
     """
 
     equation = r"d \leftarrow u, \quad u \leftarrow d + \kappa (d - d_{t-1})"
+    accumulates = False
     last = True
 
     factor: Hyper = hyper(default=1.0, low=0)
@@ -79,6 +80,7 @@ class two_point_lookahead(Rule):
     """
 
     equation = r"u \leftarrow u, \quad a \leftarrow \kappa u"
+    accumulates = False
     last = True
 
     factor: Hyper = hyper(default=1.0, low=0)

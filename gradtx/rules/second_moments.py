@@ -187,6 +187,7 @@ class max_v(Rule):
     """
 
     equation = r"s \leftarrow \max(s, v), \quad v \leftarrow s"
+    accumulates = False
     second_moment = "edits"
 
     def slots(self, param):

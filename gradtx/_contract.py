@@ -1,0 +1,166 @@
+"""A rule held to its contract before the first step: traced for one leaf, without computing anything."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import weakref
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradtx._declarations import DECLARATIONS, check_declared, parameters
+from gradtx._flow import Flow, flows
+from gradtx._maths import Maths, Named
+from gradtx._methods import applied, measured, named, settled, slotted, ticked
+from gradtx._numerics import real_dtype, sum_over
+from gradtx._signal import Signal, Weights
+
+_sound: weakref.WeakKeyDictionary[type, set[Hashable]] = weakref.WeakKeyDictionary()
+"""Of each class, the structures that ``check`` has found right: fields that are no numbers."""
+
+
+def check(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
+    """A rule as it will run on a leaf, in the dtype of arithmetic; traced once for each structure of the rule.
+
+    Raises:
+        TypeError: for what the rule does not say or does not return, for what it reads and nothing gives, and for what
+            cannot be traced.
+        ValueError: for arrays of other shapes than the leaf's.
+    """
+    hash(rule)  # in words of its own
+    known = _sound.setdefault(type(rule), set())
+    structure = _structure(rule)
+    if structure in known:
+        return
+    _check_complete(rule)
+    if not rule.whole:
+        _check_run(rule, leaf)
+    if len(known) >= 100:
+        known.clear()
+    known.add(structure)
+
+
+def _structure(rule: Maths) -> Hashable:
+    """The fields of a rule; of a hyperparameter only its kind, so that no schedule is kept alive."""
+    return tuple(
+        (type(value) if isinstance(value, float | None) else callable(value))
+        if "hyper" in field.metadata
+        else id(value)
+        if isinstance(value, jax.Array)
+        else value
+        for field in dataclasses.fields(rule)  # pyright: ignore[reportArgumentType] - a rule is a dataclass
+        if field.name not in ("name", "state_dtype", "where")
+        for value in [getattr(rule, field.name)]
+    )
+
+
+def _overrides(rule: Maths, name: str) -> bool:
+    return getattr(type(rule), name) is not getattr(Maths, name)
+
+
+def _check_complete(rule: Maths) -> None:
+    who = named(rule)
+    if "__eq__" in vars(type(rule)):
+        raise TypeError(f"{who} is made a dataclass twice: deriving from gradtx.Rule does it, without a decorator.")
+    for name in DECLARATIONS:
+        check_declared(who, name, getattr(rule, name))
+    mine, others = "apply", ("apply_tree", "init_tree")
+    if rule.whole:
+        mine, others = "apply_tree", ("apply", "slots", "measure", "settle")
+    for name in others:
+        if _overrides(rule, name):
+            raise TypeError(
+                f"{who} defines {name}, which nothing calls, since it declares whole = {rule.whole}. A rule maps one "
+                "array by apply, or with whole = True all of them by apply_tree."
+            )
+    if not _overrides(rule, mine):
+        own = [name for name, value in vars(type(rule)).items() if inspect.isfunction(value) and name[:2] != "__"]
+        found = f" It defines {', '.join(own)}." if own else ""
+        raise TypeError(
+            f"{who} does nothing: it has no {mine}.{found} Write def {mine}({', '.join(['self', *parameters(mine)])})."
+        )
+    if rule.scope is None and (_overrides(rule, "measure") or _overrides(rule, "settle")):
+        raise TypeError(
+            f"{who} defines {'measure' if _overrides(rule, 'measure') else 'settle'}, which nothing calls, since it "
+            "declares no scope: write scope = 'leaf' to measure each leaf, or 'tree' to measure all together."
+        )
+    if rule.scope is not None and not _overrides(rule, "measure"):
+        raise TypeError(f"{who} declares scope = {rule.scope!r}, so it must define measure(self, groups, total).")
+    scalars = rule.scalars()
+    if not isinstance(scalars, dict) or not all(isinstance(x, bool | int | float) for x in scalars.values()):
+        raise TypeError(f"{who}: scalars must return numbers by their names, as {{'weight': 0.0}}, found {scalars!r}.")
+
+
+def _check_run(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
+    """The rule on one leaf, without what it does not declare to read."""
+    real = jax.ShapeDtypeStruct(leaf.shape, real_dtype(leaf.dtype))
+    param = leaf if rule.needs_params else None
+    second_moment = real if rule.second_moment in ("edits", "uses") else None
+    try:
+        remembers = _remembers(rule, leaf, param, second_moment)
+    except Exception as error:
+        uses = "second_moment = 'uses' (or 'edits')"
+        for reads, declaration, given in (
+            ("param", "needs_params = True", (leaf, second_moment)),
+            ("signal.second_moment", uses, (param, real)),
+            ("param and signal.second_moment", f"needs_params = True and {uses}", (leaf, real)),
+        ):
+            if error.__cause__ is not None and given != (param, second_moment) and _runs(rule, leaf, *given):
+                raise TypeError(
+                    f"{named(rule)}: apply reads {reads}, which is None for a rule that does not declare it: write "
+                    f"{declaration}."
+                ) from error
+        raise
+    if remembers and rule.accumulates is None:
+        raise TypeError(
+            f"{named(rule)}: what apply returns depends on its slots, so the rule has to say whether it accumulates. "
+            "Write accumulates = True if it averages or sums gradients, as momentum and rms do: behind it the gradient "
+            "stays as it is, and rules change the direction alone. Write accumulates = False if it edits the direction "
+            "as a clip does: in front of the first rule that accumulates, such rules edit the gradient too."
+        )
+
+
+def _runs(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
+    """Whether the methods of a rule return, be it something wrong."""
+    try:
+        _remembers(rule, leaf, param, second_moment)
+    except Exception as error:
+        return error.__cause__ is None
+    return True
+
+
+def _remembers(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
+    """Whether the direction or the second moment depends on the slots; the whole step of a rule is traced for it."""
+    rule = _timeless(rule)
+    real = real_dtype(leaf.dtype)
+    scalar, count = jax.ShapeDtypeStruct((), real), jax.ShapeDtypeStruct((), jnp.int32)
+    slots = jax.eval_shape(lambda x: slotted(rule, x), leaf)
+    h, scalars = dict.fromkeys(rule.hyperparameters(), scalar), dict.fromkeys(rule.scalars(), scalar)
+
+    def step(slots: Any, lanes: Any, h: Any, scalars: Any, weights: Any, count: Any) -> Any:
+        gradient, direction, second_moment, param = lanes
+        c = ticked(rule, Named(**h), Named(**scalars), Weights(*weights), count).coefficients
+        c = {name: value.astype(real) for name, value in c.items()}
+        if rule.scope is not None:
+            groups = [[direction], [direction]] if rule.scope == "leaf" else [[direction, direction]]
+            c = settled(rule, c, measured(rule, groups, sum_over)[0].astype(real))
+            c = {name: value.astype(real) for name, value in c.items()}
+        signal, _ = applied(rule, Signal(gradient, direction, second_moment), slots, param, c)
+        return signal.direction, signal.second_moment
+
+    lanes = (leaf, leaf, second_moment, param)
+    found = flows(step, slots, lanes, h, scalars, (scalar, scalar), count, follow=range(len(slots)))
+    return any(flow is not Flow.NONE for flow in found)
+
+
+def _timeless(rule: Maths) -> Maths:
+    """The rule with a schedule that anyone can call in place of each of its own, which may want numbers."""
+    schedules = [name for name, value in rule.hyperparameters().items() if callable(value)]
+    rule = copy.copy(rule) if schedules else rule
+    for name in schedules:
+        object.__setattr__(rule, name, lambda count: jnp.zeros(()))
+    return rule

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.core
@@ -22,11 +22,13 @@ from gradtx import _checks
 from gradtx._chain import seal
 from gradtx._control import Once, either
 from gradtx._mesh import all_of, sharded_as
-from gradtx._numerics import compute_dtype, is_inexact
+from gradtx._numerics import compute_dtype, is_inexact, real_dtype, safe_divide
 from gradtx._walk import walk
 from gradtx._wrapper import Wrapper
 
 T = TypeVar("T")
+
+_Combine = Literal["mean", "weighted mean", "sum"]
 
 _FLOAT32 = jnp.finfo(jnp.float32)
 _MOST = jnp.iinfo(jnp.int32).max
@@ -263,6 +265,7 @@ class AccumulateState(NamedTuple):
         held: how many micro-batches that is, int32; 0 right after an emission.
         micro_steps: micro-batches seen so far, int32, saturating.
         emitted: emissions so far, which are the steps of the transformation inside; int32, saturating.
+        weight: the sum of the weights of the micro-batches held, float32 at least; None where they have none.
     """
 
     inner: Any
@@ -270,6 +273,7 @@ class AccumulateState(NamedTuple):
     held: jax.Array
     micro_steps: jax.Array
     emitted: jax.Array
+    weight: jax.Array | None = None
 
 
 class accumulate(Wrapper):
@@ -284,24 +288,41 @@ class accumulate(Wrapper):
     Between emissions ``tx`` does not run: its state and its count stand still. Sums and mean are in float32 or wider,
     whatever the gradients are, and ``tx`` sees the mean so; updates have the dtypes that ``tx`` gives for gradients
     like those that came in. Every micro-batch weighs the same: those of equal size make the step of the whole batch,
-    up to rounding.
+    up to rounding. Where they differ, as in their numbers of tokens, give ``update`` or ``step`` each one's weight w::
+
+        a ← a + wg,  W ← W + w,  n ← n + 1
+        n = k:   u, s ← tx(a/W, s);  a, W, n ← 0
+
+    With gradients of means over w tokens that is the gradient of the mean over all tokens. A micro-batch of weight 0 is
+    left out, whatever its gradient (the mean of nothing is NaN); where all are, the mean is 0.
+
+    The end of an epoch leaves part of a batch. ``update(..., emit=True)`` emits with this micro-batch, whatever n is::
+
+        tx.update(grads, state, params, emit=i + 1 == len(batches))
 
     Args:
         tx: a gradtx chain or rule, or any optax transformation. In an emission it gets the parameters and the extra
             arguments of that call.
         every: k ≥ 1, or a schedule: a function of the number of emissions so far, as an int32 array, that returns the k
             of the next one (below 1 counts as 1). With ``every=1``, ``tx`` gets the gradients as they are.
+        combine: "mean"; "weighted mean", with the extra argument ``weight`` in each ``update``, a scalar w ≥ 0; or
+            "sum", for losses that are sums over a batch: ``tx`` gets a.
+
+    Extra arguments: ``weight``, see ``combine``; ``tx`` gets W in its place. ``emit``, a bool, traced or not, False by
+    default; ``tx`` gets it, too, so that what accumulates inside emits with it.
 
     State: ``AccumulateState``, one float32 (or wider) array for each parameter more than that of ``tx``.
 
     Inf and NaN: a bad micro-batch makes the mean of its own batch inf or NaN, and the next batch starts clean.
     ``skip_nonfinite`` inside or outside says what to drop: ``accumulate(skip_nonfinite(tx), k)`` the whole batch,
-    ``skip_nonfinite(accumulate(tx, k))`` only the micro-batch, for which one more is then taken.
+    ``skip_nonfinite(accumulate(tx, k))`` only the micro-batch, and its ``emit``, for which one more is then taken.
 
     Raises:
         TypeError: if ``tx`` is no transformation, or ``every`` neither an integer nor a function; for leaves that are
-            not floating or complex; in ``update``, for a state that ``init`` did not make.
-        ValueError: for ``every`` below 1, and for gradients of another structure or other shapes than the parameters.
+            not floating or complex; in ``update``, for a state that ``init`` did not make, for a weight that is missing
+            or that nothing asked for, and for a ``weight`` that is no number or an ``emit`` that is no bool.
+        ValueError: for ``every`` below 1, for an unknown ``combine``, and for gradients of another structure or other
+            shapes than the parameters.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.accumulate(gradtx.sgd(0.1), every=2)
@@ -312,13 +333,25 @@ class accumulate(Wrapper):
     [0. 0.] 1 0
     [-0.2 -0.3] 2 1
     [0. 0.] 3 1
+
+    Means over one token and over three, the second at the end of an epoch:
+
+    >>> tx = gradtx.accumulate(gradtx.sgd(1.0), every=8, combine="weighted mean")
+    >>> state = tx.init(jnp.zeros(1))
+    >>> _, state = tx.update(jnp.array([4.0]), state, weight=1)
+    >>> updates, state = tx.update(jnp.array([8.0]), state, weight=3, emit=True)
+    >>> print(updates)
+    [-7.]
     """
 
     tx: optax.GradientTransformation
     every: int | Callable[[jax.Array], Any]
+    combine: _Combine = "mean"
 
     def __post_init__(self):
         _check_transformation(self.label, self.tx)
+        if self.combine not in (known := get_args(_Combine)):
+            raise ValueError(f"accumulate: combine must be one of {known}, found {self.combine!r}")
         if not callable(self.every):
             number = _integer(self.label, "every", self.every, low=1, otherwise=", or a schedule")
             object.__setattr__(self, "every", number)
@@ -327,23 +360,41 @@ class accumulate(Wrapper):
         """The state before the first micro-batch."""
         leaves, treedef = _checks.named_leaves(params, "parameters")
         sums = treedef.unflatten([sharded_as(jnp.zeros_like(x, compute_dtype(x)), x) for _, x in leaves])
-        return AccumulateState(_started(self.tx, params), sums, _zero(), _zero(), _zero())
+        weight = _weighed(0.0, sums) if self._weighs else None
+        return AccumulateState(_started(self.tx, params), sums, _zero(), _zero(), _zero(), weight)
+
+    @property
+    def _weighs(self) -> bool:
+        return self.combine == "weighted mean"
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AccumulateState]:
         """What ``tx`` makes of the mean if this micro-batch completes its batch, else zeros."""
         state = _checked_state(self.label, state, AccumulateState, "held", "micro_steps", "emitted")
-        sums = _added(state.sums, updates)
+        self._check_weight(state, extra_args)
+        summands, total = updates, None
+        if state.weight is not None:
+            weight = _weighed(extra_args["weight"], state.sums)
+            total = extra_args["weight"] = state.weight + weight
+            summands = jax.tree.map(lambda g: _times(weight, g), updates)
+        sums = _added(state.sums, summands)
         number = state.held + 1
         complete = number >= (self.every(state.emitted) if callable(self.every) else self.every)
+        complete = complete | _flag(extra_args.get("emit", False))
 
         def run(gradients: Any) -> tuple[Any, Any]:
             return _run(self.tx, gradients, state.inner, params, extra_args)
 
         like = jax.eval_shape(run, updates)[0]
 
+        def combined() -> Any:
+            if self.combine == "sum":
+                return sums
+            if self.every == 1 and total is None:
+                return updates
+            return jax.tree.map(lambda a: safe_divide(a, (number if total is None else total).astype(a.dtype)), sums)
+
         def emit() -> tuple[Any, Any, Any]:
-            mean = updates if self.every == 1 else jax.tree.map(lambda x: x / number, sums)
-            after, inner = run(mean)
+            after, inner = run(combined())
             return jax.tree.map(lambda u, x: u.astype(x.dtype), after, like), inner, jax.tree.map(jnp.zeros_like, sums)
 
         def wait() -> tuple[Any, Any, Any]:
@@ -352,7 +403,37 @@ class accumulate(Wrapper):
         updates, inner, sums = either(complete, emit, wait)
         held = jnp.where(complete, 0, number)
         emitted = jnp.where(complete, _next(state.emitted), state.emitted)
-        return updates, AccumulateState(inner, sums, held, _next(state.micro_steps), emitted)
+        weight = None if total is None else jnp.where(complete, 0, total)
+        return updates, AccumulateState(inner, sums, held, _next(state.micro_steps), emitted, weight)
+
+    def _check_weight(self, state: AccumulateState, extra_args: dict[str, Any]) -> None:
+        if (state.weight is None) == self._weighs:
+            raise ValueError(f"accumulate: combine={self.combine!r}, and the state is one of another combine")
+        if self._weighs and "weight" not in extra_args:
+            raise TypeError("accumulate: combine='weighted mean' needs the weight of each: update(..., weight=w)")
+        if "weight" in extra_args and not self._weighs:
+            raise TypeError(f"accumulate: combine={self.combine!r} has no use for weight: combine='weighted mean' has")
+
+
+def _weighed(weight: Any, sums: Any) -> jax.Array:
+    """A weight in the widest dtype of the sums, in float32 at least."""
+    weight = jnp.asarray(weight)
+    if weight.shape or not any(jnp.issubdtype(weight.dtype, kind) for kind in (jnp.integer, jnp.floating)):
+        raise TypeError(f"accumulate: weight must be one real number, found {weight.dtype}{list(weight.shape)}")
+    return weight.astype(real_dtype(compute_dtype(*jax.tree.leaves(sums))))
+
+
+def _times(weight: jax.Array, gradient: Any) -> jax.Array:
+    """wg, and 0 for w = 0."""
+    gradient = jnp.asarray(gradient, compute_dtype(gradient))
+    return jnp.where(weight == 0, 0, weight.astype(gradient.dtype) * gradient)
+
+
+def _flag(emit: Any) -> jax.Array:
+    flag = jnp.asarray(emit)
+    if flag.shape or flag.dtype != bool:
+        raise TypeError(f"accumulate: emit must be one bool, found {flag.dtype}{list(flag.shape)}")
+    return flag
 
 
 def _started(tx: optax.GradientTransformation, params: Any) -> Any:

@@ -310,9 +310,21 @@ ERRORS = {
     "accumulate: shapes": (lambda: wrong_update(jnp.zeros((3, 1))), ValueError, r"'x'.*\(3,\).*\(3, 1\)"),
     "accumulate: trees": (lambda: wrong_update(jnp.zeros(3), y=jnp.zeros(3)), ValueError, r"accumulated .* 'y'"),
     "accumulate: complex": (lambda: wrong_update(1j * jnp.zeros(3)), TypeError, r"'x'.*complex"),
+    "accumulate: combine": (lambda: accumulate(gx.sgd(1), 2, "median"), ValueError, r"one of .* found 'median'"),  # pyright: ignore[reportArgumentType]
+    "accumulate: no weight": (lambda: combined("weighted mean"), TypeError, r"needs the weight of each"),
+    "accumulate: a weight": (lambda: combined("mean", weight=1), TypeError, r"combine='mean' has no use for weight"),
+    "accumulate: weights": (lambda: combined("weighted mean", weight=[1, 2]), TypeError, r"one real .* int32\[2\]"),
+    "accumulate: weight 1j": (lambda: combined("weighted mean", weight=1j), TypeError, r"one real .* complex64"),
+    "accumulate: emit 1": (lambda: combined("sum", emit=1), TypeError, r"emit must be one bool, found int32"),
+    "accumulate: state": (lambda: combined("weighted mean", "sum", weight=1), ValueError, r"one of another combine"),
     "no scale": (lambda: current_loss_scale(gx.sgd(1).init(PARAMS)), ValueError, r"no LossScaleState in this ChainS"),
     "two scales": (lambda: current_loss_scale([loss_scale(gx.sgd(1)).init(PARAMS)] * 2), ValueError, r"found 2"),
 }  # fmt: skip
+
+
+def combined(combine: Any, started: Any = None, **extra):
+    tx, first = (accumulate(gx.sgd(1.0), 2, how) for how in (combine, started or combine))
+    return tx.update(PARAMS, first.init(PARAMS), **extra)
 
 
 def wrong_update(x, **more):
@@ -799,3 +811,78 @@ def test_a_schedule_of_the_emissions(schedule):
             held, emitted = [], emitted + 1
         np.testing.assert_allclose(updates["b"][i], expected, rtol=1e-5, atol=1e-6)
         assert (int(states.held[i]), int(states.emitted[i])) == (len(held), emitted)
+
+
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "complex64"])
+def test_weights_make_the_mean_over_all_tokens(dtype, jit):
+    """By numpy in float64, over windows of three and of what is left; one of the batches is empty, and its mean NaN."""
+    tokens = np.array([3, 1, 4, 0, 5, 9, 2, 6])
+    ends = [2, 5, 7]  # the last by emit
+    with jax.enable_x64(dtype == "float64"):
+        params = jnp.zeros(3, dtype)
+        tx = accumulate(gx.trace(0.5), 3, "weighted mean")
+        update = jax.jit(tx.update) if jit else tx.update
+        grads = [normal(n, 3, seed=i, dtype=dtype).mean(axis=0) for i, n in enumerate(tokens)]
+        wide = np.array(grads, np.complex128 if dtype == "complex64" else np.float64)
+        state, start, b = tx.init(params), 0, 0.0
+        assert state.weight is not None
+        assert state.weight.dtype == (jnp.float64 if dtype == "float64" else jnp.float32)
+        for i, (g, w) in enumerate(zip(grads, tokens, strict=True)):
+            updates, state = update(g, state, params, weight=int(w), emit=jnp.array(i == 7))
+            assert state.weight is not None
+            expected = np.zeros(3)
+            if i in ends:
+                window = [j for j in range(start, i + 1) if tokens[j]]
+                b = 0.5 * b + np.sum(wide[window].T * tokens[window], axis=1) / np.sum(tokens[window])
+                expected, start = b, i + 1
+            rtol = {"float64": 1e-13, "bfloat16": 2**-8}.get(dtype, 1e-6)
+            np.testing.assert_allclose(np.asarray(updates, wide.dtype), expected, rtol=rtol, atol=rtol)
+            assert (int(state.held), float(state.weight)) == (i + 1 - start, tokens[start : i + 1].sum())
+            assert updates.dtype == params.dtype
+
+
+def test_weighted_micro_batches_are_the_big_batch():
+    """A regression under Adam on batches of 7 and 25 rows, in the step as users write it; float64."""
+    with jax.enable_x64(True):
+        x, y = normal(32, 4, dtype="float64"), normal(32, seed=1, dtype="float64")
+        grad = jax.grad(lambda w, x, y: jnp.mean(jnp.square(x @ w - y)))
+        tx, big = gx.chain(gx.clip_by_norm(1e6), accumulate(gx.adam(0.1), 2, "weighted mean")), gx.adam(0.1)
+        w = expected = jnp.zeros(4)
+        state, big_state = tx.init(w), big.init(w)
+        for _ in range(4):
+            w, state = gx.step(tx, w, grad(w, x[:7], y[:7]), state, weight=7)
+            w, state = gx.step(tx, w, grad(w, x[7:], y[7:]), state, weight=25)
+            expected, big_state = gx.step(big, expected, grad(expected, x, y), big_state)
+        np.testing.assert_allclose(w, expected, rtol=1e-12)
+
+
+def test_sums_and_what_is_left_at_the_end_of_an_epoch():
+    """Emitted by an argument that is traced: in scan, in every wrapper, and by what accumulates inside, too."""
+    grads, last = jnp.arange(1.0, 8.0), jnp.arange(7) == 6
+
+    def run(tx):
+        def one(state, inputs):
+            g, emit = inputs
+            updates, state = tx.update(g, state, jnp.zeros(()), emit=emit)
+            return state, updates
+
+        return jax.jit(lambda: jax.lax.scan(one, tx.init(jnp.zeros(())), (grads, last))[1])().tolist()
+
+    double = gx.scale(2.0)
+    assert run(accumulate(double, 3, "sum")) == [0, 0, 12, 0, 0, 30, 14]
+    assert run(accumulate(double, 2)) == [0, 3, 0, 7, 0, 11, 14]
+    assert run(skip_nonfinite(accumulate(double, lambda emitted: 4 - emitted))) == [0, 0, 0, 5, 0, 0, 12]
+    assert run(loss_scale(gx.chain(accumulate(double, 4)), initial=1.0)) == [0, 0, 0, 5, 0, 0, 12]
+    assert run(accumulate(accumulate(double, 2, "sum"), 2, "sum")) == [0, 0, 0, 20, 0, 0, 36]
+    assert run(optax.chain(accumulate(double, 5))) == [0, 0, 0, 0, 6, 0, 13]
+
+
+def test_weights_in_weights_and_no_weight_at_all():
+    tx = accumulate(accumulate(gx.scale(1.0), 2, "weighted mean"), 2, "weighted mean")
+    state, seen = tx.init(jnp.zeros(())), []
+    for g, w in ((1.0, 1), (5.0, 3), (2.0, 2), (8.0, 2), (np.nan, 0), (np.nan, 0), (7.0, 0), (np.inf, 0.0)):
+        updates, state = tx.update(jnp.float32(g), state, weight=w)
+        seen.append(float(updates))
+    assert seen == [0, 0, 0, 4.5, 0, 0, 0, 0]
+    assert int(state.emitted) == 4 and int(state.inner.emitted) == 2

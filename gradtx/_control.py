@@ -38,8 +38,11 @@ class Once(Generic[T]):
         return treedef.unflatten(jaxpr.out_avals)
 
     def __call__(self) -> T:
-        if "_traced" not in vars(self):
-            return self.function(*self.arguments)
+        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self.arguments))
+        return self.replayed() if traced and "_traced" in vars(self) else self.function(*self.arguments)
+
+    def replayed(self) -> T:
+        """The result, from what was traced; with values, the call itself compiles less."""
         jaxpr, treedef = self._traced
         return treedef.unflatten(core.jaxpr_as_fun(jaxpr)(*jax.tree.leaves(self.arguments)))
 
@@ -57,7 +60,7 @@ def either(flag: Any, yes: Callable[[], T], no: Callable[[], T]) -> T:
     axes = [varying(flag, *pair) for pair in zip(*results, strict=False)]
 
     def alike(branch: Once[T]) -> T:
-        result, treedef = jax.tree.flatten(branch())
+        result, treedef = jax.tree.flatten(branch.replayed())
         return treedef.unflatten([_as(x, *one) for x, *one in zip(result, results[0], axes, strict=True)])
 
     return jax.lax.cond(flag, *(functools.partial(alike, branch) for branch in branches))

@@ -22,7 +22,7 @@ from gradtx import _checks
 from gradtx._chain import seal
 from gradtx._control import Once, either
 from gradtx._mesh import all_of, sharded_as
-from gradtx._numerics import compute_dtype, is_inexact, real_dtype, safe_divide
+from gradtx._numerics import compute_dtype, is_inexact, real_dtype, safe_divide, widened
 from gradtx._walk import walk
 from gradtx._wrapper import Wrapper
 
@@ -211,14 +211,15 @@ class loss_scale(Wrapper):
 
     def init(self, params: Any) -> LossScaleState:
         """The state before the first step: the initial scale, nothing skipped."""
-        return LossScaleState(self._guarded.init(params), jnp.array(self.initial, jnp.float32), _zero())
+        inner = self._guarded.init(jax.tree.map(widened, params))
+        return LossScaleState(inner, jnp.array(self.initial, jnp.float32), _zero())
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, LossScaleState]:
         """One step from gradients of the scaled loss; the updates are float32 or wider."""
         state = _checked_state(self.label, state, LossScaleState, "good_steps")
         _checks.check_kind("scale", state.scale, "floating", shape=(), who=self.label)
         unscaled = jax.tree.map(lambda g: _unscaled(g, state.scale), updates)
-        updates, inner = self._guarded.update(unscaled, state.inner, params, **extra_args)
+        updates, inner = self._guarded.update(unscaled, state.inner, jax.tree.map(widened, params), **extra_args)
         return updates, LossScaleState(inner, *self._adapted(state, inner.finite))
 
     def _adapted(self, state: LossScaleState, finite: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -361,11 +362,20 @@ class accumulate(Wrapper):
         leaves, treedef = _checks.named_leaves(params, "parameters")
         sums = treedef.unflatten([sharded_as(jnp.zeros_like(x, compute_dtype(x)), x) for _, x in leaves])
         weight = _weighed(0.0, sums) if self._weighs else None
-        return AccumulateState(_started(self.tx, params), sums, _zero(), _zero(), _zero(), weight)
+        return AccumulateState(_started(self.tx, self._seen(params)), sums, _zero(), _zero(), _zero(), weight)
 
     @property
     def _weighs(self) -> bool:
         return self.combine == "weighted mean"
+
+    @property
+    def _passes(self) -> bool:
+        """Whether ``tx`` gets the gradients as they are."""
+        return self.every == 1 and self.combine == "mean"
+
+    def _seen(self, params: Any) -> Any:
+        """The parameters as ``tx`` gets them: lifted as the gradients are."""
+        return params if self._passes else jax.tree.map(widened, params)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AccumulateState]:
         """What ``tx`` makes of the mean if this micro-batch completes its batch, else zeros."""
@@ -381,20 +391,21 @@ class accumulate(Wrapper):
         complete = number >= (self.every(state.emitted) if callable(self.every) else self.every)
         complete = complete | _flag(extra_args.get("emit", False))
 
-        def run(gradients: Any) -> tuple[Any, Any]:
-            return _run(self.tx, gradients, state.inner, params, extra_args)
-
-        like = jax.eval_shape(run, updates)[0]
-
-        def combined() -> Any:
+        def combined(sums: Any) -> Any:
             if self.combine == "sum":
                 return sums
-            if self.every == 1 and total is None:
-                return updates
             return jax.tree.map(lambda a: safe_divide(a, (number if total is None else total).astype(a.dtype)), sums)
 
+        def inside(updates: Any, sums: Any) -> tuple[Any, Any]:
+            gradients = updates if self._passes else combined(sums)
+            return _run(self.tx, gradients, state.inner, self._seen(params), extra_args)
+
+        run = Once(inside, updates, sums)
+        same = self._passes or _dtypes(sums) == _dtypes(updates)
+        like = run.types[0] if same else self._types_alone(updates, params, extra_args)
+
         def emit() -> tuple[Any, Any, Any]:
-            after, inner = run(combined())
+            after, inner = run()
             return jax.tree.map(lambda u, x: u.astype(x.dtype), after, like), inner, jax.tree.map(jnp.zeros_like, sums)
 
         def wait() -> tuple[Any, Any, Any]:
@@ -405,6 +416,15 @@ class accumulate(Wrapper):
         emitted = jnp.where(complete, _next(state.emitted), state.emitted)
         weight = None if total is None else jnp.where(complete, 0, total)
         return updates, AccumulateState(inner, sums, held, _next(state.micro_steps), emitted, weight)
+
+    def _types_alone(self, updates: Any, params: Any, extra: dict[str, Any]) -> Any:
+        """The types of the updates that ``tx`` alone would give for these gradients."""
+
+        def first(updates: Any, params: Any) -> Any:
+            state = _started(self.tx, updates if params is None else params)
+            return _run(self.tx, updates, state, params, extra)[0]
+
+        return jax.eval_shape(first, updates, params)
 
     def _check_weight(self, state: AccumulateState, extra_args: dict[str, Any]) -> None:
         if (state.weight is None) == self._weighs:
@@ -445,6 +465,10 @@ def _run(tx: optax.GradientTransformation, updates: Any, state: Any, params: Any
     """A step of the transformation inside, its state held to the types it started with."""
     updates, state = seal(tx).run(updates, state, params, extra)
     return jax.tree.map(_strong, updates), state
+
+
+def _dtypes(tree: Any) -> list[jnp.dtype]:
+    return [jnp.result_type(x) for x in jax.tree.leaves(tree)]
 
 
 def _strong(x: Any) -> jax.Array:

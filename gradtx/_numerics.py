@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,15 @@ def is_inexact(dtype: DTypeLike) -> bool:
 def is_complex(dtype: DTypeLike) -> bool:
     """Whether the dtype is complex."""
     return jnp.issubdtype(dtype, jnp.complexfloating)
+
+
+def widened(x: Any) -> Any:
+    """A low-precision array, abstract ones included, in float32; anything else as it is."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not is_inexact(dtype) or compute_dtype(x) == dtype:
+        return x
+    wide = compute_dtype(x)
+    return x.update(dtype=wide) if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x, wide)
 
 
 def abs_sq(x: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from gradtx._chain import Chain, chain
 from gradtx._checks import check_counts, check_injected, check_kind
 from gradtx._control import either
 from gradtx._mesh import sum_of
-from gradtx._numerics import compute_dtype, is_inexact, mix, real_dtype, safe_divide
+from gradtx._numerics import compute_dtype, mix, real_dtype, safe_divide, widened
 from gradtx._rule import Hyper, Rule, Transformation
 from gradtx._state import ChainState
 from gradtx._wrapper import Wrapper
@@ -322,7 +322,7 @@ class swats(Wrapper):
         _check_state("swats", state, SwatsState)
         for field in ("average", "sgd_rate"):
             check_kind(field, getattr(state, field), "floating", shape=(), who="swats")
-        wide = jax.tree.map(_widened, updates)
+        wide = jax.tree.map(widened, updates)
 
         def adam():
             steps, inner = self._adam.update(wide, state.inner, params)
@@ -539,11 +539,6 @@ def _next(count: jax.Array) -> jax.Array:
 
 def _like(new: Any, old: Any) -> jax.Array:
     return jnp.asarray(new, jnp.asarray(old).dtype)
-
-
-def _widened(g: Any) -> Any:
-    """A low-precision array in float32; anything else as it is."""
-    return g.astype(compute_dtype(g)) if hasattr(g, "dtype") and is_inexact(g.dtype) else g
 
 
 def _scaled(factor: jax.Array, tree: Any) -> Any:

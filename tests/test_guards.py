@@ -886,3 +886,21 @@ def test_weights_in_weights_and_no_weight_at_all():
         seen.append(float(updates))
     assert seen == [0, 0, 0, 4.5, 0, 0, 0, 0]
     assert int(state.emitted) == 4 and int(state.inner.emitted) == 2
+
+
+@pytest.mark.parametrize("optimizer", [optax.novograd, lambda rate: optax.contrib.mechanize(optax.sgd(rate))])
+@pytest.mark.parametrize("wrap", [lambda tx: accumulate(tx, 2), lambda tx: loss_scale(tx, initial=1.0)])
+def test_parameters_of_low_precision_are_lifted_as_gradients_are(optimizer, wrap):
+    """What the optimizer does in float32, since it takes only gradients and parameters of one dtype."""
+    grads = jnp.array([1.0, -2.0, 0.5], jnp.bfloat16)
+    params = jnp.array([0.5, 1.0, -1.0], jnp.bfloat16)
+    tx, plain = wrap(optimizer(0.1)), optimizer(0.1)
+    state, wide = tx.init(params), params.astype(jnp.float32)
+    held, updates, steps = plain.init(wide), None, 2 * (2 if isinstance(tx, accumulate) else 1)
+    update = jax.jit(tx.update)
+    for _ in range(steps):
+        updates, state = update(grads, state, params)
+    for _ in range(2):
+        expected, held = plain.update(grads.astype(jnp.float32), held, wide)
+    assert updates.dtype == (jnp.bfloat16 if isinstance(tx, accumulate) else jnp.float32)
+    chex.assert_trees_all_close(updates.astype(jnp.float32), expected, rtol=2**-8)

@@ -896,7 +896,7 @@ def test_parameters_of_low_precision_are_lifted_as_gradients_are(optimizer, wrap
     params = jnp.array([0.5, 1.0, -1.0], jnp.bfloat16)
     tx, plain = wrap(optimizer(0.1)), optimizer(0.1)
     state, wide = tx.init(params), params.astype(jnp.float32)
-    held, updates, steps = plain.init(wide), None, 2 * (2 if isinstance(tx, accumulate) else 1)
+    held, updates, steps = plain.init(wide), grads, 2 * (2 if isinstance(tx, accumulate) else 1)
     update = jax.jit(tx.update)
     for _ in range(steps):
         updates, state = update(grads, state, params)

@@ -414,8 +414,8 @@ class accumulate(Wrapper):
         updates, inner, sums = either(complete, emit, wait)
         held = jnp.where(complete, 0, number)
         emitted = jnp.where(complete, _next(state.emitted), state.emitted)
-        weight = None if total is None else jnp.where(complete, 0, total)
-        return updates, AccumulateState(inner, sums, held, _next(state.micro_steps), emitted, weight)
+        total = None if total is None else jnp.where(complete, 0, total)
+        return updates, AccumulateState(inner, sums, held, _next(state.micro_steps), emitted, total)
 
     def _types_alone(self, updates: Any, params: Any, extra: dict[str, Any]) -> Any:
         """The types of the updates that ``tx`` alone would give for these gradients."""

@@ -112,8 +112,13 @@ class _Migration(NamedTuple):
         if isinstance(new, ChainState) and isinstance(old, ChainState):
             return self._carry_chain(old, new, at, report)
         if _is_state(new) and type(old) is type(new):
-            pairs = zip(new._fields, old, new, strict=True)
-            return type(new)(*(self.carry(o, n, _join(at, field), report) for field, o, n in pairs))
+            apart = _WEIGHED if _weighs(old) != _weighs(new) else ()
+            report.fresh.update({_join(at, field): "only one of the two states has weights" for field in apart})
+            fields = zip(new._fields, old, new, strict=True)
+            values: list[Any] = [
+                n if field in apart else self.carry(o, n, _join(at, field), report) for field, o, n in fields
+            ]
+            return type(new)(*values)
         if _is_state(new) or _is_state(old):
             return self._carry_the_only_chain(old, new, at, report)
         olds = dict(_nodes(old))
@@ -263,6 +268,14 @@ def _names(chains: Iterable[ChainState]) -> dict[str, str]:
 def _chains(tree: Any, within: bool = False) -> list[ChainState]:
     """The outermost chains' states; with ``within``, those in their slots too."""
     return [state for _, state in walk(tree, ChainState, within)]
+
+
+_WEIGHED = ("sums", "held", "weight")
+"""The fields of an ``AccumulateState`` that mean something else where micro-batches are weighed."""
+
+
+def _weighs(state: Any) -> bool:
+    return getattr(state, "weight", None) is not None
 
 
 def _is_state(node: Any) -> bool:

@@ -52,6 +52,16 @@ class TestMigrate:
         assert report.fresh == {"max_v.s": "not in the old state"} and report.dropped == {}
         gx.amsgrad(0.1).update(self.params, new, self.params)
 
+    def test_sums_are_not_carried_into_weighted_ones(self):
+        """A sum of gradients is none of weighted gradients: the next mean is that of what comes afterwards."""
+        equal, weighted = (gx.accumulate(gx.sgd(1.0), 2, combine) for combine in ("mean", "weighted mean"))
+        _, new, report = self.moved(equal, weighted)
+        assert {"sums", "held", "weight"} <= report.fresh.keys() and "micro_steps" in report.kept
+        for _ in range(2):
+            updates, new = weighted.update(self.params, new, weight=3.0)
+        np.testing.assert_allclose(updates["w"], -self.params["w"], rtol=1e-6)
+        assert gx.migrate(new, equal, self.params)[1].fresh.keys() >= {"sums", "held"}
+
     def test_hyperparameters_are_the_new_ones_unless_asked_for(self):
         old, new, report = self.moved(gx.adam(0.1), gx.adam(0.2, b2=0.99))
         assert float(new.hyperparams["rms"]["decay"]) == pytest.approx(0.99)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradtx._numerics import is_complex, real_dtype
+from gradtx._numerics import is_complex, real_dtype, residual_of
 from gradtx._select import flatten_with_keys
 
 FORMAT = 1
@@ -46,6 +46,7 @@ def state_dict(state: Any) -> dict[str, Any]:  # of arrays; but numpy.savez(file
     state/count 0
     state/hyperparams/scale_by_learning_rate/learning_rate 0.1
     state/hyperparams/trace/decay 0.9
+    state/hyperparams/trace/decay_residual 2.3841858e-08
     state/slots/trace/b/w [0. 0. 0.]
     state/slots/trace/weight 0.0
     """
@@ -95,6 +96,11 @@ def load_state_dict(tx: optax.GradientTransformation, params: Any, arrays: Mappi
         if key != "format":
             path, _, label = key.partition(":")
             found[path] = label, np.asarray(arrays[key])
+    for path in [path for path in found if "/hyperparams/" in path]:
+        residual = residual_of(path)
+        if residual in expected and residual not in found:  # of a state that was written before there were any
+            _, stored = expected[residual]
+            found[residual] = stored.label, np.zeros(stored.shape, stored.dtype)
     problems = [f"missing: {path}" for path in expected if path not in found]
     problems += [f"not in this state: {path}" for path in found if path not in expected]
     for path in expected.keys() & found.keys():

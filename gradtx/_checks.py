@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gradtx._maths import Maths
-from gradtx._numerics import is_complex, is_inexact
+from gradtx._numerics import is_complex, is_inexact, without_residuals
 from gradtx._select import Leaves, flatten_with_paths
 from gradtx._state import ChainState, PackedState
 
@@ -200,7 +200,8 @@ def check_state(state: Any, layout: Layout, treedef: Any, updates: Leaves, chose
             f"gradtx: update needs the ChainState that init of this chain returned, found {type(state).__name__}. "
             f"{hint or 'The arguments are update(updates, state, params).'}"
         )
-    found = _keys("hyperparams", state.hyperparams) | _keys("slots", state.slots)
+    named = {rule: without_residuals(own) for rule, own in state.hyperparams.items()}
+    found = _keys("hyperparams", named) | _keys("slots", state.slots)
     expected = _keys("hyperparams", layout.hyperparams) | _keys("slots", layout.slots)
     if found != expected:
         raise ValueError(

@@ -139,7 +139,8 @@ def _remembers(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_momen
     real = real_dtype(leaf.dtype)
     scalar, count = jax.ShapeDtypeStruct((), real), jax.ShapeDtypeStruct((), jnp.int32)
     slots = jax.eval_shape(lambda x: slotted(rule, x), leaf)
-    h, scalars = dict.fromkeys(rule.hyperparameters(), scalar), dict.fromkeys(rule.scalars(), scalar)
+    h = dict.fromkeys([*rule.hyperparameters(), *rule.complements().values()], scalar)
+    scalars = dict.fromkeys(rule.scalars(), scalar)
 
     def step(slots: Any, lanes: Any, h: Any, scalars: Any, weights: Any, count: Any) -> Any:
         gradient, direction, second_moment, param = lanes

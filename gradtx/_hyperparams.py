@@ -13,6 +13,7 @@ import optax
 from jax.typing import ArrayLike
 
 from gradtx._limits import checked
+from gradtx._numerics import residual_of, split
 from gradtx._select import flatten_with_keys
 from gradtx._state import ChainState, Hyperparameter, Known, PackedState, known_to
 from gradtx._walk import walk, word, words
@@ -29,11 +30,13 @@ class Found(NamedTuple):
         leaf: the position of its value among the leaves of the state.
         value: the value.
         known: what its state knows of it.
+        residual: the position of what is lost of the value by rounding, if the state holds it.
     """
 
     leaf: int
     value: jax.Array
     known: Hyperparameter
+    residual: int | None = None
 
 
 def hyperparams(state: Any) -> dict[str, jax.Array]:
@@ -100,7 +103,7 @@ def set_hyperparams(state: State, values: Mapping[str, ArrayLike] | None = None,
             f"set_hyperparams: expected the ChainState of a gradtx chain, found {type(state).__name__} without any: "
             "there are no hyperparameters in it"
         )
-    changes: dict[str, ArrayLike] = {}
+    changes: dict[str, tuple[jax.Array, jax.Array]] = {}
     given: dict[str, str] = {}
     for name, value in [*(values or {}).items(), *by_name.items()]:
         full = find_name("set_hyperparams", known, name)
@@ -126,7 +129,11 @@ def find(state: Any) -> dict[str, Found]:
     for i, (keys, value) in enumerate(flatten_with_keys(state)[0]):
         if any(word(key) == "hyperparams" for key in keys[:-1]):
             name = ".".join(words(keys))
-            found[name] = Found(i, value, about.get(name, Hyperparameter()))
+            exact = next((one for one in found if residual_of(one) == name), None)
+            if exact is None:
+                found[name] = Found(i, value, about.get(name, Hyperparameter()))
+            else:
+                found[exact] = found[exact]._replace(residual=i)
     return found
 
 
@@ -136,17 +143,19 @@ def _known(state: Any) -> Known:
     return tuple((name, Hyperparameter(scheduled=True)) for name in getattr(state, "hyperparams_states", ()))
 
 
-def written(state: State, values: Mapping[str, Any]) -> State:
-    """The state with other values, by full name, as they are."""
+def written(state: State, values: Mapping[str, tuple[Any, Any]]) -> State:
+    """The state with other values, by full name, each with its residual, as they are."""
     known = find(state)
     leaves, treedef = jax.tree.flatten(state)
-    for name, value in values.items():
+    for name, (value, residual) in values.items():
         leaves[known[name].leaf] = value
+        if (place := known[name].residual) is not None:
+            leaves[place] = residual
     return treedef.unflatten(leaves)
 
 
-def _new(name: str, value: Any, old: Found) -> jax.Array:
-    """A value as an array of its own that can stand where the old one is."""
+def _new(name: str, value: Any, old: Found) -> tuple[jax.Array, jax.Array]:
+    """A value, and its residual, as arrays of their own that can stand where the old one is."""
     held = old.value if isinstance(old.value, jax.Array) else jnp.asarray(old.value)
     traced = isinstance(value, jax.core.Tracer)
     what = f"set_hyperparams: {name}"
@@ -156,11 +165,12 @@ def _new(name: str, value: Any, old: Found) -> jax.Array:
     if new.shape not in ((), held.shape):
         raise ValueError(f"{what} has shape {new.shape}; in the state it has shape {held.shape}")
     if traced:
-        return jnp.broadcast_to(jnp.array(new, held.dtype, copy=True), held.shape)
-    array = np.broadcast_to(new, held.shape).astype(held.dtype)
+        rounded, residual = (jnp.broadcast_to(x, held.shape) for x in split(new, held.dtype))
+        return jnp.array(rounded, copy=True), residual
+    rounded, residual = split(np.broadcast_to(new, held.shape), held.dtype)
     if isinstance(held, jax.core.Tracer) or not held.committed:
-        return jnp.array(array)
-    return jax.device_put(array, held.sharding)
+        return rounded, residual
+    return jax.device_put(rounded, held.sharding), jax.device_put(residual, held.sharding)
 
 
 def find_name(caller: str, known: Iterable[str], name: str) -> str:

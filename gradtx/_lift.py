@@ -19,7 +19,7 @@ from gradtx._checks import Layout
 from gradtx._executors import Work, current, execute
 from gradtx._limits import Limits, checked
 from gradtx._maths import Maths, Tick
-from gradtx._numerics import compute_dtype, is_complex
+from gradtx._numerics import complement, compute_dtype, is_complex, residual_of, split
 from gradtx._plan import Leaf, Plan, plan
 from gradtx._select import Leaves
 from gradtx._signal import Weights
@@ -194,12 +194,18 @@ class Lifted:
             for own, value in rule.hyperparameters().items():
                 old = None if held is None else jnp.asarray(held[name][own])
                 limits = rule.limits().get(own, Limits())
+                keeps_residual = own in rule.complements() and (held is None or residual_of(own) in held[name])
                 if callable(value):
                     value = _from_schedule(value, count, f"{name}.{own}")
-                elif old is not None:
+                elif held is not None and old is not None:
                     now[name][own] = old
+                    if keeps_residual:
+                        now[name][residual_of(own)] = jnp.asarray(held[name][residual_of(own)])
                     continue
-                now[name][own] = _scalar(value, dtype if old is None else old.dtype, f"{name}.{own}", limits)
+                exact = _scalar(value, f"{name}.{own}", limits, dtype if old is None else old.dtype)
+                now[name][own], residual = split(exact, dtype if old is None else old.dtype)
+                if keeps_residual:
+                    now[name][residual_of(own)] = residual
         return _nonempty(now)
 
     def _tick(
@@ -213,7 +219,7 @@ class Lifted:
         scalars = []
         for r, (name, rule) in enumerate(self._named()):
             held = {slot: state.slots[name][slot] for slot in rule.scalars()}
-            h = SimpleNamespace(**hyperparams.get(name, {}))
+            h = SimpleNamespace(**_with_complements(hyperparams.get(name, {}), rule))
             ticks: dict[tuple[int, int], Tick] = {}  # by the incoming weights: what they are made of tells them apart
             for members in grouped:
                 if not members[r]:
@@ -338,19 +344,23 @@ def _from_schedule(schedule: Callable[[jax.Array], Any], count: jax.Array, name:
         raise
 
 
-def _scalar(value: Any, dtype: Any, name: str, limits: Limits) -> jax.Array:
-    """A hyperparameter as an array of its own, within its limits where the value is known."""
+def _with_complements(own: Scalars, rule: Maths) -> Scalars:
+    """The hyperparameters of a rule, and the complements of those that are below 1."""
+    values = {name: own[name] for name in rule.hyperparameters()}
+    return values | {given: complement(own, name) for name, given in rule.complements().items()}
+
+
+def _scalar(value: Any, name: str, limits: Limits, dtype: Any) -> Any:
+    """A hyperparameter, within its limits where the value is known; then it is a copy, in float64."""
     what = f"gradtx: hyperparameter {name}"
     known = not isinstance(value, jax.core.Tracer)
-    number = checked(what, value, limits, dtype) if known else value
+    number = checked(what, value, limits, dtype) if known else jnp.asarray(value)
     if number.shape != ():
         raise ValueError(
             f"{what} has shape {number.shape}; it must be a scalar. To try several values at once, use jax.vmap; for "
             "one value per leaf, use one chain per group of leaves."
         )
-    if not known:
-        return jnp.asarray(value, dtype)
-    return jax.device_put(number.astype(dtype))
+    return number
 
 
 def _nonempty(tree: dict[str, Any]) -> dict[str, Any]:

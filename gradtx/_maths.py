@@ -112,6 +112,11 @@ class Maths:
         """The numbers that hyperparameters may be, by name; those without limits may be left out."""
         return {}
 
+    def complements(self) -> dict[str, str]:
+        """The names under which ``tick`` gets 1 − β of each hyperparameter β that is below 1: ``decay_complement``."""
+        below_one = [name for name in self.hyperparameters() if self.limits().get(name, Limits()).below == 1]
+        return {name: f"{name}_complement" for name in below_one}
+
     def slots(self, param: jax.Array) -> Arrays:
         """The rule's state for one leaf, given the leaf in the dtype that slots are kept in."""
         del param
@@ -122,7 +127,11 @@ class Maths:
         return {}
 
     def tick(self, h: Named, scalars: Named, weights: Weights, count: jax.Array) -> Tick:
-        """Once per step: coefficients from this step's hyperparameters ``h``; count is 0 on the first step."""
+        """Once per step: coefficients from this step's hyperparameters ``h``; count is 0 on the first step.
+
+        1 − β is in ``h`` as well, exact to rounding, for each β that is below 1 (``complements``). From ``1 - h.decay``
+        the digits are gone that a float32 decay shares with 1: for 0.999 it is wrong by 1e-5 of itself.
+        """
         del scalars, count
         return Tick(vars(h), {}, weights)
 

@@ -12,7 +12,7 @@ import optax
 
 from gradtx import _checks, rules
 from gradtx._chain import Chain
-from gradtx._numerics import is_complex, is_inexact
+from gradtx._numerics import is_complex, is_inexact, residual_of, without_residuals
 from gradtx._rule import Rule
 from gradtx._state import ChainState
 from gradtx._walk import rebuilt, walk
@@ -207,13 +207,16 @@ class _Migration(NamedTuple):
         theirs = self._renamed(old.hyperparams)
         after = {rule: dict(own) for rule, own in new.hyperparams.items()}
         for rule, own in new.hyperparams.items():
-            for name, value in own.items():
+            for name, value in without_residuals(own).items():
                 _, before = theirs.get(f"{rule}.{name}", ("", value))
                 before = jnp.asarray(before, value.dtype)
                 if np.array_equal(before, value):
                     continue
                 if self.hyperparams:
                     after[rule][name] = before
+                    if (residual := residual_of(name)) in own:
+                        _, lost = theirs.get(f"{rule}.{residual}", ("", 0))
+                        after[rule][residual] = jnp.asarray(lost, value.dtype)
                     report.kept[_join(at, f"{rule}.{name}")] = f"{before:g}, instead of {value:g} as given"
                 else:
                     report.fresh[_join(at, f"{rule}.{name}")] = f"{value:g} as given, {before:g} in the old state"
@@ -260,7 +263,8 @@ def _check_rename(rename: Mapping[str, str], olds: list[ChainState], news: list[
 def _names(chains: Iterable[ChainState]) -> dict[str, str]:
     names = {}
     for state in chains:
-        for rule, own in [*state.hyperparams.items(), *state.slots.items()]:
+        named = [(rule, without_residuals(own)) for rule, own in state.hyperparams.items()]
+        for rule, own in [*named, *state.slots.items()]:
             names |= {rule: "rule"} | {f"{rule}.{name}": "part of a rule" for name in own}
     return names
 

@@ -7,7 +7,7 @@ derivatives at zero, so that one may differentiate through an update.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -67,9 +67,56 @@ def scaled_sq(x: jax.Array, scale: jax.Array) -> jax.Array:
     return jnp.square(jnp.minimum(x * scale, jnp.finfo(x.dtype).max))
 
 
-def mix(decay: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-    """One step of an exponential average: decay·old + (1 − decay)·new."""
-    return decay * old + (1 - decay) * new
+def split(value: ArrayLike, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
+    """A number as the sum of two of a dtype: itself rounded, and the residual, which is 0 if nothing was rounded.
+
+    From 1 − β of a rounded β the digits are gone that β shares with 1: for 0.9999 all but four. The residual has them.
+    """
+    if isinstance(value, jax.Array):
+        rounded = value.astype(dtype)
+        wide = jnp.promote_types(value.dtype, dtype)
+        residual = (value.astype(wide) - rounded.astype(wide)).astype(dtype)
+        return rounded, jnp.where(jnp.isfinite(rounded), residual, 0)
+    exact = np.asarray(value, np.float64)
+    rounded = exact.astype(dtype)
+    with np.errstate(invalid="ignore"):
+        residual = np.where(np.isfinite(rounded), exact - rounded.astype(np.float64), 0).astype(dtype)
+    return jax.device_put(rounded), jax.device_put(residual)
+
+
+def residual_of(name: str) -> str:
+    """The name under which a state holds the residual of a hyperparameter."""
+    return f"{name}_residual"
+
+
+def without_residuals(held: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters alone, of all that a state holds of a rule's."""
+    residuals = {residual_of(name) for name in held}
+    return {name: value for name, value in held.items() if name not in residuals}
+
+
+def complement(held: Mapping[str, Any], name: str) -> jax.Array:
+    """1 minus a hyperparameter, by name from those that a state holds, exact to rounding."""
+    value = jnp.asarray(held[name])
+    return (1 - value) - held.get(residual_of(name), 0)
+
+
+def fade(decay: jax.Array, complement: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """decay·old + new, for a decay of more digits than its dtype has: those that the complement, 1 − decay, has.
+
+    The decay goes in as two numbers above 0, so that an infinite ``old`` stays what it is.
+    """
+    lower = decay * (1 - jnp.finfo(decay.dtype).eps)
+    lost = jnp.where(decay < 0.5, 0, (1 - decay) - complement)  # below ½ the difference is the less exact of the two
+    return lower * old + (new + ((decay - lower) + lost) * old)
+
+
+def mix(decay: jax.Array, complement: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """One step of an exponential average: decay·old + complement·new, where the complement is 1 − decay.
+
+    The weights sum to 1, so that it settles at a number that does not change; one step from 0 is complement·new.
+    """
+    return fade(decay, complement, old, complement * new)
 
 
 @jax.custom_jvp

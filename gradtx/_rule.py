@@ -18,6 +18,7 @@ from gradtx._checks import check_injected
 from gradtx._lift import Lifted
 from gradtx._limits import Limits, checked
 from gradtx._maths import Maths, Named
+from gradtx._numerics import split
 from gradtx._select import Leaves, selector
 from gradtx._state import ChainState
 
@@ -272,8 +273,13 @@ class Rule(Value, Maths):
 
     def upcoming(self, name: str, h: Named, count: jax.Array) -> jax.Array:
         """A hyperparameter's value in the next step: its schedule's, or as it is now."""
-        value, now = getattr(self, name), getattr(h, name)
-        return jnp.asarray(value(count + 1), now.dtype) if callable(value) else now
+        own, now = name.removesuffix("_complement"), getattr(h, name)
+        schedule = getattr(self, own)
+        if not callable(schedule):
+            return now
+        upcoming: Any = schedule(jnp.asarray(optax.safe_increment(count)))
+        value, residual = split(upcoming, now.dtype)
+        return value if own == name else (1 - value) - residual
 
 
 _COMMON = ("name", "state_dtype", "where")  # fields that every rule has; shown only where they are given

@@ -28,7 +28,8 @@ class ChainState(NamedTuple):
     Attributes:
         count: steps taken, int32, saturating. The only clock.
         hyperparams: ``{rule: {name: scalar}}``, every numeric hyperparameter as an array (float64 if a parameter
-            is float64 or complex128, else float32). A scheduled one holds the value last used.
+            is float64 or complex128, else float32). A scheduled one holds the value last used. Beside each that must be
+            below 1 stands what was lost of it by rounding, as ``decay_residual``: 1 − β has digits that β has not.
         slots: ``{rule: {slot: tree like the parameters, or a scalar}}``; no entry for a rule that needs none.
     """
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gradtx._numerics import split
 from gradtx._sweep_table import SEED, SweepTable
 from gradtx._swept import Point, Run, Train, one_run, result_names, traced
 
@@ -161,8 +162,9 @@ def _limit(chunk: Any, memory: Any) -> int | None:
 
 
 def _inputs(points: Sequence[Point], seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the values, in the widest float there is, and the data of the key."""
-    values = np.array([list(point.values()) for point in points], jax.dtypes.canonicalize_dtype(np.float64))
+    """For each row the values, in the widest float there is, each with its residual, and the data of the key."""
+    exact = np.array([list(point.values()) for point in points], np.float64)
+    values = np.stack(split(exact, jax.dtypes.canonicalize_dtype(np.float64)), axis=-1)
     keys = np.stack([jax.random.key_data(jax.random.key(seed)) for seed in seeds])
     return np.repeat(values, len(seeds), axis=0), np.tile(keys, (len(points), 1))
 

@@ -14,6 +14,7 @@ from gradtx._executors import executor
 from gradtx._flow import Flow, flows
 from gradtx._hyperparams import Found, find, find_name, written
 from gradtx._limits import checked
+from gradtx._numerics import split
 from gradtx._wrapper import Wrapper
 
 __all__ = ["Point", "Run", "Train", "one_run", "result_names", "traced"]
@@ -28,7 +29,7 @@ Seen = dict[str, tuple[str, Found]]
 """Hyperparameters by the names that were given, with their full names."""
 
 Run = Callable[[jax.Array, jax.Array], Any]
-"""The same as a function of the hyperparameters' values, in order, and the key's data."""
+"""The same as a function of the hyperparameters' values, in order, each with its residual, and the key's data."""
 
 
 def one_run(train: Train, tx: optax.GradientTransformation, names: Sequence[str], seen: Any = None) -> Run:
@@ -94,7 +95,7 @@ class _Swept(Wrapper):
         if self.seen is not None:
             self.seen.update({name: (one, known[one]) for name, one in full.items()})
         return written(
-            state, {full[name]: value.astype(known[full[name]].value.dtype) for name, value in self.values.items()}
+            state, {full[name]: _split(value, known[full[name]].value.dtype) for name, value in self.values.items()}
         )
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -108,6 +109,12 @@ class _Swept(Wrapper):
         if self.seen is not None:
             return super()._step(params, grads, state, extra)
         return step(self.tx, params, grads, state, **extra)
+
+
+def _split(value: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """A value and its residual in the dtype of the hyperparameter."""
+    rounded, residual = split(value[0], dtype)
+    return rounded, residual + value[1].astype(dtype)
 
 
 def _check_kept(update: Callable[..., Any], updates: Any, state: Any, names: Seen) -> None:

@@ -6,7 +6,6 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from gradtx._chain import Chain, chain
 from gradtx._checks import check_counts, check_injected, check_kind
 from gradtx._control import either
 from gradtx._mesh import sum_of
-from gradtx._numerics import compute_dtype, mix, real_dtype, safe_divide, widened
+from gradtx._numerics import complement, compute_dtype, mix, real_dtype, safe_divide, widened
 from gradtx._rule import Hyper, Rule, Transformation
 from gradtx._state import ChainState
 from gradtx._wrapper import Wrapper
@@ -337,12 +336,12 @@ class swats(Wrapper):
 
     def _estimated(self, state: SwatsState, grads: Any, steps: Any) -> SwatsState:
         """The state after a step of Adam, with its γ averaged in, and the switch if it is time."""
-        h, k = state.inner.hyperparams, state.count + 1
+        h, k = state.inner.hyperparams, _next(state.count)
         alpha, b2, eps = _learning_rate(state.inner), h["rms"]["decay"], h["precondition"]["eps"]
         along = -_dot(steps, grads).astype(alpha.dtype)
         ratio = safe_divide(safe_divide(_dot(steps, steps).astype(alpha.dtype), along), alpha)
         usable = (along != 0) & jnp.isfinite(ratio)
-        average = jnp.where(usable, mix(b2, state.average, ratio), state.average)
+        average = jnp.where(usable, mix(b2, complement(h["rms"], "decay"), state.average, ratio), state.average)
         estimate = _debiased(average, state.inner)
         gap = jnp.abs(estimate - ratio)
         close = jnp.abs(alpha) * gap < eps if self.rtol is None else gap < self.rtol * jnp.abs(estimate)
@@ -409,7 +408,7 @@ class _Place(NamedTuple):
         """The weight after infinitely many steps."""
         h = hyperparams[self.name]
         if isinstance(self.rule, trace | damped_trace):
-            return (1 - h.get("dampening", 0.0)) / (1 - h["decay"])
+            return (1 - h.get("dampening", 0.0)) / complement(h, "decay")
         return jnp.ones_like(h["decay"])
 
     def gain(self, hyperparams: Hyperparams) -> jax.Array:
@@ -505,12 +504,7 @@ def _write(tx: Any, state: Any, moment: _Moment) -> Any:
 
 def _this_step(tx: Transformation, state: ChainState) -> Hyperparams:
     """The hyperparameters that the next update will use."""
-
-    def now(name: str, rule: Rule) -> dict[str, jax.Array]:
-        held = state.hyperparams.get(name, {})
-        return {own: rule.upcoming(own, SimpleNamespace(**held), state.count - 1) for own in held}
-
-    return {name: now(name, rule) for name, rule in zip(tx.names, tx.rules, strict=True)}
+    return {name: {} for name in tx.names} | tx._lifted._hyperparams(state.count, None, state.hyperparams)
 
 
 def _started(fresh: Any, held: Any, count: jax.Array) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gradtx._maths import Tick
-from gradtx._numerics import mix, safe_divide
+from gradtx._maths import Arrays, Tick
+from gradtx._numerics import fade, mix, safe_divide
 from gradtx._rule import Hyper, Rule, hyper
 
 
@@ -44,11 +44,11 @@ class momentum(Rule):
         return {"weight": 0.0}
 
     def tick(self, h, scalars, weights, count):
-        weight = mix(h.decay, scalars.weight, weights.direction)
-        return Tick({"decay": h.decay}, {"weight": weight}, weights._replace(direction=weight))
+        weight = mix(h.decay, h.decay_complement, scalars.weight, weights.direction)
+        return Tick(vars(h), {"weight": weight}, weights._replace(direction=weight))
 
     def apply(self, signal, slots, param, c):
-        m = mix(c.decay, slots.m, signal.direction)
+        m = mix(c.decay, c.decay_complement, slots.m, signal.direction)
         return signal._replace(direction=m), {"m": m}
 
 
@@ -93,13 +93,13 @@ class trace(Rule):
         return {"weight": 0.0}
 
     def tick(self, h, scalars, weights, count):
-        weight = h.decay * scalars.weight + weights.direction
+        weight = fade(h.decay, h.decay_complement, scalars.weight, weights.direction)
         out = weights.direction + h.decay * weight if self.nesterov else weight
-        return Tick({"decay": h.decay}, {"weight": weight}, weights._replace(direction=out))
+        return Tick(vars(h), {"weight": weight}, weights._replace(direction=out))
 
     def apply(self, signal, slots, param, c):
         u = signal.direction
-        b = c.decay * slots.b + u
+        b = fade(c.decay, c.decay_complement, slots.b, u)
         return signal._replace(direction=u + c.decay * b if self.nesterov else b), {"b": b}
 
 
@@ -141,15 +141,15 @@ class damped_trace(Rule):
 
     def tick(self, h, scalars, weights, count):
         gain = jnp.where(scalars.weight == 0, 1, 1 - h.dampening)
-        weight = h.decay * scalars.weight + gain * weights.direction
+        weight = fade(h.decay, h.decay_complement, scalars.weight, gain * weights.direction)
         # With τ = 1 the weight fades to nothing, which is not a new beginning. 1/held/(1 − μ) is finite for any μ.
         info = jnp.finfo(scalars.weight.dtype)
         least = info.tiny / info.eps
         held = jnp.where(jnp.abs(weight) < least, least, weight)
-        return Tick({"decay": h.decay, "gain": gain}, {"weight": held}, weights._replace(direction=weight))
+        return Tick(vars(h) | {"gain": gain}, {"weight": held}, weights._replace(direction=weight))
 
     def apply(self, signal, slots, param, c):
-        b = c.decay * slots.b + c.gain * signal.direction
+        b = fade(c.decay, c.decay_complement, slots.b, c.gain * signal.direction)
         return signal._replace(direction=b), {"b": b}
 
 
@@ -195,20 +195,22 @@ class nesterov(Rule):
         return {"weight": 0.0}
 
     def tick(self, h, scalars, weights, count):
-        mu, upcoming_mu = h.decay, self.upcoming("decay", h, count)
-        if self.schedule_decay is not None:
-            mu = mu * self._share(h.schedule_decay, count + 1)
-            upcoming_mu = upcoming_mu * self._share(self.upcoming("schedule_decay", h, count), count + 2)
+        now, upcoming = vars(h), {name: self.upcoming(name, h, count) for name in vars(h)}
+        mu, complement = self._momentum(now, count, 1)
+        upcoming_mu, upcoming_complement = self._momentum(upcoming, count, 2)
         # 1−P is the weight of an average with decays μ: carried along, it does not cancel as 1 − β**t would.
-        weight = mix(mu, scalars.weight, jnp.ones_like(mu))
-        upcoming_weight = mix(upcoming_mu, weight, jnp.ones_like(mu))
-        past, present = safe_divide(upcoming_mu, upcoming_weight), safe_divide(1 - mu, weight)
-        return Tick({"decay": h.decay, "past": past, "present": present}, {"weight": weight}, weights)
+        weight = mix(mu, complement, scalars.weight, jnp.ones_like(mu))
+        upcoming_weight = mix(upcoming_mu, upcoming_complement, weight, jnp.ones_like(mu))
+        past, present = safe_divide(upcoming_mu, upcoming_weight), safe_divide(complement, weight)
+        return Tick(now | {"past": past, "present": present}, {"weight": weight}, weights)
 
-    @staticmethod
-    def _share(schedule_decay: jax.Array, t: jax.Array) -> jax.Array:
-        return 1 - 0.5 * 0.96 ** (schedule_decay * t)
+    def _momentum(self, h: Arrays, count: jax.Array, ahead: int) -> tuple[jax.Array, jax.Array]:
+        """μ and 1−μ, so many steps from here."""
+        if self.schedule_decay is None:
+            return h["decay"], h["decay_complement"]
+        lost = 0.5 * 0.96 ** (h["schedule_decay"] * (count.astype(h["decay"].dtype) + ahead))
+        return h["decay"] * (1 - lost), h["decay_complement"] + h["decay"] * lost
 
     def apply(self, signal, slots, param, c):
-        m = mix(c.decay, slots.m, signal.direction)
+        m = mix(c.decay, c.decay_complement, slots.m, signal.direction)
         return signal._replace(direction=c.past * m + c.present * signal.direction), {"m": m}

@@ -119,7 +119,7 @@ class scale_by_inverse_time(Rule):
     rate: Hyper = hyper(low=0)
 
     def tick(self, h, scalars, weights, count):
-        return Tick({"time": 1 + h.rate * count}, {}, weights)
+        return Tick({"time": 1 + h.rate * count.astype(h.rate.dtype)}, {}, weights)
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=signal.direction / c.time), {}

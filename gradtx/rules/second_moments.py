@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from gradtx._maths import Tick
-from gradtx._numerics import abs_sq, mix
+from gradtx._numerics import abs_sq, fade, mix
 from gradtx._rule import Hyper, Rule, hyper
 
 
@@ -44,11 +44,11 @@ class rms(Rule):
         return {"weight": 0.0}
 
     def tick(self, h, scalars, weights, count):
-        weight = mix(h.decay, scalars.weight, jnp.ones_like(h.decay))
-        return Tick({"decay": h.decay}, {"weight": weight}, weights._replace(second_moment=weight))
+        weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
+        return Tick(vars(h), {"weight": weight}, weights._replace(second_moment=weight))
 
     def apply(self, signal, slots, param, c):
-        s = mix(c.decay, slots.s, abs_sq(signal.gradient))
+        s = mix(c.decay, c.decay_complement, slots.s, abs_sq(signal.gradient))
         return signal._replace(second_moment=s), {"s": s}
 
 
@@ -78,7 +78,7 @@ class monotone_rms(rms):
     equation = r"s \leftarrow \max(\beta s + (1-\beta) \lvert g\rvert^2, s), \quad v \leftarrow s"
 
     def apply(self, signal, slots, param, c):
-        s = jnp.maximum(mix(c.decay, slots.s, abs_sq(signal.gradient)), slots.s)
+        s = jnp.maximum(mix(c.decay, c.decay_complement, slots.s, abs_sq(signal.gradient)), slots.s)
         return signal._replace(second_moment=s), {"s": s}
 
 
@@ -122,12 +122,14 @@ class centered_rms(Rule):
         return {"weight": 0.0}
 
     def tick(self, h, scalars, weights, count):
-        weight = mix(h.decay, scalars.weight, jnp.ones_like(h.decay))
-        return Tick({"decay": h.decay}, {"weight": weight}, weights._replace(second_moment=weight))
+        weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
+        return Tick(vars(h), {"weight": weight}, weights._replace(second_moment=weight))
 
     def apply(self, signal, slots, param, c):
-        d = c.decay * (slots.d + (1 - c.decay) * abs_sq(signal.gradient - slots.m))
-        m = mix(c.decay, slots.m, signal.gradient)
+        beta, complement = c.decay, c.decay_complement
+        deviation = abs_sq(signal.gradient - slots.m)
+        d = fade(beta, complement, slots.d, beta * complement * deviation)
+        m = mix(beta, complement, slots.m, signal.gradient)
         return signal._replace(second_moment=d), {"m": m, "d": d}
 
 
@@ -161,7 +163,7 @@ class adagrad_sum(Rule):
         return {"s": jnp.zeros_like(param.real)}
 
     def tick(self, h, scalars, weights, count):
-        return Tick(vars(h), {}, weights._replace(second_moment=(count + 1).astype(weights.second_moment.dtype)))
+        return Tick(vars(h), {}, weights._replace(second_moment=count.astype(weights.second_moment.dtype) + 1))
 
     def apply(self, signal, slots, param, c):
         s = slots.s + abs_sq(signal.gradient)

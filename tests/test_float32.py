@@ -1,0 +1,175 @@
+"""Float32 against the truth, which is float64: 1 − β for β up to 1 − 1e-9, first steps, settled states, long runs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradtx as gx
+from gradtx import dialects
+from gradtx._numerics import complement, fade, mix, split
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+ULP = 2.0**-23
+DECAYS = [0.0, 1e-6, 0.3, 0.5, 0.6, 0.9, 0.99, 0.999, 0.9999, 1 - 1e-6, 1 - 1e-9]
+PRE = gx.precondition(0.0)
+
+
+def parts(decay):
+    """A decay and its complement, as a rule gets them."""
+    value, residual = split(decay, "float32")
+    return value, complement({"decay": value, "decay_residual": residual}, "decay")
+
+
+class TestMix:
+    """One step of an average, of random numbers of all magnitudes."""
+
+    RNG = np.random.default_rng(0)
+    OLD, NEW = (
+        jnp.asarray(RNG.normal(size=2000) * 10 ** RNG.uniform(-15, 15, 2000), jnp.float32),
+        jnp.asarray(RNG.normal(size=2000) * 10 ** RNG.uniform(-15, 15, 2000), jnp.float32),
+    )
+
+    @pytest.mark.parametrize("decay", DECAYS)
+    def test_is_exact_to_rounding(self, decay):
+        value, rest = parts(decay)
+        np.testing.assert_allclose(float(rest), 1 - decay, rtol=ULP)
+        old, new = np.float64(self.OLD), np.float64(self.NEW)
+        size = np.abs(decay * old) + np.abs((1 - decay) * new)
+        np.testing.assert_array_less(np.abs(mix(value, rest, self.OLD, self.NEW) - (decay * old + (1 - decay) * new)),
+                                     2 * ULP * size)  # fmt: skip
+        np.testing.assert_allclose(mix(value, rest, 0 * self.OLD, self.NEW), (1 - decay) * new, rtol=ULP)
+        np.testing.assert_allclose(fade(value, rest, self.OLD, 0 * self.NEW), decay * old, rtol=ULP)
+
+    @pytest.mark.parametrize("decay", DECAYS)
+    def test_settles(self, decay):
+        value, rest = parts(decay)
+        settled = jax.lax.fori_loop(0, 100, lambda _, s: mix(value, rest, s, self.NEW), self.NEW)
+        np.testing.assert_allclose(settled, self.NEW, rtol=1.01 * ULP)
+
+    def test_infinite_stays_infinite(self):
+        for decay in DECAYS[1:]:
+            np.testing.assert_array_equal(
+                mix(*parts(decay), jnp.array([np.inf, -np.inf]), jnp.ones(2)), [np.inf, -np.inf]
+            )
+
+    def test_huge_numbers_do_not_overflow(self):
+        most = float(jnp.finfo(jnp.float32).max)
+        for decay in DECAYS:
+            for old, new in ((most, most), (most, -most), (-most, most)):
+                assert np.isfinite(mix(*parts(decay), jnp.float32(old), jnp.float32(new) * (1 - ULP)))
+
+    def test_decay_zero_is_the_new_number(self):
+        np.testing.assert_array_equal(mix(*parts(0.0), self.OLD, self.NEW), self.NEW)
+
+    def test_in_float64_there_is_no_residual(self):
+        with jax.enable_x64(True):
+            value, residual = split(0.999, "float64")
+            assert (float(value), float(residual)) == (0.999, 0.0)
+            rounded, residual = split(jnp.array(0.999), "float32")
+            assert float(rounded) + float(residual) == pytest.approx(0.999, rel=1e-14)
+
+    def test_of_infinity_there_is_no_residual(self):
+        assert [*map(float, split(np.inf, "float32"))] == [np.inf, 0]
+
+
+def first_steps(decay: Any) -> dict[str, Any]:
+    """Of each rule that takes 1 − β, a chain and its first update at a gradient of 1."""
+    beta: Any = decay(0) if callable(decay) else decay
+    rest, averaged = 1 - beta, gx.chain(gx.momentum(decay), gx.rms(decay), gx.debias(), PRE)
+    return {
+        "momentum": (gx.momentum(decay), rest),
+        "rms": (gx.chain(gx.rms(decay), PRE), rest**-0.5),
+        "monotone_rms": (gx.chain(gx.monotone_rms(decay), PRE), rest**-0.5),
+        "centered_rms": (gx.chain(gx.centered_rms(decay), PRE), (beta * rest) ** -0.5),
+        "dampening": (gx.damped_trace(0.5, decay), 1.0),
+        "torch.rmsprop": (dialects.torch.rmsprop(-1.0, decay, eps=0.0), rest**-0.5),
+        "epsilon hat": (gx.chain(gx.momentum(decay), gx.rms(decay), PRE, gx.debias()), 1.0),
+        "adam": (averaged, 1.0),
+        "momentum, debias": (gx.chain(gx.momentum(decay), gx.debias()), 1.0),
+        "nesterov": (gx.nesterov(decay), beta * rest / (1 - beta**2) + 1),
+        "trace(nesterov)": (gx.trace(decay, nesterov=True), 1 + beta),
+    }  # fmt: skip
+
+
+def update(tx, state=None):
+    g = jnp.ones(2)
+    return tx.update(g, tx.init(g) if state is None else state)[0][0]
+
+
+class TestFirstStep:
+    @pytest.mark.parametrize("way", ["number", "schedule", "set"])
+    def test_of_every_rule_with_a_decay(self, way):
+        """By a number, by a schedule in Python, by set_hyperparams."""
+
+        def start(tx: Any, decay: float) -> Any:
+            state = tx.init(jnp.ones(2))
+            names = [name for name, x in gx.hyperparams(state).items() if x == np.float32(0.9)]
+            return gx.set_hyperparams(state, {name: decay for name in names}) if way == "set" else state
+
+        for decay in (0.9, 0.999, 1 - 1e-6, 1 - 1e-9):
+            chains = first_steps({"number": decay, "schedule": lambda count, d=decay: d, "set": 0.9}[way])
+            txs = {name: tx for name, (tx, _) in chains.items()}
+            states = {name: start(tx, decay) for name, tx in txs.items()}
+            found = jax.jit(lambda states, txs=txs: {name: update(tx, states[name]) for name, tx in txs.items()})(
+                states
+            )
+            for name, (_, expected) in first_steps(decay).items():
+                assert float(found[name]) == pytest.approx(expected, rel=4 * ULP), (name, decay)
+
+    def test_of_a_sweep(self):
+        decays = [0.9, 0.999, 0.9999, 1 - 1e-6, 1 - 1e-9]
+        for chunk in (1, 5):
+            rows = gx.sweep(
+                lambda tx, key: update(tx), gx.rmsprop(1.0, eps=0.0), {"decay": decays}, seeds=1, chunk=chunk
+            )
+            np.testing.assert_allclose(rows["result"], -1 / np.sqrt(1 - np.array(decays)), rtol=4 * ULP)
+
+
+def test_decays_that_round_to_one_are_decays():
+    """1 − 1e-9 is 1 in float32, and 1 − β is not 0."""
+    g, decay = jnp.array([1.0, -3.0]), 1 - 1e-9
+    for tx in (gx.adam(-0.1, b2=decay), gx.adam(-0.1, decay), gx.amsgrad(-0.1, decay, decay), gx.nadam(-0.1, b2=decay)):
+        p, state = jnp.zeros(2), tx.init(g)
+        step = jax.jit(lambda p, s, tx=tx: gx.step(tx, p, g, s))
+        for k in range(3):
+            p, state = step(p, state)
+            if "nesterov" not in state.slots:
+                np.testing.assert_allclose(p, 0.1 * (k + 1) * np.sign(g), rtol=1e-5)
+        assert np.isfinite(p).all()
+    tx = gx.switch(2, gx.adam(0.1), gx.sgd(1e-9, momentum=decay))
+    state = tx.init(g)
+    for _ in range(3):
+        updates, state = tx.update(g, state)
+    np.testing.assert_allclose(updates, -np.asarray(g), rtol=1e-5)  # 1e-9 times g/(1 − μ)
+
+
+def test_a_state_without_residuals_goes_on():
+    """One of before there were any, or made by hand: 1 − β is that of the rounded β, and the structure stays."""
+    tx, g = gx.adam(0.1), jnp.ones(2)
+    state = tx.init(g)
+    old = state._replace(hyperparams={rule: {name: x for name, x in own.items() if not name.endswith("_residual")}
+                                      for rule, own in state.hyperparams.items()})  # fmt: skip
+    for _ in range(2):
+        updates, after = tx.update(g, old)
+        assert jax.tree.structure(after) == jax.tree.structure(old)
+        old = after
+    np.testing.assert_allclose(updates, -0.1, rtol=1e-4)
+    arrays = {path: x for path, x in gx.state_dict(state).items() if not path.endswith("_residual")}
+    loaded = gx.load_state_dict(tx, g, arrays)
+    assert jax.tree.structure(loaded) == jax.tree.structure(state)
+    assert float(loaded.hyperparams["rms"]["decay_residual"]) == 0
+
+
+def test_a_residual_goes_with_its_hyperparameter():
+    tx, g = gx.chain(gx.rms(0.999), PRE), jnp.ones(2)
+    state = gx.set_hyperparams(tx.init(g), decay=0.9999)
+    assert not any("residual" in name for name in gx.hyperparams(state)), "a residual is no hyperparameter"
+    carried, _ = gx.migrate(state, tx, g, hyperparams=True)
+    for one in (state, carried, gx.load_state_dict(tx, g, gx.state_dict(state))):
+        np.testing.assert_allclose(update(tx, one), 100, rtol=2 * ULP)
+    given, _ = gx.migrate(state, tx, g)
+    np.testing.assert_allclose(update(tx, given), 1000**0.5, rtol=2 * ULP)

@@ -6,14 +6,19 @@ import ctypes
 import functools
 import importlib.machinery
 import re
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 
-# A compiled module may be kept on disk and run by a later version of the kernel: the names change with the meaning
-# of the instructions.
-MAP, SUM = "gradtx_native_map_3", "gradtx_native_sum_3"
+FORMAT = 4
+"""Of programs and calls, as in kernel.cc: changes with the instructions, their meaning, and the order of operands."""
+
+# A compiled module may be kept on disk and run by a later version of the kernel.
+MAP, SUM = f"gradtx_native_map_{FORMAT}", f"gradtx_native_sum_{FORMAT}"
+
+REBUILD = "build it anew: pip install -e . in a checkout, else pip install --force-reinstall gradtx"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,25 @@ def _interface_of_jaxlib() -> tuple[int, int]:
     return int(major[1]), int(minor[1])
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether an ELF file is as long as it says. To map a shorter one kills the process."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(64)
+        if header[:6] != b"\x7fELF\x02\x01":  # of 64 bits, the least significant first; the loader judges others
+            return True
+        if len(header) < 64:
+            return False
+        segments, sections = struct.unpack_from("<2Q", header, 32)
+        segment_size, segment_count, section_size, section_count = struct.unpack_from("<4H", header, 54)
+        if max(segments + segment_size * segment_count, sections + section_size * section_count) > size:
+            return False
+        file.seek(segments)
+        table = file.read(segment_size * segment_count)
+    ends = (sum(struct.unpack_from("<Q16xQ", table, i * segment_size + 8)) for i in range(segment_count))
+    return all(end <= size for end in ends)
+
+
 @functools.cache
 def load() -> Availability:
     """Load the kernel and register it with XLA, once per process."""
@@ -68,7 +92,12 @@ def load() -> Availability:
     if path is None:
         return Availability("not built: there was no C++ compiler, or no headers of jaxlib, at install")
     try:
+        if not _is_whole(path):
+            return Availability(f"{path} does not load: its end is missing; {REBUILD}")
         library = ctypes.CDLL(str(path))
+        made_for = library.gradtx_native_format() if hasattr(library, "gradtx_native_format") else "before 4"
+        if made_for != FORMAT:
+            return Availability(f"{path} is built for program format {made_for}, this gradtx has {FORMAT}; {REBUILD}")
         ours = library.gradtx_native_api_major(), library.gradtx_native_api_minor()
         theirs = _interface_of_jaxlib()
         if ours[0] != theirs[0] or ours > theirs:  # XLA would fail, and later: when it starts the CPU

@@ -114,7 +114,6 @@ class Call(abc.ABC):
             "code": np.asarray(self.program.code, np.int32),
             "constants": np.asarray(self.program.constants, np.float64),
             "temporaries": np.int64(self.program.temporaries),
-            "wide": self.program.wide,
         }
 
 

@@ -300,6 +300,9 @@ class _Graph:
                 return args[1]
             if self.is_root_but_zero(*args):  # √x, but never −0
                 return self.node("add", (args[1], args[2]), kind)
+            test = self[args[0]]
+            if test.op == "lt" and set(test.args) == set(args[1:]):
+                return self.node("lesser" if args[1] == test.args[0] else "greater", args[1:], kind)
         if op in ("eq", "ne", "lt", "le", "is_finite") or op.startswith("logical"):
             kind = TRUTH
         return self.node(op, args, kind)
@@ -707,4 +710,4 @@ class _Assembler:
 
 
 def _copy(kind: str) -> str:
-    return "copy" if kind in (F32, F64) else "copy_16"
+    return "copy" if kind in (F32, F64) else f"copy_{kind}"

@@ -4,8 +4,11 @@
 // themselves, without a copy), a temporary block, or a scalar. Each instruction runs over a whole block, so that its
 // loop is vectorised and what it costs to interpret it is spread over a thousand elements. The kernel knows nothing
 // of optimizers; programs come from _program.py, which asks this library (gradtx_native_ops) what the instructions are.
+//
+// A program may be anyone's: before anything runs, each call is checked against the arrays that it is given.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
@@ -15,6 +18,11 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <numeric>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <type_traits>
 #include <vector>
 
 #pragma GCC diagnostic push
@@ -27,7 +35,9 @@
 #endif
 
 // One clone of the interpreter for each generation of vector units, chosen when the library is loaded.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+// Not under a sanitizer, which the choice at that time would come before.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define GRADTX_HAS_CLONES 1
 #define GRADTX_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -39,6 +49,9 @@
 namespace {
 
 namespace ffi = xla::ffi;
+
+// Changes with the meaning of programs and calls; _library.py writes the same.
+constexpr int32_t kFormat = 4;
 
 // ---- Numbers -------------------------------------------------------------------------------------------------------
 
@@ -79,24 +92,31 @@ GRADTX_INLINE uint16_t to_f16(float x) {
   return static_cast<uint16_t>(sign | (rest > 0x7f800000u ? 0x7e00u : finite));
 }
 
+// A subnormal number chosen by a comparison is flushed to zero, as every result of arithmetic is: by adding a zero of its
+// own sign, which leaves all other numbers as they are.
+template <class T>
+GRADTX_INLINE T flushed(T x) {
+  return x + bits<T>(bits<Word<T>>(x) & bits<Word<T>>(T{-0.0}));
+}
+
 // XLA's: a NaN in either operand is the result, and −0 < +0. Choices one after another, not nested: those become vectors.
 template <class T>
 GRADTX_INLINE T maximum(T a, T b) {
   const T not_less = a == b ? bits<T>(bits<Word<T>>(a) & bits<Word<T>>(b)) : b;
   const T greater = a > b ? a : not_less;
-  return a != a ? a : greater;
+  return flushed(a != a ? a : greater);
 }
 
 template <class T>
 GRADTX_INLINE T minimum(T a, T b) {
   const T not_greater = a == b ? bits<T>(bits<Word<T>>(a) | bits<Word<T>>(b)) : b;
   const T less = a < b ? a : not_greater;
-  return a != a ? a : less;
+  return flushed(a != a ? a : less);
 }
 
 template <class T>
 GRADTX_INLINE T sign_of(T a) {
-  return a > 0 ? T{1} : a < 0 ? T{-1} : a;
+  return a > 0 ? T{1} : a < 0 ? T{-1} : flushed(a);
 }
 
 template <class T>
@@ -124,6 +144,8 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(div, 2, a / b, 0, 1)                                                    \
   X(max, 2, maximum(a, b), 0, 1)                                               \
   X(min, 2, minimum(a, b), 0, 1)                                               \
+  X(lesser, 2, flushed(a < b ? a : b), 0, 1, 2)                                \
+  X(greater, 2, flushed(a > b ? a : b), 0, 1, 2)                               \
   X(muladd, 3, a * b + c, 0, 1, 4, 5)                                          \
   X(mulsub, 3, a * b - c, 0)                                                   \
   X(submul, 3, c - a * b, 0)                                                   \
@@ -150,17 +172,18 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(logical_copy, 1, a, 0, 1)
 // From one type to another: name, from, to, expression.
 #define GRADTX_CONVERSIONS(X)                                                  \
-  X(load_bf16, uint16_t, float, from_bf16(a))                                  \
-  X(load_f16, uint16_t, float, from_f16(a))                                    \
-  X(store_bf16, float, uint16_t, to_bf16(a))                                   \
-  X(store_f16, float, uint16_t, to_f16(a))                                     \
-  X(round_bf16, float, float, from_bf16(to_bf16(a)))                           \
-  X(round_f16, float, float, from_f16(to_f16(a)))                              \
-  X(copy_16, uint16_t, uint16_t, a)                                            \
-  X(widen, float, double, static_cast<double>(a))                              \
-  X(narrow, double, float, static_cast<float>(a))                              \
-  X(bool_to_f32, uint8_t, float, static_cast<float>(a))                        \
-  X(bool_to_f64, uint8_t, double, static_cast<double>(a))
+  X(load_bf16, kBf16, kF32, from_bf16(a))                                      \
+  X(load_f16, kF16, kF32, from_f16(a))                                         \
+  X(store_bf16, kF32, kBf16, to_bf16(a))                                       \
+  X(store_f16, kF32, kF16, to_f16(a))                                          \
+  X(round_bf16, kF32, kF32, from_bf16(to_bf16(a)))                             \
+  X(round_f16, kF32, kF32, from_f16(to_f16(a)))                                \
+  X(copy_bf16, kBf16, kBf16, a)                                                \
+  X(copy_f16, kF16, kF16, a)                                                   \
+  X(widen, kF32, kF64, static_cast<double>(a))                                 \
+  X(narrow, kF64, kF32, static_cast<float>(a))                                 \
+  X(bool_to_f32, kTruth, kF32, static_cast<float>(a))                          \
+  X(bool_to_f64, kTruth, kF64, static_cast<double>(a))
 
 #define GRADTX_ENUM(name, ...) name##_,
 enum Op : int32_t {
@@ -172,6 +195,41 @@ enum Op : int32_t {
 #define GRADTX_TEXT_1(name, from, to, expression) #name " 1 0\n"
 constexpr char kOpsText[] = GRADTX_MATHS(GRADTX_TEXT) GRADTX_TESTS(GRADTX_TEXT) GRADTX_LOGIC(GRADTX_TEXT)
     "select 3 0, 2, 4, 6\n" GRADTX_CONVERSIONS(GRADTX_TEXT_1);
+
+// Of a block's elements. kNumber stands for the one of the two that an instruction says.
+enum Type : uint8_t { kNothing, kTruth, kBf16, kF16, kF32, kF64, kNumber };
+template <Type>
+struct Storage;
+template <> struct Storage<kTruth> { using T = uint8_t; };
+template <> struct Storage<kBf16> { using T = uint16_t; };
+template <> struct Storage<kF16> { using T = uint16_t; };
+template <> struct Storage<kF32> { using T = float; };
+template <> struct Storage<kF64> { using T = double; };
+constexpr int64_t width_of(Type type) {
+  return type == kF64 ? 8 : type == kF32 ? 4 : type == kBf16 || type == kF16 ? 2 : type == kTruth ? 1 : 0;
+}
+
+// What an instruction takes, in each operand, what it makes, and for which sets of scalars (bits) there is a variant.
+struct Signature {
+  int arity;
+  std::array<Type, 4> from;
+  Type to;
+  uint32_t variants;
+};
+template <class... Int>
+constexpr uint32_t set_of(Int... members) {
+  return ((1u << members) | ...);
+}
+#define GRADTX_SIGNATURE(arity, from, to, ...) {arity, {from, from, from, from}, to, set_of(__VA_ARGS__)},
+#define GRADTX_MATHS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kNumber, __VA_ARGS__)
+#define GRADTX_TESTS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kTruth, __VA_ARGS__)
+#define GRADTX_LOGIC_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kTruth, kTruth, __VA_ARGS__)
+#define GRADTX_CONVERSION_SIGNATURE(name, from, to, expression) GRADTX_SIGNATURE(1, from, to, 0)
+constexpr Signature kSignatures[] = {
+    GRADTX_MATHS(GRADTX_MATHS_SIGNATURE) GRADTX_TESTS(GRADTX_TESTS_SIGNATURE) GRADTX_LOGIC(GRADTX_LOGIC_SIGNATURE)
+    {3, {kTruth, kNumber, kNumber, kNumber}, kNumber, set_of(0, 2, 4, 6)},
+    GRADTX_CONVERSIONS(GRADTX_CONVERSION_SIGNATURE)};
+static_assert(sizeof kSignatures / sizeof *kSignatures == kOps);
 
 struct Instruction {
   int32_t op;
@@ -295,10 +353,11 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
     break;
 #define GRADTX_CONVERSION_CASE(name, from, to_type, expression)  \
   case name##_: {                                                \
-    to_type* to = static_cast<to_type*>(slots[in.to]);           \
-    const from* x = static_cast<const from*>(slots[in.a]);       \
+    using From = Storage<from>::T;                               \
+    auto* to = static_cast<Storage<to_type>::T*>(slots[in.to]);  \
+    const From* x = static_cast<const From*>(slots[in.a]);       \
     _Pragma("GCC ivdep") for (int i = 0; i < n; ++i) {           \
-      const from a = x[i];                                       \
+      const From a = x[i];                                       \
       to[i] = expression;                                        \
     }                                                            \
     break;                                                       \
@@ -333,25 +392,30 @@ GRADTX_CLONES double sum_f64(const void* x, int n) { return sum(static_cast<cons
 // ---- Threads -------------------------------------------------------------------------------------------------------
 
 // XLA computes with subnormal numbers flushed to zero; so does this, on every thread.
-class FlushSubnormals {
+enum class Subnormals { kFlush, kKeep };
+class FloatMode {
  public:
 #if defined(__x86_64__)
-  FlushSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
-  ~FlushSubnormals() { _mm_setcsr(before_); }
+  explicit FloatMode(Subnormals mode) : before_(_mm_getcsr()) {
+    _mm_setcsr(mode == Subnormals::kFlush ? before_ | kBits : before_ & ~kBits);
+  }
+  ~FloatMode() { _mm_setcsr(before_); }
 
  private:
+  static constexpr unsigned kBits = 0x8040;
   unsigned before_;
 #elif defined(__aarch64__)
-  FlushSubnormals() {
+  explicit FloatMode(Subnormals mode) {
     asm volatile("mrs %0, fpcr" : "=r"(before_));
-    asm volatile("msr fpcr, %0" ::"r"(before_ | (uint64_t{1} << 24)));
+    asm volatile("msr fpcr, %0" ::"r"(mode == Subnormals::kFlush ? before_ | kBits : before_ & ~kBits));
   }
-  ~FlushSubnormals() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
+  ~FloatMode() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
 
  private:
+  static constexpr uint64_t kBits = uint64_t{1} << 24;
   uint64_t before_;
 #else
-  FlushSubnormals() {}
+  explicit FloatMode(Subnormals) {}
 #endif
 };
 
@@ -366,7 +430,7 @@ void parallel(ffi::ThreadPool& pool, int64_t tasks, const F& f) {
   };
   const auto shared = std::make_shared<Shared>();
   const auto work = [shared, tasks, &f] {  // f is gone once all tasks are done, but then it is not called
-    FlushSubnormals flush;
+    const FloatMode flush(Subnormals::kFlush);
     for (int64_t task; (task = shared->next.fetch_add(1)) < tasks;) {
       f(task);
       if (shared->done.fetch_add(1) + 1 == tasks) {
@@ -395,7 +459,12 @@ constexpr int64_t kTasks = 64;                             // in between
 
 struct Array {
   char* data;
-  int64_t width;  // bytes of an element
+  Type type;
+  int64_t size;  // elements
+
+  int64_t width() const { return width_of(type); }
+  uintptr_t begin() const { return reinterpret_cast<uintptr_t>(data); }
+  uintptr_t end() const { return begin() + size * width(); }
 };
 
 // A call, ready to run: leaves of `inputs` + `outputs` arrays each, their blocks numbered through.
@@ -416,7 +485,7 @@ struct Call {
   int64_t blocks() const { return first.back(); }
   int64_t tasks() const { return (blocks() + blocks_per_task - 1) / blocks_per_task; }
 
-  // Runs the blocks of a task; `after` sees the slots and the size of each.
+  // Runs the blocks of a task; `after` sees the slots, the size and the number of each.
   template <class F>
   void run(int64_t task, const F& after) const {
     thread_local std::vector<char> memory;
@@ -436,7 +505,7 @@ struct Call {
         const int n = static_cast<int>(std::min(block, sizes[leaf] - offset));
         for (int64_t i = 0; i < arrays; ++i) {
           const Array& array = leaf_arrays[leaf * arrays + i];
-          slots[i] = array.data + offset * array.width;
+          slots[i] = array.data + offset * array.width();
         }
         int64_t next_leaf = leaf;  // of the next block of this task
         while (first[next_leaf + 1] <= number + 1 && number + 1 < end) ++next_leaf;
@@ -444,123 +513,318 @@ struct Call {
         const int64_t rest = number + 1 < end ? std::min(block, sizes[next_leaf] - next) : 0;
         for (int64_t i = 0; i < inputs; ++i) {
           const Array& array = leaf_arrays[next_leaf * arrays + i];
-          ahead[i] = {array.data + next * array.width, rest * array.width};
+          ahead[i] = {array.data + next * array.width(), rest * array.width()};
         }
         run_block(program, program_size, slots.data(), n, ahead.data(), inputs);
-        after(slots.data(), n);
+        after(slots.data(), n, number);
       }
     }
   }
 };
 
+// ---- Checks --------------------------------------------------------------------------------------------------------
+
+// Each says what is wrong, and nothing if all is well.
+using Words = std::string;
+template <class... Part>
+Words words(const Part&... parts) {
+  std::ostringstream text;
+  ((text << parts), ...);
+  return text.str();
+}
+
+#define GRADTX_NAME(name, ...) #name,
+constexpr const char* kNames[] = {GRADTX_MATHS(GRADTX_NAME) GRADTX_TESTS(GRADTX_NAME) GRADTX_LOGIC(GRADTX_NAME)
+                                  "select", GRADTX_CONVERSIONS(GRADTX_NAME)};
+
+Type type_of(ffi::DataType type) {
+  switch (type) {
+    case ffi::BF16: return kBf16;
+    case ffi::F16: return kF16;
+    case ffi::F32: return kF32;
+    case ffi::F64: return kF64;
+    default: return kNothing;
+  }
+}
+
+Words read(const ffi::AnyBuffer& buffer, Array& array) {
+  constexpr int64_t kMost = int64_t{1} << 48;  // elements: more than there is memory for
+  array = {static_cast<char*>(buffer.untyped_data()), type_of(buffer.element_type()), 1};
+  if (array.type == kNothing) return "an array of another type than float16, bfloat16, float32 and float64";
+  for (const int64_t dim : buffer.dimensions()) {
+    if (dim < 0) return "an array of no size";
+    if (dim == 0) array.size = 0;
+  }
+  for (const int64_t dim : buffer.dimensions())
+    if (array.size != 0 && (__builtin_mul_overflow(array.size, dim, &array.size) || array.size > kMost))
+      return "an array of no size";
+  if (array.size != 0 && array.data == nullptr) return "an array that is nowhere";
+  if (array.size != 0 && array.begin() % array.width() != 0) return "an array that is not aligned";
+  return {};
+}
+
+// When a program reads and writes each array: the number of an instruction.
+struct Uses {
+  std::vector<int64_t> last_read;    // −1 if never
+  std::vector<int64_t> first_write;  // the number of all instructions if never
+};
+
+// Whether every slot is there, holds what is read from it, and is for the program to write. `types` are those of the
+// arrays; afterwards those of the temporaries stand behind them.
+Words check_program(const Call& call, std::vector<Type>& types, Uses& uses, bool& wide) {
+  const int64_t memory = call.arrays + call.temporaries, all = memory + call.scalars_of_leaf;
+  const std::vector<Type> stored = types;
+  types.resize(memory, kNothing);
+  std::fill(types.begin() + call.inputs, types.end(), kNothing);  // until it is written
+  uses.last_read.assign(call.arrays, -1);
+  uses.first_write.assign(call.arrays, call.program_size);
+  wide = std::count(stored.begin(), stored.end(), kF64) > 0;
+  for (int64_t k = 0; k < call.program_size; ++k) {
+    const Instruction& in = call.program[k];
+    if (in.op < 0 || in.op >= kOps) return words("instruction ", k, " is none that there is: ", in.op);
+    const Signature& signature = kSignatures[in.op];
+    const auto wrong = [&](const auto&... parts) { return words("instruction ", k, ", ", kNames[in.op], ", ", parts...); };
+    if (in.is_f64 != 0 && in.is_f64 != 1) return wrong("is of no type");
+    const auto actual = [&](Type type) { return type != kNumber ? type : in.is_f64 ? kF64 : kF32; };
+    if (in.scalars < 0 || in.scalars > 15 || (signature.variants >> in.scalars & 1) == 0)
+      return wrong("takes no such scalars: ", in.scalars);
+    const Type made = actual(signature.to);
+    if (in.to < call.inputs || in.to >= memory) return wrong("writes slot ", in.to, ", which is no result or temporary");
+    if (in.to < call.arrays && stored[in.to] != made) return wrong("writes a result of another type");
+    wide = wide || made == kF64 || in.is_f64 == 1;
+    const std::array<int32_t, 4> operands = {in.a, in.b, in.c, in.e};
+    for (int i = 0; i < 4; ++i) {
+      const int32_t slot = operands[i];
+      if (slot < 0 || slot >= std::max<int64_t>(all, 1)) return wrong("reads slot ", slot, ", and there are ", all);
+      if (i >= signature.arity) continue;
+      const bool is_scalar = (in.scalars >> i & 1) != 0;
+      if (is_scalar != (slot >= memory)) return wrong("takes slot ", slot, is_scalar ? " for a scalar" : " for a block");
+      if (is_scalar) continue;
+      const Type wanted = actual(signature.from[i]);
+      if (types[slot] != wanted) return wrong("reads slot ", slot, ", which holds ", types[slot] ? "another type" : "nothing");
+      if (slot == in.to && width_of(wanted) != width_of(made)) return wrong("writes over what it reads");
+      wide = wide || wanted == kF64;
+      if (slot < call.arrays) uses.last_read[slot] = k;
+    }
+    types[in.to] = made;
+    if (in.to < call.arrays) uses.first_write[in.to] = std::min(uses.first_write[in.to], k);
+  }
+  return {};
+}
+
+// An array of a call as it was handed over: at which position of which leaf, or of all.
+struct Buffer {
+  static constexpr int64_t kAllLeaves = -1, kCoefficients = -2;
+  Array array;
+  int64_t position, leaf;
+};
+
+// Whether results are apart from each other, and from what is still to be read; and each is written, or there already.
+Words check_memory(const Call& call, const std::vector<Buffer>& buffers, const Uses& uses) {
+  std::vector<Buffer> inputs, outputs;
+  for (const Buffer& buffer : buffers)
+    if (buffer.array.size != 0) (buffer.position < call.inputs ? inputs : outputs).push_back(buffer);
+  const auto by_begin = [](const Buffer& x, const Buffer& y) { return x.array.begin() < y.array.begin(); };
+  std::sort(outputs.begin(), outputs.end(), by_begin);
+  for (size_t i = 1; i < outputs.size(); ++i)
+    if (outputs[i - 1].array.end() > outputs[i].array.begin()) return "two results are in one memory";
+  std::vector<bool> there(outputs.size());
+  for (const Buffer& input : inputs) {
+    const auto begins_before = [](const Buffer& x, uintptr_t at) { return x.array.end() <= at; };
+    const auto it = std::lower_bound(outputs.begin(), outputs.end(), input.array.begin(), begins_before);
+    if (it == outputs.end() || it->array.begin() >= input.array.end()) continue;
+    if (it->leaf != input.leaf || it->array.begin() != input.array.begin() || it->array.end() != input.array.end() ||
+        it->array.type != input.array.type)
+      return "a result is in the memory of an array that is not its own";
+    if (uses.first_write[it->position] < uses.last_read[input.position])
+      return words("array ", input.position, " is overwritten by result ", it->position - call.inputs,
+                   " before the program has read it");
+    there[it - outputs.begin()] = true;
+  }
+  for (size_t i = 0; i < outputs.size(); ++i)
+    if (!there[i] && uses.first_write[outputs[i].position] == call.program_size)
+      return words("the program does not write result ", outputs[i].position - call.inputs);
+  return {};
+}
+
+// ---- From XLA ------------------------------------------------------------------------------------------------------
+
+// Of positions in a row of so many, which are flat; nothing if one is not there or twice.
+std::optional<std::vector<bool>> chosen(ffi::Span<const int64_t> positions, int64_t of) {
+  std::vector<bool> flags(of);
+  for (const int64_t position : positions) {
+    if (position < 0 || position >= of || flags[position]) return std::nullopt;
+    flags[position] = true;
+  }
+  return flags;
+}
+
 // Operands are the coefficients, the arrays of each leaf, and flat arrays, in which the leaves' arrays at the positions
 // `flat_inputs` stand one after another; results are the outputs of each leaf, then flat ones likewise.
-ffi::Error prepare(Call& call, ffi::RemainingArgs& args, ffi::RemainingRets& rets, int64_t inputs,
-                   ffi::Span<const int64_t> flat_inputs, int64_t outputs, ffi::Span<const int64_t> flat_outputs,
-                   ffi::Span<const int32_t> code, ffi::Span<const double> constants, int64_t temporaries, bool wide) {
-  call.program = reinterpret_cast<const Instruction*>(code.begin());
-  call.program_size = static_cast<int64_t>(code.size() / kWords);
-  call.inputs = inputs;
-  call.arrays = inputs + outputs;
-  call.temporaries = temporaries;
-  call.block = kBlockBytes / (wide ? 8 : 4);
+struct Attributes {
+  int64_t inputs;
+  ffi::Span<const int64_t> flat_inputs;
+  int64_t outputs;
+  ffi::Span<const int64_t> flat_outputs;
+  ffi::Span<const int32_t> code;
+  ffi::Span<const double> constants;
+  int64_t temporaries;
+};
 
-  const auto packed = args.get<ffi::AnyBuffer>(0);
-  const int64_t of_leaf = inputs - static_cast<int64_t>(flat_inputs.size());
-  const int64_t of_leaves = static_cast<int64_t>(args.size()) - 1 - static_cast<int64_t>(flat_inputs.size());
-  if (!packed.has_value() || of_leaf < 1 || of_leaves % of_leaf != 0)
-    return ffi::Error::InvalidArgument("gradtx: the operands are not coefficients and whole leaves");
+// Makes a call ready to run, or says why it is none. `types` are those of all slots but the scalars, at its end.
+Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets,
+              std::vector<Type>& types) {
+  const int64_t operands = args.size(), results = rets.size();
+  if (given.inputs < 1 || given.inputs >= operands) return "there are fewer operands than a leaf has arrays";
+  if (given.outputs < 0 || given.outputs > results) return "there are fewer results than a leaf has";
+  const auto flat_inputs = chosen(given.flat_inputs, given.inputs), flat_outputs = chosen(given.flat_outputs, given.outputs);
+  if (!flat_inputs || !flat_outputs) return "a flat array is at no position of a leaf";
+  const int64_t flats = given.flat_inputs.size(), flat_results = given.flat_outputs.size();
+  const int64_t of_leaf = given.inputs - flats, of_leaves = operands - 1 - flats;
+  if (of_leaf < 1 || of_leaves < of_leaf || of_leaves % of_leaf != 0)
+    return "the operands are not coefficients, whole leaves and flat arrays";
   const int64_t leaves = of_leaves / of_leaf;
-  const int64_t coefficients = packed->dimensions()[1];
-  call.same_scalars = packed->dimensions()[0] == 1;
-  call.scalars_of_leaf = coefficients + constants.size();
+  if (given.outputs != 0 && results != leaves * (given.outputs - flat_results) + flat_results)
+    return "the results are not those of whole leaves and flat arrays";
 
-  const int64_t slots = call.arrays + temporaries + call.scalars_of_leaf;
-  for (int64_t i = 0; i < call.program_size; ++i) {
-    const Instruction& in = call.program[i];
-    if (in.op < 0 || in.op >= kOps || std::min({in.to, in.a, in.b, in.c, in.e}) < 0 ||
-        std::max({in.to, in.a, in.b, in.c, in.e}) >= std::max<int64_t>(slots, 1))
-      return ffi::Error::InvalidArgument("gradtx: not a program");
-  }
-
-  const auto scalar = [](double x) { return Scalar{x, static_cast<float>(x), x != 0}; };
-  for (int64_t row = 0; row < (call.same_scalars ? 1 : leaves); ++row) {
-    for (int64_t i = 0; i < coefficients; ++i) {
-      const int64_t at = row * coefficients + i;
-      call.scalars.push_back(scalar(packed->element_type() == ffi::F64
-                                        ? static_cast<const double*>(packed->untyped_data())[at]
-                                        : static_cast<const float*>(packed->untyped_data())[at]));
+  call.inputs = given.inputs;
+  call.arrays = given.inputs + given.outputs;
+  std::vector<Buffer> buffers;
+  types.assign(call.arrays, kNothing);
+  const auto take = [&](const ffi::AnyBuffer& buffer, int64_t position, int64_t leaf) -> Words {
+    Array array;
+    if (Words wrong = read(buffer, array); !wrong.empty()) return wrong;
+    if (leaf != Buffer::kCoefficients) {
+      if (types[position] == kNothing) types[position] = array.type;
+      if (types[position] != array.type) return words("arrays at position ", position, " are of several types");
     }
-    for (const double x : constants) call.scalars.push_back(scalar(x));
+    buffers.push_back({array, position, leaf});
+    return {};
+  };
+
+  const auto coefficients = *args.get<ffi::AnyBuffer>(0);
+  if (coefficients.dimensions().size() != 2) return "the coefficients are no table";
+  if (Words wrong = take(coefficients, 0, Buffer::kCoefficients); !wrong.empty()) return wrong;
+  const Array table = buffers[0].array;
+  const int64_t rows = coefficients.dimensions()[0], columns = coefficients.dimensions()[1];
+  if (width_of(table.type) < 4) return "the coefficients are in half precision";
+  if (rows != 1 && rows != leaves) return words("there are coefficients for ", rows, " of ", leaves, " leaves");
+
+  // The arrays of each leaf, in the order of their positions; of flat ones as yet a place in the list of buffers.
+  int64_t operand = 1, result = 0, total = 0;
+  std::vector<size_t> flat_at(call.arrays);
+  for (int64_t leaf = 0; leaf < leaves; ++leaf) {
+    const size_t first = buffers.size();
+    for (int64_t i = 0; i < call.arrays; ++i) {
+      Words wrong;
+      if (i < given.inputs ? (*flat_inputs)[i] : (*flat_outputs)[i - given.inputs]) continue;
+      if (i < given.inputs) wrong = take(*args.get<ffi::AnyBuffer>(operand++), i, leaf);
+      else wrong = take(**rets.get<ffi::AnyBuffer>(result++), i, leaf);
+      if (!wrong.empty()) return wrong;
+      if (buffers.back().array.size != buffers[first].array.size)
+        return words("leaf ", leaf, " has arrays of ", buffers[first].array.size, " and of ", buffers.back().array.size,
+                     " elements");
+    }
+    total += buffers[first].array.size;
+    call.sizes.push_back(buffers[first].array.size);
+  }
+  for (int64_t i = 0; i < flats + flat_results; ++i) {
+    const int64_t position = i < flats ? given.flat_inputs[i] : given.inputs + given.flat_outputs[i - flats];
+    Words wrong = i < flats ? take(*args.get<ffi::AnyBuffer>(operand + i), position, Buffer::kAllLeaves)
+                            : take(**rets.get<ffi::AnyBuffer>(result + i - flats), position, Buffer::kAllLeaves);
+    if (!wrong.empty()) return wrong;
+    if (buffers.back().array.size != total)
+      return words("a flat array has ", buffers.back().array.size, " elements, and all leaves have ", total);
+    flat_at[position] = buffers.size() - 1;
   }
 
-  const auto array = [](const ffi::AnyBuffer& buffer) {
-    return Array{static_cast<char*>(buffer.untyped_data()),
-                 static_cast<int64_t>(ffi::ByteWidth(buffer.element_type()))};
-  };
-  std::vector<Array> flat(call.arrays, Array{nullptr, 0});  // by position, of width 0 where there is none; where the next leaf begins
-  for (size_t i = 0; i < flat_inputs.size(); ++i)
-    flat[flat_inputs[i]] = array(*args.get<ffi::AnyBuffer>(1 + of_leaves + i));
-  const int64_t results = leaves * (outputs - static_cast<int64_t>(flat_outputs.size()));
-  for (size_t i = 0; i < flat_outputs.size(); ++i)
-    flat[inputs + flat_outputs[i]] = array(**rets.get<ffi::AnyBuffer>(results + i));
+  call.program = reinterpret_cast<const Instruction*>(given.code.begin());
+  call.program_size = static_cast<int64_t>(given.code.size() / kWords);
+  call.temporaries = given.temporaries;
+  call.same_scalars = rows == 1;
+  call.scalars_of_leaf = columns + static_cast<int64_t>(given.constants.size());
+  if (given.code.size() % kWords != 0) return "the program ends within an instruction";
+  if (given.temporaries < 0 || given.temporaries > call.program_size)
+    return words("there are ", given.temporaries, " temporaries for ", call.program_size, " instructions");
+  Uses uses;
+  bool wide;
+  if (Words wrong = check_program(call, types, uses, wide); !wrong.empty()) return wrong;
+  if (Words wrong = check_memory(call, buffers, uses); !wrong.empty()) return wrong;
 
+  call.block = kBlockBytes / (wide ? 8 : 4);
   call.first.push_back(0);
-  call.leaf_arrays.reserve(leaves * call.arrays);
-  int64_t operand = 1, result = 0;
-  for (int64_t leaf = 0; leaf < leaves; ++leaf) {
-    const int64_t size = static_cast<int64_t>(args.get<ffi::AnyBuffer>(operand)->element_count());
+  auto next = buffers.begin() + 1;
+  for (const int64_t size : call.sizes) {
     for (int64_t i = 0; i < call.arrays; ++i) {
-      if (flat[i].width != 0) {
-        call.leaf_arrays.push_back(flat[i]);
-        flat[i].data += size * flat[i].width;
-      } else if (i < inputs) {
-        call.leaf_arrays.push_back(array(*args.get<ffi::AnyBuffer>(operand++)));
+      if (flat_at[i] == 0) {
+        call.leaf_arrays.push_back((next++)->array);
       } else {
-        call.leaf_arrays.push_back(array(**rets.get<ffi::AnyBuffer>(result++)));
+        Array& flat = buffers[flat_at[i]].array;
+        call.leaf_arrays.push_back(flat);
+        flat.data += size * flat.width();
       }
     }
-    call.sizes.push_back(size);
     call.first.push_back(call.first.back() + (size + call.block - 1) / call.block);
   }
   call.blocks_per_task = std::clamp(call.blocks() / kTasks, kFewestBlocks, kMostBlocks);
+
+  const FloatMode keep(Subnormals::kKeep);  // a subnormal scalar stays one in the other type
+  const auto scalar = [](double x) { return Scalar{x, static_cast<float>(x), x != 0}; };
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t i = row * columns; i < (row + 1) * columns; ++i)
+      call.scalars.push_back(scalar(table.type == kF64 ? reinterpret_cast<const double*>(table.data)[i]
+                                                       : reinterpret_cast<const float*>(table.data)[i]));
+    for (const double x : given.constants) call.scalars.push_back(scalar(x));
+  }
+  return {};
+}
+
+ffi::Error refused(const Words& wrong) { return ffi::Error::InvalidArgument("gradtx: no call of the kernel: " + wrong); }
+
+ffi::Error map_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
+                      ffi::Span<const int64_t> flat_inputs, ffi::Span<const int32_t> code,
+                      ffi::Span<const double> constants, int64_t temporaries, int64_t outputs,
+                      ffi::Span<const int64_t> flat_outputs) {
+  Call call;
+  std::vector<Type> types;
+  if (outputs < 1) return refused("nothing to write");
+  const Attributes given{inputs, flat_inputs, outputs, flat_outputs, code, constants, temporaries};
+  if (Words wrong = prepare(call, given, args, rets, types); !wrong.empty()) return refused(wrong);
+  parallel(pool, call.tasks(), [&call](int64_t task) { call.run(task, [](void* const*, int, int64_t) {}); });
   return ffi::Error::Success();
 }
 
-ffi::Error map_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
-                      ffi::Span<const int64_t> flat_inputs, int64_t outputs, ffi::Span<const int64_t> flat_outputs,
-                      ffi::Span<const int32_t> code, ffi::Span<const double> constants, int64_t temporaries,
-                      bool wide) {
-  Call call;
-  ffi::Error error =
-      prepare(call, args, rets, inputs, flat_inputs, outputs, flat_outputs, code, constants, temporaries, wide);
-  if (error.failure()) return error;
-  parallel(pool, call.tasks(), [&call](int64_t task) { call.run(task, [](void* const*, int) {}); });
-  return error;
-}
-
-// The program leaves what is to be summed in slot `summed`.
+// The program leaves what is to be summed in slot `summed`. The result is one number, or one for each leaf.
 ffi::Error sum_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
                       ffi::Span<const int64_t> flat_inputs, ffi::Span<const int32_t> code,
-                      ffi::Span<const double> constants, int64_t temporaries, bool wide, int64_t summed) {
+                      ffi::Span<const double> constants, int64_t temporaries, int64_t summed) {
   Call call;
-  ffi::Error error = prepare(call, args, rets, inputs, flat_inputs, 0, {}, code, constants, temporaries, wide);
-  if (error.failure()) return error;
-  auto result = *rets.get<ffi::AnyBuffer>(0);
-  const bool is_f64 = result->element_type() == ffi::F64;
-  std::vector<double> sums(call.tasks());
+  std::vector<Type> types;
+  const Attributes given{inputs, flat_inputs, 0, {}, code, constants, temporaries};
+  if (Words wrong = prepare(call, given, args, rets, types); !wrong.empty()) return refused(wrong);
+  Array result;
+  if (rets.size() != 1) return refused("a sum has one result");
+  if (Words wrong = read(**rets.get<ffi::AnyBuffer>(0), result); !wrong.empty()) return refused(wrong);
+  const int64_t leaves = static_cast<int64_t>(call.sizes.size());
+  if (result.size != 1 && result.size != leaves) return refused("a sum is one number, or one for each leaf");
+  if (summed < 0 || summed >= static_cast<int64_t>(types.size()) || types[summed] != result.type ||
+      width_of(result.type) < 4)
+    return refused(words("slot ", summed, " holds nothing to be summed in the type of the result"));
+
+  std::vector<double> sums(call.blocks());
   parallel(pool, call.tasks(), [&](int64_t task) {
-    double sum = 0;
-    call.run(task, [&](void* const* slots, int n) {
-      sum += is_f64 ? sum_f64(slots[summed], n) : sum_f32(slots[summed], n);
+    call.run(task, [&](void* const* slots, int n, int64_t number) {
+      sums[number] = result.type == kF64 ? sum_f64(slots[summed], n) : sum_f32(slots[summed], n);
     });
-    sums[task] = sum;
   });
-  double total = 0;
-  for (const double sum : sums) total += sum;
-  if (is_f64) *static_cast<double*>(result->untyped_data()) = total;
-  else *static_cast<float*>(result->untyped_data()) = static_cast<float>(total);
-  return error;
+  for (int64_t i = 0; i < result.size; ++i) {
+    const auto begin = sums.begin() + call.first[result.size == 1 ? 0 : i];
+    const auto end = sums.begin() + call.first[result.size == 1 ? leaves : i + 1];
+    const double sum = std::accumulate(begin, end, 0.0);
+    if (result.type == kF64) reinterpret_cast<double*>(result.data)[i] = sum;
+    else reinterpret_cast<float*>(result.data)[i] = static_cast<float>(sum);
+  }
+  return ffi::Error::Success();
 }
 
 }  // namespace
@@ -568,6 +832,9 @@ ffi::Error sum_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
 #define GRADTX_EXPORT __attribute__((visibility("default")))
 extern "C" GRADTX_EXPORT XLA_FFI_Error* gradtx_native_map(XLA_FFI_CallFrame*);
 extern "C" GRADTX_EXPORT XLA_FFI_Error* gradtx_native_sum(XLA_FFI_CallFrame*);
+
+// The format of programs and calls.
+extern "C" GRADTX_EXPORT int32_t gradtx_native_format() { return kFormat; }
 
 // The instructions in the order of their numbers: a line each of name, number of operands, scalar variants.
 extern "C" GRADTX_EXPORT const char* gradtx_native_ops() { return kOpsText; }
@@ -585,23 +852,17 @@ extern "C" GRADTX_EXPORT const char* gradtx_native_target() {
   return "the baseline of its architecture";
 }
 
-#define GRADTX_CALL           \
-  ffi::Ffi::Bind()            \
-      .Ctx<ffi::ThreadPool>() \
-      .RemainingArgs()        \
-      .RemainingRets()        \
-      .Attr<int64_t>("inputs") \
-      .Attr<ffi::Span<const int64_t>>("flat_inputs")
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gradtx_native_map, map_leaves,
-                              GRADTX_CALL.Attr<int64_t>("outputs")
-                                  .Attr<ffi::Span<const int64_t>>("flat_outputs")
-                                  .Attr<ffi::Span<const int32_t>>("code")
-                                  .Attr<ffi::Span<const double>>("constants")
-                                  .Attr<int64_t>("temporaries")
-                                  .Attr<bool>("wide"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gradtx_native_sum, sum_leaves,
-                              GRADTX_CALL.Attr<ffi::Span<const int32_t>>("code")
-                                  .Attr<ffi::Span<const double>>("constants")
-                                  .Attr<int64_t>("temporaries")
-                                  .Attr<bool>("wide")
-                                  .Attr<int64_t>("summed"));
+#define GRADTX_CALL                               \
+  ffi::Ffi::Bind()                                \
+      .Ctx<ffi::ThreadPool>()                     \
+      .RemainingArgs()                            \
+      .RemainingRets()                            \
+      .Attr<int64_t>("inputs")                    \
+      .Attr<ffi::Span<const int64_t>>("flat_inputs") \
+      .Attr<ffi::Span<const int32_t>>("code")     \
+      .Attr<ffi::Span<const double>>("constants") \
+      .Attr<int64_t>("temporaries")
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    gradtx_native_map, map_leaves,
+    GRADTX_CALL.Attr<int64_t>("outputs").Attr<ffi::Span<const int64_t>>("flat_outputs"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gradtx_native_sum, sum_leaves, GRADTX_CALL.Attr<int64_t>("summed"));

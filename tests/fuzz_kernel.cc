@@ -1,0 +1,1007 @@
+// Random programs and hostile calls for the compiled kernel, through the interface by which XLA calls it.
+//
+// Each case is made from its number alone. Half of them are valid: the kernel has to take them, and to give to the bit
+// what an interpreter gives that goes element by element and shares no code with it. The others are valid ones with
+// something changed: the kernel has to refuse them in words, or, where they are still valid, to be right. Every array is
+// an allocation of its own, exactly as large as it says, so that a sanitizer sees whatever else is touched.
+//
+//     fuzz_kernel FIRST COUNT
+
+#include <algorithm>
+#include <atomic>
+#include <cfloat>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <limits>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "xla/ffi/api/c_api.h"
+
+extern "C" XLA_FFI_Error* gradtx_native_map(XLA_FFI_CallFrame*);
+extern "C" XLA_FFI_Error* gradtx_native_sum(XLA_FFI_CallFrame*);
+extern "C" const char* gradtx_native_ops();
+
+struct XLA_FFI_Error {
+  std::string message;
+};
+
+namespace {
+
+// ---- Chance --------------------------------------------------------------------------------------------------------
+
+class Chance {
+ public:
+  explicit Chance(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {}
+  uint64_t next() {
+    uint64_t x = state_ += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+  }
+  int64_t below(int64_t n) { return n <= 0 ? 0 : static_cast<int64_t>(next() % static_cast<uint64_t>(n)); }
+  int64_t between(int64_t low, int64_t high) { return low + below(high - low + 1); }
+  bool one_in(int64_t n) { return below(n) == 0; }
+  template <class T>
+  T of(const std::vector<T>& values) {
+    return values[below(values.size())];
+  }
+
+ private:
+  uint64_t state_;
+};
+
+// ---- Numbers -------------------------------------------------------------------------------------------------------
+
+enum Type { kNothing, kTruth, kBf16, kF16, kF32, kF64 };
+
+XLA_FFI_DataType code_of(Type type) {
+  switch (type) {
+    case kBf16: return XLA_FFI_DataType_BF16;
+    case kF16: return XLA_FFI_DataType_F16;
+    case kF32: return XLA_FFI_DataType_F32;
+    default: return XLA_FFI_DataType_F64;
+  }
+}
+Type type_of(XLA_FFI_DataType code) {
+  switch (code) {
+    case XLA_FFI_DataType_BF16: return kBf16;
+    case XLA_FFI_DataType_F16: return kF16;
+    case XLA_FFI_DataType_F32: return kF32;
+    case XLA_FFI_DataType_F64: return kF64;
+    default: return kNothing;
+  }
+}
+int64_t bytes_of(XLA_FFI_DataType code) {
+  switch (code) {
+    case XLA_FFI_DataType_TOKEN: return 0;
+    case XLA_FFI_DataType_BF16:
+    case XLA_FFI_DataType_F16: return 2;
+    case XLA_FFI_DataType_F32:
+    case XLA_FFI_DataType_S32: return 4;
+    case XLA_FFI_DataType_F64:
+    case XLA_FFI_DataType_C64: return 8;
+    case XLA_FFI_DataType_C128: return 16;
+    default: return 1;
+  }
+}
+
+// One number in a slot. Halves are kept as their bits, and are computed with as double, which holds all of them.
+struct Value {
+  Type type = kNothing;
+  double f64 = 0;
+  float f32 = 0;
+  uint16_t half = 0;
+  bool truth = false;
+};
+
+template <class T>
+T flushed(T x) {
+  return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(T{0}, x) : x;
+}
+
+// A format of so many bits before and behind the point, whose least exponent is `least`; subnormal numbers are kept.
+struct Half {
+  int digits, least;
+  int mantissa() const { return digits - 1; }
+  int exponents() const { return 15 - mantissa(); }
+};
+constexpr Half kHalf[2] = {{8, -126}, {11, -14}};  // bfloat16, float16
+const Half& half_of(Type type) { return kHalf[type == kF16]; }
+
+double from_half(uint16_t bits, const Half& format) {
+  const int fraction = bits & ((1 << format.mantissa()) - 1), top = (1 << format.exponents()) - 1;
+  const int exponent = (bits >> format.mantissa()) & top;
+  double x = std::ldexp(fraction, format.least - format.mantissa());
+  if (exponent == top) x = fraction ? std::nan("") : INFINITY;
+  else if (exponent) x = std::ldexp(fraction + (1 << format.mantissa()), format.least - format.mantissa() + exponent - 1);
+  return bits & 0x8000 ? -x : x;
+}
+
+uint16_t to_half(double x, const Half& format) {
+  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+  const int top = (1 << format.exponents()) - 1;
+  const uint16_t infinite = sign | static_cast<uint16_t>(top << format.mantissa());
+  if (std::isnan(x)) return infinite | static_cast<uint16_t>(1 << (format.mantissa() - 1));
+  if (std::isinf(x)) return infinite;
+  const int exponent = x == 0 ? format.least : std::max(std::ilogb(x), format.least);
+  const int unit = exponent - format.mantissa();
+  const double units = std::nearbyint(std::ldexp(std::fabs(x), -unit));  // to even
+  const auto bits = static_cast<uint32_t>(units) + (static_cast<uint32_t>(exponent - format.least) << format.mantissa());
+  return bits >= static_cast<uint32_t>(top << format.mantissa()) ? infinite : sign | static_cast<uint16_t>(bits);
+}
+
+// ---- Cases ---------------------------------------------------------------------------------------------------------
+
+struct Instruction {
+  int32_t op, is_f64, scalars, to, operands[4];
+};
+constexpr int kWords = 8;
+
+struct Op {
+  std::string name;
+  int arity;
+  std::vector<int> variants;
+  bool takes_scalar(int set) const { return std::find(variants.begin(), variants.end(), set) != variants.end(); }
+};
+
+const std::vector<Op>& ops() {
+  static const std::vector<Op> all = [] {
+    std::vector<Op> found;
+    std::istringstream lines(gradtx_native_ops());
+    for (std::string line; std::getline(lines, line);) {
+      std::replace(line.begin(), line.end(), ',', ' ');
+      std::istringstream words(line);
+      Op op;
+      words >> op.name >> op.arity;
+      for (int set; words >> set;) op.variants.push_back(set);
+      found.push_back(op);
+    }
+    return found;
+  }();
+  return all;
+}
+int op_named(const std::string& name) {
+  for (size_t i = 0; i < ops().size(); ++i)
+    if (ops()[i].name == name) return static_cast<int>(i);
+  std::fprintf(stderr, "no instruction %s\n", name.c_str());
+  std::abort();
+}
+
+struct Buffer {
+  XLA_FFI_DataType code = XLA_FFI_DataType_F32;
+  std::vector<int64_t> dims;
+  int shares = -1;    // the operand whose memory it is in
+  int64_t shift = 0;  // by so many bytes
+  bool nowhere = false;
+
+  int64_t size() const {
+    int64_t product = 1;
+    for (int64_t dim : dims)
+      if (dim <= 0) return 0;
+    for (int64_t dim : dims) product *= dim;
+    return product;
+  }
+  int64_t bytes() const { return size() * bytes_of(code); }
+};
+
+struct Case {
+  bool sums = false;
+  int64_t inputs = 1, outputs = 0, temporaries = 0, summed = 0;
+  std::vector<int64_t> flat_inputs, flat_outputs;
+  std::vector<int32_t> code;
+  std::vector<double> constants;
+  std::vector<Buffer> args, rets;
+
+  int64_t instructions() const { return code.size() / kWords; }
+  Instruction instruction(int64_t k) const {
+    Instruction in;
+    std::memcpy(&in, code.data() + k * kWords, sizeof in);
+    return in;
+  }
+  void add(const Instruction& in) {
+    const auto* words = reinterpret_cast<const int32_t*>(&in);
+    code.insert(code.end(), words, words + kWords);
+  }
+};
+
+bool contains(const std::vector<int64_t>& values, int64_t x) {
+  return std::find(values.begin(), values.end(), x) != values.end();
+}
+
+// ---- An interpreter, one element at a time -------------------------------------------------------------------------
+
+struct Invalid : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+void require(bool holds, const char* what) {
+  if (!holds) throw Invalid(what);
+}
+
+// Types of an instruction by its name: of the operands and of the result; kNothing stands for the number it says.
+struct Types {
+  std::vector<Type> from;
+  Type to;
+};
+Types types_of(const Op& op, bool is_f64) {
+  static const std::map<std::string, Types> conversions = {
+      {"load_bf16", {{kBf16}, kF32}},   {"load_f16", {{kF16}, kF32}},    {"store_bf16", {{kF32}, kBf16}},
+      {"store_f16", {{kF32}, kF16}},    {"round_bf16", {{kF32}, kF32}},  {"round_f16", {{kF32}, kF32}},
+      {"copy_bf16", {{kBf16}, kBf16}},  {"copy_f16", {{kF16}, kF16}},    {"widen", {{kF32}, kF64}},
+      {"narrow", {{kF64}, kF32}},       {"bool_to_f32", {{kTruth}, kF32}}, {"bool_to_f64", {{kTruth}, kF64}},
+  };
+  const Type number = is_f64 ? kF64 : kF32;
+  if (const auto found = conversions.find(op.name); found != conversions.end()) return found->second;
+  if (op.name == "select") return {{kTruth, number, number}, number};
+  if (op.name.rfind("logical", 0) == 0) return {std::vector<Type>(op.arity, kTruth), kTruth};
+  const bool tests = op.name == "eq" || op.name == "ne" || op.name == "lt" || op.name == "le" || op.name == "is_finite";
+  return {std::vector<Type>(op.arity, number), tests ? kTruth : number};
+}
+
+// By name, what each makes of its operands. Those of the second table see subnormal numbers as zeros.
+template <class T>
+using Function = T (*)(T a, T b, T c, T e);
+template <class T>
+T times(T a, T b) {
+  return flushed(a * b);
+}
+template <class T>
+T plus(T a, T b) {
+  return flushed(a + b);
+}
+template <class T>
+T over(T a, T b) {
+  return flushed(a / b);
+}
+template <class T>
+T extreme(T a, T b, bool largest) {
+  if (std::isnan(a) || std::isnan(b)) return std::numeric_limits<T>::quiet_NaN();
+  if (a == b) return std::signbit(a) == largest ? b : a;
+  return (a > b) == largest ? a : b;
+}
+template <class T>
+const std::map<std::string, Function<T>>& bitwise() {
+  static const std::map<std::string, Function<T>> all = {
+      {"copy", [](T a, T, T, T) { return a; }},
+      {"neg", [](T a, T, T, T) { return -a; }},
+      {"abs", [](T a, T, T, T) { return std::fabs(a); }},
+  };
+  return all;
+}
+template <class T>
+const std::map<std::string, Function<T>>& arithmetic() {
+  static const std::map<std::string, Function<T>> all = {
+      {"sqrt", [](T a, T, T, T) { return std::sqrt(a); }},
+      {"rsqrt", [](T a, T, T, T) { return over(T{1}, std::sqrt(a)); }},
+      {"sign", [](T a, T, T, T) { return std::isnan(a) || a == 0 ? a : std::copysign(T{1}, a); }},
+      {"floor", [](T a, T, T, T) { return std::floor(a); }},
+      {"ceil", [](T a, T, T, T) { return std::ceil(a); }},
+      {"round", [](T a, T, T, T) { return std::nearbyint(a); }},
+      {"add", [](T a, T b, T, T) { return plus(a, b); }},
+      {"sub", [](T a, T b, T, T) { return plus(a, -b); }},
+      {"mul", [](T a, T b, T, T) { return times(a, b); }},
+      {"div", [](T a, T b, T, T) { return over(a, b); }},
+      {"max", [](T a, T b, T, T) { return extreme(a, b, true); }},
+      {"min", [](T a, T b, T, T) { return extreme(a, b, false); }},
+      {"lesser", [](T a, T b, T, T) { return a < b ? a : b; }},
+      {"greater", [](T a, T b, T, T) { return a > b ? a : b; }},
+      {"muladd", [](T a, T b, T c, T) { return plus(times(a, b), c); }},
+      {"mulsub", [](T a, T b, T c, T) { return plus(times(a, b), -c); }},
+      {"submul", [](T a, T b, T c, T) { return plus(c, -times(a, b)); }},
+      {"mulmuladd", [](T a, T b, T c, T e) { return plus(times(a, b), times(c, e)); }},
+      {"mulsqadd", [](T a, T b, T c, T e) { return plus(times(a, b), times(c, times(e, e))); }},
+      {"sqrtadd", [](T a, T b, T, T) { return plus(std::sqrt(a), b); }},
+      {"muladdsqrtadd", [](T a, T b, T c, T e) { return plus(std::sqrt(plus(times(a, b), c)), e); }},
+      {"safediv", [](T a, T b, T, T) { return b == 0 ? 0 : over(a, b); }},
+      {"mulsafediv", [](T a, T b, T c, T) { return c == 0 ? 0 : over(times(a, b), c); }},
+      {"muldiv", [](T a, T b, T c, T) { return over(times(a, b), c); }},
+      {"eq", [](T a, T b, T, T) { return T(a == b); }},
+      {"ne", [](T a, T b, T, T) { return T(a != b); }},
+      {"lt", [](T a, T b, T, T) { return T(a < b); }},
+      {"le", [](T a, T b, T, T) { return T(a <= b); }},
+      {"is_finite", [](T a, T, T, T) { return T(std::isfinite(a)); }},
+  };
+  return all;
+}
+using OfValues = Value (*)(const Value& a, const Value& b, const Value& c, Type from, Type to);
+Value truth_of(bool x) {
+  Value value;
+  value.truth = x;
+  return value;
+}
+const std::map<std::string, OfValues>& others() {
+  static const auto copy = [](const Value& a, const Value&, const Value&, Type, Type) { return a; };
+  static const auto load = [](const Value& a, const Value&, const Value&, Type from, Type) {
+    Value value;
+    value.f32 = static_cast<float>(from_half(a.half, half_of(from)));
+    return value;
+  };
+  static const auto store = [](const Value& a, const Value&, const Value&, Type, Type to) {
+    Value value;
+    value.half = to_half(a.f32, half_of(to));
+    return value;
+  };
+  static const auto to_number = [](const Value& a, const Value&, const Value&, Type, Type) {
+    Value value;
+    value.f32 = a.truth;
+    value.f64 = a.truth;
+    return value;
+  };
+  static const std::map<std::string, OfValues> all = {
+      {"select", [](const Value& a, const Value& b, const Value& c, Type, Type) { return a.truth ? b : c; }},
+      {"logical_not", [](const Value& a, const Value&, const Value&, Type, Type) { return truth_of(!a.truth); }},
+      {"logical_and", [](const Value& a, const Value& b, const Value&, Type, Type) { return truth_of(a.truth && b.truth); }},
+      {"logical_or", [](const Value& a, const Value& b, const Value&, Type, Type) { return truth_of(a.truth || b.truth); }},
+      {"logical_xor", [](const Value& a, const Value& b, const Value&, Type, Type) { return truth_of(a.truth != b.truth); }},
+      {"logical_copy", copy}, {"copy_bf16", copy}, {"copy_f16", copy}, {"load_bf16", load}, {"load_f16", load},
+      {"store_bf16", store}, {"store_f16", store}, {"bool_to_f32", to_number}, {"bool_to_f64", to_number},
+      {"round_bf16", [](const Value& a, const Value& b, const Value& c, Type, Type) {
+         return load(store(a, b, c, kF32, kBf16), b, c, kBf16, kF32);
+       }},
+      {"round_f16", [](const Value& a, const Value& b, const Value& c, Type, Type) {
+         return load(store(a, b, c, kF32, kF16), b, c, kF16, kF32);
+       }},
+      {"widen", [](const Value& a, const Value&, const Value&, Type, Type) {
+         Value value;
+         value.f64 = flushed(a.f32);
+         return value;
+       }},
+      {"narrow", [](const Value& a, const Value&, const Value&, Type, Type) {
+         Value value;
+         value.f32 = flushed(static_cast<float>(flushed(a.f64)));
+         return value;
+       }},
+  };
+  return all;
+}
+
+// An instruction with its types and its function, looked up once.
+struct Ready {
+  Instruction in;
+  const Op* op;
+  Types types;
+  Function<float> f32 = nullptr;
+  Function<double> f64 = nullptr;
+  OfValues other = nullptr;
+  bool flushes = false;
+
+  explicit Ready(const Instruction& instruction) : in(instruction) {
+    require(in.op >= 0 && in.op < static_cast<int64_t>(ops().size()), "no instruction");
+    op = &ops()[in.op];
+    types = types_of(*op, in.is_f64);
+    require(in.is_f64 == 0 || in.is_f64 == 1, "of no type");
+    require(op->takes_scalar(in.scalars), "no such variant");
+    if (others().count(op->name)) {
+      other = others().at(op->name);
+    } else {
+      flushes = bitwise<float>().count(op->name) == 0;
+      f32 = flushes ? arithmetic<float>().at(op->name) : bitwise<float>().at(op->name);
+      f64 = flushes ? arithmetic<double>().at(op->name) : bitwise<double>().at(op->name);
+    }
+  }
+
+  Value operator()(const Value x[4]) const {
+    if (other) return other(x[0], x[1], x[2], types.from[0], types.to);
+    Value out;
+    double d[4] = {x[0].f64, x[1].f64, x[2].f64, x[3].f64};
+    float f[4] = {x[0].f32, x[1].f32, x[2].f32, x[3].f32};
+    for (double& y : d) y = flushes ? flushed(y) : y;
+    for (float& y : f) y = flushes ? flushed(y) : y;
+    if (types.from[0] == kF64) out.f64 = f64(d[0], d[1], d[2], d[3]);
+    else out.f32 = f32(f[0], f[1], f[2], f[3]);
+    out.truth = types.to == kTruth && (out.f32 != 0 || out.f64 != 0);
+    return out;
+  }
+};
+
+using Memory = std::vector<std::vector<char>>;  // of each operand
+
+Value load(const std::vector<char>& memory, Type type, int64_t at) {
+  Value value;
+  value.type = type;
+  if (type == kF64) std::memcpy(&value.f64, memory.data() + 8 * at, 8);
+  else if (type == kF32) std::memcpy(&value.f32, memory.data() + 4 * at, 4);
+  else std::memcpy(&value.half, memory.data() + 2 * at, 2);
+  return value;
+}
+
+// What each result should be: per result its elements; for a sum, the sum and that of the sizes.
+struct Expected {
+  std::vector<std::vector<Value>> results;
+  std::vector<double> sums, sizes;
+};
+
+Expected interpret(const Case& c, const Memory& memory) {
+  const int64_t flats = c.flat_inputs.size(), flat_results = c.flat_outputs.size(), own = c.inputs - flats;
+  require(own > 0 && (static_cast<int64_t>(c.args.size()) - 1 - flats) % own == 0, "operands are no whole leaves");
+  const int64_t leaves = (c.args.size() - 1 - flats) / own;
+  require(leaves > 0 && c.code.size() % kWords == 0 && c.temporaries >= 0, "no leaves, no program");
+  require(c.args[0].dims.size() == 2, "the coefficients are no table");
+  const int64_t rows = c.args[0].dims[0], columns = c.args[0].dims[1];
+  require(rows == 1 || rows == leaves, "coefficients for other leaves");
+  const int64_t arrays = c.inputs + c.outputs, scalars = columns + c.constants.size();
+
+  std::vector<Ready> program;
+  for (int64_t k = 0; k < c.instructions(); ++k) program.emplace_back(c.instruction(k));
+  std::vector<Value> slots(arrays + c.temporaries + scalars);
+  Expected expected;
+  for (const Buffer& ret : c.rets) expected.results.emplace_back(ret.size());
+  std::vector<int64_t> flat_from(arrays, 0);
+  const int64_t own_results = c.outputs - flat_results;
+  if (!c.sums) require(static_cast<int64_t>(c.rets.size()) == leaves * own_results + flat_results, "other results");
+  int64_t arg = 1;
+  for (int64_t leaf = 0; leaf < leaves; ++leaf) {
+    std::vector<std::pair<int64_t, int64_t>> place(arrays);  // operand or result, and its first element
+    int64_t size = c.args[arg].size(), ret = leaf * own_results;
+    for (int64_t i = 0; i < arrays; ++i) {
+      const bool in = i < c.inputs;
+      const auto& flat = in ? c.flat_inputs : c.flat_outputs;
+      const auto it = std::find(flat.begin(), flat.end(), in ? i : i - c.inputs);
+      if (it != flat.end()) {
+        place[i] = {(in ? 1 + leaves * own : leaves * own_results) + (it - flat.begin()), flat_from[i]};
+        flat_from[i] += size;
+      } else {
+        place[i] = {in ? arg++ : ret++, 0};
+        const Buffer& buffer = in ? c.args[place[i].first] : c.rets[place[i].first];
+        require(buffer.size() == size, "arrays of a leaf that have several sizes");
+      }
+    }
+    double sum = 0, absolute = 0;
+    for (int64_t at = 0; at < size; ++at) {
+      for (int64_t i = 0; i < arrays + c.temporaries; ++i) slots[i].type = kNothing;
+      for (int64_t i = 0; i < arrays; ++i) {
+        const auto [buffer, from] = place[i];
+        if (i < c.inputs) {
+          require(from + size <= c.args[buffer].size(), "a flat array that is too small");
+          slots[i] = load(memory[buffer], type_of(c.args[buffer].code), from + at);
+        } else if (const int shares = c.rets[buffer].shares; shares >= 0) {
+          require(from + size <= c.rets[buffer].size(), "a flat result that is too small");
+          slots[i] = load(memory[shares], type_of(c.args[shares].code), from + at);
+        }
+      }
+      for (int64_t i = 0; i < scalars; ++i) {
+        Value& value = slots[arrays + c.temporaries + i];
+        if (i >= columns) value.f64 = c.constants[i - columns];
+        else if (c.args[0].code == XLA_FFI_DataType_F64)
+          value.f64 = load(memory[0], kF64, (rows == 1 ? 0 : leaf) * columns + i).f64;
+        else value.f64 = load(memory[0], kF32, (rows == 1 ? 0 : leaf) * columns + i).f32;
+        value.f32 = static_cast<float>(value.f64);
+        value.truth = value.f64 != 0;
+      }
+      for (const Ready& ready : program) {
+        Value x[4];
+        for (int i = 0; i < ready.op->arity; ++i) {
+          const int64_t slot = ready.in.operands[i];
+          require(slot >= 0 && slot < static_cast<int64_t>(slots.size()), "no slot");
+          const bool scalar = slot >= arrays + c.temporaries;
+          require(scalar == ((ready.in.scalars >> i & 1) != 0), "a scalar for a block");
+          require(scalar || slots[slot].type == ready.types.from[i], "another type");
+          x[i] = slots[slot];
+        }
+        require(ready.in.to >= c.inputs && ready.in.to < arrays + c.temporaries, "nothing to write");
+        slots[ready.in.to] = ready(x);
+        slots[ready.in.to].type = ready.types.to;
+      }
+      for (int64_t i = c.inputs; i < arrays; ++i) {
+        require(slots[i].type == type_of(c.rets[place[i].first].code), "a result that is not written, or of another type");
+        expected.results[place[i].first][place[i].second + at] = slots[i];
+      }
+      if (c.sums) {
+        require(c.summed >= 0 && c.summed < arrays + c.temporaries, "no slot to be summed");
+        const Value& value = slots[c.summed];
+        require(value.type == type_of(c.rets[0].code) && (value.type == kF32 || value.type == kF64), "no number to sum");
+        const double x = value.type == kF64 ? flushed(value.f64) : flushed(value.f32);
+        sum += x;
+        absolute += std::fabs(x);
+      }
+    }
+    expected.sums.push_back(sum);
+    expected.sizes.push_back(absolute);
+  }
+  return expected;
+}
+
+// ---- Valid cases ---------------------------------------------------------------------------------------------------
+
+const std::vector<Type> kTypes = {kF32, kF32, kF32, kF64, kBf16, kF16};
+const std::vector<int64_t> kSizes = {0, 1, 1, 2, 3, 5, 8, 31, 33, 100, 255, 256, 257, 511, 512, 513, 1030};
+
+std::optional<Case> valid(Chance& chance) {
+  Case c;
+  c.sums = chance.one_in(5);
+  c.inputs = chance.between(1, 4);
+  c.outputs = c.sums ? 0 : chance.between(1, 3);
+  c.temporaries = chance.between(0, 4);
+  const int64_t leaves = chance.one_in(40) ? 70 : chance.between(1, 4), arrays = c.inputs + c.outputs;
+  for (int64_t i = 0; i + 1 < c.inputs; ++i)
+    if (chance.one_in(4)) c.flat_inputs.push_back(i + chance.below(2));  // never all
+  c.flat_inputs.erase(std::unique(c.flat_inputs.begin(), c.flat_inputs.end()), c.flat_inputs.end());
+  for (int64_t i = c.outputs; i-- > 0;)
+    if (chance.one_in(4)) c.flat_outputs.push_back(i);
+  std::vector<Type> stored;
+  for (int64_t i = 0; i < arrays; ++i) stored.push_back(i < c.inputs ? chance.of(kTypes) : stored[chance.below(c.inputs)]);
+  for (int64_t i = chance.below(3); i > 0; --i)
+    c.constants.push_back(chance.of<double>({0, -0.0, 1, -1, 2, 0.5, 1e-39, 3, INFINITY, NAN, 1e300, -7.25}));
+  const int64_t columns = chance.below(4), rows = chance.one_in(2) ? 1 : leaves, memory = arrays + c.temporaries;
+  const int64_t scalars = columns + static_cast<int64_t>(c.constants.size());
+
+  std::vector<Type> holds = stored;
+  std::fill(holds.begin() + c.inputs, holds.end(), kNothing);
+  holds.resize(memory, kNothing);
+  std::vector<int64_t> last_read(arrays, -1), first_write(arrays, 1 << 30);
+  const auto emit = [&](const Instruction& in) {
+    const int64_t k = c.instructions();
+    for (int i = 0; i < ops()[in.op].arity; ++i)
+      if (in.operands[i] < arrays) last_read[in.operands[i]] = k;
+    if (in.to < arrays) first_write[in.to] = std::min(first_write[in.to], k);
+    holds[in.to] = types_of(ops()[in.op], in.is_f64).to;
+    c.add(in);
+  };
+  for (int64_t tries = chance.between(c.temporaries, 40); tries > 0; --tries) {
+    Instruction in{};
+    in.op = static_cast<int32_t>(chance.below(ops().size()));
+    in.is_f64 = chance.one_in(4);
+    const Op& op = ops()[in.op];
+    const Types types = types_of(op, in.is_f64);
+    in.scalars = chance.of(op.variants);
+    bool found = true;
+    for (int i = 0; i < op.arity && found; ++i) {
+      std::vector<int32_t> slots;
+      for (int64_t slot = 0; slot < memory + scalars; ++slot)
+        if ((in.scalars >> i & 1) ? slot >= memory : slot < memory && holds[slot] == types.from[i])
+          slots.push_back(static_cast<int32_t>(slot));
+      found = !slots.empty();
+      if (found) in.operands[i] = chance.of(slots);
+    }
+    std::vector<int32_t> targets;
+    for (int64_t slot = c.inputs; slot < memory; ++slot) {
+      bool fits = slot >= arrays || stored[slot] == types.to;
+      const auto width = [](Type type) { return type == kTruth ? 1 : bytes_of(code_of(type)); };
+      for (int i = 0; i < op.arity; ++i)
+        fits = fits && (in.operands[i] != slot || width(types.from[i]) == width(types.to));
+      if (fits) targets.push_back(static_cast<int32_t>(slot));
+    }
+    if (!found || targets.empty()) continue;
+    in.to = chance.of(targets);
+    emit(in);
+  }
+  if (c.instructions() < c.temporaries) return std::nullopt;
+
+  // Results, some in the memory of an array; those that are not written have to be, or are copies.
+  std::vector<int64_t> in_place(arrays, -1);
+  for (int64_t o = c.inputs; o < arrays; ++o) {
+    for (int64_t i = 0; i < c.inputs; ++i)
+      if (stored[i] == stored[o] && contains(c.flat_inputs, i) == contains(c.flat_outputs, o - c.inputs) &&
+          last_read[i] <= first_write[o] && std::find(in_place.begin(), in_place.end(), i) == in_place.end() &&
+          chance.one_in(2))
+        in_place[o] = i;
+    if (first_write[o] < (1 << 30) || in_place[o] >= 0) continue;
+    const char* const names[] = {"", "", "copy_bf16", "copy_f16", "copy", "copy"};
+    Instruction in{op_named(names[stored[o]]), stored[o] == kF64, 0, static_cast<int32_t>(o), {0, 0, 0, 0}};
+    const auto from = std::find(stored.begin(), stored.begin() + c.inputs, stored[o]) - stored.begin();
+    in.operands[0] = static_cast<int32_t>(from);
+    for (int64_t other = c.inputs; other < arrays; ++other)
+      if (in_place[other] == from && first_write[other] < c.instructions()) return std::nullopt;  // it is gone
+    emit(in);
+  }
+
+  Buffer table;
+  table.code = chance.one_in(3) ? XLA_FFI_DataType_F64 : XLA_FFI_DataType_F32;
+  table.dims = {rows, columns};
+  c.args.push_back(table);
+  std::vector<int64_t> sizes;
+  int64_t total = 0;
+  for (int64_t leaf = 0; leaf < leaves; ++leaf) {
+    sizes.push_back(leaves > 4 ? chance.below(40) : chance.one_in(800) ? chance.between(30000, 80000) : chance.of(kSizes));
+    total += sizes.back();
+  }
+  const auto shape = [&](int64_t size) {
+    return chance.one_in(4) && size % 2 == 0 ? std::vector<int64_t>{2, size / 2} : std::vector<int64_t>{size};
+  };
+  std::vector<std::vector<int>> arg_of(leaves, std::vector<int>(c.inputs, -1));
+  for (int64_t leaf = 0; leaf < leaves; ++leaf) {
+    for (int64_t i = 0; i < c.inputs; ++i) {
+      if (contains(c.flat_inputs, i)) continue;
+      arg_of[leaf][i] = static_cast<int>(c.args.size());
+      c.args.push_back({code_of(stored[i]), shape(sizes[leaf])});
+    }
+  }
+  std::map<int64_t, int> flat_arg;
+  for (int64_t i : c.flat_inputs) {
+    flat_arg[i] = static_cast<int>(c.args.size());
+    c.args.push_back({code_of(stored[i]), {total}});
+  }
+  const auto result = [&](int64_t o, const std::vector<int64_t>& dims, int shares) {
+    Buffer ret{code_of(stored[o]), dims};
+    if (in_place[o] >= 0) ret.shares = shares;
+    c.rets.push_back(ret);
+  };
+  for (int64_t leaf = 0; leaf < leaves; ++leaf)
+    for (int64_t o = c.inputs; o < arrays; ++o)
+      if (!contains(c.flat_outputs, o - c.inputs))
+        result(o, {sizes[leaf]}, in_place[o] < 0 ? -1 : arg_of[leaf][in_place[o]]);
+  for (int64_t o : c.flat_outputs) {
+    const int64_t i = in_place[o + c.inputs];
+    result(o + c.inputs, {total}, i < 0 ? -1 : flat_arg[i]);
+  }
+  if (c.sums) {
+    std::vector<int64_t> slots;
+    for (int64_t slot = 0; slot < memory; ++slot)
+      if (holds[slot] == kF32 || holds[slot] == kF64) slots.push_back(slot);
+    if (slots.empty()) return std::nullopt;
+    c.summed = chance.of(slots);
+    Buffer ret{code_of(holds[c.summed]), {}};
+    if (chance.one_in(2)) ret.dims = {leaves};
+    c.rets.push_back(ret);
+  }
+  return c;
+}
+
+// ---- Hostile cases -------------------------------------------------------------------------------------------------
+
+int64_t odd_number(Chance& chance) {
+  return chance.of<int64_t>({-1, 0, 1, 2, 3, 5, 7, 8, 100, 4097, 1 << 20, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN,
+                             INT64_MAX / 2048});
+}
+
+void change(Case& c, Chance& chance) {
+  std::vector<Buffer*> buffers;
+  for (Buffer& x : c.args) buffers.push_back(&x);
+  for (Buffer& x : c.rets) buffers.push_back(&x);
+  Buffer* const buffer = buffers.empty() ? nullptr : chance.of(buffers);
+  auto& flat = c.sums || chance.one_in(2) ? c.flat_inputs : c.flat_outputs;
+  switch (chance.below(18)) {
+    case 0: c.inputs = odd_number(chance); break;
+    case 1: c.outputs = c.sums ? 0 : odd_number(chance); break;
+    case 2: c.temporaries = odd_number(chance); break;
+    case 3: c.summed = odd_number(chance); break;
+    case 4:
+    case 5:
+    case 6:  // a word of the program: mostly a small number, as a wrong slot would be
+      if (!c.code.empty())
+        c.code[chance.below(c.code.size())] =
+            static_cast<int32_t>(chance.one_in(4) ? odd_number(chance) : chance.between(-1, 40));
+      break;
+    case 7: c.code.resize(chance.below(c.code.size() + 1)); break;
+    case 8:
+      for (int64_t i = chance.between(1, 20); i > 0; --i) c.code.push_back(static_cast<int32_t>(chance.below(12)));
+      break;
+    case 9: flat.push_back(chance.one_in(2) ? odd_number(chance) : chance.below(5)); break;
+    case 10:
+      if (!flat.empty()) flat[chance.below(flat.size())] = chance.one_in(2) ? odd_number(chance) : chance.below(5);
+      break;
+    case 11:
+      if (!flat.empty()) flat.pop_back();
+      break;
+    case 12: {
+      auto& list = chance.one_in(2) ? c.args : c.rets;
+      if (!list.empty()) {
+        if (chance.one_in(2)) list.erase(list.begin() + chance.below(list.size()));
+        else list.push_back(chance.of(list));
+        for (Buffer& ret : c.rets)
+          if (ret.shares >= static_cast<int>(c.args.size())) ret.shares = -1;
+      }
+      break;
+    }
+    case 13:
+      if (buffer && !buffer->dims.empty()) {
+        int64_t& dim = buffer->dims[chance.below(buffer->dims.size())];
+        dim = chance.of<int64_t>({dim - 1, dim + 1, dim / 2, 2 * dim, 0, 1, -1, -dim});
+      }
+      break;
+    case 14:
+      if (buffer)
+        buffer->dims = chance.of<std::vector<int64_t>>({{}, {1}, {3, 0}, {2, 2}, {1, 2, 3}, {1, 5}, {5, 1}, {700},
+                                                        {INT64_MAX, INT64_MAX, 0}, {0, INT64_MIN}, {INT64_MAX, -2}});
+      break;
+    case 15:
+      if (buffer)
+        buffer->code = chance.of<XLA_FFI_DataType>(
+            {XLA_FFI_DataType_F32, XLA_FFI_DataType_F64, XLA_FFI_DataType_BF16, XLA_FFI_DataType_F16, XLA_FFI_DataType_S32,
+             XLA_FFI_DataType_PRED, XLA_FFI_DataType_C64, XLA_FFI_DataType_C128, XLA_FFI_DataType_F8E5M2,
+             XLA_FFI_DataType_TOKEN});
+      break;
+    case 16:  // two in one memory, or a little apart in it
+      if (!c.rets.empty() && !c.args.empty()) {
+        Buffer& ret = c.rets[chance.below(c.rets.size())];
+        ret.shares = static_cast<int>(chance.below(c.args.size()));
+        ret.shift = chance.of<int64_t>({0, 0, 1, 2, 4, 8, 64});
+      }
+      break;
+    case 17:
+      if (buffer && chance.one_in(2)) buffer->nowhere = true;
+      else c.constants.resize(chance.below(4));
+      break;
+  }
+}
+
+// ---- XLA's side ----------------------------------------------------------------------------------------------------
+
+class Pool {
+ public:
+  explicit Pool(int threads) {
+    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  }
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      over_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+  void schedule(XLA_FFI_Task* task, void* data) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      tasks_.push_back({task, data});
+    }
+    wake_.notify_one();
+  }
+  int64_t size() const { return threads_.size(); }
+
+ private:
+  void work() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [this] { return over_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      const auto [task, data] = tasks_.front();
+      tasks_.pop_front();
+      lock.unlock();
+      task(data);
+      lock.lock();
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::pair<XLA_FFI_Task*, void*>> tasks_;
+  std::vector<std::thread> threads_;
+  bool over_ = false;
+};
+
+Pool& pool() {
+  static Pool pool(3);
+  return pool;
+}
+
+const XLA_FFI_Api& api() {
+  static const XLA_FFI_Api api = [] {
+    XLA_FFI_Api api{};
+    api.struct_size = XLA_FFI_Api_STRUCT_SIZE;
+    api.api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
+    api.XLA_FFI_Error_Create = +[](XLA_FFI_Error_Create_Args* args) { return new XLA_FFI_Error{args->message}; };
+    api.XLA_FFI_Error_GetMessage = +[](XLA_FFI_Error_GetMessage_Args* args) { args->message = args->error->message.c_str(); };
+    api.XLA_FFI_Error_Destroy = +[](XLA_FFI_Error_Destroy_Args* args) { delete args->error; };
+    api.XLA_FFI_ThreadPool_Schedule = +[](XLA_FFI_ThreadPool_Schedule_Args* args) -> XLA_FFI_Error* {
+      pool().schedule(args->task, args->data);
+      return nullptr;
+    };
+    api.XLA_FFI_ThreadPool_NumThreads = +[](XLA_FFI_ThreadPool_NumThreads_Args* args) -> XLA_FFI_Error* {
+      *args->num_threads = pool().size();
+      return nullptr;
+    };
+    return api;
+  }();
+  return api;
+}
+
+void fill(char* data, const Buffer& buffer, Chance& chance) {
+  static const std::vector<double> special = {0, -0.0, 1, -1, 0.5, 2.5, -3.5, 1e-30, -1e30, 3e38, 1e-37, INFINITY,
+                                              -INFINITY, NAN, 1e-39, -1e-40, 65504, 65520, 1e-310};
+  const bool specials = chance.one_in(2);
+  const auto number = [&] {
+    return specials && chance.one_in(3) ? chance.of(special) : static_cast<double>(chance.between(-4000, 4000)) / 64;
+  };
+  for (int64_t i = 0; i < buffer.size(); ++i) {
+    const double x = number();
+    const float f32 = static_cast<float>(x);
+    if (type_of(buffer.code) == kF64) std::memcpy(data + 8 * i, &x, 8);
+    if (type_of(buffer.code) == kF32) std::memcpy(data + 4 * i, &f32, 4);
+    if (type_of(buffer.code) == kBf16 || type_of(buffer.code) == kF16) {
+      const uint16_t half = to_half(x, half_of(type_of(buffer.code)));
+      std::memcpy(data + 2 * i, &half, 2);
+    }
+  }
+}
+
+class Run {
+ public:
+  Run(const Case& c, Chance& chance) : case_(c) {
+    std::vector<int64_t> bytes;
+    for (const Buffer& arg : c.args) bytes.push_back(arg.bytes());
+    for (const Buffer& ret : c.rets)
+      if (ret.shares >= 0) bytes[ret.shares] = std::max(bytes[ret.shares], ret.shift + ret.bytes());
+    for (size_t i = 0; i < c.args.size(); ++i) {
+      memory_.emplace_back(std::malloc(std::max<int64_t>(bytes[i], 1)), std::free);
+      std::memset(memory_[i].get(), 0x7f, bytes[i]);
+      fill(arg(i), c.args[i], chance);
+      before_.emplace_back(arg(i), arg(i) + bytes[i]);
+    }
+    for (const Buffer& ret : c.rets) {
+      memory_.emplace_back(ret.shares >= 0 ? nullptr : std::malloc(std::max<int64_t>(ret.bytes(), 1)), std::free);
+      if (ret.shares < 0) std::memset(memory_.back().get(), 0x7f, ret.bytes());
+    }
+  }
+
+  char* arg(size_t i) const { return static_cast<char*>(memory_[i].get()); }
+  char* ret(size_t i) const {
+    const Buffer& ret = case_.rets[i];
+    return ret.shares >= 0 ? arg(ret.shares) + ret.shift : static_cast<char*>(memory_[case_.args.size() + i].get());
+  }
+
+  // What the kernel refuses the call with, or nothing.
+  std::optional<std::string> call() {
+    const Case& c = case_;
+    std::vector<XLA_FFI_Buffer> buffers;
+    for (size_t i = 0; i < c.args.size() + c.rets.size(); ++i) {
+      const bool in = i < c.args.size();
+      const Buffer& x = in ? c.args[i] : c.rets[i - c.args.size()];
+      void* data = x.nowhere ? nullptr : in ? arg(i) : ret(i - c.args.size());
+      buffers.push_back({XLA_FFI_Buffer_STRUCT_SIZE, nullptr, x.code, data, static_cast<int64_t>(x.dims.size()),
+                         const_cast<int64_t*>(x.dims.data())});
+    }
+    std::vector<XLA_FFI_ArgType> arg_types(c.args.size(), XLA_FFI_ArgType_BUFFER);
+    std::vector<XLA_FFI_RetType> ret_types(c.rets.size(), XLA_FFI_RetType_BUFFER);
+    std::vector<void*> args, rets;
+    for (size_t i = 0; i < buffers.size(); ++i) (i < c.args.size() ? args : rets).push_back(&buffers[i]);
+
+    struct Attribute {
+      std::string name;
+      XLA_FFI_AttrType type;
+      XLA_FFI_Scalar scalar;
+      XLA_FFI_Array array;
+    };
+    std::vector<Attribute> attributes;
+    const auto array = [&](const char* name, XLA_FFI_DataType type, const auto& values) {
+      void* data = const_cast<void*>(static_cast<const void*>(values.data()));
+      attributes.push_back({name, XLA_FFI_AttrType_ARRAY, {}, {type, values.size(), data}});
+    };
+    const auto number = [&](const char* name, const int64_t& value) {
+      attributes.push_back({name, XLA_FFI_AttrType_SCALAR, {XLA_FFI_DataType_S64, const_cast<int64_t*>(&value)}, {}});
+    };
+    array("code", XLA_FFI_DataType_S32, c.code);  // by name, as XLA has them
+    array("constants", XLA_FFI_DataType_F64, c.constants);
+    array("flat_inputs", XLA_FFI_DataType_S64, c.flat_inputs);
+    if (!c.sums) array("flat_outputs", XLA_FFI_DataType_S64, c.flat_outputs);
+    number("inputs", c.inputs);
+    if (!c.sums) number("outputs", c.outputs);
+    if (c.sums) number("summed", c.summed);
+    number("temporaries", c.temporaries);
+    std::vector<XLA_FFI_AttrType> types;
+    std::vector<XLA_FFI_ByteSpan> spans;
+    for (const Attribute& x : attributes) spans.push_back({x.name.data(), x.name.size()}), types.push_back(x.type);
+    std::vector<XLA_FFI_ByteSpan*> names;
+    std::vector<void*> values;
+    for (size_t i = 0; i < attributes.size(); ++i) {
+      Attribute& x = attributes[i];
+      names.push_back(&spans[i]);
+      values.push_back(x.type == XLA_FFI_AttrType_ARRAY ? static_cast<void*>(&x.array) : &x.scalar);
+    }
+
+    XLA_FFI_CallFrame frame{};
+    frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
+    frame.api = &api();
+    frame.stage = XLA_FFI_ExecutionStage_EXECUTE;
+    frame.args = {XLA_FFI_Args_STRUCT_SIZE, nullptr, static_cast<int64_t>(args.size()), arg_types.data(), args.data()};
+    frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, static_cast<int64_t>(rets.size()), ret_types.data(), rets.data()};
+    frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, static_cast<int64_t>(names.size()), types.data(), names.data(),
+                   values.data()};
+    XLA_FFI_Error* const error = c.sums ? gradtx_native_sum(&frame) : gradtx_native_map(&frame);
+    if (error == nullptr) return std::nullopt;
+    const std::string message = error->message;
+    delete error;
+    return message;
+  }
+
+  // Where the results are not what they should be, or an array is changed that should not be; empty if all is right.
+  std::string wrong() const {
+    const Expected expected = interpret(case_, before_);
+    for (size_t i = 0; i < case_.args.size(); ++i) {
+      bool written = false;
+      for (const Buffer& ret : case_.rets) written = written || ret.shares == static_cast<int>(i);
+      if (!written && !std::equal(before_[i].begin(), before_[i].end(), arg(i)))
+        return "operand " + std::to_string(i) + " is changed";
+    }
+    for (size_t r = 0; r < case_.rets.size(); ++r) {
+      const Type type = type_of(case_.rets[r].code);
+      const std::vector<char> found(ret(r), ret(r) + case_.rets[r].bytes());
+      for (int64_t at = 0; at < case_.rets[r].size(); ++at) {
+        const Value x = load(found, type, at);
+        const std::string where = "result " + std::to_string(r) + " at " + std::to_string(at);
+        if (case_.sums) {
+          const bool each = case_.rets[r].size() != 1;
+          double sum = 0, size = 0;
+          for (size_t leaf = 0; leaf < expected.sums.size(); ++leaf)
+            if (!each || static_cast<int64_t>(leaf) == at) sum += expected.sums[leaf], size += expected.sizes[leaf];
+          const double eps = type == kF64 ? 1e-13 : 1e-6, most = type == kF64 ? DBL_MAX : FLT_MAX;
+          const double y = type == kF64 ? x.f64 : x.f32;
+          if (size < most / 2 && !(std::fabs(y - sum) <= eps * size + 1e-37))
+            return where + ": " + std::to_string(y) + " for " + std::to_string(sum);
+          continue;
+        }
+        const Value& y = expected.results[r][at];
+        const auto number = [&](const Value& v) {
+          return type == kF64 ? v.f64 : type == kF32 ? v.f32 : from_half(v.half, half_of(type));
+        };
+        const double p = number(x), q = number(y);
+        if (std::isnan(p) && std::isnan(q)) continue;
+        if (p != q || std::signbit(p) != std::signbit(q))
+          return where + ": " + std::to_string(p) + " for " + std::to_string(q);
+      }
+    }
+    return {};
+  }
+
+ private:
+  const Case& case_;
+  std::vector<std::unique_ptr<void, void (*)(void*)>> memory_;
+  Memory before_;
+};
+
+void show(const Case& c) {
+  std::fprintf(stderr, "%s: %lld inputs, %lld outputs, %lld temporaries, %zu operands, %zu results, summed %lld\n",
+               c.sums ? "sum" : "map", static_cast<long long>(c.inputs), static_cast<long long>(c.outputs),
+               static_cast<long long>(c.temporaries), c.args.size(), c.rets.size(), static_cast<long long>(c.summed));
+  for (int64_t k = 0; k < c.instructions(); ++k) {
+    const Instruction in = c.instruction(k);
+    const bool known = in.op >= 0 && in.op < static_cast<int64_t>(ops().size());
+    std::fprintf(stderr, "  %s.%s scalars %d: %d <- %d %d %d %d\n", known ? ops()[in.op].name.c_str() : "?",
+                 in.is_f64 ? "f64" : "f32", in.scalars, in.to, in.operands[0], in.operands[1], in.operands[2],
+                 in.operands[3]);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int64_t first = argc > 1 ? std::atoll(argv[1]) : 0, count = argc > 2 ? std::atoll(argv[2]) : 1000;
+  int64_t valid_ones = 0, refused = 0, taken = 0, instructions = 0;
+  std::map<std::string, int64_t> reasons;
+  for (int64_t number = first; number < first + count; ++number) {
+    Chance chance(number);
+    std::optional<Case> made;
+    while (!(made = valid(chance))) continue;
+    const bool hostile = number % 2 == 1;
+    for (int64_t changes = hostile ? chance.between(1, 3) : 0; changes > 0; --changes) change(*made, chance);
+    Run run(*made, chance);
+    std::string wrong;
+    const std::optional<std::string> words = run.call();
+    if (words && !hostile) wrong = "a valid program is refused: " + *words;
+    if (words && words->rfind("gradtx: ", 0) != 0) wrong = "refused by another: " + *words;
+    if (!words) {
+      try {
+        wrong = run.wrong();
+      } catch (const Invalid& invalid) {
+        wrong = std::string("a call that is none is taken: ") + invalid.what();
+      }
+      instructions += made->instructions();
+    }
+    if (!wrong.empty()) {
+      std::fprintf(stderr, "case %lld: %s\n", static_cast<long long>(number), wrong.c_str());
+      show(*made);
+      return 1;
+    }
+    (hostile ? words ? refused : taken : valid_ones) += 1;
+    if (words) reasons[words->substr(0, words->find_first_of("0123456789"))] += 1;
+  }
+  std::printf("%lld valid programs right to the bit, %lld instructions in all; of the hostile calls %lld refused, %lld "
+              "still valid and right\n",
+              static_cast<long long>(valid_ones), static_cast<long long>(instructions), static_cast<long long>(refused),
+              static_cast<long long>(taken));
+  if (std::getenv("GRADTX_FUZZ_REASONS"))
+    for (const auto& [reason, times] : reasons) std::printf("%8lld %s\n", static_cast<long long>(times), reason.c_str());
+  return 0;
+}

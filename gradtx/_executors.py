@@ -19,6 +19,8 @@ from gradtx._maths import Maths, Trees
 from gradtx._numerics import real_dtype, sum_over
 from gradtx._plan import Batch, Leaf, Pass, Plan
 from gradtx._signal import Signal
+from gradtx.native._leaves import map_leaves, sum_leaves
+from gradtx.native._parts import as_array, element, in_order
 
 Coefficients = dict[str, jax.Array]
 
@@ -61,10 +63,10 @@ class Executor(Protocol):
         fn: Fused,
         leaves: Sequence[tuple[jax.Array, ...]],
         shared: Sequence[jax.Array],
-        local: Sequence[tuple[jax.Array, ...]],
+        local: Sequence[jax.Array],
         aliases: Mapping[int, int],
     ) -> Sequence[Sequence[jax.Array]]:
-        """``fn(*arrays, *scalars, *shared)`` for the arrays and the local scalars of each leaf.
+        """``fn(*arrays, *scalars, *shared)`` for the arrays of each leaf and its elements of the vectors ``local``.
 
         An array may be a ``Part`` of a flat one; then the output in its place may be one too.
         """
@@ -80,8 +82,8 @@ class Reference:
 
     def map_leaves(self, fn, leaves, shared, local, aliases):
         return [
-            _run(fn, *map(native.as_array, arrays), *scalars, *shared)
-            for arrays, scalars in zip(leaves, local, strict=True)
+            _run(fn, *map(as_array, arrays), *(element(x, i) for x in local), *shared)
+            for i, arrays in enumerate(leaves)
         ]
 
     def total(self, fn, arrays):
@@ -92,10 +94,10 @@ class Native:
     """Many leaves in one call of the compiled kernel, wherever that can run."""
 
     def map_leaves(self, fn, leaves, shared, local, aliases):
-        return native.map_leaves(fn, leaves, shared, local, aliases)
+        return map_leaves(fn, leaves, shared, local, aliases)
 
     def total(self, fn, arrays):
-        return native.sum_leaves(fn, [(x,) for x in arrays])
+        return sum_leaves(fn, [(x,) for x in arrays])
 
 
 REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for one serves every step
@@ -229,7 +231,7 @@ def execute(work: Work, executor: Executor) -> Result:
         if part.whole:
             _map_tree(part.rules.start, lanes, after, work)
             continue
-        measured = _measure(part.rules.start, lanes, work, executor) if part.measures else {}
+        measured = _measure(part.rules.start, lanes, work, executor) if part.measures else None
         for batch in plan.batches:
             if part.acts_on(batch.leaf):
                 _map_batch(k, batch, lanes, measured, after, work, executor)
@@ -240,24 +242,31 @@ def execute(work: Work, executor: Executor) -> Result:
     return after
 
 
-def _measure(r: int, lanes: list[tuple[jax.Array, ...]], work: Work, executor: Executor) -> dict[int, jax.Array]:
-    """What a rule measures, for each leaf that it acts on."""
+class Measured(NamedTuple):
+    """What a rule measures: numbers in a vector, and which of them is that of each leaf."""
+
+    numbers: jax.Array
+    places: dict[int, int]
+
+
+def _measure(r: int, lanes: list[tuple[jax.Array, ...]], work: Work, executor: Executor) -> Measured | None:
+    """What a rule measures of the leaves that it acts on, if there are any."""
     rule = work.plan.rules[r]
     acts = [(i, batch.leaf) for batch in work.plan.batches if batch.leaf.members[r] for i in batch.leaves]
     directions = {i: lanes[i][0].astype(leaf.dtype) for i, leaf in sorted(acts, key=lambda one: one[0])}
     if not directions:
-        return {}
+        return None
     if rule.scope == "leaf":
-        groups = [[u] for u in directions.values()]
-        return dict(zip(directions, _methods.measured(rule, groups, executor.total), strict=True))
-    return dict.fromkeys(directions, _methods.measured(rule, [list(directions.values())], executor.total)[0])
+        numbers = _methods.measured(rule, [[u] for u in directions.values()], executor.total)
+        return Measured(numbers, {i: place for place, i in enumerate(directions)})
+    return Measured(_methods.measured(rule, [list(directions.values())], executor.total), dict.fromkeys(directions, 0))
 
 
 def _map_batch(
     k: int,
     batch: Batch,
     lanes: list[tuple[jax.Array, ...]],
-    measured: dict[int, jax.Array],
+    measured: Measured | None,
     after: Result,
     work: Work,
     executor: Executor,
@@ -270,7 +279,7 @@ def _map_batch(
     fn = Fused(
         tuple(
             (plan.rules[r], tuple(after.slots[r]), tuple(own), leaf.slots[r])
-            for r, own in zip(ours, [*local[:1], *shared] if local else shared, strict=True)
+            for r, own in zip(ours, shared if local is None else [local, *shared], strict=True)
         ),
         leaf,
         accumulated := plan.accumulated(leaf, part.rules.start),
@@ -297,7 +306,7 @@ def _map_batch(
         fn,
         arrays,
         [x for own in shared for x in own.values()],
-        [tuple(own.values()) for own in local] or [()] * len(arrays),
+        list((local or {}).values()),
         in_place,
     )
     for i, out in zip(batch.leaves, mapped, strict=True):
@@ -310,22 +319,23 @@ def _map_batch(
 
 
 def _coefficients(
-    part: Pass, ours: list[int], batch: Batch, measured: dict[int, jax.Array], work: Work
-) -> tuple[list[Coefficients], list[Coefficients]]:
-    """Those of each rule that are the same for the batch, and those of the first rule for each leaf, if they differ."""
+    part: Pass, ours: list[int], batch: Batch, measured: Measured | None, work: Work
+) -> tuple[list[Coefficients], Coefficients | None]:
+    """Those of each rule that are the same for the batch, and those of the first if each leaf has its own: vectors."""
     dtype = real_dtype(batch.leaf.dtype)
     shared = [_cast(work.coefficients[batch.leaf.members][r], dtype) for r in ours]
-    if not part.measures or ours[0] != part.rules.start:
-        return shared, []
-    rule, own = work.plan.rules[ours[0]], shared[0]
+    if measured is None or ours[0] != part.rules.start:
+        return shared, None
+    rule, (numbers, places) = work.plan.rules[ours[0]], measured
+    wide = jnp.promote_types(dtype, numbers.dtype)  # a norm over leaves of two widths may be none of the narrow
+    own = _cast(shared[0], wide)
 
-    def settled(i: int) -> Coefficients:
-        wide = jnp.promote_types(dtype, measured[i].dtype)  # a norm over leaves of two widths may be none of the narrow
-        return _cast(_methods.settled(rule, _cast(own, wide), measured[i].astype(wide)), dtype)
+    def settled(number: jax.Array) -> Coefficients:
+        return _cast(_methods.settled(rule, own, number.astype(wide)), dtype)
 
     if rule.scope == "tree":
-        return [settled(batch.leaves[0]), *shared[1:]], []
-    return shared[1:], [settled(i) for i in batch.leaves]
+        return [settled(element(numbers, 0)), *shared[1:]], None
+    return shared[1:], jax.vmap(settled)(in_order(numbers, [places[i] for i in batch.leaves]))
 
 
 def _finish(batch: Batch, lanes: list[tuple[jax.Array, ...]], after: Result, work: Work, executor: Executor) -> None:
@@ -336,7 +346,7 @@ def _finish(batch: Batch, lanes: list[tuple[jax.Array, ...]], after: Result, wor
     params = [(work.params[i],) if work.params is not None and work.plan.applies else () for i in batch.leaves]
     arrays = [(lanes[i][0], *param) for i, param in zip(batch.leaves, params, strict=True)]
     in_place = {1: 0} if work.plan.applies else {}
-    mapped = executor.map_leaves(fn, arrays, [], [()] * len(arrays), in_place)
+    mapped = executor.map_leaves(fn, arrays, [], [], in_place)
     for i, (x,) in zip(batch.leaves, mapped, strict=True):
         after.leaves[i] = x
 

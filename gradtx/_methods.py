@@ -65,17 +65,18 @@ def ticked(rule: Maths, h: Named, scalars: Named, weights: Weights, count: jax.A
     return Tick(_arrays(tick.coefficients), _arrays(tick.scalars), Weights(*map(jnp.asarray, tick.weights)))
 
 
-def measured(rule: Maths, groups: Sequence[Sequence[jax.Array]], total: Total) -> Sequence[jax.Array]:
-    """One number for each group of directions."""
+def measured(rule: Maths, groups: Sequence[Sequence[jax.Array]], total: Total) -> jax.Array:
+    """One number for each group of directions: a vector."""
     with _called(rule, "measure"):
         found = rule.measure(groups, total)
-    numbers = found if isinstance(found, list | tuple) else [*found] if jnp.ndim(found) else None
-    if numbers is None or len(numbers) != len(groups) or any(jnp.ndim(number) for number in numbers):
+    if isinstance(found, list | tuple) and found and not any(jnp.ndim(number) for number in found):
+        found = jnp.stack([jnp.asarray(number) for number in found])
+    if isinstance(found, list | tuple) or jnp.shape(found) != (len(groups),):
         raise ValueError(
             f"{named(rule)}: measure must return a vector with one number for each of {len(groups)} groups, found "
             f"{kind(found)}."
         )
-    return [jnp.asarray(number) for number in numbers]
+    return jnp.asarray(found)
 
 
 def settled(rule: Maths, c: Arrays, number: jax.Array) -> Arrays:

@@ -11,13 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradtx import _checks, native
+from gradtx import _checks
 from gradtx._chain import Chain
 from gradtx._lift import compiled, have_values
 from gradtx._mesh import is_split, varying
 from gradtx._rule import Rule
 from gradtx._state import ChainState, PackedState, knowing, known_to
 from gradtx._wrapper import Wrapper
+from gradtx.native._parts import Part, as_array, join, split
+from gradtx.native._primitive import LEAVES_PER_CALL
 
 __all__ = ["pack_state", "packed", "unpack_state"]
 
@@ -147,9 +149,9 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
             kind = (jnp.result_type(leaf), varying(leaf), *(ours[i] for ours in chosen), *dtypes)
             alike.setdefault(kind, []).append(i)
     groups = tuple(
-        tuple(members[start : start + native.LEAVES_PER_CALL])
+        tuple(members[start : start + LEAVES_PER_CALL])
         for members in alike.values()
-        for start in range(0, len(members), native.LEAVES_PER_CALL)
+        for start in range(0, len(members), LEAVES_PER_CALL)
     )
     return _packed(state, lifted.layout, treedef, groups)
 
@@ -175,8 +177,8 @@ def unpack_state(tx: packed, state: PackedState, params: Any) -> ChainState:
     leaves, treedef = _checks.named_leaves(params, "parameters")
     in_parts, _ = _in_parts(state, [jnp.shape(leaf) for _, leaf in leaves], treedef)
     _checks.check_state(in_parts, lifted.layout, treedef, leaves, lifted.chosen(leaves, treedef))
-    is_part = lambda x: isinstance(x, native.Part)  # noqa: E731
-    return jax.tree.map(native.as_array, in_parts, is_leaf=is_part)
+    is_part = lambda x: isinstance(x, Part)  # noqa: E731
+    return jax.tree.map(as_array, in_parts, is_leaf=is_part)
 
 
 def _chain_of(tx: Any) -> Chain | Rule:
@@ -190,7 +192,7 @@ def _packed(state: ChainState, layout: _checks.Layout, treedef: Any, groups: Gro
 
     def pack(tree: Any) -> PackedSlot:
         leaves = treedef.flatten_up_to(tree)
-        flat = [None if leaves[group[0]] is None else native.join([leaves[i] for i in group]) for group in groups]
+        flat = [None if leaves[group[0]] is None else join([leaves[i] for i in group]) for group in groups]
         for i in itertools.chain(*groups):
             leaves[i] = None
         return PackedSlot(treedef.unflatten(leaves), tuple(flat), groups)
@@ -226,7 +228,7 @@ def _in_parts(state: PackedState, shapes: Sequence[tuple[int, ...]], treedef: An
                     f"packed: slot {name} was made for other parameters: {len(group)} leaves of {flat.size} elements "
                     f"in all stand in one flat array, and the leaves in their places have {size}."
                 )
-            for i, part in zip(group, native.split(flat, [shapes[i] for i in group]), strict=True):
+            for i, part in zip(group, split(flat, [shapes[i] for i in group]), strict=True):
                 leaves[i] = part
         return treedef.unflatten(leaves)
 

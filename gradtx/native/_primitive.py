@@ -17,7 +17,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
 from gradtx.native import _library
-from gradtx.native._parts import join, split
+from gradtx.native._parts import element, join, split
 from gradtx.native._program import Program, aval_of
 
 LEAVES_PER_CALL = 64
@@ -28,15 +28,15 @@ LEAVES_PER_CALL = 64
 class Call(abc.ABC):
     """A function over leaves that the kernel has a program for.
 
-    Operands are the arrays of all leaves, then the scalars of each leaf, then for each chunk its flat arrays, in which
-    one position of all its leaves stands, then the scalars that are the same for all. Two calls are equal if they
-    compute the same; their derivatives are taken from ``jaxprs`` before that matters.
+    Operands are the arrays of all leaves, then vectors of one scalar for each leaf, then for each chunk its flat
+    arrays, in which one position of all its leaves stands, then the scalars that are the same for all. Two calls are
+    equal if they compute the same; their derivatives are taken from ``jaxprs`` before that matters.
 
     Attributes:
         program: what the kernel runs.
         chunks: how many leaves go together in one call of the kernel.
         arrays: how many of a leaf there are, of its own and in flat ones.
-        local: scalars of a leaf.
+        local: how many scalars each leaf has of its own.
         jaxprs: per leaf, the function itself; its constants are the last of the shared scalars.
         flat: the positions, among the arrays of a leaf, of those that are parts of flat ones.
     """
@@ -61,11 +61,11 @@ class Call(abc.ABC):
         """The results by the kernel, where that can run."""
 
     def _split(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any], Sequence[Any]]:
-        """Arrays per leaf, scalars per leaf, flat arrays per chunk, shared scalars."""
+        """Arrays per leaf, vectors of local scalars, flat arrays per chunk, shared scalars."""
         leaves, own = sum(self.chunks), self.arrays - len(self.flat)
-        ends = np.cumsum([leaves * own, leaves * self.local, len(self.chunks) * len(self.flat)])
+        ends = np.cumsum([leaves * own, self.local, len(self.chunks) * len(self.flat)])
         arrays, local, flat, shared = (operands[i:j] for i, j in itertools.pairwise([0, *ends, len(operands)]))
-        return _rows(arrays, leaves), _rows(local, leaves), _rows(flat, len(self.chunks)), shared
+        return _rows(arrays, leaves), list(local), _rows(flat, len(self.chunks)), shared
 
     def _evaluate(self, operands: Sequence[jax.Array]) -> list[list[jax.Array]]:
         """Per leaf, what the function returns."""
@@ -78,10 +78,10 @@ class Call(abc.ABC):
                 for position, column in zip(self.flat, parts, strict=True):
                     whole[-1].insert(position, column[k].array())
         results = []
-        for jaxpr, own, scalars in zip(self.jaxprs, whole, local, strict=True):
+        for i, (jaxpr, own) in enumerate(zip(self.jaxprs, whole, strict=True)):
             count = len(shared) - len(jaxpr.constvars)
             function = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, shared[count:]))
-            results.append(function(*own, *scalars, *shared[:count]))
+            results.append(function(*own, *(element(x, i) for x in local), *shared[:count]))
         return results
 
     def _in_chunks(self, rows: Any) -> Iterable[Any]:
@@ -99,11 +99,9 @@ class Call(abc.ABC):
             return jnp.stack([value.astype(dtype) for value in values]) if values else jnp.zeros(0, dtype)
 
         if self.local and self.program.coefficients:
-            table = jax.vmap(coefficients)(*(jnp.stack(column) for column in zip(*local, strict=True)))
-            tables = self._in_chunks(table)
+            tables = self._in_chunks(jax.vmap(coefficients)(*local))
         else:
-            table = coefficients(*local[0])[None] if self.local else coefficients()[None]
-            tables = [table] * len(self.chunks)
+            tables = [coefficients(*(x[0] for x in local))[None]] * len(self.chunks)
         for rows, chunk, columns in zip(tables, self._in_chunks(arrays), flat, strict=True):
             yield [rows, *(x for leaf in chunk for x in leaf), *columns]
 
@@ -180,24 +178,33 @@ class MapCall(Call):
 
 @dataclass(frozen=True)
 class SumCall(Call):
-    """The sum of the function's output over all elements of all leaves."""
+    """The sum of the function's output over all elements of all leaves; with ``each``, per chunk a vector of sums."""
+
+    each: bool = False
 
     def avals(self, *operands: Any) -> Sequence[Any]:
         del operands
         aval = aval_of(self.jaxprs[0].outvars[0])
-        return [aval.update(shape=(), weak_type=False, sharding=aval.sharding.update(spec=PartitionSpec()))]
+        shapes = [(leaves,) for leaves in self.chunks] if self.each else [()]
+        specs = [PartitionSpec(*(None for _ in shape)) for shape in shapes]
+        return [
+            aval.update(shape=shape, weak_type=False, sharding=aval.sharding.update(spec=spec))
+            for shape, spec in zip(shapes, specs, strict=True)
+        ]
 
     def reference(self, *operands: jax.Array) -> list[jax.Array]:
-        return [functools.reduce(jnp.add, [jnp.sum(x) for (x,) in self._evaluate(operands)])]
+        sums = [jnp.sum(x) for (x,) in self._evaluate(operands)]
+        if self.each:
+            return [jnp.stack(chunk) for chunk in self._in_chunks(sums)]
+        return [functools.reduce(jnp.add, sums)]
 
     def native(self, *operands: jax.Array) -> list[jax.Array]:
-        (aval,) = self.avals()
-        summed = np.int64(self.program.result or 0)
+        avals, summed = self.avals(), np.int64(self.program.result or 0)
         sums = [
             jax.ffi.ffi_call(_library.SUM, aval)(*chunk, summed=summed, **self._attributes())
-            for chunk in self._calls(operands)
+            for aval, chunk in zip(itertools.cycle(avals), self._calls(operands), strict=False)
         ]
-        return [functools.reduce(jnp.add, sums)]
+        return sums if self.each else [functools.reduce(jnp.add, sums)]
 
 
 def _rows(values: Sequence[Any], rows: int) -> list[Sequence[Any]]:

@@ -1,0 +1,272 @@
+"""Functions of one array over many leaves: for the kernel where it has a program for them, for JAX where not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jax.sharding import PartitionSpec
+
+from gradtx._mesh import sum_of, vary, varying
+from gradtx.native import _library
+from gradtx.native._parts import Part, are_all, as_array, element, in_order, split
+from gradtx.native._primitive import LEAVES_PER_CALL, MapCall, SumCall, call_p
+from gradtx.native._program import Program, Unsupported, aval_of, compile_jaxpr
+
+
+def map_leaves(
+    fn: Callable[..., tuple[jax.Array, ...]],
+    leaves: Sequence[tuple[jax.Array | Part, ...]],
+    shared: Sequence[jax.Array] = (),
+    local: Sequence[jax.Array] = (),
+    aliases: Mapping[int, int] | None = None,
+) -> list[tuple[Any, ...]]:
+    """``[fn(*arrays, *scalars, *shared) for arrays, scalars in zip(leaves, zip(*local))]``, in one pass over each leaf.
+
+    Args:
+        fn: elementwise in the arrays; returns a tuple of arrays of the leaf's shape.
+        leaves: per leaf a tuple of arrays of one shape, the first an array and each other one an array or a ``Part`` of
+            a flat one; as many for each leaf.
+        shared: scalars, the same for each leaf.
+        local: vectors with one scalar for each leaf.
+        aliases: {position of an array in the leaf's tuple: position of an output} that may be the same memory.
+
+    Leaves whose parts are all there is of some flat arrays go together, and the outputs that may have the same memory
+    are parts of flat arrays too. Other parts are copied, and their outputs are arrays.
+
+    Raises:
+        ValueError: for arrays of a leaf that differ in shape, parts that are not in their flat arrays, local scalars of
+            another number of leaves, and aliases of what is not there.
+
+    >>> from gradtx.native._leaves import map_leaves
+    >>> import jax.numpy as jnp
+    >>> leaves = [(jnp.array([1.0, 2.0]), jnp.array([1.0, -1.0])), (jnp.array(3.0), jnp.array(2.0))]
+    >>> step = lambda p, g, rate: (p - rate * g,)
+    >>> for (p,) in map_leaves(step, leaves, shared=[jnp.array(0.5)], aliases={0: 0}):
+    ...     print(p)
+    [0.5 2.5]
+    2.0
+    """
+    aliases = {} if aliases is None else aliases
+    _check("map_leaves", leaves, local, aliases)
+    results: list[tuple[Any, ...]] = [()] * len(leaves)
+    for group in _groups(fn, leaves, local, shared, aliases, summed=False):
+        if group.program is None:
+            for i in group.members:
+                results[i] = tuple(fn(*map(as_array, leaves[i]), *(element(x, i) for x in local), *shared))
+                _check_outputs(aliases, len(results[i]))
+            continue
+        for flat, chunks in group.together(leaves).items():
+            call = MapCall(**group.call(leaves, local, flat, chunks), aliases=group.aliases)
+            found = call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
+            flat_results = iter(found[len(found) - len(chunks) * len(flat) :])
+            own = iter(found)
+            for chunk in chunks:
+                shapes = [jnp.shape(leaves[i][0]) for i in chunk]
+                parts = {output: split(next(flat_results), shapes) for output in call.flat_outputs}
+                for k, i in enumerate(chunk):
+                    results[i] = tuple(parts[o][k] if o in parts else next(own) for o in range(call.outputs))
+    return results
+
+
+def sum_leaves(
+    fn: Callable[..., jax.Array], leaves: Sequence[tuple[jax.Array, ...]], shared: Sequence[jax.Array] = ()
+) -> jax.Array:
+    """The sum of ``fn(*arrays, *shared)`` over all elements of all leaves, in all shards, in float32 or wider.
+
+    The kernel adds in float64, in an order that does not depend on the number of threads.
+
+    Args:
+        fn: elementwise in the arrays; returns one array of the leaf's shape.
+        leaves: per leaf a tuple of arrays of one shape, as many for each leaf.
+        shared: scalars, the same for each leaf.
+
+    Raises:
+        ValueError: for arrays of a leaf that differ in shape.
+
+    >>> from gradtx.native._leaves import sum_leaves
+    >>> import jax.numpy as jnp
+    >>> print(sum_leaves(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
+    14.0
+    """
+    return sum_of([numbers for _, numbers in _sums(fn, leaves, shared, each=False)])
+
+
+def sum_each(
+    fn: Callable[..., jax.Array], leaves: Sequence[tuple[jax.Array, ...]], shared: Sequence[jax.Array] = ()
+) -> jax.Array:
+    """For each leaf the sum of ``fn(*arrays, *shared)`` over all its elements, as ``sum_leaves``: a vector.
+
+    >>> from gradtx.native._leaves import sum_each
+    >>> import jax.numpy as jnp
+    >>> print(sum_each(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
+    [5. 9.]
+    """
+    found = _sums(fn, leaves, shared, each=True)
+    if not found:
+        return jnp.zeros(0, jnp.float32)
+    members = list(itertools.chain(*(members for members, _ in found)))
+    sums = jnp.concatenate([sum_of([sums]) for _, sums in found])
+    return in_order(sums, sorted(range(len(members)), key=members.__getitem__))
+
+
+def _sums(
+    fn: Callable[..., jax.Array], leaves: Sequence[tuple[jax.Array, ...]], shared: Sequence[jax.Array], each: bool
+) -> list[tuple[list[int], jax.Array]]:
+    """Leaves with their sum, or with ``each`` a vector of their sums, of one shard."""
+
+    def wide(*operands: jax.Array) -> jax.Array:
+        x = fn(*operands)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    _check("sum_leaves", leaves, (), {})
+    found: list[tuple[list[int], jax.Array]] = []
+    for group in _groups(wide, leaves, (), shared, {}, summed=True):
+        if group.program is None:
+            sums = [jnp.sum(wide(*leaves[i], *shared)) for i in group.members]
+            found += [([i], x[None] if each else x) for i, x in zip(group.members, sums, strict=True)]
+            continue
+        for flat, chunks in group.together(leaves).items():
+            call = SumCall(**group.call(leaves, (), flat, chunks), each=each)
+            sums = call_p.bind(*group.operands(leaves, (), shared, flat, chunks), call=call)
+            found += zip(chunks, sums, strict=True) if each else [(list(itertools.chain(*chunks)), *sums)]
+    return found
+
+
+def _check(who: str, leaves: Sequence[tuple[Any, ...]], local: Sequence[jax.Array], aliases: Mapping[int, int]) -> None:
+    """Refuse what would pair elements that do not belong together, or is not there."""
+    for i, arrays in enumerate(leaves):
+        if len(arrays) != len(leaves[0]):
+            raise ValueError(f"{who}: leaf {i} has {len(arrays)} arrays, leaf 0 has {len(leaves[0])}")
+        if not arrays or isinstance(arrays[0], Part):
+            raise ValueError(f"{who}: leaf {i} has to begin with an array, found {arrays[0] if arrays else 'nothing'}")
+        for a, x in enumerate(arrays):
+            if x.shape != arrays[0].shape:
+                raise ValueError(f"{who}: leaf {i}: array {a} has shape {x.shape}, the first one {arrays[0].shape}")
+            if isinstance(x, Part) and (x.flat.ndim != 1 or x.offset < 0 or x.offset + x.size > x.flat.size):
+                end = x.offset + x.size
+                raise ValueError(f"{who}: leaf {i}: elements {x.offset} to {end} are not in an array of {x.flat.shape}")
+    for x in local:
+        if x.shape != (len(leaves),):
+            raise ValueError(f"{who}: local scalars of shape {x.shape} for {len(leaves)} leaves")
+    for array in aliases:
+        if leaves and not 0 <= array < len(leaves[0]):
+            raise ValueError(f"{who}: aliases name array {array}, and there are {len(leaves[0])}")
+    if len(set(aliases.values())) < len(aliases):
+        raise ValueError(f"{who}: aliases put several arrays into the memory of one output: {dict(aliases)}")
+
+
+def _check_outputs(aliases: Mapping[int, int], outputs: int) -> None:
+    for output in aliases.values():
+        if not 0 <= output < outputs:
+            raise ValueError(f"map_leaves: aliases name output {output}, and there are {outputs}")
+
+
+Chunks = list[list[int]]
+"""The leaves of each call of the kernel."""
+
+
+class _Group:
+    """Leaves with one program, None if they have none, whose shards differ along the same axes of a mesh."""
+
+    def __init__(
+        self,
+        program: Program | None,
+        consts: Sequence[jax.Array],
+        aliases: tuple[tuple[int, int], ...],
+        axes: tuple[str, ...],
+    ):
+        self.program, self.consts, self.aliases, self.axes = program, consts, aliases, axes
+        self.members: list[int] = []
+        self.jaxprs: dict[int, core.Jaxpr] = {}
+
+    def together(self, leaves: Sequence[tuple[jax.Array | Part, ...]]) -> dict[tuple[int, ...], Chunks]:
+        """By the positions of the parts that can stay in their flat arrays, the leaves that go together."""
+        alike: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for i in self.members:
+            parts = [(a, id(x.flat)) for a, x in enumerate(leaves[i]) if isinstance(x, Part)]
+            alike.setdefault(tuple(parts), []).append(i)
+        together: dict[tuple[int, ...], Chunks] = {}
+        plain: list[int] = []
+        for parts, members in alike.items():
+            flat = tuple(a for a, _ in parts)
+            if flat and all(a in dict(self.aliases) and are_all([leaves[i][a] for i in members]) for a in flat):
+                together.setdefault(flat, []).append(members)
+            else:
+                plain += members
+        if plain:
+            starts = range(0, len(plain), LEAVES_PER_CALL)
+            together[()] = [plain[start : start + LEAVES_PER_CALL] for start in starts]
+        return together
+
+    def call(
+        self, leaves: Sequence[Any], local: Sequence[Any], flat: tuple[int, ...], chunks: Chunks
+    ) -> dict[str, Any]:
+        """What a ``Call`` has to know."""
+        return {
+            "program": self.program,
+            "chunks": tuple(map(len, chunks)),
+            "arrays": len(leaves[chunks[0][0]]),
+            "local": len(local),
+            "jaxprs": tuple(self.jaxprs[i] for i in itertools.chain(*chunks)),
+            "flat": flat,
+        }
+
+    def operands(
+        self, leaves: Sequence[Any], local: Sequence[Any], shared: Sequence[Any], flat: tuple[int, ...], chunks: Chunks
+    ) -> list[Any]:
+        """The operands of a ``Call``."""
+        members = list(itertools.chain(*chunks))
+        arrays = [as_array(x) for i in members for a, x in enumerate(leaves[i]) if a not in flat]
+        flats = [leaves[chunk[0]][a].flat for chunk in chunks for a in flat]
+        operands = [*arrays, *(in_order(x, members) for x in local), *flats, *shared, *self.consts]
+        return [vary(x, self.axes) for x in operands]
+
+
+def _groups(
+    fn: Callable[..., Any],
+    leaves: Sequence[tuple[jax.Array | Part, ...]],
+    local: Sequence[jax.Array],
+    shared: Sequence[jax.Array],
+    aliases: Mapping[int, int],
+    summed: bool,
+) -> list[_Group]:
+    """Leaves by what the kernel has to do for them. The function is traced once for each kind of leaf."""
+    ops = _library.load().ops
+    traced: dict[Any, tuple[_Group, core.Jaxpr | None]] = {}
+    groups: dict[Any, _Group] = {}
+    for i, arrays in enumerate(leaves):
+        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *local, *shared)
+        first = jax.typeof(vary(arrays[0], axes))
+        scalar = first.update(shape=(), weak_type=False, sharding=first.sharding.update(spec=PartitionSpec()))
+        avals = (
+            *(
+                first.update(dtype=x.dtype, weak_type=False) if isinstance(x, Part) else jax.typeof(vary(x, axes))
+                for x in arrays
+            ),
+            *(scalar.update(dtype=x.dtype) for x in local),
+        )
+        if avals not in traced:
+            program, jaxpr, consts, same = None, None, [], {}
+            if ops:
+                closed = jax.make_jaxpr(fn)(*avals, *(vary(x, axes) for x in shared))
+                jaxpr, consts = closed.jaxpr, closed.consts
+                dtypes = [aval_of(var).dtype for var in jaxpr.outvars]
+                _check_outputs(aliases, len(dtypes))
+                same = {a: o for a, o in sorted(aliases.items()) if arrays[a].dtype == dtypes[o]}
+                try:
+                    program = compile_jaxpr(jaxpr, len(arrays), ops, same, summed)
+                except Unsupported:
+                    program = None
+            pairs = tuple(same.items())
+            key = (program, pairs, axes, avals[len(arrays) :], *map(id, consts))
+            traced[avals] = groups.setdefault(key, _Group(program, consts, pairs, axes)), jaxpr
+        group, jaxpr = traced[avals]
+        group.members.append(i)
+        if jaxpr is not None:
+            group.jaxprs[i] = jaxpr
+    return list(groups.values())

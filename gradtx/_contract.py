@@ -135,7 +135,7 @@ def _runs(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: An
 
 def _remembers(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
     """Whether the direction or the second moment depends on the slots; the whole step of a rule is traced for it."""
-    rule = _timeless(rule)
+    rule = timeless(rule)
     real = real_dtype(leaf.dtype)
     scalar, count = jax.ShapeDtypeStruct((), real), jax.ShapeDtypeStruct((), jnp.int32)
     slots = jax.eval_shape(lambda x: slotted(rule, x), leaf)
@@ -158,7 +158,7 @@ def _remembers(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_momen
     return any(flow is not Flow.NONE for flow in found)
 
 
-def _timeless(rule: Maths) -> Maths:
+def timeless(rule: Maths) -> Maths:
     """The rule with a schedule that anyone can call in place of each of its own, which may want numbers."""
     schedules = [name for name, value in rule.hyperparameters().items() if callable(value)]
     rule = copy.copy(rule) if schedules else rule

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+import optax
 
-from gradtx._chain import chain, seal
+from gradtx._chain import Chain, chain, seal
 from gradtx._checks import named_leaves
+from gradtx._contract import timeless
+from gradtx._latex import plain
+from gradtx._packed import packed
 from gradtx._partition import partition
-from gradtx._rule import Rule, Transformation
+from gradtx._rule import Rule, Transformation, show
 from gradtx._select import Leaves
-from gradtx._state import ChainState
-from gradtx._tables import aligned, line, markdown
+from gradtx._tables import aligned, broken, columns, fitted, line, markdown, width
 from gradtx._wrapper import Wrapper
-
-_NUMBERS = 4  # the column from which cells are numbers
 
 
 class Row(NamedTuple):
-    """One rule of a described chain. Bytes are those of its slots, over all leaves."""
+    """One rule of a described chain. Bytes are those of its slots, over all leaves.
+
+    Of a transformation around others, slots are its own, and its rows come next, one level deeper.
+    """
 
     rule: str
     equation: str
@@ -32,6 +33,7 @@ class Row(NamedTuple):
     slots: str
     bytes_per_parameter: float
     bytes: int
+    depth: int = 0
 
 
 class Leaf(NamedTuple):
@@ -43,14 +45,15 @@ class Leaf(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What ``describe`` found; prints as a table, and is one in a notebook.
+    """What ``describe`` found; prints as a table, as wide as the terminal or 80, and is one in a notebook.
 
     Attributes:
-        rows: one for each rule, in order.
+        rows: one for each rule, in order; those inside a wrapper behind it.
         parameters: how many numbers the parameters are.
         bytes: what the state's slots take in all; hyperparameters and the count are not in it.
         leaves: one for each leaf; printed if not all leaves get the same rules (see ``where`` and ``partition``).
-        passes: how often a step goes over memory, and with how many bytes, one line for each pass (see ``executor``).
+        passes: how often a step goes over memory, with how many bytes, where that runs, and if it is not the compiled
+            kernel, why not; one line for each pass (see ``executor``).
     """
 
     rows: tuple[Row, ...]
@@ -61,9 +64,12 @@ class Description(NamedTuple):
 
     def _cells(self) -> list[list[str]]:
         head = ["rule", "equation", "hyperparameters", "slots", "bytes/param", "bytes"]
-        body = [[*row[:4], f"{row.bytes_per_parameter:.2f}", f"{row.bytes:,}"] for row in self.rows]
+        body = [
+            ["  " * row.depth + row.rule, *row[1:4], f"{row.bytes_per_parameter:.2f}", f"{row.bytes:,}"]
+            for row in self.rows
+        ]
         per_parameter = self.bytes / self.parameters if self.parameters else 0.0
-        total = ["in all", "", "", f"{self.parameters:,} parameters", f"{per_parameter:.2f}", f"{self.bytes:,}"]
+        total = ["in all", "", f"{self.parameters:,} parameters", "", f"{per_parameter:.2f}", f"{self.bytes:,}"]
         return [head, *body, total]
 
     def _leaf_cells(self) -> list[list[str]]:
@@ -73,26 +79,46 @@ class Description(NamedTuple):
         body = [[leaf.path, str(leaf.shape), ", ".join(leaf.rules) or "none"] for leaf in self.leaves]
         return [["leaf", "shape", "rules"], *body]
 
+    def _blocks(self, most: int) -> list[list[str]]:
+        """The lines of each row, of at most so many columns; if those are too few, equations stand below."""
+        cells = self._cells()
+        lines = aligned(cells, numbers=4)
+        if max(map(width, lines)) <= most:
+            return [[one] for one in lines]
+        blocks = fitted([[rule, *rest] for rule, _, *rest in cells], 3, most)
+        for block, row in zip(blocks[1:-1], self.rows, strict=True):
+            indent = "  " * (row.depth + 1)
+            block += broken(indent + row.equation, most, indent + "  ") if row.equation else []
+        return blocks
+
     def __str__(self) -> str:
-        *rules, total = aligned(self._cells(), _NUMBERS)
-        lines = [rules[0], line(rules), *rules[1:], line(rules), total]
-        leaves = aligned(self._leaf_cells(), _NUMBERS)
-        leaf_lines = ["", leaves[0], line(leaves), *leaves[1:]] if leaves else []
-        return "\n".join([*lines, *leaf_lines, "", f"a step: {self.passes}"])
+        most = columns()
+        head, *rules, total = self._blocks(most)
+        rule = line([one for block in (head, *rules, total) for one in block])
+        lines = [*head, rule, *itertools.chain(*rules), rule, *total]
+        if cells := self._leaf_cells():
+            head, *leaves = fitted(cells, 3, most)
+            lines += ["", *head, line([*head, *itertools.chain(*leaves)]), *itertools.chain(*leaves)]
+        lines += [""]
+        for i, one in enumerate(self.passes.split("\n")):
+            indent = " " * (10 + len(one) - len(one.lstrip()))
+            lines += broken(("        " if i else "a step: ") + one, most, indent)
+        return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_markdown_(self) -> str:
-        tables = [markdown(cells, _NUMBERS) for cells in (self._cells(), self._leaf_cells()) if cells]
+        tables = [markdown(cells, 4) for cells in (self._cells(), self._leaf_cells()) if cells]
         return "\n\n".join([*tables, f"a step: {self.passes}"])
 
 
 def describe(tx: Transformation, params: Any) -> Description:
     """A table of a chain's rules: equation, hyperparameters, slots, and bytes of state for these parameters.
 
-    Where ``where`` or ``partition`` give leaves different rules, a second table says which leaf gets which. The last
-    lines say in how many passes over memory ``step`` runs it: rules that act element by element fuse into one; a norm
-    has to be measured before.
+    Wrappers are taken apart: what is inside stands indented behind them. Where ``where`` or ``partition`` give leaves
+    different rules, a second table says which leaf gets which. The last lines say in how many passes over memory
+    ``step`` runs it, and where: rules that act element by element fuse into one; a norm has to be measured before; and
+    what the compiled kernel does not know (a sum inside ``apply``, say) takes the pass to XLA.
 
     Args:
         tx: a gradtx chain or rule, or a ``partition``, whose parts' rules are shown as ``part.rule``.
@@ -103,80 +129,124 @@ def describe(tx: Transformation, params: Any) -> Description:
         ValueError, TypeError: as ``init``, for chains and parameters that do not fit.
 
     >>> import gradtx, jax.numpy as jnp
-    >>> print(gradtx.describe(gradtx.chain(gradtx.trace(0.9), gradtx.scale(-0.1)), {"w": jnp.zeros((10, 10))}))
-    rule    equation           hyperparameters            slots           bytes/param  bytes
-    ────────────────────────────────────────────────────────────────────────────────────────
-    trace   b ← μb + u, u ← b  decay=0.9, nesterov=False  b, weight              4.04    404
-    scale   u ← a u            factor=-0.1                                       0.00      0
-    ────────────────────────────────────────────────────────────────────────────────────────
-    in all                                                100 parameters         4.04    404
+    >>> tx = gradtx.chain(gradtx.trace(0.9), gradtx.scale(-0.1))
+    >>> print(gradtx.describe(tx, {"w": jnp.zeros((10, 10))}))  # doctest: +ELLIPSIS
+    rule    hyperparameters            slots      bytes/param  bytes
+    ────────────────────────────────────────────────────────────────
+    trace   decay=0.9, nesterov=False  b, weight         4.04    404
+      b ← μb + u, u ← b
+    scale   factor=-0.1                                  0.00      0
+      u ← a u
+    ────────────────────────────────────────────────────────────────
+    in all  100 parameters                               4.04    404
     <BLANKLINE>
-    a step: one pass: trace, scale (20 bytes/parameter)
+    a step: one pass in ...: trace, scale (20 bytes/parameter...
     """
     if not isinstance(tx, Transformation):
         raise TypeError(f"describe: expected a gradtx chain or rule, found {type(tx).__name__}; use chain() or seal()")
     tx = chain(tx)  # of a wrapper, the wrapper as one rule
-    state = jax.eval_shape(tx.init, params)
     abstract = jax.eval_shape(lambda p: p, params)
-    parameters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(abstract))
     leaves, treedef = named_leaves(abstract, "parameters")
+    parameters = sum(leaf.size for _, leaf in leaves)
     acting: dict[str, list[str]] = {path: [] for path, _ in leaves}
-    rows = list(_rows(tx, "", state, leaves, treedef, parameters, acting))
-    shapes = {path: leaf.shape for path, leaf in leaves}
-    described = tuple(Leaf(path, shapes[path], tuple(rules)) for path, rules in acting.items())
-    passes = str(tx._lifted.plan(params, state, apply=True)).replace("\n", "\n        ")
+    state = jax.eval_shape(_timeless(tx).init, params)
+    rows = list(_rows(tx, state, _Part("", 0, leaves, treedef), parameters, acting))
+    described = tuple(Leaf(path, leaf.shape, tuple(acting[path])) for path, leaf in leaves)
+    passes = "\n".join(_passes(tx, abstract, apply=True))
     return Description(tuple(rows), parameters, sum(row.bytes for row in rows), described, passes)
 
 
-def _rows(
-    tx: Any, prefix: str, state: Any, leaves: Leaves, treedef: Any, parameters: int, acting: dict[str, list[str]]
-) -> Iterator[Row]:
-    """A row for each rule, those of a partition's parts included; notes in ``acting`` which leaves it acts on."""
-    if not isinstance(tx, Transformation) or isinstance(tx, Wrapper):
-        tx = chain(tx)
-        state = ChainState(state, {}, {tx.names[0]: {"state": state}})
-    for name, rule, chosen in zip(tx.names, tx.rules, tx.acts_on(leaves, treedef), strict=True):
-        ours = [leaf if acts else None for leaf, acts in zip(leaves, chosen, strict=True)]
-        slots = state.slots.get(name, {})
+class _Part(NamedTuple):
+    """The leaves that a transformation is for, and where its rules stand: the prefix of their names, and the depth."""
+
+    prefix: str
+    depth: int
+    leaves: Leaves
+    treedef: Any
+
+    def where(self, chosen: Sequence[bool]) -> _Part:
+        """The same, of some leaves."""
+        kept = [leaf if ours else None for (_, leaf), ours in zip(self.leaves, chosen, strict=True)]
+        leaves = [leaf for leaf, ours in zip(self.leaves, chosen, strict=True) if ours]
+        return self._replace(leaves=leaves, treedef=jax.tree.structure(self.treedef.unflatten(kept)))
+
+    def inside(self, rule: Rule, name: str) -> _Part:
+        """That of a transformation inside of a rule."""
+        part = self._replace(prefix=f"{self.prefix}{name}." if name else self.prefix, depth=self.depth + 1)
         if isinstance(rule, seal) and isinstance(rule.tx, partition):
-            kept = [leaf for leaf in ours if leaf is not None]
-            whole = jax.tree.structure(treedef.unflatten([None if leaf is None else leaf[1] for leaf in ours]))
-            parts = rule.tx.part_of(kept, whole)
-            for part, inside in rule.tx.named_parts.items():
-                own = [leaf for leaf, its in zip(kept, parts, strict=True) if its == part]
-                values = iter(parts)
-                pruned = whole.unflatten([0 if next(values) == part else None for _ in kept])
-                inner = slots["state"].parts[part]
-                structure = jax.tree.structure(pruned)
-                yield from _rows(inside, f"{prefix}{part}.", inner, own, structure, parameters, acting)
-            continue
-        for leaf in ours:
-            if leaf is not None:
-                acting[leaf[0]].append(prefix + name)
-        size = sum(int(np.prod(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(slots))
+            return part.where([own == name for own in rule.tx.part_of(self.leaves, self.treedef)])
+        return part
+
+    def params(self) -> Any:
+        """The leaves as a tree."""
+        return self.treedef.unflatten([leaf for _, leaf in self.leaves])
+
+
+def _timeless(tx: Chain) -> Chain:
+    return Chain(tuple(map(timeless, tx.rules)))
+
+
+def _members(rule: Any, state: Any) -> dict[str, tuple[Any, Any]]:
+    """The transformations in a rule, by their names, with their states; none if it cannot be taken apart."""
+    if not isinstance(rule, seal) or not isinstance(rule.tx, Transformation):
+        return {}
+    return rule.tx._members(state) if isinstance(rule.tx, Wrapper) else {"": (rule.tx, state)}
+
+
+def _rows(tx: Any, state: Any, at: _Part, parameters: int, acting: dict[str, list[str]]) -> Iterator[Row]:
+    """A row for each rule, those inside others behind them; notes which leaves each acts on."""
+    opaque = not isinstance(tx, Chain | Rule)
+    tx = chain(tx)
+    slots_of = {tx.names[0]: {"state": state}} if opaque else state.slots
+    for name, rule, chosen in zip(tx.names, tx.rules, tx.acts_on(at.leaves, at.treedef), strict=True):
+        slots = slots_of.get(name, {})
+        part, members = at.where(chosen), _members(rule, slots.get("state"))
+        taken = {id(leaf) for _, own in members.values() for leaf in jax.tree.leaves(own)}
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(slots) if id(x) not in taken)
+        if members:
+            fields = slots["state"]._asdict() if hasattr(slots["state"], "_asdict") else {}
+            slots = [field for field, x in fields.items() if any(id(y) not in taken for y in jax.tree.leaves(x))]
         per_parameter = size / parameters if parameters else 0.0
-        yield Row(prefix + name, plain(rule.equation), _values(rule), ", ".join(slots), per_parameter, size)
+        row = at.prefix + name, plain(rule.equation), _values(rule), ", ".join(slots), per_parameter, size, at.depth
+        yield Row(*row)
+        for path, _ in () if members else part.leaves:
+            acting[path].append(at.prefix + name)
+        for own, (member, inner) in members.items():
+            yield from _rows(member, inner, part.inside(rule, own), parameters, acting)
+
+
+def _passes(tx: Any, params: Any, apply: bool) -> Iterator[str]:
+    """A line for each pass, those of what is inside a rule behind it."""
+    tx = _timeless(chain(tx))
+    state = jax.eval_shape(tx.init, params)
+    plan = tx._lifted.plan(params, state, apply)
+    leaves, treedef = named_leaves(params, "parameters")
+    chosen = tx.acts_on(leaves, treedef)
+    for k, text in enumerate(plan.lines(tx._lifted.places(params, state, apply))):
+        yield text
+        r = plan.passes[k].rules.start if plan.passes else None
+        if r is None or not plan.passes[k].whole:
+            continue
+        part = _Part("", 0, leaves, treedef).where(chosen[r])
+        for name, (member, _) in _members(tx.rules[r], state.slots[tx.names[r]]["state"]).items():
+            if isinstance(member, Transformation):
+                inner = _passes(member, part.inside(tx.rules[r], name).params(), isinstance(member, packed))
+                yield from (f"  {name and f'{name}: '}{one}" for one in inner)
 
 
 def _values(rule: Rule) -> str:
-    inside = repr(rule).partition("(")[2].removesuffix(")")
-    return re.sub(r",? ?name='[^']*'", "", inside)
+    """The fields of a rule as in the call that makes it; of one that is taken apart, those of the wrapper in it."""
+    values = {name: x for name, x in rule._values().items() if x is not None or name not in ("state_dtype", "where")}
+    values.pop("name")
+    if isinstance(inside := values.get("tx"), Transformation):
+        del values["tx"]
+        wrapper = inside._values() if isinstance(inside, Wrapper) else {}
+        values = {name: x for name, x in wrapper.items() if not _holds_transformations(x)} | values
+    return " ".join(", ".join(f"{name}={show(x)}" for name, x in values.items()).split())
 
 
-_SYMBOLS = {
-    "leftarrow": "← ", "quad": "", "lvert": "|", "rvert": "|", "lVert": "‖", "rVert": "‖", "dots": "…", "max": "max",
-    "min": "min", "lambda": "λ",
-}  # fmt: skip
+def _holds_transformations(value: Any) -> bool:
+    def is_one(x: Any) -> bool:
+        return isinstance(x, optax.GradientTransformation)
 
-
-def plain(latex: str) -> str:
-    """An equation of a rule in plain characters: \\beta as β, \\sqrt{x} as √(x)."""
-    text = re.sub(r"\\sqrt\{([^{}]*)\}", r"√(\1)", latex)
-    text = re.sub(r"\\mathrm\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"\\([a-zA-Z]+) ?", lambda match: _symbol(match[1]), text)
-    text = re.sub(r"_\{([^{}]*)\}", r"_\1", text)
-    return re.sub(r"\s+", " ", text.replace("^2", "²").replace("-", "−")).replace(" ,", ",")
-
-
-def _symbol(name: str) -> str:
-    return _SYMBOLS[name] if name in _SYMBOLS else unicodedata.lookup(f"GREEK SMALL LETTER {name.upper()}")
+    return any(map(is_one, jax.tree.leaves(value, is_leaf=is_one)))

@@ -7,8 +7,8 @@ the same result, and is tested against it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from gradtx import _methods, native
 from gradtx._maths import Maths, Trees
 from gradtx._numerics import real_dtype, sum_over
-from gradtx._plan import Batch, Leaf, Pass, Plan
+from gradtx._plan import Batch, Leaf, Pass, Place, Plan
 from gradtx._signal import Signal
 from gradtx.native._leaves import map_leaves, sum_leaves
 from gradtx.native._parts import as_array, element, in_order
@@ -103,6 +103,42 @@ class Native:
 REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for one serves every step
 
 
+class Survey(Reference):
+    """The reference, which notes of each function that it maps why the kernel would not: None if it would."""
+
+    def __init__(self):
+        self.reasons: list[str | None] = []
+
+    def map_leaves(self, fn, leaves, shared, local, aliases):
+        avals = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in map(as_array, leaves[0])]
+        reason = native.supports(fn, avals, len(local) + len(shared))
+        if reason is not None:
+            names = [
+                rule.name or rule.label
+                for rule, alone, own in fn.apart(avals)
+                if native.supports(alone, own, len(alone.rules[0][2])) is not None
+            ]
+            reason = f"{', '.join(dict.fromkeys(names))}: {reason}" if 0 < len(names) < len(fn.rules) else reason
+        self.reasons.append(reason)
+        return super().map_leaves(fn, leaves, shared, local, aliases)
+
+    def total(self, fn, arrays):
+        avals = dict.fromkeys((x.shape, x.dtype) for x in arrays)
+        self.reasons += [native.supports(fn, [jax.ShapeDtypeStruct(*aval)]) for aval in avals]
+        return super().total(fn, arrays)
+
+    @property
+    def place(self) -> Place:
+        """Where all that was mapped would run."""
+        if (elsewhere := _elsewhere()) is not None:
+            return Place("in XLA", f"no kernel: {elsewhere}")
+        reasons = list(dict.fromkeys(reason for reason in self.reasons if reason is not None))
+        if not reasons:
+            return Place("in the kernel")
+        where = "in XLA" if None not in self.reasons else "in XLA and the kernel"
+        return Place(where, f"not in the kernel: {'; '.join(reasons)}", exact=False)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _run(fn: Fused, *operands: jax.Array) -> tuple[jax.Array, ...]:
     """Traced once for all leaves of one kind, and inlined by XLA."""
@@ -163,8 +199,17 @@ def current(traced: bool) -> Executor:
     """The executor that is chosen here, for arrays that are traced or have values."""
     name = _chosen.value
     if name == "auto":  # what the kernel runs is compiled first, which only a trace does once for many steps
-        name = "native" if traced and native.available() and jax.default_backend() == "cpu" else "reference"
+        name = "native" if traced and _elsewhere() is None else "reference"
     return NATIVE if name == "native" else REFERENCE
+
+
+def _elsewhere() -> str | None:
+    """The reason why compiled steps do not run in the kernel here; None if they do."""
+    if _chosen.value == "reference":
+        return "the executor is 'reference'"
+    if not native.available():
+        return str(native.available())
+    return None if jax.default_backend() == "cpu" else f"the device is a {jax.default_backend().upper()}"
 
 
 @dataclass(frozen=True)
@@ -211,6 +256,21 @@ class Fused:
             out += [after[slot].astype(d) for slot, d in zip(names, kept, strict=True)]
         return (*self._finished(signal, stored), *out)
 
+    def apart(self, avals: Sequence[Any]) -> Iterator[tuple[Maths, Fused, list[Any]]]:
+        """Each rule, the function of it alone, and what its arrays are like."""
+        before = 1 + self.accumulated + self.second_moment + self.reads_param
+        u = jax.ShapeDtypeStruct(avals[0].shape, self.leaf.dtype)
+        v = jax.ShapeDtypeStruct(avals[0].shape, real_dtype(self.leaf.dtype))
+        rest = iter(avals[before:])
+        for one in self.rules:
+            rule, slots, _, _ = one
+            held = [next(rest) for _ in slots]
+            needs = rule.second_moment in ("edits", "uses")
+            lanes = {"accumulated": True, "second_moment": needs, "lanes_out": (False, False)}
+            alone = replace(self, rules=(one,), finish="update", **lanes)
+            own = [u, u, *([v] if needs else []), *avals[before - self.reads_param : before], *held]
+            yield rule, alone, own
+
     def _finished(self, signal: Signal, stored: jax.Array | None) -> list[jax.Array]:
         if self.finish is None:
             others = zip((signal.gradient, signal.second_moment), self.lanes_out, strict=True)
@@ -221,11 +281,26 @@ class Fused:
         return [(stored + update).astype(stored.dtype)]  # what optax.apply_updates does
 
 
+def survey(work: Work) -> list[Place]:
+    """Where each pass of a step would run; to be traced."""
+    plan, after = work.plan, _before(work)
+    lanes: list[tuple[jax.Array, ...]] = [(u,) for u in work.updates]
+    places = []
+    for k, part in enumerate(plan.passes):
+        executor = Survey()
+        if not part.whole:
+            measured = _measure(part.rules.start, lanes, work, executor) if part.measures else None
+            for batch in plan.batches:
+                if part.acts_on(batch.leaf):
+                    _map_batch(k, batch, lanes, measured, after, work, executor)
+        places.append(executor.place if executor.reasons else Place())
+    return places
+
+
 def execute(work: Work, executor: Executor) -> Result:
     """Run a plan, pass by pass."""
     plan = work.plan
-    after = Result(list(work.updates), [own if rule.whole else {slot: list(xs) for slot, xs in own.items()}
-                                        for rule, own in zip(plan.rules, work.slots, strict=True)])  # fmt: skip
+    after = _before(work)
     lanes: list[tuple[jax.Array, ...]] = [(u,) for u in work.updates]
     for k, part in enumerate(plan.passes):
         if part.whole:
@@ -240,6 +315,15 @@ def execute(work: Work, executor: Executor) -> Result:
         if plan.passes[k].whole if k is not None else plan.applies:
             _finish(batch, lanes, after, work, executor)
     return after
+
+
+def _before(work: Work) -> Result:
+    """What is to be changed, as it came."""
+    slots = zip(work.plan.rules, work.slots, strict=True)
+    return Result(
+        list(work.updates),
+        [own if rule.whole else {slot: list(xs) for slot, xs in own.items()} for rule, own in slots],
+    )
 
 
 class Measured(NamedTuple):

@@ -95,6 +95,9 @@ class skip_nonfinite(Wrapper):
         _check_transformation(self.label, self.tx)
         object.__setattr__(self, "max_consecutive", _limit(self.label, self.max_consecutive))
 
+    def _members(self, state: SkipNonfiniteState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
+        return {"": (self.tx, state.inner)}
+
     def init(self, params: Any) -> SkipNonfiniteState:
         """The state before the first step: nothing skipped."""
         return SkipNonfiniteState(_started(self.tx, params), _zero(), _zero(), jnp.array(True))
@@ -208,6 +211,9 @@ class loss_scale(Wrapper):
     @property
     def _guarded(self) -> skip_nonfinite:
         return skip_nonfinite(self.tx, self.max_consecutive)
+
+    def _members(self, state: LossScaleState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
+        return {"": (self.tx, state.inner.inner)}
 
     def init(self, params: Any) -> LossScaleState:
         """The state before the first step: the initial scale, nothing skipped."""
@@ -356,6 +362,9 @@ class accumulate(Wrapper):
         if not callable(self.every):
             number = _integer(self.label, "every", self.every, low=1, otherwise=", or a schedule")
             object.__setattr__(self, "every", number)
+
+    def _members(self, state: AccumulateState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
+        return {"": (self.tx, state.inner)}
 
     def init(self, params: Any) -> AccumulateState:
         """The state before the first micro-batch."""

@@ -16,11 +16,11 @@ import optax
 
 from gradtx import _checks, _contract, _methods, _select
 from gradtx._checks import Layout
-from gradtx._executors import Work, current, execute
+from gradtx._executors import Work, current, execute, survey
 from gradtx._limits import Limits, checked
 from gradtx._maths import Maths, Tick
 from gradtx._numerics import complement, compute_dtype, is_complex, residual_of, split
-from gradtx._plan import Leaf, Plan, plan
+from gradtx._plan import Leaf, Place, Plan, plan
 from gradtx._select import Leaves
 from gradtx._signal import Weights
 from gradtx._state import ChainState, Hyperparameter, knowing
@@ -92,6 +92,20 @@ class Lifted:
         self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool
     ) -> tuple[Any, ChainState]:
         """The same, operation by operation."""
+        work, hyperparams, scalars = self._work(updates, state, params, extra, apply)
+        out, slots = execute(work, current(traced=not have_values(work.updates)))
+
+        unflatten, after = work.treedef.unflatten, {}
+        for name, rule, own, numbers in zip(self.names, self.rules, slots, scalars, strict=True):
+            trees = {"state": own} if rule.whole else {slot: unflatten(xs) for slot, xs in own.items()}
+            after[name] = trees | numbers
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return unflatten(out), self.state_type(count, hyperparams, _nonempty(after))
+
+    def _work(
+        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool
+    ) -> tuple[Work, Hyperparams, list[dict[str, Any]]]:
+        """A step that is ready to run, and of its state the hyperparameters and the scalar slots after it."""
         leaves, treedef = _checks.named_leaves(updates, "updates")
         chosen = self.chosen(leaves, treedef)
         _checks.check_real(leaves, chosen, self.rules, self.names, "updates")
@@ -109,14 +123,7 @@ class Lifted:
             if rule.whole:
                 slots[i] = state.slots[name]["state"]
         work = Work(plan(self.rules, known, apply), coefficients, arrays, slots, stored, treedef, extra)
-        out, slots = execute(work, current(traced=not have_values(arrays)))
-
-        after = {}
-        for name, rule, own, numbers in zip(self.names, self.rules, slots, scalars, strict=True):
-            trees = {"state": own} if rule.whole else {slot: treedef.unflatten(xs) for slot, xs in own.items()}
-            after[name] = trees | numbers
-        count = jnp.asarray(optax.safe_increment(state.count))
-        return treedef.unflatten(out), self.state_type(count, hyperparams, _nonempty(after))
+        return work, hyperparams, scalars
 
     def after(self, state: ChainState, params: Any, steps: int) -> ChainState:
         """The state with its scalars, the clock, weights and schedules, as so many steps leave them, and no other."""
@@ -140,6 +147,12 @@ class Lifted:
         slots = _checks.check_state(state, self.layout, treedef, leaves, chosen)
         arrays = [leaf for _, leaf in leaves]
         return plan(self.rules, self._known(arrays, arrays, slots, chosen), apply)
+
+    def places(self, params: Any, state: ChainState, apply: bool = False) -> list[Place]:
+        """Where each pass of the plan would run; the parameters may be abstract."""
+        places: list[Place] = []
+        jax.eval_shape(lambda p, s: places.extend(survey(self._work(p, s, p, {}, apply)[0])), params, state)
+        return places
 
     def _known(
         self, arrays: Sequence[Any], params: Sequence[Any] | None, slots: Sequence[Any], chosen: _checks.Chosen

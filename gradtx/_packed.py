@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gradtx import _checks
 from gradtx._chain import Chain
@@ -90,6 +91,9 @@ class packed(Wrapper):
             raise TypeError(f"packed: tx must be a gradtx chain or rule, found {self.tx!r}")
         if not isinstance(self.below, int) or isinstance(self.below, bool) or self.below < 0:
             raise ValueError(f"packed: below must be an integer, 0 or more, found {self.below!r}")
+
+    def _members(self, state: PackedState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
+        return {"": (self.tx, state)}
 
     def init(self, params: Any) -> PackedState:
         """The state before the first step."""

@@ -110,6 +110,9 @@ class partition(Wrapper):
                     return f" {part!r} is found within a key of {path!r}; gradtx.path makes patterns of whole keys."
         return ""
 
+    def _members(self, state: PartitionState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
+        return {part: (tx, state.parts[part]) for part, tx in self.named_parts.items()}
+
     def init(self, params: Any) -> PartitionState:
         """The state before the first step."""
         leaves, treedef = _checks.named_leaves(params, "parameters")

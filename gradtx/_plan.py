@@ -70,6 +70,20 @@ class Pass(NamedTuple):
         return any(leaf.members[r] for r in self.rules)
 
 
+class Place(NamedTuple):
+    """Where a pass runs.
+
+    Attributes:
+        where: in words.
+        why: the reason why it is not the kernel, or "".
+        exact: whether it is one pass for sure; what the kernel does not know, XLA may do in several.
+    """
+
+    where: str = ""
+    why: str = ""
+    exact: bool = True
+
+
 class Plan(NamedTuple):
     """How a chain runs on given leaves; a value, equal for what runs alike.
 
@@ -123,15 +137,22 @@ class Plan(NamedTuple):
             return measured + incoming + slots + 2 * param
         return measured + incoming + slots + outgoing + (param if any(self.rules[r].needs_params for r in ours) else 0)
 
-    def __str__(self) -> str:
+    def lines(self, places: Sequence[Place] = ()) -> list[str]:
+        """A line for each pass, and where it runs, if that is known."""
         total = sum(batch.size for batch in self.batches)
         lines = []
         for k, part in enumerate(self.passes):
             labels = [self.rules[r].name or self.rules[r].label for r in part.rules]
             how = "whole trees" if part.whole else "measured, then one pass" if part.measures else "one pass"
-            per_parameter = self.traffic(k) / total if total else 0.0
-            lines.append(f"{how}: {', '.join(labels)} ({per_parameter:.4g} bytes/parameter)")
-        return "\n".join(lines) or "nothing to do"
+            where, why, exact = places[k] if places else Place()
+            per_parameter = (
+                f"{'' if exact else 'at least '}{self.traffic(k) / total if total else 0.0:.4g} bytes/parameter"
+            )
+            lines.append(f"{how}{where and f' {where}'}: {', '.join(labels)} ({per_parameter}{why and f'; {why}'})")
+        return lines or ["nothing to do"]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
 
 @functools.lru_cache(maxsize=256)

@@ -121,8 +121,15 @@ class Transformation(optax.GradientTransformationExtraArgs):
         return hash((type(self), self._key()))
 
     def _repr_markdown_(self) -> str:
-        rows = [f"| `{name}` | ${rule.equation}$ |" for name, rule in zip(self.names, self.rules, strict=True)]
+        named = zip(self.names, self.rules, strict=True)
+        rows = [f"| `{name}` | {_mathematics(rule.equation)} |" for name, rule in named]
         return "\n".join(["| rule | per step |", "|---|---|", *rows])
+
+
+def _mathematics(latex: str) -> str:
+    """An equation for a cell of a table in a notebook, where a bar would end the cell."""
+    latex = " ".join(latex.replace(r"\|", r"\Vert ").replace("|", r"\vert ").split())
+    return f"${latex}$" if latex else ""
 
 
 def _unfilled(cls: type[Transformation]) -> Transformation:
@@ -200,13 +207,13 @@ class Value(Transformation):
 
     def __repr__(self) -> str:
         given = {name: value for name, value in self._values().items() if name not in _COMMON or value is not None}
-        return f"{type(self).__name__}({', '.join(f'{name}={_show(value)}' for name, value in given.items())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={show(value)}' for name, value in given.items())})"
 
     def __str__(self) -> str:
         given = [value for name, value in self._values().items() if name not in _COMMON and value is not None]
         where = self._values().get("where")
-        at = "" if where is None else f" where {_show(where)}"
-        return f"{self._values().get('name') or self.label}({', '.join(_show(x, digits=6) for x in given)}){at}"
+        at = "" if where is None else f" where {show(where)}"
+        return f"{self._values().get('name') or self.label}({', '.join(show(x, digits=6) for x in given)}){at}"
 
 
 class Rule(Value, Maths):
@@ -285,7 +292,7 @@ class Rule(Value, Maths):
 _COMMON = ("name", "state_dtype", "where")  # fields that every rule has; shown only where they are given
 
 
-def _show(value: Any, digits: int | None = None) -> str:
+def show(value: Any, digits: int | None = None) -> str:
     """A field's value as in the call that makes it; in angle brackets what cannot be written down."""
     if isinstance(value, optax.GradientTransformation) and not isinstance(value, Transformation):
         return f"<optax {made_by(value.update)}>"

@@ -147,6 +147,9 @@ class switch(Wrapper):
             object.__setattr__(self, name, _transformation(name, getattr(self, name)))
         object.__setattr__(self, "at", self.at if callable(self.at) else _step_number("switch: at", self.at, 0))
 
+    def _members(self, state: SwitchState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
+        return {"first": (self.first, state.first), "then": (self.then, state.then)}
+
     def init(self, params: Any) -> SwitchState:
         """The state before the first step: both phases', and the clock."""
         first, then = self.first.init(params), self.then.init(params)
@@ -308,6 +311,9 @@ class swats(Wrapper):
     @functools.cached_property
     def _sgd(self) -> Chain:
         return chain(momentum(self.b1), scale(1.0), scale_by_learning_rate(self.learning_rate))
+
+    def _members(self, state: SwatsState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
+        return {"": (self._adam, state.inner)}
 
     def init(self, params: Any) -> SwatsState:
         """The state before the first step."""

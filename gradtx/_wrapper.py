@@ -30,6 +30,11 @@ class Wrapper(Value):
         """One step: updates to add to the parameters, and the next state."""
         raise NotImplementedError
 
+    def _members(self, state: Any) -> dict[str, tuple[optax.GradientTransformation, Any]]:
+        """The transformations inside by their names, "" for an only one, each with its part of the state."""
+        del state
+        return {}
+
     def _step(self, params: Any, grads: Any, state: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
         updates, state = self.update(grads, state, params, **extra)
         return optax.apply_updates(params, updates), state

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     ["_mesh"],
     ["_control", "_numerics", "_signal", "_select", "_flow", "_tables", "_limits", "_walk", "activations", "native"],
+    ["_latex"],
     ["_maths"],  # the contract of a rule
     ["_declarations", "_methods", "_contract", "_plan", "_executors", "_state", "_hyperparams", "_checks"],
     ["_lift"],

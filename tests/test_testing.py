@@ -151,6 +151,7 @@ BROKEN = {
     "has one clock": (overflowing(()), "count overflows"),
     "shows what is like the parameters": (hidden_slot((gx.momentum(),)), "slot momentum.m is not found"),
     "is a value": (misprinted(), "its repr makes another: misprinted(2.0)"),
+    "shows itself": (shifted(), "rule 'shifted' does not say what it does: write equation = "),
     "is odd": (shifted(), "f(−g, −p) is not −f(g, p): b is "),
     "turns with the gradient": (real_part(), "for |z| = 1: w is "),
     "stores slots as told": (small_steps_from_one(), "updates: b is "),

@@ -19,6 +19,7 @@ import optax
 
 import gradtx as gx
 from gradtx._rule import Transformation
+from gradtx._tables import columns, width
 from gradtx.testing._compare import check, close, finite, own_buffers, same_types
 from gradtx.testing._examples import DTYPES, normal, params, trees
 from gradtx.testing._modes import works_in_shard_map
@@ -275,6 +276,18 @@ def _classes(cls: type) -> Iterator[tuple[str, type]]:
         yield from _classes(derived)
 
 
+def shows_itself(tx: Transformation) -> None:
+    """an equation for each rule; str, repr, describe within the terminal or 80 columns, and tables for notebooks"""
+    for rule in tx.rules:
+        words = r'write equation = r"u \leftarrow ..." in its class'
+        check(bool(rule.equation), f"rule {rule.name or rule.label!r} does not say what it does: {words}")
+    described = gx.describe(tx, params())
+    for text in (str(tx), repr(tx), tx._repr_markdown_(), described._repr_markdown_()):
+        check(isinstance(text, str) and bool(text), f"it shows itself as {text!r}")
+    wide = [one for one in str(described).splitlines() if width(one) > columns()]
+    check(not wide, f"describe does not fit {columns()} columns: {wide[:1]}")
+
+
 def is_odd(tx: Transformation) -> None:
     """the opposite gradients and parameters give the opposite updates, to the last bit"""
     opposite, _ = _steps(tx, jax.tree.map(jnp.negative, params()))
@@ -343,6 +356,7 @@ ORDERED: tuple[Property, ...] = (
     has_one_clock,
     shows_what_is_like_the_parameters,
     is_a_value,
+    shows_itself,
     is_odd,
     turns_with_the_gradient,
     stores_slots_as_told,

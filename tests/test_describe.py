@@ -116,7 +116,7 @@ def test_wrappers_are_taken_apart():
         (2, "scale_by_learning_rate", 0),
         (0, "scale", 0),
     ]
-    assert rows[0].hyperparameters == "every=4" and rows[1].hyperparameters == "max_consecutive=None"
+    assert rows[0].hyperparameters.startswith("every=4") and rows[1].hyperparameters == "max_consecutive=None"
     phases = gx.describe(
         gx.switch(5, gx.sgd(0.1, momentum=0.9), gx.partition({"w": optax.sgd(0.1)}, gx.sgd(1.0)), "reset"), PARAMS
     )

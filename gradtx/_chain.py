@@ -10,7 +10,7 @@ import jax.core
 import jax.numpy as jnp
 import optax
 
-from gradtx._lift import unique_names
+from gradtx._lift import applied, unique_names
 from gradtx._maths import Trees
 from gradtx._rule import Rule, Transformation, made_by
 from gradtx._select import Select, Selector, selector
@@ -59,6 +59,11 @@ class seal(Rule):
         inside = f"seal({self.tx})" if isinstance(self.tx, Transformation) else f"optax.{self.label}(...)"
         at = "" if self.where is None else f" where {self.where!r}"
         return (inside if self.name is None else f"{self.name}: {inside}") + at
+
+    @property
+    def takes_anything(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - it depends on tx
+        """Whether it is a transformation of gradtx, which says itself what it cannot do."""
+        return isinstance(self.tx, Transformation)
 
     def init_tree(self, params: Any) -> Any:
         """The transformation's own state."""
@@ -206,4 +211,4 @@ def step(tx: optax.GradientTransformation, params: Any, grads: Any, state: Any, 
     if isinstance(tx, Transformation):
         return tx._step(params, grads, state, extra_args)
     updates, state = optax.with_extra_args_support(tx).update(grads, state, params, **extra_args)
-    return optax.apply_updates(params, updates), state
+    return applied(params, updates), state

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradtx._maths import Maths
@@ -38,18 +39,71 @@ def named_leaves(tree: Any, what: str) -> tuple[Leaves, Any]:
     """The leaves with their paths, and the structure; refuses leaves that cannot be optimised."""
     leaves, treedef = flatten_with_paths(tree)
     for path, leaf in leaves:
-        dtype = _dtype(leaf)
-        if dtype is None:
-            raise TypeError(
-                f"gradtx: leaf {path!r} of the {what} is a {type(leaf).__name__}, not an array of floating or complex "
-                "numbers. Filter such leaves out (None in their place is fine), or convert them."
-            )
-        if not is_inexact(dtype):
-            raise TypeError(
-                f"gradtx: leaf {path!r} of the {what} has dtype {dtype}; only floating and complex leaves can be "
-                "optimised. Convert it, or filter it out (None in its place is fine)."
-            )
+        check_number(path, leaf, what)
     return leaves, treedef
+
+
+def check_number(path: str, leaf: Any, what: str, rule: str | None = None) -> None:
+    """Refuses a leaf that cannot be optimised."""
+    if is_number(leaf):
+        return
+    acts = "" if rule is None else f", and rule {rule!r} acts on it"
+    dtype = _dtype(leaf)
+    if dtype is None:
+        raise TypeError(
+            f"gradtx: leaf {path!r} of the {what} is a {type(leaf).__name__}, not an array of floating or complex "
+            f"numbers{acts}. Freeze it (see freeze, partition), filter it out (None in its place is fine), or convert "
+            "it."
+        )
+    raise TypeError(
+        f"gradtx: leaf {path!r} of the {what} has dtype {dtype}{acts}; only floating and complex leaves can be "
+        "optimised. Freeze it (see freeze, partition), filter it out (None in its place is fine), or convert it."
+    )
+
+
+def is_number(leaf: Any) -> bool:
+    """Whether a leaf is an array of floating or complex numbers, or such a number."""
+    dtype = _dtype(leaf)
+    return dtype is not None and is_inexact(dtype)
+
+
+def has_no_gradient(gradient: Any) -> bool:
+    """Whether this stands for no gradient: None, or the float0 of ``jax.grad(..., allow_int=True)``."""
+    return gradient is None or _dtype(gradient) == jax.dtypes.float0
+
+
+def filled(updates: Any, params: Any) -> tuple[Any, list[Any] | None]:
+    """The updates with something in place of gradients that are not there; and the leaves as they came, if any are."""
+    leaves, treedef = jax.tree.flatten(params)
+    given = leaves_like(treedef, updates)
+    if given is None or not any(map(has_no_gradient, given)):
+        return updates, None
+
+    def one(gradient: Any, param: Any) -> Any:
+        if not has_no_gradient(gradient):
+            return gradient
+        return jnp.zeros_like(param) if is_number(param) else param
+
+    return treedef.unflatten(map(one, given, leaves)), given
+
+
+def leaves_like(treedef: Any, tree: Any) -> list[Any] | None:
+    """The leaves of a tree that has this structure, None among them, or None if it has another."""
+    try:
+        found = None if tree is None else treedef.flatten_up_to(tree)
+    except ValueError:
+        return None
+    return found if jax.tree_util.all_leaves(found or (), is_leaf=lambda x: x is None) else None
+
+
+def check_gradient(path: str, gradient: Any, rule: str) -> None:
+    """Refuses what stands for no gradient, of a leaf that a rule acts on."""
+    if has_no_gradient(gradient):
+        found = "no gradient (None)" if gradient is None else "the gradient of an integer (float0)"
+        raise ValueError(
+            f"gradtx: leaf {path!r} of the updates has {found}, and rule {rule!r} acts on it. Freeze the parameter "
+            "(see freeze, partition), or filter the parameters as the updates are: None in the same places."
+        )
 
 
 def check_injected(what: str, value: Any) -> None:
@@ -110,9 +164,9 @@ def flatten_like(
             f"  {what}: {jax.tree.structure(tree)}\n  {like}: {treedef}"
         )
     for (path, leaf), other in zip(leaves, others, strict=True):
-        if other is not None and jnp.shape(other) != jnp.shape(leaf):
+        if other is not None and np.shape(other) != np.shape(leaf):
             raise ValueError(
-                f"gradtx: leaf {path!r}: the {what} have shape {jnp.shape(other)}, the {like} {jnp.shape(leaf)}. "
+                f"gradtx: leaf {path!r}: the {what} have shape {np.shape(other)}, the {like} {np.shape(leaf)}. "
                 "They must be equal: nothing is broadcast."
             )
     return others
@@ -138,7 +192,6 @@ def check_params(
                 raise ValueError(f"gradtx: rule {name!r} reads the parameters: call update(updates, state, params).")
         return None
     others = flatten_like(treedef, updates, params, "parameters", "updates")
-    named_leaves(params, "parameters")
     check_complex(updates, others)
     return others
 

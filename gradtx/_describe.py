@@ -10,13 +10,12 @@ import jax
 import optax
 
 from gradtx._chain import Chain, chain, seal
-from gradtx._checks import named_leaves
 from gradtx._contract import timeless
 from gradtx._latex import plain
 from gradtx._packed import packed
 from gradtx._partition import partition
 from gradtx._rule import Rule, Transformation, show
-from gradtx._select import Leaves
+from gradtx._select import Leaves, flatten_with_paths
 from gradtx._tables import aligned, broken, columns, fitted, line, markdown, width
 from gradtx._wrapper import Wrapper
 
@@ -146,7 +145,7 @@ def describe(tx: Transformation, params: Any) -> Description:
         raise TypeError(f"describe: expected a gradtx chain or rule, found {type(tx).__name__}; use chain() or seal()")
     tx = chain(tx)  # of a wrapper, the wrapper as one rule
     abstract = jax.eval_shape(lambda p: p, params)
-    leaves, treedef = named_leaves(abstract, "parameters")
+    leaves, treedef = flatten_with_paths(abstract)
     parameters = sum(leaf.size for _, leaf in leaves)
     acting: dict[str, list[str]] = {path: [] for path, _ in leaves}
     state = jax.eval_shape(_timeless(tx).init, params)
@@ -220,7 +219,7 @@ def _passes(tx: Any, params: Any, apply: bool) -> Iterator[str]:
     tx = _timeless(chain(tx))
     state = jax.eval_shape(tx.init, params)
     plan = tx._lifted.plan(params, state, apply)
-    leaves, treedef = named_leaves(params, "parameters")
+    leaves, treedef = flatten_with_paths(params)
     chosen = tx.acts_on(leaves, treedef)
     for k, text in enumerate(plan.lines(tx._lifted.places(params, state, apply))):
         yield text

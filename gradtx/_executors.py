@@ -16,13 +16,29 @@ import jax.numpy as jnp
 
 from gradtx import _methods, native
 from gradtx._maths import Maths, Trees
-from gradtx._numerics import real_dtype, sum_over
+from gradtx._numerics import added, real_dtype, sum_over, widest
 from gradtx._plan import Batch, Leaf, Pass, Place, Plan
 from gradtx._signal import Signal
 from gradtx.native._leaves import map_leaves, sum_leaves
 from gradtx.native._parts import as_array, element, in_order
 
 Coefficients = dict[str, jax.Array]
+
+
+class Resting(NamedTuple):
+    """A leaf that no rule for arrays acts on, or that a rule freezes: it may be no number, and have no gradient.
+
+    Attributes:
+        gradient: as it came in, None, float0, or an array of whatever dtype; or what a rule that maps whole trees made.
+        frozen: whether a rule freezes it.
+        computed: whether there are zeros in its place, as rules that act on it before it is frozen keep slots for it.
+        members: per rule, whether the rule sees it as it is (see ``Maths.takes_anything``).
+    """
+
+    gradient: Any
+    frozen: bool
+    computed: bool
+    members: tuple[bool, ...]
 
 
 class Work(NamedTuple):
@@ -37,6 +53,7 @@ class Work(NamedTuple):
         params: per leaf, the parameters as they are stored, or None.
         treedef: the structure of the updates.
         extra: the extra arguments of ``update``, for rules that map whole trees.
+        resting: the leaves that rest, by position; rules that map whole trees write what they make of them there.
     """
 
     plan: Plan
@@ -46,6 +63,7 @@ class Work(NamedTuple):
     params: Sequence[jax.Array] | None
     treedef: Any
     extra: dict[str, Any]
+    resting: dict[int, Resting]
 
 
 class Result(NamedTuple):
@@ -278,7 +296,7 @@ class Fused:
         update = signal.direction.astype(self.leaf.update)
         if self.finish == "update" or stored is None:
             return [update]
-        return [(stored + update).astype(stored.dtype)]  # what optax.apply_updates does
+        return [added(stored, update)]
 
 
 def survey(work: Work) -> list[Place]:
@@ -439,6 +457,7 @@ def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: W
     """A rule that maps whole trees, which have None where it does not act."""
     plan, rule = work.plan, work.plan.rules[r]
     acts = {i: batch.leaf for batch in plan.batches if batch.leaf.members[r] for i in batch.leaves}
+    as_it_is = {i: rests.gradient for i, rests in work.resting.items() if rests.members[r]}
 
     def tree(leaves: Mapping[int, Any]) -> Any:
         return work.treedef.unflatten([leaves.get(i) for i in range(len(lanes))])
@@ -447,19 +466,22 @@ def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: W
     frozen = {i: plan.accumulated(leaf, r) for i, leaf in acts.items()}
     params = None
     if work.params is not None:
-        params = tree({i: _widen(work.params[i], real_dtype(leaf.dtype)) for i, leaf in acts.items()})
-    incoming = tree({i: work.updates[i].astype(leaf.dtype) for i, leaf in acts.items()})
-    gradient = tree({i: lanes[i][1] if frozen[i] else directions[i] for i in acts})
-    trees = Trees(incoming, gradient, tree(directions), params, work.extra)
+        params = {i: _widen(work.params[i], real_dtype(leaf.dtype)) for i, leaf in acts.items()}
+        params = tree(params | {i: work.params[i] for i in as_it_is})
+    incoming = tree({i: work.updates[i].astype(leaf.dtype) for i, leaf in acts.items()} | as_it_is)
+    gradient = tree({i: lanes[i][1] if frozen[i] else directions[i] for i in acts} | as_it_is)
+    trees = Trees(incoming, gradient, tree(directions | as_it_is), params, work.extra)
     updates, after.slots[r] = _methods.check_tree(rule, rule.apply_tree(trees, after.slots[r]), trees.direction)
     for i, u in enumerate(work.treedef.flatten_up_to(updates)):
-        if i in acts:
+        if i in as_it_is:
+            work.resting[i] = work.resting[i]._replace(gradient=u)
+        elif i in acts:
             freezes = rule.accumulates and not frozen[i]
             lanes[i] = (u.astype(acts[i].dtype), *([directions[i]] if freezes else []), *lanes[i][1:])
 
 
 def _widen(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, dtype))
+    return x.astype(widest(x.dtype, dtype))
 
 
 def _cast(coefficients: Coefficients, dtype: jnp.dtype) -> Coefficients:

@@ -16,13 +16,14 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradtx import _checks
 from gradtx._chain import seal
 from gradtx._control import Once, either
 from gradtx._mesh import all_of, sharded_as
-from gradtx._numerics import compute_dtype, is_inexact, real_dtype, safe_divide, widened
+from gradtx._numerics import added, compute_dtype, is_inexact, real_dtype, safe_divide, widened
 from gradtx._walk import walk
 from gradtx._wrapper import Wrapper
 
@@ -368,8 +369,7 @@ class accumulate(Wrapper):
 
     def init(self, params: Any) -> AccumulateState:
         """The state before the first micro-batch."""
-        leaves, treedef = _checks.named_leaves(params, "parameters")
-        sums = treedef.unflatten([sharded_as(jnp.zeros_like(x, compute_dtype(x)), x) for _, x in leaves])
+        sums = jax.tree.map(_sum_for, params)
         weight = _weighed(0.0, sums) if self._weighs else None
         return AccumulateState(_started(self.tx, self._seen(params)), sums, _zero(), _zero(), _zero(), weight)
 
@@ -395,7 +395,7 @@ class accumulate(Wrapper):
             weight = _weighed(extra_args["weight"], state.sums)
             total = extra_args["weight"] = state.weight + weight
             summands = jax.tree.map(lambda g: _times(weight, g), updates)
-        sums = _added(state.sums, summands)
+        sums = _added(state.sums, summands, params)
         number = state.held + 1
         complete = number >= (self.every(state.emitted) if callable(self.every) else self.every)
         complete = complete | _flag(extra_args.get("emit", False))
@@ -406,7 +406,7 @@ class accumulate(Wrapper):
             return jax.tree.map(lambda a: safe_divide(a, (number if total is None else total).astype(a.dtype)), sums)
 
         def inside(updates: Any, sums: Any) -> tuple[Any, Any]:
-            gradients = updates if self._passes else combined(sums)
+            gradients = updates if self._passes else _with_others(combined(sums), updates, params)
             return _run(self.tx, gradients, state.inner, self._seen(params), extra_args)
 
         run = Once(inside, updates, sums)
@@ -415,7 +415,7 @@ class accumulate(Wrapper):
 
         def emit() -> tuple[Any, Any, Any]:
             after, inner = run()
-            return jax.tree.map(lambda u, x: u.astype(x.dtype), after, like), inner, jax.tree.map(jnp.zeros_like, sums)
+            return jax.tree.map(_cast, after, like), inner, jax.tree.map(jnp.zeros_like, sums)
 
         def wait() -> tuple[Any, Any, Any]:
             return _filled(like, 0.0), state.inner, sums
@@ -454,6 +454,8 @@ def _weighed(weight: Any, sums: Any) -> jax.Array:
 
 def _times(weight: jax.Array, gradient: Any) -> jax.Array:
     """wg, and 0 for w = 0."""
+    if not _checks.is_number(gradient):
+        return gradient
     gradient = jnp.asarray(gradient, compute_dtype(gradient))
     return jnp.where(weight == 0, 0, weight.astype(gradient.dtype) * gradient)
 
@@ -480,7 +482,9 @@ def _dtypes(tree: Any) -> list[jnp.dtype]:
     return [jnp.result_type(x) for x in jax.tree.leaves(tree)]
 
 
-def _strong(x: Any) -> jax.Array:
+def _strong(x: Any) -> Any:
+    if _checks.has_no_gradient(x):
+        return x
     return jnp.asarray(x, jnp.asarray(x).dtype)  # asking for the dtype takes a weak type away
 
 
@@ -492,7 +496,13 @@ def _all_finite(tree: Any) -> jax.Array:
 
 def _filled(like: Any, value: Any) -> Any:
     """Arrays of these shapes and dtypes, full of the value; of 0 where a dtype is neither floating nor complex."""
-    return jax.tree.map(lambda x: jnp.full(x.shape, value if is_inexact(x.dtype) else 0, x.dtype), like)
+
+    def one(x: Any) -> Any:
+        if _checks.has_no_gradient(x):
+            return np.zeros(x.shape, x.dtype)
+        return jnp.full(x.shape, value if is_inexact(x.dtype) else 0, x.dtype)
+
+    return jax.tree.map(one, like)
 
 
 def _unscaled(gradient: Any, scale: jax.Array) -> Any:
@@ -502,15 +512,45 @@ def _unscaled(gradient: Any, scale: jax.Array) -> Any:
     return jnp.asarray(gradient, compute_dtype(gradient)) / scale
 
 
-def _added(sums: Any, updates: Any) -> Any:
-    """a + g in the wider of the two, kept as a is."""
-    leaves, treedef = _checks.named_leaves(updates, "updates")
-    others = _checks.flatten_like(treedef, leaves, sums, "accumulated gradients", "updates")
+def _sum_for(param: Any) -> Any:
+    """Where to sum a parameter's gradients; None for what is no number, which has none."""
+    return sharded_as(jnp.zeros_like(param, compute_dtype(param)), param) if _checks.is_number(param) else None
+
+
+def _added(sums: Any, updates: Any, params: Any) -> Any:
+    """a + g in the wider of the two, kept as a is; a where there is no gradient to add."""
+    given, treedef, counted = _gradients(updates, params)
+    held = _checks.leaves_like(treedef, sums)
+    leaves, structure = _checks.named_leaves(_where(counted, given, treedef), "updates")
+    others = sums if held is None else _where(counted, held, treedef)
+    others = _checks.flatten_like(structure, leaves, others, "accumulated gradients", "updates")
     for (path, _), a in zip(leaves, others, strict=True):
         _checks.check_kind(f"sums, leaf {path!r},", a, "floating or complex", who="accumulate")
     _checks.check_complex(leaves, others, "parameter")
-    added = [(a + jnp.asarray(g)).astype(a.dtype) for a, (_, g) in zip(others, leaves, strict=True)]
-    return treedef.unflatten(added)
+    sums_after = iter([added(a, jnp.asarray(g)) for a, (_, g) in zip(others, leaves, strict=True)])
+    return treedef.unflatten([next(sums_after) if c else a for c, a in zip(counted, held or others, strict=True)])
+
+
+def _with_others(combined: Any, updates: Any, params: Any) -> Any:
+    """The gradients combined; what came in last where there is none to add."""
+    given, treedef, counted = _gradients(updates, params)
+    held = treedef.flatten_up_to(combined)
+    return treedef.unflatten([a if counts else g for counts, a, g in zip(counted, held, given, strict=True)])
+
+
+def _gradients(updates: Any, params: Any) -> tuple[list[Any], Any, list[bool]]:
+    """The leaves, None among them, the structure, and which are gradients of numbers; of frozen leaves some are not."""
+    given, treedef = jax.tree.flatten(updates, is_leaf=lambda g: g is None)
+    others = _checks.leaves_like(treedef, params) or given
+    return given, treedef, [_checks.is_number(g) and _checks.is_number(p) for g, p in zip(given, others, strict=True)]
+
+
+def _where(counted: list[bool], leaves: list[Any], treedef: Any) -> Any:
+    return treedef.unflatten([x if counts else None for counts, x in zip(counted, leaves, strict=True)])
+
+
+def _cast(update: Any, like: Any) -> Any:
+    return update if _checks.has_no_gradient(update) else update.astype(like.dtype)
 
 
 def _zero() -> jax.Array:

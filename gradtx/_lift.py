@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -16,12 +16,12 @@ import optax
 
 from gradtx import _checks, _contract, _methods, _select
 from gradtx._checks import Layout
-from gradtx._executors import Work, current, execute, survey
+from gradtx._executors import Resting, Work, current, execute, survey
 from gradtx._limits import Limits, checked
 from gradtx._maths import Maths, Tick
-from gradtx._numerics import complement, compute_dtype, is_complex, residual_of, split
+from gradtx._numerics import added, complement, compute_dtype, is_complex, residual_of, split, widest
 from gradtx._plan import Leaf, Place, Plan, plan
-from gradtx._select import Leaves
+from gradtx._select import Leaves, flatten_with_paths
 from gradtx._signal import Weights
 from gradtx._state import ChainState, Hyperparameter, knowing
 
@@ -55,13 +55,12 @@ class Lifted:
 
     def init(self, params: Any) -> ChainState:
         """The state before the first step."""
-        leaves, treedef = _checks.named_leaves(params, "parameters")
-        chosen = self.chosen(leaves, treedef)
+        leaves, treedef, chosen, resting = self._inputs(params, "parameters")
         _checks.check_real(leaves, chosen, self.rules, self.names, "parameters")
         self._check_rules(leaves, chosen)
         self._check_order(leaves, chosen)
-        arrays = [jnp.asarray(leaf, compute_dtype(leaf)) for _, leaf in leaves]
-        dtype = compute_dtype(*(x.real for x in arrays))
+        arrays = [None if i in resting else jnp.asarray(x, compute_dtype(x)) for i, (_, x) in enumerate(leaves)]
+        dtype = compute_dtype(*(x.real for x in arrays if x is not None))
         count = jnp.zeros((), jnp.int32)
         slots = {}
         for name, rule, ours in zip(self.names, self.rules, chosen, strict=True):
@@ -73,8 +72,10 @@ class Lifted:
             }
             slots[name] |= {slot: jnp.asarray(value, dtype) for slot, value in rule.scalars().items()}
             if rule.whole:
+                for i in resting:
+                    kept[i] = leaves[i][1] if ours[i] else None
                 slots[name]["state"] = rule.init_tree(treedef.unflatten(kept))
-        slots = _owned(slots, arrays)
+        slots = _owned(slots, jax.tree.leaves(arrays))
         state = self.state_type(count, self._hyperparams(count, dtype, None), _nonempty(slots))
         if any(rule.where is not None for rule in self.rules):
             self._tick(state.hyperparams, state, chosen)  # refuses an average that two groups of leaves need twice
@@ -93,7 +94,12 @@ class Lifted:
     ) -> tuple[Any, ChainState]:
         """The same, operation by operation."""
         work, hyperparams, scalars = self._work(updates, state, params, extra, apply)
-        out, slots = execute(work, current(traced=not have_values(work.updates)))
+        values = [x for i, x in enumerate(work.updates) if i not in work.resting]
+        out, slots = execute(work, current(traced=not have_values(values)))
+        for i, rests in work.resting.items():
+            param = work.params[i] if work.params else None
+            update = _resting_update(rests, param)
+            out[i] = _after(param, None if rests.frozen else update) if apply else update
 
         unflatten, after = work.treedef.unflatten, {}
         for name, rule, own, numbers in zip(self.names, self.rules, slots, scalars, strict=True):
@@ -106,8 +112,7 @@ class Lifted:
         self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool
     ) -> tuple[Work, Hyperparams, list[dict[str, Any]]]:
         """A step that is ready to run, and of its state the hyperparameters and the scalar slots after it."""
-        leaves, treedef = _checks.named_leaves(updates, "updates")
-        chosen = self.chosen(leaves, treedef)
+        leaves, treedef, chosen, resting = self._inputs(updates, "updates", params)
         _checks.check_real(leaves, chosen, self.rules, self.names, "updates")
         slots = _checks.check_state(state, self.layout, treedef, leaves, chosen)
         if apply and params is None and leaves:
@@ -116,19 +121,18 @@ class Lifted:
         hyperparams = self._hyperparams(state.count, None, state.hyperparams)
         coefficients, scalars = self._tick(hyperparams, state, chosen)
 
-        arrays = [_array(leaf) for _, leaf in leaves]
-        stored = None if param_leaves is None else [_array(leaf) for leaf in param_leaves]
-        known = self._known(arrays, stored, slots, chosen)
+        arrays = [x if i in resting else _array(x) for i, (_, x) in enumerate(leaves)]
+        stored = param_leaves and [x if i in resting else _array(x) for i, x in enumerate(param_leaves)]
+        known = self._known(arrays, stored, slots, chosen, resting)
         for i, (name, rule) in enumerate(self._named()):
             if rule.whole:
                 slots[i] = state.slots[name]["state"]
-        work = Work(plan(self.rules, known, apply), coefficients, arrays, slots, stored, treedef, extra)
+        work = Work(plan(self.rules, known, apply), coefficients, arrays, slots, stored, treedef, extra, resting)
         return work, hyperparams, scalars
 
     def after(self, state: ChainState, params: Any, steps: int) -> ChainState:
         """The state with its scalars, the clock, weights and schedules, as so many steps leave them, and no other."""
-        leaves, treedef = _checks.named_leaves(params, "parameters")
-        chosen = self.chosen(leaves, treedef)
+        _, _, chosen, _ = self._inputs(params, "parameters")
         scalars = {name: {slot: state.slots[name][slot] for slot in rule.scalars()} for name, rule in self._named()}
 
         def one(_: Any, state: ChainState) -> ChainState:
@@ -142,11 +146,10 @@ class Lifted:
 
     def plan(self, params: Any, state: ChainState, apply: bool = False) -> Plan:
         """How a step runs on leaves like these parameters; they may be abstract."""
-        leaves, treedef = _checks.named_leaves(params, "parameters")
-        chosen = self.chosen(leaves, treedef)
+        leaves, treedef, chosen, resting = self._inputs(params, "parameters")
         slots = _checks.check_state(state, self.layout, treedef, leaves, chosen)
         arrays = [leaf for _, leaf in leaves]
-        return plan(self.rules, self._known(arrays, arrays, slots, chosen), apply)
+        return plan(self.rules, self._known(arrays, arrays, slots, chosen, resting), apply)
 
     def places(self, params: Any, state: ChainState, apply: bool = False) -> list[Place]:
         """Where each pass of the plan would run; the parameters may be abstract."""
@@ -155,19 +158,61 @@ class Lifted:
         return places
 
     def _known(
-        self, arrays: Sequence[Any], params: Sequence[Any] | None, slots: Sequence[Any], chosen: _checks.Chosen
-    ) -> list[Leaf]:
-        """What a plan has to know of each leaf."""
-        known = []
+        self,
+        arrays: Sequence[Any],
+        params: Sequence[Any] | None,
+        slots: Sequence[Any],
+        chosen: _checks.Chosen,
+        resting: Mapping[int, Resting],
+    ) -> list[Leaf | None]:
+        """What a plan has to know of each leaf; None for one that is no number."""
+        known: list[Leaf | None] = []
         for i, x in enumerate(arrays):
+            if i in resting and not resting[i].computed:
+                known.append(None)
+                continue
             own = tuple(
                 tuple(xs[i].dtype for xs in of_rule.values()) if ours[i] else ()
                 for of_rule, ours in zip(slots, chosen, strict=True)
             )
             param = None if params is None else params[i].dtype
-            dtype = _widest(x.dtype, *([] if param is None else [param]), *itertools.chain(*own))
+            dtype = widest(x.dtype, *([] if param is None else [param]), *itertools.chain(*own))
             known.append(Leaf(tuple(ours[i] for ours in chosen), x.shape, dtype, x.dtype, param, own))
         return known
+
+    def _inputs(
+        self, tree: Any, what: str, params: Any = None
+    ) -> tuple[Leaves, Any, list[list[bool]], dict[int, Resting]]:
+        """The leaves, the structure, and for each rule the leaves that it acts on; and the leaves that rest.
+
+        A parameter without a gradient has zeros or itself in its place.
+
+        Raises:
+            TypeError, ValueError: for a leaf that is no array of numbers, or has no gradient, and is not frozen.
+        """
+        tree, given = _checks.filled(tree, params)
+        leaves, treedef = flatten_with_paths(tree)
+        others = _checks.leaves_like(treedef, params)
+        chosen = [list(ours) for ours in self.chosen(leaves, treedef)]
+        resting: dict[int, Resting] = {}
+        for i, (path, leaf) in enumerate(leaves):
+            is_number = _checks.is_number(leaf) and (others is None or _checks.is_number(others[i]))
+            gradient = given[i] if given else leaf
+            if is_number and gradient is leaf:
+                continue
+            acting = [r for r, ours in enumerate(chosen) if ours[i]]
+            last = self.rules[acting[-1]] if acting else None
+            if last is not None and not last.freezes and not last.takes_anything:
+                rule = self.names[acting[0]]
+                _checks.check_gradient(path, gradient, rule)
+                _checks.check_number(path, leaf, what, rule)
+                _checks.check_number(path, leaf if others is None else others[i], "parameters", rule)
+            frozen = last is not None and last.freezes
+            for rule, ours in () if is_number else zip(self.rules, chosen, strict=True):
+                ours[i] = ours[i] and rule.takes_anything and not frozen
+            members = tuple(ours[i] and rule.takes_anything for rule, ours in zip(self.rules, chosen, strict=True))
+            resting[i] = Resting(gradient, frozen, is_number, members)
+        return leaves, treedef, chosen, resting
 
     def chosen(self, leaves: Leaves, treedef: Any) -> list[list[bool]]:
         """For each rule, for each leaf, whether the rule acts on it."""
@@ -180,7 +225,8 @@ class Lifted:
     def _check_rules(self, leaves: Leaves, chosen: _checks.Chosen) -> None:
         """Each rule by itself, on one of the leaves that it acts on."""
         for rule, ours in zip(self.rules, chosen, strict=True):
-            if (leaf := next((leaf for (_, leaf), acts in zip(leaves, ours, strict=True) if acts), None)) is not None:
+            acted_on = (leaf for (_, leaf), acts in zip(leaves, ours, strict=True) if acts and _checks.is_number(leaf))
+            if (leaf := next(acted_on, None)) is not None:
                 _contract.check(rule, jax.ShapeDtypeStruct(jnp.shape(leaf), compute_dtype(leaf)))
 
     def _check_order(self, leaves: Leaves, chosen: _checks.Chosen) -> None:
@@ -254,6 +300,31 @@ class Lifted:
         return coefficients, scalars
 
 
+def applied(params: Any, updates: Any) -> Any:
+    """What ``optax.apply_updates`` does; parameters whose update is None or float0 stay, and integers stay exact."""
+    leaves, treedef = jax.tree.flatten(params)
+    return treedef.unflatten(map(_after, leaves, treedef.flatten_up_to(updates)))
+
+
+def _after(param: Any, update: Any) -> Any:
+    if _checks.has_no_gradient(update):
+        return param
+    if _checks.is_number(param):
+        return added(jnp.asarray(param), jnp.asarray(update))
+    return param + jnp.asarray(update, jnp.result_type(param))
+
+
+def _resting_update(rests: Resting, param: Any) -> Any:
+    """The update: of a frozen leaf zeros, in the parameter's dtype if there is no gradient."""
+    if rests.gradient is None or not rests.frozen:
+        return rests.gradient
+    if not _checks.has_no_gradient(rests.gradient):
+        return jnp.zeros_like(rests.gradient)
+    if param is None or jnp.issubdtype(param.dtype, jax.dtypes.extended):
+        return rests.gradient
+    return jnp.zeros_like(param)
+
+
 def have_values(*trees: Any) -> bool:
     """Whether all leaves are arrays that have values, as outside of ``jit`` and of what else traces."""
     return all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
@@ -296,12 +367,6 @@ def _layout(rules: Sequence[Maths], names: Sequence[str]) -> Layout:
         slots[name] |= dict.fromkeys(rule.scalars(), "scalar")
         slots[name] |= {"state": "whole"} if rule.whole else {}
     return Layout(tuple(names), _nonempty(hyperparams), _nonempty(slots))
-
-
-@functools.lru_cache(maxsize=256)
-def _widest(*dtypes: jnp.dtype) -> jnp.dtype:
-    """The dtype to compute in, given all that are stored."""
-    return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
 
 
 def _array(leaf: Any) -> jax.Array:

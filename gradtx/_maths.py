@@ -81,6 +81,12 @@ class Maths:
     needs_params: ClassVar[bool] = False
     """Reads the parameters."""
 
+    freezes: ClassVar[bool] = False
+    """Makes every update zero: where it is the last to act, the leaf may be of any dtype, and its gradient be None."""
+
+    takes_anything: bool = False
+    """Sees leaves as they are, whatever their dtype, and refuses those that it has no meaning for itself."""
+
     real_only: ClassVar[bool] = False
     """Has no meaning for complex leaves."""
 

@@ -23,7 +23,27 @@ def compute_dtype(*xs: ArrayLike) -> jnp.dtype:
 
     By their dtypes alone: a weakly typed float64 scalar, such as ``jnp.array(0.5)``, is float64 here.
     """
-    return functools.reduce(jnp.promote_types, (jnp.result_type(x) for x in xs), jnp.dtype(jnp.float32))
+    return widest(*(jnp.result_type(x) for x in xs))
+
+
+@functools.lru_cache(maxsize=256)
+def widest(*dtypes: jnp.dtype) -> jnp.dtype:
+    """The promotion of dtypes, float32 at least; so also of float8 and others, for which jax promotes nothing."""
+    wide = [jnp.dtype(jnp.float32) if has_few_bits(dtype) else dtype for dtype in dtypes]
+    return functools.reduce(jnp.promote_types, wide, jnp.dtype(jnp.float32))
+
+
+def has_few_bits(dtype: DTypeLike) -> bool:
+    """Whether the dtype is a floating one of 8 bits or fewer."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 2
+
+
+def added(param: jax.Array, update: jax.Array) -> jax.Array:
+    """The parameter after an update, as ``optax.apply_updates`` has it; float8 is added in float32."""
+    if has_few_bits(param.dtype) or has_few_bits(update.dtype):
+        wide = widest(param.dtype, update.dtype)
+        return (param.astype(wide) + update.astype(wide)).astype(param.dtype)
+    return (param + update).astype(param.dtype)
 
 
 def real_dtype(dtype: DTypeLike) -> jnp.dtype:

@@ -34,7 +34,8 @@ class partition(Wrapper):
         default: the same for leaves that no part chooses. None, the default: such a leaf is an error.
 
     A part sees its own leaves only: a global norm is that of the part, and ``count`` is the part's own. To restrict a
-    rule in one common chain instead, use ``where``.
+    rule in one common chain instead, use ``where``. What is frozen may be of any dtype and have no gradient, as the
+    quantized base under adapters that are trained (see ``freeze``).
 
     State: ``PartitionState``. Parts are called by their regular expression or the name of their predicate, and
     ``default``.
@@ -115,7 +116,7 @@ class partition(Wrapper):
 
     def init(self, params: Any) -> PartitionState:
         """The state before the first step."""
-        leaves, treedef = _checks.named_leaves(params, "parameters")
+        leaves, treedef = _select.flatten_with_paths(params)
         parts = self.part_of(leaves, treedef)
         values = [leaf for _, leaf in leaves]
         named = self.named_parts
@@ -131,9 +132,10 @@ class partition(Wrapper):
         if not isinstance(state, PartitionState) or set(state.parts) != set(named):
             found = f"parts {sorted(state.parts)}" if isinstance(state, PartitionState) else type(state).__name__
             raise TypeError(f"partition: update needs the PartitionState of {sorted(named)}, found {found}")
-        leaves, treedef = _checks.named_leaves(updates, "updates")
+        filled, given = _checks.filled(updates, params)
+        leaves, treedef = _select.flatten_with_paths(filled)
         parts = self.part_of(leaves, treedef)
-        values = [leaf for _, leaf in leaves]
+        values = given or [leaf for _, leaf in leaves]
         others = None if params is None else _checks.flatten_like(treedef, leaves, params, "parameters", "updates")
         out: list[Any] = list(values)
         after = {}

@@ -168,10 +168,11 @@ def passes(rules: tuple[Maths, ...]) -> tuple[Pass, ...]:
     )
 
 
-def plan(rules: Sequence[Maths], leaves: Sequence[Leaf], applies: bool = False) -> Plan:
-    """How these rules run on these leaves."""
+def plan(rules: Sequence[Maths], leaves: Sequence[Leaf | None], applies: bool = False) -> Plan:
+    """How these rules run on these leaves; None for a leaf that nothing is done to."""
     alike: dict[Leaf, list[int]] = {}
-    for i, leaf in enumerate(leaves):
+    known = {i: leaf for i, leaf in enumerate(leaves) if leaf is not None}
+    for i, leaf in known.items():
         alike.setdefault(leaf._replace(shape=()), []).append(i)
-    batches = [Batch(leaf, tuple(at), sum(math.prod(leaves[i].shape) for i in at)) for leaf, at in alike.items()]
+    batches = [Batch(leaf, tuple(at), sum(math.prod(known[i].shape) for i in at)) for leaf, at in alike.items()]
     return Plan(tuple(rules), passes(tuple(rules)), tuple(batches), applies)

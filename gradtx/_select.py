@@ -196,7 +196,8 @@ def _unmasked(mask: Mask, number: int, treedef: Any, what: str) -> list[bool]:
 
 
 def _asked(predicate: Callable[[str, Any], Any], path: str, leaf: Any, what: str) -> bool:
-    abstract = jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+    is_array = hasattr(leaf, "dtype") or isinstance(leaf, bool | int | float | complex)
+    abstract = jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) if is_array else leaf
     answer = predicate(path, abstract)
     if not _is_boolean(answer):
         raise TypeError(f"gradtx: {what}: the predicate must return True or False, and returned {answer!r} for {path}")

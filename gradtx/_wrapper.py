@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from gradtx._chain import seal
+from gradtx._lift import applied
 from gradtx._rule import Rule, Value
 
 
@@ -37,4 +38,4 @@ class Wrapper(Value):
 
     def _step(self, params: Any, grads: Any, state: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
         updates, state = self.update(grads, state, params, **extra)
-        return optax.apply_updates(params, updates), state
+        return applied(params, updates), state

@@ -37,6 +37,11 @@ class freeze(Rule):
     As the last rule, and ``where`` says for which leaves: a decay after it would move them all the same. State of the
     rules before it is kept for them; ``partition`` keeps none.
 
+    Leaves that it freezes may be anything: integers and bools, of a quantized model, random keys. No rule keeps state
+    for them, and their gradients may be None or, as ``jax.grad(..., allow_int=True)`` gives them, float0. Their updates
+    are zeros, in the leaf's dtype if ``update`` gets the parameters; None where the gradient is None. ``step`` leaves
+    such parameters as they are.
+
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.chain(gradtx.sgd(1.0), gradtx.where("embed", gradtx.freeze()))
     >>> g = {"embed": jnp.ones(1), "head": jnp.ones(1)}
@@ -46,6 +51,7 @@ class freeze(Rule):
     """
 
     equation = r"u \leftarrow 0"
+    freezes = True
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=jnp.zeros_like(signal.direction)), {}

@@ -171,7 +171,9 @@ _chosen = jax.make_user_context("auto")  # part of the key of jit's cache, so th
 def executor(name: Name) -> Any:
     """How chains run in this context: ``with executor("reference"): ...``.
 
-    Results are the same up to rounding, a few ulp a step. What jit has compiled under another choice is compiled anew.
+    Results are the same up to rounding, a few ulp a step, and up to the least normal number (1.2e-38 in float32), below
+    which XLA's CPU code takes numbers for 0, and the kernel only where it calculates. What jit has compiled under
+    another choice is compiled anew.
     For the whole process use ``set_executor``.
 
     Args:

@@ -335,6 +335,32 @@ class TestNumbers:
         np.testing.assert_array_equal(jax.grad(lambda x: l2_norm([x]))(jnp.zeros(2)), [0.0, 0.0])
 
 
+class TestOverflow:
+    """A gradient whose square overflows: v is infinite, and the step 0 from then on, whatever the compiler knows."""
+
+    @pytest.mark.parametrize("executor", ["reference", "native"])
+    @pytest.mark.parametrize(
+        "v",
+        [gx.adagrad_sum(), gx.rms(0.9), gx.rms(0.0), gx.monotone_rms(0.5), gx.chain(gx.rms(0.9), gx.max_v())],
+        ids=str,
+    )
+    def test_the_step_is_zero(self, v, executor):
+        tx, large, one = gx.chain(v, PRE), jnp.full(3, 1e30, "float32"), jnp.ones(3, "float32")
+
+        def steps(g, state):
+            first, state = tx.update(g, state)
+            return [first, tx.update(jnp.ones(3, "float32"), state)[0]]
+
+        with gx.executor(executor):
+            inside = jax.jit(lambda: steps(jnp.full(3, 1e30, "float32"), tx.init(one)))()
+            half = jax.jit(lambda state: steps(jnp.full(3, 1e30, "float32"), state))(tx.init(one))
+            passed = jax.jit(steps)(large, tx.init(one))
+        for found in (inside, half, passed):
+            np.testing.assert_array_equal(found[0], np.zeros(3))
+            if not tx.rules[0].hyperparameters().get("decay") == 0:  # 0·inf is NaN
+                np.testing.assert_array_equal(found[1], np.zeros(3))
+
+
 class TestNesterov:
     """Against the two-point methods that the lookahead stands for, on a nonlinear gradient."""
 

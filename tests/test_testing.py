@@ -133,6 +133,16 @@ class loop_from_a_constant(Direction):
         return u / jax.lax.fori_loop(0, 2, lambda _, x: x + abs(u).max(), 1.0)
 
 
+class scaled_square(gx.Rule):
+    """Right as written; but (0·s)·(0·s) of zeros that XLA knows becomes 0·s², and the square of 2⁹⁹ is no float32."""
+
+    scale: gx.Hyper = gx.hyper(default=2.0**99)
+
+    def apply(self, signal, slots, param, c):
+        u = signal.direction
+        return signal._replace(direction=u + jnp.sign(u) * jnp.square(u * c.scale) * 0), {}
+
+
 BROKEN = {
     "is an optax transformation": (without_extra_arguments((gx.sign(),)), "unexpected keyword argument 'value'"),
     "takes any tree": (for_vectors(), "IndexError"),
@@ -149,6 +159,10 @@ BROKEN = {
     "scans as it loops": (counts_traces(), "scan and loop differ: 0/b is "),
     "sweeps by vmap": (constant(), "hyperparameters in the state are not used: 0/b is "),
     "has one clock": (overflowing(()), "count overflows"),
+    "knows no other values": (
+        scaled_square(),
+        "with known gradients and a state that is passed in, the step is another",
+    ),
     "shows what is like the parameters": (hidden_slot((gx.momentum(),)), "slot momentum.m is not found"),
     "is a value": (misprinted(), "its repr makes another: misprinted(2.0)"),
     "shows itself": (shifted(), "rule 'shifted' does not say what it does: write equation = "),

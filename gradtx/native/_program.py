@@ -291,6 +291,9 @@ class _Graph:
             op, args = "mul", (self.reciprocal(args[1]), args[0])
         if op in _COMMUTATIVE and (not self.is_scalar(args[0]), args[0]) > (not self.is_scalar(args[1]), args[1]):
             args = (args[1], args[0])
+        if op == "max" and self.is_constant(args[0], -1) and self[args[1]].op == "mul":
+            if len({*self[args[1]].args}) == 1:
+                return args[1]  # a square
         if op == "select":
             truth, yes, no = operands
             if self[truth].op == "ne":  # the opposite, for NaN too

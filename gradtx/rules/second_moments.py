@@ -13,7 +13,7 @@ class rms(Rule):
     r"""Exponential moving average of the squared gradient: s ← βs + (1−β)|g|²; v ← s.
 
     The average starts at zero; ``debias`` corrects that. For complex gradients |g|² is the squared modulus, and s is
-    real.
+    real. A gradient whose square overflows, above 1.8e19 in float32, makes v infinite, and the step 0 from then on.
 
     Args:
         decay: β in [0, 1). 0.9 as Hinton's; Adam takes 0.999.
@@ -138,6 +138,8 @@ class adagrad_sum(Rule):
 
     Args:
         initial: what the sum starts at, ≥ 0. 0 as in the paper; optax and Keras start at 0.1.
+
+    A gradient whose square overflows, above 1.8e19 in float32, makes v infinite, and the step 0 from then on.
 
     State: ``s`` like the parameters, real. The weight of v is the number of steps, so that ``debias`` makes v a mean.
 

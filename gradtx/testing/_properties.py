@@ -230,14 +230,59 @@ def _halved(rule: gx.Rule) -> gx.Rule:
 
 
 def has_one_clock(tx: Transformation) -> None:
-    """count is the only integer in the state, and it saturates"""
+    """count is the only integer in the state; it saturates, and the last steps that it counts are like any other"""
     p, most = params(), np.iinfo(np.int32).max
     state = tx.init(p)
     check(state.count.dtype == jnp.int32, f"count is {state.count.dtype}")
     for x in jax.tree.leaves(_own_slots(tx, state)):
         check(not jnp.issubdtype(x.dtype, jnp.integer), "a slot holds integers: is it another clock?")
-    _, after = _update(tx, p, state._replace(count=jnp.array(most, jnp.int32)), p)
+    updates, after = _update(tx, p, state._replace(count=jnp.array(most, jnp.int32)), p)
     check(int(after.count) == most, "count overflows")
+    before, _ = _update(tx, p, state._replace(count=jnp.array(most - 1, jnp.int32)), p)
+    close(updates, before, "the step at the last count differs from the one before", rtol=1e-5, atol=1e-6)
+
+
+def knows_no_other_values(tx: Transformation) -> None:
+    """numbers that the compiler knows (gradients, parameters, hyperparameters) give what those passed in give"""
+    factor = normal(3, seed=7)
+
+    def start(scale: Any = 1.0) -> dict[str, jax.Array]:
+        return {name: jnp.ones(3) * scale for name in ("factor", "ones", "stopped", "unused")}
+
+    def loss(p: dict[str, jax.Array]) -> jax.Array:
+        return jnp.vdot(factor, p["factor"]) + p["ones"].sum() + 0.0 * jax.lax.stop_gradient(p["stopped"]).sum()
+
+    def known(scale: Any = 1.0, state: Any = None) -> Any:
+        p = start(scale)
+        return tx.update(jax.grad(loss)(p), tx.init(p) if state is None else state, p)
+
+    def scanned() -> Any:
+        def one(carry: Any, _: None) -> Any:
+            p, state = carry
+            updates, state = tx.update(jax.grad(loss)(p), state, p)
+            return (p, state), updates
+
+        p = start()
+        (_, state), updates = jax.lax.scan(one, (p, tx.init(p)), None, length=2)
+        return jax.tree.map(lambda x: x[-1], updates), state
+
+    @jax.jit
+    def all_ways(state: Any) -> dict[str, Any]:
+        natively = known()
+        with gx.executor("reference"):  # the compiler sees all of it
+            mapped = jax.tree.map(lambda x: x[1], jax.vmap(known)(jnp.ones(2)))
+            ways = {"": known(), " and a state that is passed in": known(1.0, state), " under vmap": mapped}
+            ways[" of zero"] = tx.update(jax.tree.map(jnp.zeros_like, start()), state, start())
+            return ways | {" by the default executor": natively, " in a scan": scanned()}
+
+    p = start()
+    grads = {**{name: jnp.zeros(3) for name in p}, "factor": factor, "ones": jnp.ones(3)}
+    first = _update(tx, grads, tx.init(p), p)
+    second = _update(tx, grads, first[1], p)
+    at_zero = _update(tx, jax.tree.map(jnp.zeros_like, p), tx.init(p), p)
+    for how, found in all_ways(tx.init(p)).items():
+        expected = {" in a scan": second, " of zero": at_zero}.get(how, first)
+        close(found, expected, f"with known gradients{how}, the step is another", rtol=1e-5, atol=1e-6)
 
 
 def shows_what_is_like_the_parameters(tx: Transformation) -> None:
@@ -354,6 +399,7 @@ ORDERED: tuple[Property, ...] = (
     scans_as_it_loops,
     sweeps_by_vmap,
     has_one_clock,
+    knows_no_other_values,
     shows_what_is_like_the_parameters,
     is_a_value,
     shows_itself,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from gradtx._declarations import DECLARATIONS, check_declared, parameters
 from gradtx._flow import Flow, flows
 from gradtx._maths import Maths, Named
-from gradtx._methods import applied, measured, named, settled, slotted, ticked
+from gradtx._methods import applied, measured, named, numbered, settled, slotted, ticked
 from gradtx._numerics import real_dtype, sum_over
 from gradtx._signal import Signal, Weights
 
@@ -64,8 +64,6 @@ def _overrides(rule: Maths, name: str) -> bool:
 
 def _check_complete(rule: Maths) -> None:
     who = named(rule)
-    if "__eq__" in vars(type(rule)):
-        raise TypeError(f"{who} is made a dataclass twice: deriving from gradtx.Rule does it, without a decorator.")
     for name in DECLARATIONS:
         check_declared(who, name, getattr(rule, name))
     mine, others = "apply", ("apply_tree", "init_tree")
@@ -90,9 +88,7 @@ def _check_complete(rule: Maths) -> None:
         )
     if rule.scope is not None and not _overrides(rule, "measure"):
         raise TypeError(f"{who} declares scope = {rule.scope!r}, so it must define measure(self, groups, total).")
-    scalars = rule.scalars()
-    if not isinstance(scalars, dict) or not all(isinstance(x, bool | int | float) for x in scalars.values()):
-        raise TypeError(f"{who}: scalars must return numbers by their names, as {{'weight': 0.0}}, found {scalars!r}.")
+    numbered(rule)
 
 
 def _check_run(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
@@ -135,26 +131,44 @@ def _runs(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: An
 
 def _remembers(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
     """Whether the direction or the second moment depends on the slots; the whole step of a rule is traced for it."""
+    return _reaches(rule, leaf, param, second_moment, None)
+
+
+def unread(rule: Maths, leaf: jax.ShapeDtypeStruct) -> list[str]:
+    """The numbers among the hyperparameters that nothing depends on, as if ``self`` were read, and not what is held."""
+    second_moment = jax.ShapeDtypeStruct(leaf.shape, real_dtype(leaf.dtype))
+    lanes = leaf if rule.needs_params else None, second_moment if rule.second_moment in ("edits", "uses") else None
+    numbers = [name for name, value in rule.hyperparameters().items() if not callable(value)]
+    return [name for name in numbers if not rule.whole and not _reaches(rule, leaf, *lanes, name)]
+
+
+def _reaches(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any, name: str | None) -> bool:
+    """Whether the lanes depend on the slots; or, given the name of a hyperparameter, anything on that."""
     rule = timeless(rule)
     real = real_dtype(leaf.dtype)
     scalar, count = jax.ShapeDtypeStruct((), real), jax.ShapeDtypeStruct((), jnp.int32)
     slots = jax.eval_shape(lambda x: slotted(rule, x), leaf)
-    h = dict.fromkeys([*rule.hyperparameters(), *rule.complements().values()], scalar)
+    complements = rule.complements()
+    h = dict.fromkeys([*rule.hyperparameters(), *complements.values()], scalar)
     scalars = dict.fromkeys(rule.scalars(), scalar)
 
-    def step(slots: Any, lanes: Any, h: Any, scalars: Any, weights: Any, count: Any) -> Any:
+    def step(slots: Any, h: Any, lanes: Any, scalars: Any, weights: Any, count: Any) -> Any:
         gradient, direction, second_moment, param = lanes
-        c = ticked(rule, Named(**h), Named(**scalars), Weights(*weights), count).coefficients
-        c = {name: value.astype(real) for name, value in c.items()}
+        tick = ticked(rule, Named(**h), Named(**scalars), Weights(*weights), count)
+        c = {name: value.astype(real) for name, value in tick.coefficients.items()}
         if rule.scope is not None:
             groups = [[direction], [direction]] if rule.scope == "leaf" else [[direction, direction]]
             c = settled(rule, c, measured(rule, groups, sum_over)[0].astype(real))
             c = {name: value.astype(real) for name, value in c.items()}
-        signal, _ = applied(rule, Signal(gradient, direction, second_moment), slots, param, c)
-        return signal.direction, signal.second_moment
+        signal, after = applied(rule, Signal(gradient, direction, second_moment), slots, param, c)
+        lanes_after = signal.direction, signal.second_moment
+        return lanes_after if name is None else (lanes_after, after, tick.scalars, tick.weights)
 
+    follow = range(len(slots))
+    if name is not None:  # dicts are flattened in the order of their keys
+        follow = [len(slots) + sorted(h).index(own) for own in (name, complements.get(name)) if own is not None]
     lanes = (leaf, leaf, second_moment, param)
-    found = flows(step, slots, lanes, h, scalars, (scalar, scalar), count, follow=range(len(slots)))
+    found = flows(step, slots, h, lanes, scalars, (scalar, scalar), count, follow=follow)
     return any(flow is not Flow.NONE for flow in found)
 
 

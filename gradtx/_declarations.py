@@ -80,7 +80,7 @@ def unmade(cls: type, error: Exception) -> Exception:
     if "type annotation" in str(error) and bare:
         message = f"{bare[0]} has no annotation, and would be no field: write {bare[0]}: gradtx.Hyper = gradtx.hyper()."
     elif "mutable default" in str(error):
-        message = f"{error}. A rule is a value, which can be hashed: take a tuple instead."
+        message = f"{error}. A rule is a value, which can be hashed: take a number or a tuple instead."
     return type(error)(f"gradtx: class {cls.__name__!r}: {message}")
 
 

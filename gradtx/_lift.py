@@ -362,9 +362,11 @@ def _layout(rules: Sequence[Maths], names: Sequence[str]) -> Layout:
     hyperparams, slots = {}, {}
     for name, rule in zip(names, rules, strict=True):
         hyperparams[name] = dict.fromkeys(rule.hyperparameters(), "scalar")
-        on_leaves = jax.eval_shape(functools.partial(_methods.slotted, rule), jax.ShapeDtypeStruct((), jnp.complex64))
+        scalars = _methods.numbered(rule)
+        kinds = functools.partial(_methods.slotted, rule, kinds_alone=True)
+        on_leaves = jax.eval_shape(kinds, jax.ShapeDtypeStruct((), jnp.complex64))
         slots[name] = {slot: "leaf" if is_complex(x.dtype) else "real leaf" for slot, x in on_leaves.items()}
-        slots[name] |= dict.fromkeys(rule.scalars(), "scalar")
+        slots[name] |= dict.fromkeys(scalars, "scalar")
         slots[name] |= {"state": "whole"} if rule.whole else {}
     return Layout(tuple(names), _nonempty(hyperparams), _nonempty(slots))
 

@@ -20,8 +20,26 @@ from gradtx._numerics import is_complex, is_inexact, real_dtype
 from gradtx._signal import Signal, Weights
 
 
-def slotted(rule: Maths, param: jax.Array) -> Arrays:
-    """The slots of a leaf, each of its shape and dtype (or the real one of that)."""
+def numbered(rule: Maths) -> dict[str, float]:
+    """The scalar slots at the start."""
+    with _called(rule, "scalars"):
+        scalars = rule.scalars()
+    if not isinstance(scalars, dict) or not all(isinstance(x, bool | int | float) for x in scalars.values()):
+        raise TypeError(
+            f"{named(rule)}: scalars must return numbers by their names, as {{'weight': 0.0}}, found "
+            f"{scalars if isinstance(scalars, dict) else kind(scalars)}."
+        )
+    return scalars
+
+
+def slotted(rule: Maths, param: jax.Array, kinds_alone: bool = False) -> Arrays:
+    """The slots of a leaf, each of its shape and dtype (or the real one of that).
+
+    Args:
+        rule: the rule.
+        param: the leaf.
+        kinds_alone: whether only what is complex matters, and no other difference of dtypes.
+    """
     with _called(rule, "slots"):
         slots = rule.slots(param)
     who, example = f"{named(rule)}: slots", "{'m': jnp.zeros_like(param)}"
@@ -37,7 +55,7 @@ def slotted(rule: Maths, param: jax.Array) -> Arrays:
                 f"{who} returns {name} as {kind(x)}, for a leaf of shape {jnp.shape(param)}. A slot has the shape of "
                 f"its leaf: write {example}. One number for all leaves belongs into scalars."
             )
-        if x.dtype not in (param.dtype, real_dtype(param.dtype)):
+        if not kinds_alone and x.dtype not in (param.dtype, real_dtype(param.dtype)):
             raise TypeError(
                 f"{who} returns {name} in {x.dtype}, for a leaf in {param.dtype}. A slot has the dtype of its leaf: "
                 f"write {example}, of param.real for one that is real. The number of steps is the count that tick gets."
@@ -227,6 +245,12 @@ def _words(rule: Maths, error: Exception, given: Mapping[str, Any]) -> str | Non
             )
         case jax.errors.ConcretizationTypeError() | jax.errors.TracerIntegerConversionError():
             return "makes a number of Python of an array, by float(), int() or as an index: keep it an array."
+        case TypeError() if "SimpleNamespace' object is not subscriptable" in str(error):
+            return "reads by [...] what is an attribute: slots.m, c.decay, h.decay, scalars.weight."
+        case TypeError() if "sequence by non-int" in str(error) or "concatenate tuple" in str(error):
+            return (
+                "computes with the signal as a whole: take signal.direction, and return signal._replace(direction=...)."
+            )
         case AttributeError() if "can't set attribute" in str(error):
             return "sets a lane in place: write signal._replace(direction=...)."
         case AttributeError(name=str(name), obj=obj):

@@ -144,7 +144,10 @@ CLASSES = {
         "delta: gradtx.Hyper = gradtx.hyper(default=1.0)",
     ),
     "the same as a string": ({"fields": {"delta": "gx.Hyper | None"}, "delta": None, "apply": keep}, "is none"),
-    "a default that is a list": ({"fields": {"sizes": list}, "sizes": [], "apply": keep}, "take a tuple instead"),
+    "a default that is a list": (
+        {"fields": {"sizes": list}, "sizes": [], "apply": keep},
+        "take a number or a tuple instead",
+    ),
     "a default first": (
         {"fields": {"a": gx.Hyper, "b": gx.Hyper}, "a": gx.hyper(default=1.0), "b": gx.hyper(), "apply": keep},
         "non-default argument 'b' follows default argument",
@@ -337,6 +340,19 @@ RULES = {
     "a scalar not declared, read": (
         ticking(lambda h, s, weights, n: gx.Tick({}, {"w": s.w}, weights)),
         "tick reads scalars.w",
+    ),
+    "scalars not returned": (
+        {"scalars": lambda self: None, "apply": keep},
+        "scalars must return numbers by their names, as {'weight': 0.0}, found nothing",
+    ),
+    "slots by their keys": (
+        M | returning(lambda s, slots, *_: (s, {"m": slots["m"]})),
+        "what is an attribute: slots.m",
+    ),
+    "the signal times a number": (returning(lambda s, *_: (0.5 * s, {})), "computes with the signal as a whole"),
+    "a slot of half precision": (
+        {"slots": lambda self, param: {"m": jnp.zeros(param.shape, "float16")}, "apply": keep},
+        "returns m in float16, for a leaf in float32",
     ),
     "scalars that are arrays": (
         {"scalars": lambda self: {"w": jnp.zeros(2)}, "apply": keep},

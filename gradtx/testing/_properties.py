@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 import gradtx as gx
+from gradtx import _contract
 from gradtx._rule import Transformation
 from gradtx._tables import columns, width
 from gradtx.testing._compare import check, close, finite, own_buffers, same_types
@@ -219,6 +220,10 @@ def sweeps_by_vmap(tx: Transformation) -> None:
     for i, factor in enumerate(factors):
         alone = _update(tx, p, times(factor), p)
         close(jax.tree.map(lambda x, i=i: x[i], together), alone, "vmap and a run alone differ", rtol=2e-6)
+    for rule in tx.rules:
+        unread = _contract.unread(rule, jax.ShapeDtypeStruct((3, 2), jnp.dtype("float32")))
+        what = f"rule {rule.name or rule.label!r} reads nothing of {', '.join(unread)} that the state holds"
+        check(not unread, f"{what}: read c.{(*unread, '')[0]} in apply or h.{(*unread, '')[0]} in tick, and not self")
     rebuilt = _update(gx.chain(*map(_halved, tx.rules)), p, times(0.5), p)
     close(rebuilt, _update(tx, p, times(0.5), p), "hyperparameters in the state are not used", rtol=2e-6)
 
@@ -307,7 +312,8 @@ def is_a_value(tx: Transformation) -> None:
     if "<" not in repr(tx):  # no schedule and no optax transformation in it
         names = dict(_classes(Transformation)) | vars(gx) | {type(rule).__name__: type(rule) for rule in tx.rules}
         check(eval(repr(tx), names) == tx, f"its repr makes another: {tx!r}")
-        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        importable = all("<locals>" not in type(rule).__qualname__ for rule in tx.rules)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1 if importable else 0):
             check(pickle.loads(pickle.dumps(tx, protocol)) == tx, f"unpickled it differs (protocol {protocol})")
     p = params()
     static = jax.jit(lambda tx, g, s: tx.update(g, s, g)[0], static_argnums=0)

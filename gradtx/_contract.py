@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from gradtx._declarations import DECLARATIONS, check_declared, parameters
 from gradtx._flow import Flow, flows
 from gradtx._maths import Maths, Named
-from gradtx._methods import applied, measured, named, numbered, settled, slotted, ticked
+from gradtx._methods import applied, measured, named, numbered, settled, slotted, ticked, to_measure
 from gradtx._numerics import real_dtype, sum_over
 from gradtx._signal import Signal, Weights
 
@@ -157,8 +157,10 @@ def _reaches(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment:
         tick = ticked(rule, Named(**h), Named(**scalars), Weights(*weights), count)
         c = {name: value.astype(real) for name, value in tick.coefficients.items()}
         if rule.scope is not None:
-            groups = [[direction], [direction]] if rule.scope == "leaf" else [[direction, direction]]
-            c = settled(rule, c, measured(rule, groups, sum_over)[0].astype(real))
+            seen = to_measure(rule, Signal(gradient, direction, second_moment)._asdict() | {"param": param})
+            groups = [[seen], [seen]] if rule.scope == "leaf" else [[seen, seen]]
+            numbers = jax.tree.map(lambda x: x[0].astype(real), measured(rule, groups, sum_over))
+            c = settled(rule, c, numbers)
             c = {name: value.astype(real) for name, value in c.items()}
         signal, after = applied(rule, Signal(gradient, direction, second_moment), slots, param, c)
         lanes_after = signal.direction, signal.second_moment

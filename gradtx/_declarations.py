@@ -20,11 +20,13 @@ HOOKS = ("slots", "scalars", "tick", "measure", "settle", "apply", "init_tree", 
 
 DECLARATIONS: dict[str, tuple[Any, ...]] = {
     "accumulates": (True, False, None),
+    "filters": (True, False),
     "second_moment": ("makes", "edits", "uses", None),
     "last": (True, False),
     "needs_params": (True, False),
     "real_only": (True, False),
     "scope": ("leaf", "tree", None),
+    "reads": ("direction", "gradient", "second_moment", "param"),
     "whole": (True, False),
 }
 """What a rule declares, and the values that it may have; ``equation``, a string, is another."""
@@ -173,6 +175,10 @@ def check_declared(who: str, name: str, value: Any) -> None:
     """Refuses a declaration of a value that means nothing."""
     options = DECLARATIONS[name]
     if isinstance(value, property | functools.cached_property):
+        return
+    if name == "reads":
+        if not isinstance(value, tuple) or not value or not set(value) <= set(options):
+            raise ValueError(f"{who}: reads must be a tuple of {_either(map(repr, options))}, found {value!r}.")
         return
     if not isinstance(value, bool | str | None) or value not in options:
         raise ValueError(f"{who}: {name} must be {_either(map(repr, options))}, found {kind(value)}.")

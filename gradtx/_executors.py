@@ -54,6 +54,7 @@ class Work(NamedTuple):
         treedef: the structure of the updates.
         extra: the extra arguments of ``update``, for rules that map whole trees.
         resting: the leaves that rest, by position; rules that map whole trees write what they make of them there.
+        count: steps taken before this one, for rules that map whole trees.
     """
 
     plan: Plan
@@ -64,6 +65,7 @@ class Work(NamedTuple):
     treedef: Any
     extra: dict[str, Any]
     resting: dict[int, Resting]
+    count: jax.Array
 
 
 class Result(NamedTuple):
@@ -90,8 +92,8 @@ class Executor(Protocol):
         """
         ...
 
-    def total(self, fn: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
-        """The sum of ``fn`` over all elements of all arrays."""
+    def total(self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> jax.Array:
+        """The sum of ``fn``, of one array of each column, over all elements of all arrays."""
         ...
 
 
@@ -104,8 +106,8 @@ class Reference:
             for i, arrays in enumerate(leaves)
         ]
 
-    def total(self, fn, arrays):
-        return sum_over(fn, arrays)
+    def total(self, fn, *columns):
+        return sum_over(fn, *columns)
 
 
 class Native:
@@ -114,8 +116,8 @@ class Native:
     def map_leaves(self, fn, leaves, shared, local, aliases):
         return map_leaves(fn, leaves, shared, local, aliases)
 
-    def total(self, fn, arrays):
-        return sum_leaves(fn, [(x,) for x in arrays])
+    def total(self, fn, *columns):
+        return sum_leaves(fn, list(zip(*columns, strict=True)))
 
 
 REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for one serves every step
@@ -347,9 +349,9 @@ def _before(work: Work) -> Result:
 
 
 class Measured(NamedTuple):
-    """What a rule measures: numbers in a vector, and which of them is that of each leaf."""
+    """What a rule measures: numbers in a vector, or several vectors by name, and the place of each leaf in them."""
 
-    numbers: jax.Array
+    numbers: Any
     places: dict[int, int]
 
 
@@ -357,13 +359,26 @@ def _measure(r: int, lanes: list[tuple[jax.Array, ...]], work: Work, executor: E
     """What a rule measures of the leaves that it acts on, if there are any."""
     rule = work.plan.rules[r]
     acts = [(i, batch.leaf) for batch in work.plan.batches if batch.leaf.members[r] for i in batch.leaves]
-    directions = {i: lanes[i][0].astype(leaf.dtype) for i, leaf in sorted(acts, key=lambda one: one[0])}
-    if not directions:
+    seen = {i: _seen(r, i, leaf, lanes[i], work) for i, leaf in sorted(acts, key=lambda one: one[0])}
+    if not seen:
         return None
     if rule.scope == "leaf":
-        numbers = _methods.measured(rule, [[u] for u in directions.values()], executor.total)
-        return Measured(numbers, {i: place for place, i in enumerate(directions)})
-    return Measured(_methods.measured(rule, [list(directions.values())], executor.total), dict.fromkeys(directions, 0))
+        numbers = _methods.measured(rule, [[leaf] for leaf in seen.values()], executor.total)
+        return Measured(numbers, {i: place for place, i in enumerate(seen)})
+    return Measured(_methods.measured(rule, [list(seen.values())], executor.total), dict.fromkeys(seen, 0))
+
+
+def _seen(r: int, i: int, leaf: Leaf, lanes: tuple[jax.Array, ...], work: Work) -> Any:
+    """The lanes of a leaf that a measurement reads."""
+    direction = lanes[0].astype(leaf.dtype)
+    found: dict[str, Any] = {"direction": direction, "gradient": direction}
+    if work.plan.accumulated(leaf, r):
+        found["gradient"] = lanes[1]
+    if work.plan.second_moment(leaf, r):
+        found["second_moment"] = lanes[-1]
+    if work.params is not None:
+        found["param"] = _widen(work.params[i], leaf.dtype)
+    return _methods.to_measure(work.plan.rules[r], found)
 
 
 def _map_batch(
@@ -431,15 +446,17 @@ def _coefficients(
     if measured is None or ours[0] != part.rules.start:
         return shared, None
     rule, (numbers, places) = work.plan.rules[ours[0]], measured
-    wide = jnp.promote_types(dtype, numbers.dtype)  # a norm over leaves of two widths may be none of the narrow
+    # A norm over leaves of two widths may be none of the narrow.
+    wide = functools.reduce(jnp.promote_types, [x.dtype for x in jax.tree.leaves(numbers)], dtype)
     own = _cast(shared[0], wide)
 
-    def settled(number: jax.Array) -> Coefficients:
-        return _cast(_methods.settled(rule, own, number.astype(wide)), dtype)
+    def settled(number: Any) -> Coefficients:
+        return _cast(_methods.settled(rule, own, jax.tree.map(lambda x: x.astype(wide), number)), dtype)
 
     if rule.scope == "tree":
-        return [settled(element(numbers, 0)), *shared[1:]], None
-    return shared[1:], jax.vmap(settled)(in_order(numbers, [places[i] for i in batch.leaves]))
+        return [settled(jax.tree.map(lambda x: element(x, 0), numbers)), *shared[1:]], None
+    order = [places[i] for i in batch.leaves]
+    return shared[1:], jax.vmap(settled)(jax.tree.map(lambda x: in_order(x, order), numbers))
 
 
 def _finish(batch: Batch, lanes: list[tuple[jax.Array, ...]], after: Result, work: Work, executor: Executor) -> None:
@@ -472,7 +489,7 @@ def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: W
         params = tree(params | {i: work.params[i] for i in as_it_is})
     incoming = tree({i: work.updates[i].astype(leaf.dtype) for i, leaf in acts.items()} | as_it_is)
     gradient = tree({i: lanes[i][1] if frozen[i] else directions[i] for i in acts} | as_it_is)
-    trees = Trees(incoming, gradient, tree(directions | as_it_is), params, work.extra)
+    trees = Trees(incoming, gradient, tree(directions | as_it_is), params, work.extra, work.count)
     updates, after.slots[r] = _methods.check_tree(rule, rule.apply_tree(trees, after.slots[r]), trees.direction)
     for i, u in enumerate(work.treedef.flatten_up_to(updates)):
         if i in as_it_is:

@@ -127,7 +127,8 @@ class Lifted:
         for i, (name, rule) in enumerate(self._named()):
             if rule.whole:
                 slots[i] = state.slots[name]["state"]
-        work = Work(plan(self.rules, known, apply), coefficients, arrays, slots, stored, treedef, extra, resting)
+        how = plan(self.rules, known, apply)
+        work = Work(how, coefficients, arrays, slots, stored, treedef, extra, resting, state.count)
         return work, hyperparams, scalars
 
     def after(self, state: ChainState, params: Any, steps: int) -> ChainState:

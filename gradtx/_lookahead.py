@@ -1,19 +1,87 @@
-"""The two points of a lookahead: where the iterate is, and where the gradient belongs."""
+"""The points of a chain that are not the parameters held: where to evaluate, and where the gradient belongs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gradtx._numerics import real_dtype
 from gradtx._partition import PartitionState
 from gradtx._select import flatten_with_paths, listing
 from gradtx._state import ChainState, PackedState
 from gradtx._switch import SwitchState
 from gradtx._walk import walk
 
-__all__ = ["lookahead_iterate", "lookahead_point"]
+__all__ = ["evaluation_point", "gradient_point", "lookahead_iterate", "lookahead_point"]
+
+Read = Callable[[dict[str, Any], dict[str, jax.Array]], Any]
+"""A tree of offsets from the slots and the hyperparameters of a rule; None if it holds none."""
+
+
+def evaluation_point(state: Any, params: Any) -> Any:
+    """The parameters to evaluate and to keep, whatever the optimizer: those held, or where a last rule says.
+
+    The average of ``average_iterates`` (EMA, SWA, the schedule-free methods), the iterate of ``nag_lookahead``; for
+    every other chain the parameters themselves.
+
+    Args:
+        state: of the chain, or of whatever the chain stands in. Of a ``switch``, the phase that is on decides.
+        params: the parameters held.
+
+    Raises:
+        ValueError: if the state has several such rules for the same leaves, or is packed.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, p = gradtx.chain(gradtx.sgd(0.1), gradtx.average_iterates()), jnp.array([1.0])
+    >>> state = tx.init(p)
+    >>> for _ in range(3):
+    ...     p, state = gradtx.step(tx, p, jnp.array([1.0]), state)
+    >>> print(p.round(2), gradtx.evaluation_point(state, p).round(2))
+    [0.7] [0.8]
+    """
+
+    def read(slots: dict[str, Any], hyperparams: dict[str, jax.Array]) -> Any:
+        if "average_offset" in slots:
+            share = 1 - hyperparams["pull"]
+            return jax.tree.map(lambda e: share.astype(real_dtype(e.dtype)) * e, slots["average_offset"])
+        return jax.tree.map(jnp.negative, slots["offset"]) if "offset" in slots else None
+
+    return _moved_by(state, params, read)
+
+
+def gradient_point(state: Any, params: Any) -> Any:
+    """The parameters to take the next gradient at, whatever the optimizer: those held, or where a last rule says.
+
+    ``lookahead_point`` for a chain that ends in ``two_point_lookahead``; for every other chain the parameters
+    themselves.
+
+    Args:
+        state: of the chain, or of whatever the chain stands in. Of a ``switch``, the phase that is on decides.
+        params: the parameters held.
+
+    Raises:
+        ValueError: if the state has several such rules for the same leaves, or is packed.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.sgd(0.1), gradtx.two_point_lookahead(0.5))
+    >>> w, state = gradtx.step(tx, w := jnp.array([1.0]), jnp.array([2.0]), tx.init(w))
+    >>> print(w, gradtx.gradient_point(state, w))
+    [0.8] [0.7]
+    """
+    return _moved_by(state, params, lambda slots, _: slots.get("ahead"))
+
+
+def _moved_by(state: Any, params: Any, read: Read) -> Any:
+    """The parameters, moved by the one tree of offsets that there is in the state, if there is any."""
+    found = _offsets(state, read)
+    if len(found) > 1:
+        raise ValueError(f"gradtx: this state has {len(found)} rules that hold an offset; one at most is expected.")
+    if any(walk(state, PackedState)):
+        raise ValueError("gradtx: a packed state has to be unpacked before: see unpack_state.")
+    return _moved(params, found[0], 1) if found else params
 
 
 def lookahead_iterate(state: Any, params: Any) -> Any:
@@ -75,11 +143,11 @@ def _moved(params: Any, offsets: Any, sign: int) -> Any:
 
 def _slot(state: Any, slot: str, rule: str) -> Any:
     """The one slot of this name in all that is within a state; that of the phase that is on, and of all parts."""
-    found = _slots(state, slot)
+    found = _offsets(state, lambda slots, _: slots.get(slot))
     if len(found) != 1:
         other = {"offset": "ahead", "ahead": "offset"}[slot]
         hint = ""
-        if _slots(state, other):
+        if _offsets(state, lambda slots, _: slots.get(other)):
             hint = " It has the other form of lookahead: nag_lookahead holds points, two_point_lookahead iterates."
         if any(walk(state, PackedState)):
             hint = " A packed state has to be unpacked before: see unpack_state."
@@ -88,17 +156,19 @@ def _slot(state: Any, slot: str, rule: str) -> Any:
     return found[0]
 
 
-def _slots(state: Any, slot: str) -> list[Any]:
+def _offsets(state: Any, read: Read) -> list[Any]:
+    """What the rules within a state hold; of a switch, in the phase that is on; of a partition, the parts as one."""
     kinds = (ChainState, SwitchState, PartitionState)
     found = []
     for _, node in walk(state, kinds, within=False):
         if isinstance(node, ChainState):
-            found += [own[slot] for own in node.slots.values() if slot in own]
-            found += _slots(node.slots, slot)
+            held = [read(slots, node.hyperparams.get(rule, {})) for rule, slots in node.slots.items()]
+            found += [tree for tree in held if tree is not None]
+            found += _offsets(node.slots, read)
         elif isinstance(node, SwitchState):
-            found += _of_phase(node.switched, _slots(node.first, slot), _slots(node.then, slot))
+            found += _of_phase(node.switched, _offsets(node.first, read), _offsets(node.then, read))
         elif isinstance(node, PartitionState):
-            found += _joined([tree for part in node.parts.values() for tree in _slots(part, slot)])
+            found += _joined([tree for part in node.parts.values() for tree in _offsets(part, read)])
     return found
 
 

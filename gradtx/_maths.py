@@ -15,7 +15,7 @@ import jax
 from gradtx._limits import Limits
 from gradtx._signal import Signal, Weights
 
-Total = Callable[[Callable[[jax.Array], jax.Array], Sequence[jax.Array]], jax.Array]
+Total = Callable[..., jax.Array]
 
 
 Named = SimpleNamespace
@@ -48,6 +48,7 @@ class Trees(NamedTuple):
         direction: the direction lane.
         params: the parameters, or None if there are none.
         extra: the extra arguments of ``update``.
+        count: steps taken before this one.
     """
 
     incoming: Any
@@ -55,6 +56,7 @@ class Trees(NamedTuple):
     direction: Any
     params: Any
     extra: dict[str, Any]
+    count: jax.Array
 
 
 class Maths:
@@ -71,6 +73,9 @@ class Maths:
     """Reads the history of the gradient: from the first such rule on, the gradient lane stays as it is.
 
     A rule whose direction or second moment depends on its slots has to say so, or that it does not."""
+
+    filters: ClassVar[bool] = False
+    """Edits the gradient that the accumulators after it read, though others before it have read another."""
 
     second_moment: ClassVar[Literal["makes", "edits", "uses"] | None] = None
     """Whether the rule makes the second moment, needs and edits it, or needs and uses it up."""
@@ -92,6 +97,9 @@ class Maths:
 
     scope: ClassVar[Literal["leaf", "tree"] | None] = None
     """What ``measure`` has to see before ``apply`` can start: the whole leaf, or all leaves."""
+
+    reads: ClassVar[tuple[Literal["direction", "gradient", "second_moment", "param"], ...]] = ("direction",)
+    """The lanes that ``measure`` sees of each leaf; one that reads ``param`` declares ``needs_params`` as well."""
 
     whole: ClassVar[bool] = False
     """Maps whole trees by ``init_tree`` and ``apply_tree`` instead of one array at a time."""
@@ -141,15 +149,19 @@ class Maths:
         del scalars, count
         return Tick(vars(h), {}, weights)
 
-    def measure(self, groups: Sequence[Sequence[jax.Array]], total: Total) -> jax.Array:
-        """One number for each group of directions, as a vector: each leaf is a group, or all are, as ``scope`` says.
+    def measure(self, groups: Sequence[Sequence[Any]], total: Total) -> Any:
+        """One number for each group of leaves, as a vector, or a dict of such vectors by name.
 
-        ``total(fn, arrays)`` is the sum of an elementwise function over all elements of all arrays.
+        Each leaf is a group, or all are, as ``scope`` says. Of a leaf it sees the direction, an array; or, if ``reads``
+        names other lanes, their arrays by name, as attributes.
+
+        ``total(fn, arrays)`` is the sum of an elementwise function over all elements of all arrays;
+        ``total(fn, arrays, others)`` that of a function of two arrays, taken from both lists.
         """
         raise NotImplementedError
 
-    def settle(self, c: Named, measured: jax.Array) -> Arrays:
-        """Coefficients that follow from what was measured."""
+    def settle(self, c: Named, measured: Any) -> Arrays:
+        """Coefficients that follow from what was measured of a leaf's group: a number, or a dict of them by name."""
         del c
         return {"measured": measured}
 

@@ -83,21 +83,34 @@ def ticked(rule: Maths, h: Named, scalars: Named, weights: Weights, count: jax.A
     return Tick(_arrays(tick.coefficients), _arrays(tick.scalars), Weights(*map(jnp.asarray, tick.weights)))
 
 
-def measured(rule: Maths, groups: Sequence[Sequence[jax.Array]], total: Total) -> jax.Array:
-    """One number for each group of directions: a vector."""
+def to_measure(rule: Maths, lanes: Mapping[str, Any]) -> Any:
+    """The lanes of a leaf as a measurement reads them: the direction, or by name all that the rule declares."""
+    if rule.reads == ("direction",):
+        return lanes["direction"]
+    return Named(**{lane: lanes[lane] for lane in rule.reads})
+
+
+def measured(rule: Maths, groups: Sequence[Sequence[Any]], total: Total) -> Any:
+    """One number for each group of leaves: a vector, or several vectors by name."""
     with _called(rule, "measure"):
         found = rule.measure(groups, total)
+    if isinstance(found, dict):
+        return {name: _vector(rule, numbers, len(groups)) for name, numbers in found.items()}
+    return _vector(rule, found, len(groups))
+
+
+def _vector(rule: Maths, found: Any, groups: int) -> jax.Array:
     if isinstance(found, list | tuple) and found and not any(jnp.ndim(number) for number in found):
         found = jnp.stack([jnp.asarray(number) for number in found])
-    if isinstance(found, list | tuple) or jnp.shape(found) != (len(groups),):
+    if isinstance(found, list | tuple) or jnp.shape(found) != (groups,):
         raise ValueError(
-            f"{named(rule)}: measure must return a vector with one number for each of {len(groups)} groups, found "
-            f"{kind(found)}."
+            f"{named(rule)}: measure must return a vector with one number for each of {groups} groups, or a dict of "
+            f"such vectors, found {kind(found)}."
         )
     return jnp.asarray(found)
 
 
-def settled(rule: Maths, c: Arrays, number: jax.Array) -> Arrays:
+def settled(rule: Maths, c: Arrays, number: Any) -> Arrays:
     """The coefficients that follow from what was measured."""
     given = Named(**c)
     with _called(rule, "settle", c=given):
@@ -133,10 +146,11 @@ def applied(rule: Maths, signal: Signal, slots: Arrays, param: Any, c: Arrays) -
 
 def _checked_lanes(rule: Maths, who: str, before: Signal, after: Signal) -> Signal:
     """The lanes after a rule: those that it changes, it declares."""
-    if after.gradient is not before.gradient and after.gradient is not after.direction:
+    if after.gradient is not before.gradient and after.gradient is not after.direction and not rule.filters:
         raise TypeError(
             f"{who} changes the gradient, which would be lost: a rule in front of the first that accumulates edits the "
-            "gradient by editing the direction; behind it, the gradient stays as it is."
+            "gradient by editing the direction; behind it, the gradient stays as it is, but for a rule that says "
+            "filters = True."
         )
     found, declared = after.second_moment, rule.second_moment
     if found is None and (declared in ("makes", "edits") or (before.second_moment is not None and declared != "uses")):

@@ -168,12 +168,12 @@ def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array
     return quotient, jnp.where(y == 0, 0, (dx - quotient * dy) / jnp.where(y == 0, 1, y))
 
 
-def sum_over(fn: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> jax.Array:
-    """The sum of ``fn`` over all elements of all arrays, in all shards, in float32 or wider; 0 for none.
+def sum_over(fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> jax.Array:
+    """The sum of ``fn``, of one array of each column, over all elements in all shards, in float32 or wider; 0 for none.
 
     The compiler may not reorder the products in ``fn`` and those that made the arrays.
     """
-    return sum_of([jnp.sum(fn(jax.lax.optimization_barrier(x))) for x in arrays])
+    return sum_of([jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)])
 
 
 def l2_norm(xs: Sequence[jax.Array]) -> jax.Array:

@@ -127,12 +127,18 @@ class Plan(NamedTuple):
         first = not any(self.passes[i].acts_on(leaf) for i in range(k))
         last = self.last_pass(leaf) == k
         size = leaf.dtype.itemsize
+        param = 0 if leaf.param is None else leaf.param.itemsize
         incoming = leaf.update.itemsize if first else size * self.lanes(leaf, part.rules.start)
         outgoing = leaf.update.itemsize if last else size * self.lanes(leaf, part.rules.stop)
         ours = [r for r in part.rules if leaf.members[r]]
         slots = 2 * sum(dtype.itemsize for r in ours for dtype in leaf.slots[r])
-        param = 0 if leaf.param is None else leaf.param.itemsize
-        measured = (leaf.update.itemsize if first else size) if part.measures and leaf.members[part.rules.start] else 0
+        measured = 0
+        if part.measures and leaf.members[part.rules.start]:
+            reads = self.rules[part.rules.start].reads
+            frozen = self.accumulated(leaf, part.rules.start)
+            beside = [size for lane in reads if lane == "second_moment" or (lane == "gradient" and frozen)]
+            own = leaf.update.itemsize if first else size
+            measured = own + sum(beside) + (param if "param" in reads else 0)
         if last and self.applies and not part.whole:
             return measured + incoming + slots + 2 * param
         return measured + incoming + slots + outgoing + (param if any(self.rules[r].needs_params for r in ours) else 0)

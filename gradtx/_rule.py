@@ -193,8 +193,13 @@ class Value(Transformation):
         super().__init_subclass__(**kwargs)
 
     def _values(self) -> dict[str, Any]:
-        fields = sorted(dataclasses.fields(self), key=lambda field: field.name in _COMMON)
+        fields = sorted(dataclasses.fields(self), key=lambda field: (field.kw_only, field.name in _COMMON))
         return {field.name: getattr(self, field.name) for field in fields}
+
+    def _options(self) -> dict[str, bool]:
+        """The keyword-only fields, which are shown only where they differ from their defaults; whether they do."""
+        keywords = [field for field in dataclasses.fields(self) if field.kw_only]
+        return {field.name: getattr(self, field.name) != field.default for field in keywords}
 
     def _key(self) -> tuple[Any, ...]:
         return tuple(id(value) if isinstance(value, jax.Array) else value for value in self._values().values())
@@ -206,14 +211,21 @@ class Value(Transformation):
             raise _declarations.unhashable(self.label, dict(zip(self._values(), self._key(), strict=True))) from None
 
     def __repr__(self) -> str:
-        given = {name: value for name, value in self._values().items() if name not in _COMMON or value is not None}
+        options = self._options()
+        given = {name: value for name, value in self._values().items() if options.get(name, True)}
         return f"{type(self).__name__}({', '.join(f'{name}={show(value)}' for name, value in given.items())})"
 
     def __str__(self) -> str:
-        given = [value for name, value in self._values().items() if name not in _COMMON and value is not None]
+        options = self._options()
+        given = [show(value, 6) for name, value in self._values().items() if name not in options and value is not None]
+        given += [
+            f"{name}={show(self._values()[name], 6)}"
+            for name, shown in options.items()
+            if shown and name not in _COMMON
+        ]
         where = self._values().get("where")
         at = "" if where is None else f" where {show(where)}"
-        return f"{self._values().get('name') or self.label}({', '.join(show(x, digits=6) for x in given)}){at}"
+        return f"{self._values().get('name') or self.label}({', '.join(given)}){at}"
 
 
 class Rule(Value, Maths):

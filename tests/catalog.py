@@ -40,12 +40,46 @@ RULES: dict[str, Transformation] = {
     "clip_by_global_norm": gx.clip_by_global_norm(1.0),
     "nag_lookahead": gx.nag_lookahead(1.0),
     "two_point_lookahead": gx.two_point_lookahead(1.0),
+    "quasi_hyperbolic": gx.chain(gx.momentum(0.9), gx.quasi_hyperbolic(0.7)),
+    "quasi_hyperbolic(2)": gx.chain(gx.momentum(0.9), gx.rms(0.9), gx.quasi_hyperbolic(0.7, 0.9), gx.precondition()),
+    "add_momentum": gx.chain(gx.momentum(0.5), gx.add_momentum(0.9, 2.0)),
+    "add_difference": gx.chain(gx.momentum(0.5), gx.add_difference(0.9)),
+    "extrapolate": gx.extrapolate(0.5),
+    "extrapolate(same)": gx.extrapolate(0.5, "same"),
+    "infinity": gx.chain(gx.infinity(0.9), gx.precondition(0.0)),
+    "yogi_rms": gx.chain(gx.yogi_rms(0.9), gx.precondition()),
+    "belief_rms": gx.chain(gx.belief_rms(0.9, 0.99, 1e-8), gx.precondition()),
+    "belief_rms(lagged)": gx.chain(gx.belief_rms(0.9, 0.99, lagged=True), gx.precondition()),
+    "lag_v": gx.chain(gx.rms(0.9), gx.lag_v(), gx.precondition()),
+    "lag_v(one)": gx.chain(gx.rms(0.9), gx.lag_v("one"), gx.precondition()),
+    "max_v(0.9)": gx.chain(gx.rms(0.9), gx.max_v(0.9), gx.precondition()),
+    "rms(first)": gx.chain(gx.rms(0.9, start="first"), gx.precondition()),
+    "precondition(max)": gx.chain(gx.rms(0.9), gx.precondition(0.1, form="max")),
+    "precondition(1/3)": gx.chain(gx.rms(0.9), gx.precondition(0.1, power=1 / 3)),
+    "scale_by_update_rms": gx.chain(gx.rms(0.9), gx.precondition(1e-3), gx.scale_by_update_rms(0.9)),
+    "resilient_step": gx.resilient_step(0.01),
+    "arctan": gx.arctan(),
+    "average_iterates": gx.average_iterates(pull=0.5),
+    "average_iterates(0.1)": gx.average_iterates(0.1),
+    "average_iterates(rate)": gx.average_iterates(pull=0.9, learning_rate=0.1),
+    "lookahead": gx.lookahead(2),
+    "orthogonalize": gx.orthogonalize(where=lambda path, leaf: len(leaf.shape) > 1),
+    "scale_by_shape": gx.scale_by_shape(where=lambda path, leaf: len(leaf.shape) > 1),
+    "rectified_precondition": gx.chain(gx.rms(0.9), gx.debias(), gx.rectified_precondition(0.9, threshold=2.0)),
+    "scale_by_factored_rms": gx.scale_by_factored_rms(least=2),
+    "scale_by_trust_ratio": gx.scale_by_trust_ratio(0.1),
+    "cautious": gx.chain(gx.momentum(0.9), gx.cautious()),
+    "clip_by_rms": gx.clip_by_rms(1.0),
+    "scale_by_parameter_rms": gx.chain(gx.scale_by_parameter_rms(), gx.scale(1e-4)),
     "monitor": gx.chain(gx.clip_by_norm(1.0), gx.monitor()),
     "monitor(2)": gx.chain(gx.clip_by_norm(1.0), gx.momentum(0.9), gx.monitor(2)),
     "seal": gx.seal(optax.scale_by_adam()),
 }
 
 OPTIMIZERS: dict[str, Transformation] = {name: getattr(optimizers, name)(LEARNING_RATE) for name in optimizers.__all__}
+OPTIMIZERS["muon"] = gx.chain(
+    optimizers.muon(LEARNING_RATE, otherwise=gx.adam(LEARNING_RATE))
+)  # a partition, which is a rule in a chain alone
 OPTIMIZERS["sgd(momentum)"] = gx.sgd(LEARNING_RATE, momentum=0.9)
 OPTIMIZERS["sgd(nesterov)"] = gx.sgd(LEARNING_RATE, momentum=0.9, nesterov=True)
 OPTIMIZERS["rmsprop(momentum)"] = gx.rmsprop(LEARNING_RATE, momentum=0.9)

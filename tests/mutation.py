@@ -30,7 +30,13 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 MODULES = [*sorted((ROOT / "gradtx" / "rules").glob("[a-z]*.py")), ROOT / "gradtx" / "_numerics.py"]
 # Quick ones first: the first failure ends a mutant.
-KILLERS = ["tests/test_errors.py", "tests/test_rules.py", "tests/test_chain.py", "tests/test_surprises.py"]
+KILLERS = [
+    "tests/test_errors.py",
+    "tests/test_rules.py",
+    "tests/test_chain.py",
+    "tests/test_zoo.py",
+    "tests/test_surprises.py",
+]
 
 # Changes that make no difference anybody could see. Keyed by the mutant's description.
 INNER = "the inner constant of a double where: any number without a singularity; its value and slope are dropped"
@@ -97,7 +103,15 @@ def mutants(path: Path) -> Iterator[Mutant]:
     tree = ast.parse(path.read_text())
     for name, target in targets(tree):
         if isinstance(target, ast.Assign):
-            flipped = {"uses": None, "edits": None, "makes": None, "leaf": "tree", "tree": "leaf", True: False}
+            flipped = {
+                "uses": None,
+                "edits": None,
+                "makes": None,
+                "leaf": "tree",
+                "tree": "leaf",
+                True: False,
+                False: True,
+            }
             value = ast.literal_eval(target.value)
             yield _replaced(path, tree, name, target.value, ast.Constant(flipped[value]))
             continue

@@ -462,7 +462,7 @@ def test_a_rule_that_maps_whole_trees_returns_trees_like_those_it_got():
 
 @pytest.mark.parametrize("name", [name for name in RULES_OF_GRADTX if name not in ("monitor", "monitor(2)", "seal")])
 def test_rules_say_of_themselves_what_a_trace_finds(name):
-    for one in RULES_OF_GRADTX[name].rules:
+    for one in (rule for rule in RULES_OF_GRADTX[name].rules if not rule.whole):
         leaf = jax.ShapeDtypeStruct((2, 3), jnp.dtype("float32"))
         remembers = _contract._remembers(one, leaf, leaf, leaf if one.second_moment in ("edits", "uses") else None)
         assert one.accumulates is not None if remembers else not one.accumulates

@@ -29,9 +29,9 @@ FLOORS = [
     ["_rule"],
     ["_chain"],
     ["rules"],
-    ["optimizers", "dialects"],
     ["_wrapper"],
     ["_lookahead", "_switch", "_guards", "_monitor", "_packed", "_partition", "_checkpoint", "_migrate"],
+    ["optimizers", "dialects"],
     ["_describe", "_sweep_table"],
     ["_swept"],
     ["_sweep"],
@@ -51,7 +51,7 @@ def floor_of(module: str) -> int:
 
 def modules():
     names = [f"gradtx.{info.name}" for info in pkgutil.iter_modules(gradtx.__path__)]
-    for package in ("native", "rules", "dialects", "testing", "workbench"):
+    for package in ("native", "rules", "optimizers", "dialects", "testing", "workbench"):
         if (ROOT / "gradtx" / package).is_dir():
             path = [str(ROOT / "gradtx" / package)]
             names += [f"gradtx.{package}.{info.name}" for info in pkgutil.iter_modules(path)]

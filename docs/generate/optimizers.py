@@ -27,7 +27,9 @@ class Way(NamedTuple):
 
     def draw(self) -> Figure:
         """The picture: the very calls that are written below it."""
-        return valley({call.partition("(")[0]: eval(call, dict(vars(gx))) for call in (self.call, self.beside)})
+        labels = [call.partition("(")[0].replace("free_", "free_\n") for call in (self.call, self.beside)]
+        chains = [eval(call, dict(vars(gx))) for call in (self.call, self.beside)]
+        return valley(dict(zip(labels, chains, strict=True)))
 
 
 OPTIMIZERS: dict[str, Way] = {
@@ -76,5 +78,52 @@ OPTIMIZERS: dict[str, Way] = {
         "article_max_v(0.15, second_decay=0.9)",
         "article_adam(0.15, second_decay=0.9)",
         "With a V that never falls, steps shrink with the gradient.",
+    ),
+    "signum": Way(
+        "signum(0.1)", "momentum_sgd(0.3)", "All steps are diagonal and equally long: it circles the minimum."
+    ),
+    "lion": Way("lion(0.1)", "signum(0.1)", "The gradient in the mixture turns it round earlier."),
+    "rprop": Way("rprop(0.1)", "sgd(0.06)", "Each direction finds its own step size by trying."),
+    "muon": Way(
+        "muon(0.1)",
+        "sgd(0.06)",
+        "The two weights are a matrix of one row here: its step is as long as η says, along the momentum.",
+    ),
+    "lars": Way(
+        "lars(0.1, coefficient=0.3)",
+        "sgd(0.06, momentum=0.5)",
+        "Steps are a share of the weights: they shrink near zero.",
+    ),
+    "lamb": Way("lamb(0.1)", "adam(0.3)", "Steps are a share of the weights: they shrink near zero, the minimum here."),
+    "cautious_adamw": Way(
+        "cautious_adamw(0.3)",
+        "adam(0.3)",
+        "Where the momentum would go uphill it waits: it passes the minimum by less.",
+    ),
+    "qhm": Way("qhm(0.15, 0.9)", "momentum_sgd(0.3)", "The share of the gradient itself damps the swing."),
+    "qhadam": Way("qhadam(0.3, 0.9)", "adam(0.3)", "The share of the gradient itself damps the swing."),
+    "adamax": Way("adamax(0.3)", "adam(0.3)", "Divided by the largest gradient so far, which only fades."),
+    "adabelief": Way("adabelief(0.1)", "adam(0.1)", "Gradients here are as expected, so it dares longer steps."),
+    "radam": Way("radam(0.1)", "adam(0.3)", "Five steps of its momentum alone, then small ones that grow."),
+    "adafactor": Way("adafactor(0.2)", "rmsprop(0.12)", "Steps are a share of the weights: they shrink near zero."),
+    "yogi": Way("yogi(0.3)", "adam(0.3)", "Its second moment falls more slowly than Adam's."),
+    "adadelta": Way("adadelta(30.0)", "rmsprop(0.12)", "It starts slowly: the first steps are √ε long."),
+    "laprop": Way("laprop(0.3)", "adam(0.3)", "Divided first and averaged afterwards: much the same on a smooth way."),
+    "adopt": Way(
+        "adopt(0.3, b2=0.99)", "adam(0.3, b2=0.99)", "The first step is none; then no gradient divides itself."
+    ),
+    "ademamix": Way("ademamix(0.05, b3=0.95)", "adam(0.3)", "The slow average goes on where the quick one would turn."),
+    "adan": Way(
+        "adan(0.3)", "adam(0.3)", "Its average is slower than Adam's, and swings further; the changes brake it."
+    ),
+    "mars": Way("mars(0.3)", "adam(0.3)", "The gradient, corrected by its last change."),
+    "asgd": Way(
+        "asgd(0.06, start=0)", "sgd(0.06)", "The parameters held are SGD's; the average of them is what counts."
+    ),
+    "schedule_free_sgd": Way(
+        "schedule_free_sgd(0.06)", "sgd(0.06)", "The points held lie between the iterates and their average."
+    ),
+    "schedule_free_adamw": Way(
+        "schedule_free_adamw(0.3)", "adam(0.3)", "The points held lie between the iterates and their average."
     ),
 }

@@ -81,24 +81,27 @@ def descend(
     return np.asarray(jax.lax.scan(one, (start, tx.init(start)), length=steps + 1)[1])
 
 
-def over_time(title: str, chains: Mapping[str, Transformation], steps: int = STEPS) -> Figure:
+def over_time(title: str, chains: Mapping[str, Transformation], steps: int = STEPS, param: float = 0.0) -> Figure:
     """The scripted gradient above, and below what comes out of each chain, each with its label beside it."""
     figure, (above, below) = _panels(4.0, height_ratios=[1, 1.7])
     t = np.arange(1, steps + 1)
     _title(above, "gradient in, g")
     above.plot(t, GRADIENT[:steps], color=MUTED, linewidth=1.3, drawstyle="steps-mid")
     _title(below, title)
-    _draw_lines(below, t, {label: updates(tx)[:steps] for label, tx in chains.items()}, drawstyle="steps-mid")
+    _draw_lines(
+        below, t, {label: updates(tx, param=param)[:steps] for label, tx in chains.items()}, drawstyle="steps-mid"
+    )
     below.set_xlabel("step")
     return figure
 
 
-def lines(title: str, curves: Mapping[str, np.ndarray], first: int = 0) -> Figure:
-    """Curves over steps, each with its label beside it."""
+def lines(title: str, curves: Mapping[str, np.ndarray], first: int = 0, x: np.ndarray | None = None) -> Figure:
+    """Curves over steps, or over other numbers, each with its label beside it."""
     figure, (axes,) = _panels(2.8)
     _title(axes, title)
-    _draw_lines(axes, first + np.arange(len(next(iter(curves.values())))), curves)
-    axes.set_xlabel("step")
+    _draw_lines(axes, first + np.arange(len(next(iter(curves.values())))) if x is None else x, curves)
+    if x is None:
+        axes.set_xlabel("step")
     return figure
 
 
@@ -121,15 +124,16 @@ def plane(title: str, points: np.ndarray, moved: np.ndarray, labels: tuple[str, 
     return figure
 
 
-def bars(title: str, names: Sequence[str], groups: Mapping[str, np.ndarray], limit: float) -> Figure:
-    """A group of bars for each name, the first for comparison, and a line at the limit."""
+def bars(title: str, names: Sequence[str], groups: Mapping[str, np.ndarray], limit: float | None = None) -> Figure:
+    """A group of bars for each name, the first for comparison, and a line at the limit, if there is one."""
     figure, (axes,) = _panels(2.8)
     at, width = np.arange(len(names)), 0.8 / len(groups)
     for i, ((label, heights), colour) in enumerate(zip(groups.items(), (MUTED, *COLOURS), strict=False)):
         axes.bar(at + (i - (len(groups) - 1) / 2) * width, heights, width * 0.9, color=colour, zorder=2)
         axes.annotate(label, (1.01, 0.9 - 0.13 * i), xycoords="axes fraction", color=colour)
-    axes.axhline(limit, color=INK, linewidth=0.8, linestyle=":", zorder=1)
-    axes.annotate("limit", (1.01, limit), xycoords=("axes fraction", "data"), va="center", color=INK)
+    if limit is not None:
+        axes.axhline(limit, color=INK, linewidth=0.8, linestyle=":", zorder=1)
+        axes.annotate("limit", (1.01, limit), xycoords=("axes fraction", "data"), va="center", color=INK)
     axes.set_xticks(at, names)
     axes.tick_params(axis="x", length=0)
     _title(axes, title)
@@ -148,7 +152,7 @@ def valley(chains: Mapping[str, Transformation], steps: int = STEPS) -> Figure:
     )
     curves: dict[str, np.ndarray] = {}
     for (label, tx), colour, marker in zip(chains.items(), colours, (".", ""), strict=True):
-        path = descend(tx, (-4.0, 1.0), lambda w: jnp.asarray(curvature) * w, steps)
+        path = descend(tx, [(-4.0, 1.0)], lambda w: jnp.asarray(curvature) * w, steps)[:, 0]  # a matrix of one row
         curves[label] = np.maximum(path**2 @ curvature / 2, 1e-9)
         plan.plot(*path.T, color=colour, linewidth=1.1, marker=marker, markersize=3.5, zorder=2 + bool(marker))
     plan.plot(0, 0, "+", color=INK, markersize=8)
@@ -200,7 +204,8 @@ def _draw_lines(
     for i, (y, colour) in enumerate(zip(curves.values(), colours, strict=False)):
         axes.plot(x, y, color=colour, linewidth=1.4 if i else 2, zorder=4 - i / 9, drawstyle=drawstyle)
     axes.margins(x=0.01)
-    axes.xaxis.set_major_locator(MultipleLocator(10 if len(x) > STEPS / 2 + 1 else 5))
+    if x[-1] > 1:
+        axes.xaxis.set_major_locator(MultipleLocator(10 if len(x) > STEPS / 2 + 1 else 5))
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [float(to_axes.transform((x[-1], y[-1]))[1]) for y in curves.values()]

@@ -133,6 +133,66 @@ def _watched() -> Figure:
     return lines("metrics of chain(clip_by_norm(2), momentum(0.9), monitor())", curves, first=1)
 
 
+def _averaged() -> Figure:
+    """Noisy descent into a bowl, with a rate that stays: the iterates, and their averages."""
+    noise = jax.random.normal(jax.random.key(3), (STEPS,))
+
+    def points(average: Transformation) -> tuple[np.ndarray, np.ndarray]:
+        tx = gx.chain(gx.sgd(0.3), average)
+
+        def one(carry, draw):
+            w, state = carry
+            w, state = gx.step(tx, w, w + draw, state)
+            return (w, state), (w, gx.evaluation_point(state, w))
+
+        w = jnp.array(3.0)
+        held, evaluated = jax.lax.scan(one, (w, tx.init(w)), noise)[1]
+        return np.asarray(held), np.asarray(evaluated)
+
+    iterates, exponential = points(gx.average_iterates(0.1))
+    curves = {
+        "average, c = 0.1": exponential,
+        "average, c = 1/t": points(gx.average_iterates())[1],
+        "iterates": iterates,
+    }
+    return lines("a weight under SGD with noise, and the points to evaluate", curves, first=1)
+
+
+def _slow_weights() -> Figure:
+    noise = jax.random.normal(jax.random.key(3), (STEPS,))
+
+    def way(tx: Transformation) -> np.ndarray:
+        def one(carry, draw):
+            w, state = carry
+            w, state = gx.step(tx, w, w + draw, state)
+            return (w, state), w
+
+        w = jnp.array(3.0)
+        return np.asarray(jax.lax.scan(one, (w, tx.init(w)), noise)[1])
+
+    curves = {"lookahead(5, 0.5)": way(gx.chain(gx.sgd(0.3), gx.lookahead(5, 0.5))), "sgd": way(gx.sgd(0.3))}
+    return lines("a weight under SGD with noise", curves, first=1)
+
+
+def _singular_values() -> Figure:
+    before = after = np.linspace(0.0, 1.0, 400)
+    for a, b, c in gx.orthogonalize().coefficients:
+        after = a * after + b * after**3 + c * after**5
+    return lines(
+        "a singular value after the iterations, over what it was", {"after": after, "before": before}, x=before
+    )
+
+
+def _shapes() -> Figure:
+    sizes = (64, 256, 1024, 4096)
+    names = [f"256 by {n}" for n in sizes]
+    factor = np.array([np.sqrt(max(1, n / 256)) for n in sizes])
+    constant = np.array([0.2 * np.sqrt(max(n, 256)) for n in sizes])
+    return bars(
+        "the factor, for a matrix with so many inputs and outputs", names, {"grown": factor, "rms=0.2": constant}
+    )
+
+
 RULES: dict[str, Entry] = {
     "momentum": Entry(
         partial(over_time, OUT, {"β = 0.9": gx.momentum(0.9), "β = 0.5": gx.momentum(0.5)}),
@@ -336,6 +396,192 @@ RULES: dict[str, Entry] = {
         _two_points,
         "The gradient is taken ahead of the point that is held, by κ times the last step.",
         "No framework has it: they hold the points looked ahead to. Papers write it so (Sutskever et al.).",
+    ),
+    "quasi_hyperbolic": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "ν = 0.7": gx.chain(gx.momentum(0.9), gx.quasi_hyperbolic(0.7)),
+                "ν = 1": gx.momentum(0.9),
+            },
+        ),
+        "The average, with a share of the gradient itself: it answers at once, and a spike comes through.",
+        "Lion's mixture is this rule with ν = b1/b2, Muon's and torch's Nesterov momentum with ν = β, the first moment "
+        "of MARS with ν = 1 − γ. pytorch_optimizer's QHAdam adds 1 − β₂g² where the paper has (1 − β₂)g², and gives "
+        "NaN.",
+    ),
+    "add_momentum": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "and add_momentum(0.97)": gx.chain(gx.momentum(0.5), gx.add_momentum(0.97, 2.0)),
+                "momentum(0.5)": gx.momentum(0.5),
+            },
+        ),
+        "A quick average, and a slow one on top, which remembers where gradients came from long ago.",
+        "AdEMAMix. Its α is 5 in `optax.contrib.ademamix`, 2 in its authors' torch code. Not debiased in the paper, "
+        "optax and its authors' code; pytorch_optimizer divides it by 1 − b1ᵗ too.",
+    ),
+    "add_difference": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "and add_difference": gx.chain(gx.momentum(0.9), gx.debias(), gx.add_difference(0.5)),
+                "momentum": gx.chain(gx.momentum(0.9), gx.debias()),
+            },
+        ),
+        "Where gradients change, the average of the changes runs ahead; where they do not, it adds nothing.",
+        "Adan. `optax.adan` computes another algorithm than the paper; timm and the authors' code agree with this.",
+    ),
+    "extrapolate": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "and extrapolate(2)": gx.chain(gx.momentum(0.9), gx.extrapolate(2.0)),
+                "momentum": gx.momentum(0.9),
+            },
+        ),
+        "A direction that is changing is carried further the way it changes.",
+        '`optax.optimistic_gradient_descent` is it before the learning rate, with `first="same"`; MARS has it on the '
+        "gradient, with zero before the first (timm: the same), and a clip of each leaf to norm 1 behind it.",
+    ),
+    "infinity": Entry(
+        partial(over_time, ROOT, {"β = 0.9": _seen(gx.infinity(0.9)), "rms(0.9)": _seen(gx.rms(0.9))}),
+        "The largest gradient of late, fading by a tenth each step.",
+        "torch and optax take the maximum with |g| + ε, as here; Keras adds its ε to the maximum.",
+    ),
+    "yogi_rms": Entry(
+        partial(over_time, ROOT, {"yogi_rms(0.9)": _seen(gx.yogi_rms(0.9)), "rms(0.9)": _seen(gx.rms(0.9))}),
+        "After a spike it falls by a tenth of the squared gradient each step, however high it is.",
+        "`optax.yogi` starts both averages at 1e-6 instead of at zero.",
+    ),
+    "belief_rms": Entry(
+        partial(over_time, ROOT, {"belief_rms": _seen(gx.belief_rms(0.9, 0.9)), "rms": _seen(gx.rms(0.9))}),
+        "While gradients are as expected it is small, and steps are long.",
+        "In `optax.adabelief` and the paper ε is added to s in each step, and so accumulates; `optax.contrib.acprop` "
+        "is the lagged form.",
+    ),
+    "lag_v": Entry(
+        partial(over_time, ROOT, {"rms, lag_v": _seen(gx.rms(0.9), gx.lag_v()), "rms": _seen(gx.rms(0.9))}),
+        "The same, one step late: a spike is not divided by itself.",
+        "ADOPT's clip grows with count^¼ in optax and the paper, with count^⅓ in timm.",
+    ),
+    "scale_by_update_rms": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "and update rms": gx.chain(gx.rms(0.9), gx.precondition(0.0, 1e-2), gx.scale_by_update_rms(0.9, 1e-2)),
+                "rms, precondition": gx.chain(gx.rms(0.9), gx.precondition(0.0, 1e-2)),
+            },
+        ),
+        "Steps are as long as steps were: it starts with √ε and grows from there.",
+        "AdaDelta: ρ is 0.9 in torch and optax, 0.95 in Keras and the paper; ε 1e-6, 1e-6 and 1e-7. "
+        "`optax.adadelta()` with its defaults climbs, since no learning rate turns its sign.",
+    ),
+    "resilient_step": Entry(
+        partial(over_time, OUT, {"resilient_step(0.1)": gx.resilient_step(0.1, high=1.0)}),
+        "The step grows while the sign stays, halves where it turns, and pauses there.",
+        "torch's Rprop. `optax.rprop` returns the update of the step before.",
+    ),
+    "arctan": Entry(
+        partial(over_time, OUT, {"arctan()": gx.arctan(), "clip_by_value(2)": gx.clip_by_value(2.0)}),
+        "Small directions as they are, large ones bent towards a bound.",
+        "adam-atan2-pytorch has it built into Adam. `atan2` of a gradient whose square underflows is a·π/2, where "
+        "`precondition(0)` gives 0.",
+    ),
+    "average_iterates": Entry(
+        _averaged,
+        "The iterates keep shaking; both averages settle. The plain one remembers the start for longer.",
+        "torch's `AveragedModel` and timm's `ModelEma` hold a second copy of the parameters, Keras has `use_ema`, "
+        "optax `contrib.schedule_free`, and an `ema` of updates, not of parameters. Here it is one offset at the "
+        "end of any chain. torch's EMA starts as a copy at its first call. Keras counts every iterate of its "
+        "schedule-free optimizer alike, also in the warm-up.",
+    ),
+    "lookahead": Entry(
+        _slow_weights,
+        "Every fifth step goes half of the way back.",
+        "`optax.lookahead` holds two sets of parameters, in a type of their own that goes through the loss; here it is "
+        "an offset. optax and timm can reset the inner state at each return.",
+    ),
+    "orthogonalize": Entry(
+        _singular_values,
+        "All but the smallest singular values come out between 0.68 and 1.13.",
+        "torch and its author's Muon iterate in bfloat16 whatever the weights are, and agree with this to a hundredth; "
+        "optax and Keras do as here. A guard of 1e-8 or 1e-7 on the norm, which all of them have, shrinks a matrix of "
+        "norm 1e-6 by a tenth.",
+    ),
+    "scale_by_shape": Entry(
+        _shapes,
+        "The first form grows with the outputs, the second keeps the root mean square of the step.",
+        "√max(1, out/in) in torch, optax and its author's Muon; 0.2·√max(in, out) is torch's `match_rms_adamw`, "
+        "optax's `consistent_rms`, and Keras's default.",
+    ),
+    "rectified_precondition": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "rectified": gx.chain(gx.rms(0.99), gx.debias(), gx.rectified_precondition(0.99)),
+                "precondition": gx.chain(gx.rms(0.99), gx.debias(), gx.precondition()),
+            },
+        ),
+        "Five steps by the gradient alone, then small ones that grow.",
+        "RAdam rectifies from ρ > 5 on in torch, from ρ ≥ 5 in optax; the paper has 4. torch has its epsilon on the "
+        "biased average, optax on the debiased one. pytorch_optimizer takes no step at all before.",
+    ),
+    "scale_by_factored_rms": Entry(
+        partial(
+            over_time,
+            OUT,
+            {"p = 0.8": gx.scale_by_factored_rms(), "p = 1": gx.scale_by_factored_rms(1.0)},
+        ),
+        "Of a leaf of one element nothing is factored: the average of squares remembers longer and longer.",
+        "torch clamps: the mean of rows to at least 1.2e-7, and v to its square, so that gradients below 3e-4 are "
+        "inflated; optax, Keras and transformers add 1e-30 to the squares, as here. optax factors the two largest "
+        "axes if both have 128 or more, torch and transformers the last two of any size.",
+    ),
+    "scale_by_trust_ratio": Entry(
+        partial(
+            over_time,
+            OUT,
+            {"for a weight of 1": gx.scale_by_trust_ratio(), "g": gx.chain()},
+            param=1.0,
+        ),
+        "Of a leaf of one element the sign is left: the step is as long as the weight.",
+        "LARS in three forms: the norm of g + λp (optax), the sum of ‖g‖ and λ‖p‖ (the paper, timm), ‖g‖ alone "
+        "(pytorch_optimizer); the same step is 4.5, 6.3 and 8.7 long in one example. LAMB has the decay inside the "
+        "ratio in the paper, optax and timm; Keras shrinks the weights before.",
+    ),
+    "cautious": Entry(
+        partial(
+            over_time,
+            OUT,
+            {"and cautious": gx.chain(gx.momentum(0.9), gx.cautious()), "momentum(0.9)": gx.momentum(0.9)},
+        ),
+        "Where the gradient turns against the momentum there is no step.",
+        "Five forms: the mean as here (the authors' AdamW, timm), n/(number + 1) (their Lion, pytorch_optimizer), "
+        "n/max(1, number) by the bits of the sign (heavyball), mean + ε (levanter), and a small factor instead of 0. "
+        "The authors' own path for many tensors masks with m·m > 0, which is nothing.",
+    ),
+    "clip_by_rms": Entry(
+        partial(over_time, OUT, {"clip_by_rms(1)": gx.clip_by_rms(1.0), "g": gx.chain()}),
+        "Of a leaf of one element it is a clip by value.",
+        "`optax.clip_by_block_rms` is it.",
+    ),
+    "scale_by_parameter_rms": Entry(
+        partial(
+            over_time,
+            OUT,
+            {"for a weight of 0.5": gx.scale_by_parameter_rms(), "g": gx.chain()},
+            param=0.5,
+        ),
+        "A weight half as large moves half as far.",
+        "`optax.scale_by_param_block_rms` is it, and a part of every Adafactor.",
     ),
     "monitor": Entry(
         _watched,

@@ -4,12 +4,19 @@ In every rule g, u and v are the lanes of the signal (gradient, direction, secon
 Shapes are those of the leaf; arithmetic is in float32 or wider.
 """
 
+from gradtx.rules.averaging import average_iterates, lookahead
 from gradtx.rules.clipping import clip_by_global_norm, clip_by_norm, clip_by_value
+from gradtx.rules.factored import scale_by_factored_rms
 from gradtx.rules.first_moments import damped_trace, momentum, nesterov, trace
-from gradtx.rules.lookahead import nag_lookahead, two_point_lookahead
-from gradtx.rules.quotient import debias, precondition
+from gradtx.rules.layerwise import cautious, clip_by_rms, scale_by_parameter_rms, scale_by_trust_ratio
+from gradtx.rules.lookaheads import nag_lookahead, two_point_lookahead
+from gradtx.rules.matrices import orthogonalize, scale_by_shape
+from gradtx.rules.mixing import add_difference, add_momentum, extrapolate, quasi_hyperbolic
+from gradtx.rules.quotient import debias, precondition, rectified_precondition, scale_by_update_rms
+from gradtx.rules.resilient import resilient_step
 from gradtx.rules.scaling import (
     add_decayed_weights,
+    arctan,
     decay_weights,
     freeze,
     scale,
@@ -17,30 +24,61 @@ from gradtx.rules.scaling import (
     scale_by_learning_rate,
     sign,
 )
-from gradtx.rules.second_moments import adagrad_sum, centered_rms, max_v, monotone_rms, rms
+from gradtx.rules.second_moments import (
+    adagrad_sum,
+    belief_rms,
+    centered_rms,
+    infinity,
+    lag_v,
+    max_v,
+    monotone_rms,
+    rms,
+    yogi_rms,
+)
 
 __all__ = [
     "adagrad_sum",
     "add_decayed_weights",
+    "add_difference",
+    "add_momentum",
+    "arctan",
+    "average_iterates",
+    "belief_rms",
+    "cautious",
     "centered_rms",
     "clip_by_global_norm",
     "clip_by_norm",
+    "clip_by_rms",
     "clip_by_value",
     "damped_trace",
     "debias",
     "decay_weights",
+    "extrapolate",
     "freeze",
+    "infinity",
+    "lag_v",
+    "lookahead",
     "max_v",
     "momentum",
     "monotone_rms",
     "nag_lookahead",
     "nesterov",
+    "orthogonalize",
     "precondition",
+    "quasi_hyperbolic",
+    "rectified_precondition",
+    "resilient_step",
     "rms",
     "scale",
+    "scale_by_factored_rms",
     "scale_by_inverse_time",
     "scale_by_learning_rate",
+    "scale_by_parameter_rms",
+    "scale_by_shape",
+    "scale_by_trust_ratio",
+    "scale_by_update_rms",
     "sign",
     "trace",
     "two_point_lookahead",
+    "yogi_rms",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 
 from gradtx._maths import Tick
-from gradtx._numerics import safe_divide, safe_sqrt
+from gradtx._numerics import abs_sq, mix, safe_divide, safe_sqrt
 from gradtx._rule import Hyper, Rule, hyper
 from gradtx._signal import Weights
 
@@ -48,6 +51,8 @@ class precondition(Rule):
     Args:
         eps: ε ≥ 0, outside the root. 1e-8 as in Adam. It bounds the step where gradients are tiny.
         eps_root: ≥ 0, inside the root. 0 as in Adam; optax.rmsprop has its epsilon here.
+        power: of v, instead of the root's ½: ⅓ in MADGRAD, ⅛ in Padam, 1 where v is a curvature.
+        form: "add", or "max" for u/max(√(v + eps_root), eps), where epsilon is a floor, as in ADOPT.
 
     A NaN in v or u gives NaN; an infinite v gives 0 for a finite u.
 
@@ -60,16 +65,132 @@ class precondition(Rule):
     [ 1.  0. -1.]
     """
 
-    equation = r"u \leftarrow u / (\sqrt{v + \epsilon_r} + \epsilon), \quad w_u \leftarrow w_u / \sqrt{w_v}"
     second_moment = "uses"
 
     eps: Hyper = hyper(default=1e-8, low=0)
     eps_root: Hyper = hyper(default=0.0, low=0)
+    power: float = dataclasses.field(default=0.5, kw_only=True)
+    form: str = dataclasses.field(default="add", kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.power, bool) or not isinstance(self.power, int | float) or not 0 <= self.power <= 1:
+            raise ValueError(f"precondition: power must be a number from 0 to 1, found {self.power!r}")
+        if self.form not in ("add", "max"):
+            raise ValueError(f"precondition: form must be 'add' or 'max', found {self.form!r}")
+
+    @property
+    def equation(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form
+        half = self.power == 0.5
+        root = r"\sqrt{v + \epsilon_r}" if half else r"(v + \epsilon_r)^{" + f"{self.power:.3g}" + "}"
+        weight = r"\sqrt{w_v}" if half else f"w_v^{{{self.power:.3g}}}"
+        divisor = f"({root} + \\epsilon)" if self.form == "add" else f"\\max({root}, \\epsilon)"
+        return rf"u \leftarrow u / {divisor}, \quad w_u \leftarrow w_u / {weight}"
+
+    def _root(self, x: jax.Array) -> jax.Array:
+        return safe_sqrt(x) if self.power == 0.5 else x**self.power
 
     def tick(self, h, scalars, weights, count):
-        w = safe_divide(weights.direction, safe_sqrt(weights.second_moment))
+        w = safe_divide(weights.direction, self._root(weights.second_moment))
         return Tick(vars(h), {}, Weights(w, jnp.ones_like(w)))
 
     def apply(self, signal, slots, param, c):
-        denominator = safe_sqrt(signal.second_moment + c.eps_root) + c.eps
+        root = self._root(signal.second_moment + c.eps_root)
+        denominator = root + c.eps if self.form == "add" else jnp.maximum(root, c.eps)
         return signal._replace(direction=safe_divide(signal.direction, denominator), second_moment=None), {}
+
+
+class scale_by_update_rms(Rule):
+    r"""Multiply by the root of the average of past squared updates: u ← u·√(x + ε); then x ← ρx + (1−ρ)|u|².
+
+    AdaDelta's numerator, which gives a step the units of the parameters. The average is that of before this step, so
+    the first step is √ε times the direction.
+
+    Args:
+        decay: ρ in [0, 1). 0.95 as in the paper.
+        eps_root: ε ≥ 0. 1e-6 as in the paper; with 0 nothing ever moves.
+
+    State: ``x`` like the parameters, real.
+
+    Inf and NaN stay in their element, and in its slot from then on.
+
+    Source: Zeiler (2012), "ADADELTA: an adaptive learning rate method".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.scale_by_update_rms(0.5, 0.01)
+    >>> updates, state = tx.update(jnp.array([2.0]), tx.init(jnp.zeros(1)))
+    >>> print(updates, state.slots["scale_by_update_rms"]["x"].round(4))
+    [0.2] [0.02]
+    """
+
+    equation = r"u \leftarrow u \sqrt{x + \epsilon}, \quad x \leftarrow \rho x + (1-\rho) \lvert u\rvert^2"
+    accumulates = True
+
+    decay: Hyper = hyper(default=0.95, low=0, below=1)
+    eps_root: Hyper = hyper(default=1e-6, low=0)
+
+    def slots(self, param):
+        return {"x": jnp.zeros_like(param.real)}
+
+    def apply(self, signal, slots, param, c):
+        u = signal.direction * safe_sqrt(slots.x + c.eps_root)
+        return signal._replace(direction=u), {"x": mix(c.decay, c.decay_complement, slots.x, abs_sq(u))}
+
+
+class rectified_precondition(Rule):
+    r"""``precondition`` only once v is to be relied on: u ← r·u/(√v + ε), before that u as it is.
+
+    How many gradients v averages is ρ = 1 + 2·(their mean age), which grows from 1 to R = (1+β)/(1−β). From ρ > 5 on
+    steps are divided, times the correction r² = (ρ−4)(ρ−2)R / ((R−4)(R−2)ρ) of a variance that is still too large.
+
+    Args:
+        decay: β in [0, 1) of the ``rms`` before it.
+        eps: ε ≥ 0, outside the root. 1e-8.
+        threshold: of ρ. 5 as in torch; the paper has 4.
+
+    Uses v up. Carries the weights: w_u ← w_u/√w_v where it divides. State: ``age`` and ``weight``, of an average with
+    the decay β (scalars); ρ is 1 + 2·age/weight.
+
+    Inf and NaN stay in their element.
+
+    Source: Liu et al. (2020), "On the variance of the adaptive learning rate and beyond".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, seen = gradtx.chain(gradtx.rms(0.99), gradtx.debias(), gradtx.rectified_precondition(0.99)), []
+    >>> state = tx.init(jnp.zeros(1))
+    >>> for _ in range(7):
+    ...     updates, state = tx.update(jnp.array([2.0]), state)
+    ...     seen.append(round(float(updates[0]), 2))
+    >>> print(seen)
+    [2.0, 2.0, 2.0, 2.0, 2.0, 0.08, 0.1]
+    """
+
+    equation = (
+        r"u \leftarrow r_t u / (\sqrt{v} + \epsilon) \text{ if } \rho_t > 5, \quad \rho_t = 1 + 2 a_t / w_t, \quad "
+        r"a \leftarrow \beta (a + w)"
+    )
+    second_moment = "uses"
+
+    decay: Hyper = hyper(default=0.999, low=0, below=1)
+    eps: Hyper = hyper(default=1e-8, low=0)
+    threshold: float = 5.0
+
+    def scalars(self):
+        return {"age": 0.0, "weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        age = h.decay * (scalars.age + scalars.weight)
+        weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
+        rho, most = 1 + 2 * age / weight, (1 + h.decay) / h.decay_complement
+        divides = rho > self.threshold
+        share = (rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)
+        gain = jnp.sqrt(jnp.where(divides, share, 1))
+        w = safe_divide(weights.direction, safe_sqrt(weights.second_moment))
+        after = Weights(jnp.where(divides, w, weights.direction), jnp.ones_like(w))
+        coefficients = {"divides": jnp.where(divides, jnp.ones_like(gain), 0), "gain": gain, "eps": h.eps}
+        return Tick(coefficients, {"age": age, "weight": weight}, after)
+
+    def apply(self, signal, slots, param, c):
+        u = signal.direction
+        divided = c.gain * safe_divide(u, safe_sqrt(signal.second_moment) + c.eps)
+        return signal._replace(direction=jnp.where(c.divides > 0, divided, u), second_moment=None), {}

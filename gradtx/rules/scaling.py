@@ -190,3 +190,37 @@ class decay_weights(Rule):
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=signal.direction - c.rate * param), {}
+
+
+class arctan(Rule):
+    r"""Bound the direction smoothly: u ← a·atan(u/b).
+
+    After ``precondition(eps=0)`` it is a·atan2(m, b√v), Adam without an epsilon, which does not depend on the scale
+    of the gradients at all.
+
+    Args:
+        scale: a. 1.27 as in the paper: about 4/π, so that a direction of 1 stays 1.
+        width: b > 0. 1 as in the paper.
+
+    An infinite element becomes ±aπ/2; NaN stays NaN.
+
+    Raises:
+        TypeError: for complex leaves.
+
+    Source: Everett et al. (2024), "Scaling exponents across parameterizations and optimizers".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.arctan()
+    >>> updates, state = tx.update(jnp.array([0.0, 1.0, -100.0]), tx.init(jnp.zeros(3)))
+    >>> print([round(float(u), 2) for u in updates])
+    [0.0, 1.0, -1.98]
+    """
+
+    equation = r"u \leftarrow a \, \mathrm{atan}(u / b)"
+    real_only = True
+
+    scale: Hyper = hyper(default=1.27)
+    width: Hyper = hyper(default=1.0, low=0)
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=c.scale * jnp.arctan(signal.direction / c.width)), {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 
 from gradtx._maths import Tick
@@ -17,6 +19,7 @@ class rms(Rule):
 
     Args:
         decay: β in [0, 1). 0.9 as Hinton's; Adam takes 0.999.
+        start: "zero", or "first": the average starts at the first |g|², with β = 0 in its step, as in ADOPT.
 
     State: ``s`` like the parameters, real; ``weight``, the total weight in s (a scalar).
 
@@ -36,6 +39,12 @@ class rms(Rule):
     second_moment = "makes"
 
     decay: Hyper = hyper(default=0.9, low=0, below=1)
+    start: str = dataclasses.field(default="zero", kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.start not in ("zero", "first"):
+            raise ValueError(f"{self.label}: start must be 'zero' or 'first', found {self.start!r}")
 
     def slots(self, param):
         return {"s": jnp.zeros_like(param.real)}
@@ -44,8 +53,13 @@ class rms(Rule):
         return {"weight": 0.0}
 
     def tick(self, h, scalars, weights, count):
-        weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
-        return Tick(vars(h), {"weight": weight}, weights._replace(second_moment=weight))
+        decay, complement = h.decay, h.decay_complement
+        if self.start == "first":
+            starts = scalars.weight == 0
+            decay, complement = jnp.where(starts, 0, decay), jnp.where(starts, 1, complement)
+        weight = mix(decay, complement, scalars.weight, jnp.ones_like(decay))
+        coefficients = {"decay": decay, "decay_complement": complement}
+        return Tick(coefficients, {"weight": weight}, weights._replace(second_moment=weight))
 
     def apply(self, signal, slots, param, c):
         s = mix(c.decay, c.decay_complement, slots.s, abs_sq(signal.gradient))
@@ -60,6 +74,7 @@ class monotone_rms(rms):
 
     Args:
         decay: β in [0, 1). 0.9 as in ``rms``.
+        start: as in ``rms``.
 
     State: as ``rms``. The weight is that of ``rms``, which is exact for a constant gradient.
 
@@ -173,9 +188,13 @@ class adagrad_sum(Rule):
 
 
 class max_v(Rule):
-    r"""AMSGrad's maximum over time: s ← max(s, v); v ← s.
+    r"""AMSGrad's maximum over time: s ← max(δs, v); v ← s.
 
-    Before ``debias`` it is torch's and Keras's AMSGrad, after it optax's, and without ``debias`` the paper's.
+    Before ``debias`` it is torch's and Keras's AMSGrad, after it optax's, and without ``debias`` the paper's. With a
+    decay the maximum forgets: after ``rms(0)``, which is |g|² itself, a δ of β₂² makes Adamax.
+
+    Args:
+        decay: δ in [0, 1]; None, the default, is 1: nothing is forgotten.
 
     State: ``s`` like the parameters, real. Inf and NaN stay in the maximum for ever.
 
@@ -190,13 +209,227 @@ class max_v(Rule):
     [1.] [2.]
     """
 
-    equation = r"s \leftarrow \max(s, v), \quad v \leftarrow s"
     accumulates = False
     second_moment = "edits"
+
+    decay: Hyper | None = hyper(default=None, low=0)
+
+    @property
+    def equation(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form
+        return r"s \leftarrow \max(" + ("" if self.decay is None else r"\delta ") + r"s, v), \quad v \leftarrow s"
 
     def slots(self, param):
         return {"s": jnp.zeros_like(param.real)}
 
     def apply(self, signal, slots, param, c):
-        s = jnp.maximum(slots.s, signal.second_moment)
+        kept = slots.s if self.decay is None else c.decay * slots.s
+        s = jnp.maximum(kept, signal.second_moment)
         return signal._replace(second_moment=s), {"s": s}
+
+
+class infinity(Rule):
+    r"""Adamax's infinity norm of the gradients: s ← max(βs, |g| + ε); v ← s².
+
+    ``max_v(β²)`` after ``rms(0)`` is the same without ε. With it, the epsilon is part of the norm, as in torch and
+    optax, and the quotient needs none.
+
+    Args:
+        decay: β in [0, 1). 0.999 as in the paper.
+        eps: ε ≥ 0. The paper has none; 1e-8 is torch's and optax's.
+
+    State: ``s`` like the parameters, real. v has weight 1: the maximum starts with the first gradient.
+
+    Inf and NaN stay in their element, and in its slot from then on.
+
+    Source: Kingma & Ba (2015), Algorithm 2.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.infinity(0.5, 0.0), gradtx.precondition(0.0))
+    >>> updates, state = tx.update(jnp.array([4.0]), tx.init(jnp.zeros(1)))
+    >>> updates, state = tx.update(jnp.array([1.0]), state)
+    >>> print(updates)
+    [0.5]
+    """
+
+    equation = r"s \leftarrow \max(\beta s, \lvert g\rvert + \epsilon), \quad v \leftarrow s^2"
+    accumulates = True
+    second_moment = "makes"
+
+    decay: Hyper = hyper(default=0.999, low=0, below=1)
+    eps: Hyper = hyper(default=1e-8, low=0)
+
+    def slots(self, param):
+        return {"s": jnp.zeros_like(param.real)}
+
+    def tick(self, h, scalars, weights, count):
+        return Tick(vars(h), {}, weights._replace(second_moment=jnp.ones_like(h.decay)))
+
+    def apply(self, signal, slots, param, c):
+        s = jnp.maximum(c.decay * slots.s, abs(signal.gradient) + c.eps)
+        return signal._replace(second_moment=jnp.square(s)), {"s": s}
+
+
+class yogi_rms(Rule):
+    r"""Yogi's additive second moment: s ← s − (1−β)·sign(s − |g|²)·|g|²; v ← s.
+
+    Where the average of ``rms`` changes in proportion to its distance from |g|², this one changes in proportion to
+    |g|² alone, so that a v that was large falls slowly.
+
+    Args:
+        decay: β in [0, 1). 0.999 as in the paper.
+
+    State: ``s`` like the parameters, real; ``weight`` (a scalar). The weight is that of ``rms``, by convention: the
+    rule is no linear average.
+
+    Inf and NaN stay in their element, and in its slot from then on.
+
+    Source: Zaheer et al. (2018), "Adaptive methods for nonconvex optimization".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.yogi_rms(0.5), gradtx.precondition(0.0))
+    >>> updates, state = tx.update(jnp.array([2.0]), tx.init(jnp.zeros(1)))
+    >>> updates, state = tx.update(jnp.array([1.0]), state)
+    >>> print(state.slots["yogi_rms"]["s"])
+    [1.5]
+    """
+
+    equation = (
+        r"s \leftarrow s - (1-\beta) \, \mathrm{sign}(s - \lvert g\rvert^2) \lvert g\rvert^2, \quad v \leftarrow s"
+    )
+    accumulates = True
+    second_moment = "makes"
+
+    decay: Hyper = hyper(default=0.999, low=0, below=1)
+
+    def slots(self, param):
+        return {"s": jnp.zeros_like(param.real)}
+
+    def scalars(self):
+        return {"weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
+        return Tick(vars(h), {"weight": weight}, weights._replace(second_moment=weight))
+
+    def apply(self, signal, slots, param, c):
+        squared = abs_sq(signal.gradient)
+        s = slots.s - c.decay_complement * jnp.sign(slots.s - squared) * squared
+        return signal._replace(second_moment=s), {"s": s}
+
+
+class belief_rms(Rule):
+    r"""The distance of the gradient from its average: m ← β₁m + (1−β₁)g; s ← β₂s + (1−β₂)|g−m|² + ε; v ← s.
+
+    AdaBelief's: the direction becomes m as well, so this one rule is the momentum of the chain. With ``lagged`` the
+    distance is from the average before this gradient, and the direction stays as it is: ACProp's.
+
+    Args:
+        decay: β₁ in [0, 1). 0.9 as in the paper.
+        second_decay: β₂ in [0, 1). 0.999 as in the paper.
+        eps: ε ≥ 0, added to s in each step, and so accumulated, as the paper has it. 0 here; its authors take 1e-16.
+        lagged: whether the distance is from the average of before.
+
+    State: ``m`` like the parameters; ``s`` likewise, real; ``weight`` and ``second_weight``, their weights (scalars).
+
+    Inf and NaN stay in their element, and in its slots from then on.
+
+    Source: Zhuang et al. (2020), "AdaBelief optimizer"; Zhuang et al. (2021), "Momentum centering and asynchronous
+    update for adaptive gradient methods".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.belief_rms(0.5, 0.5), gradtx.precondition(0.0))
+    >>> updates, state = tx.update(jnp.array([2.0]), tx.init(jnp.zeros(1)))
+    >>> print(state.slots["belief_rms"]["m"], state.slots["belief_rms"]["s"])
+    [1.] [0.5]
+    """
+
+    accumulates = True
+    second_moment = "makes"
+
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
+    second_decay: Hyper = hyper(default=0.999, low=0, below=1)
+    eps: Hyper = hyper(default=0.0, low=0)
+    lagged: bool = False
+
+    @property
+    def equation(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form
+        average = r"m_{t-1}" if self.lagged else "m"
+        squares = r"s \leftarrow \beta_2 s + (1-\beta_2) \lvert g - " + average + r"\rvert^2 + \epsilon"
+        return r"m \leftarrow \beta_1 m + (1-\beta_1) g, \quad " + squares + r", \quad v \leftarrow s"
+
+    def slots(self, param):
+        return {"m": jnp.zeros_like(param), "s": jnp.zeros_like(param.real)}
+
+    def scalars(self):
+        return {"weight": 0.0, "second_weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
+        second = mix(h.second_decay, h.second_decay_complement, scalars.second_weight, jnp.ones_like(h.decay))
+        direction = weights.direction if self.lagged else weight
+        held = {"weight": weight, "second_weight": second}
+        return Tick(vars(h), held, weights._replace(direction=direction, second_moment=second))
+
+    def apply(self, signal, slots, param, c):
+        g = signal.gradient
+        m = mix(c.decay, c.decay_complement, slots.m, g)
+        distance = abs_sq(g - (slots.m if self.lagged else m))
+        s = mix(c.second_decay, c.second_decay_complement, slots.s, distance) + c.eps
+        direction = signal.direction if self.lagged else m
+        return signal._replace(direction=direction, second_moment=s), {"m": m, "s": s}
+
+
+class lag_v(Rule):
+    r"""The second moment of the step before: v ← v₋, so that a gradient is never divided by a root of itself.
+
+    Args:
+        first: the first step, which has no v₋: "skip", no step, u ← 0, as ADOPT has it; or "one", v ← 1, as ACProp.
+
+    State: ``s`` like the parameters, real, the v that comes next; ``weight``, its weight (a scalar).
+
+    Inf and NaN in v come one step later, and stay in the slot for that time.
+
+    Source: Taniguchi et al. (2024), "ADOPT: modified Adam can converge with any β₂ with the optimal rate"; Zhuang et
+    al. (2021) for ACProp.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.rms(0.0), gradtx.lag_v(), gradtx.precondition(0.0))
+    >>> state = tx.init(jnp.zeros(1))
+    >>> for g in (2.0, 6.0, 3.0):
+    ...     updates, state = tx.update(jnp.array([g]), state)
+    ...     print(updates)
+    [0.]
+    [3.]
+    [0.5]
+    """
+
+    equation = r"v \leftarrow v_{t-1}"
+    accumulates = False
+    second_moment = "edits"
+
+    first: str = "skip"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.first not in ("skip", "one"):
+            raise ValueError(f"lag_v: first must be 'skip' or 'one', found {self.first!r}")
+
+    def slots(self, param):
+        return {"s": jnp.zeros_like(param.real)}
+
+    def scalars(self):
+        return {"weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        starts = scalars.weight == 0
+        weight = jnp.where(starts, 1, scalars.weight)
+        one = jnp.ones_like(weight)
+        held = {"weight": weights.second_moment.astype(weight.dtype)}
+        return Tick({"starts": jnp.where(starts, one, 0)}, held, weights._replace(second_moment=weight))
+
+    def apply(self, signal, slots, param, c):
+        starts = c.starts > 0
+        u, v = signal.direction, jnp.where(starts, 1, slots.s)
+        if self.first == "skip":
+            u = jnp.where(starts, 0, u)
+        return signal._replace(direction=u, second_moment=v), {"s": signal.second_moment}

@@ -1,9 +1,4 @@
-"""Optimizers as recipes: each is a chain of elementary rules, and nothing else.
-
-Every recipe takes the learning rate as a number, a scalar array or a schedule (the first step sees it at count 0),
-as it takes every other hyperparameter. Defaults are those of the original paper where it names any, else those of
-optax. What each rule does, its state and its source stand with the rule, in ``gradtx.rules``.
-"""
+"""The optimizers of the review article and their nearest kin: SGD to Nadam."""
 
 from __future__ import annotations
 

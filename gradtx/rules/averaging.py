@@ -1,0 +1,150 @@
+"""Rules at the end of a chain that average the parameters."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from gradtx._maths import Tick
+from gradtx._rule import Hyper, Rule, hyper
+
+
+class average_iterates(Rule):
+    r"""An average of the iterates, held as an offset: x ← (1−c)x + cz, and the parameters are z + κ(x − z).
+
+    z are the iterates that the chain before it makes, x their average, c its rate. With e = x − z::
+
+        u ← (1 − κ(1−c))u − κce;   e ← (1−c)(e − u)      (u on the right as it comes in)
+
+    So there is one more array, no copy of the parameters, and none is read. ``evaluation_point(state, params)`` is x:
+    the parameters to evaluate and to keep. With κ = 0 training goes on as without the rule, and x is
+
+    - Polyak's average of all iterates (c = 1/t, the default; averaged SGD, SWA in each step),
+    - their exponential average (``rate=1−β``: EMA).
+
+    With κ > 0 the gradient is taken in between, which is the schedule-free method; with its ``learning_rate`` an
+    iterate counts by the square of the largest rate so far, as its authors have it.
+
+    Must be last, after the learning rate.
+
+    Args:
+        rate: c in [0, 1], a number or a schedule; None: γ/Σγ with weights γ of the iterates.
+        pull: κ in [0, 1], where between z (0) and x (1) the parameters are. 0; the schedule-free method takes 0.9.
+        learning_rate: η of the chain, for γ = (the largest η so far)²; None: γ = 1. Only without ``rate``.
+
+    State: ``average_offset`` like the parameters, x − z; with ``learning_rate`` ``largest``, the largest η so far; and
+    ``total``, Σγ (scalars).
+
+    Inf and NaN stay in their element, and in its slot from then on.
+
+    Raises:
+        ValueError: for ``rate`` and ``learning_rate`` both.
+
+    Source: Polyak & Juditsky (1992); Defazio et al. (2024), "The road less scheduled".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.sgd(1.0), gradtx.average_iterates())
+    >>> p = jnp.array([0.0])
+    >>> state = tx.init(p)
+    >>> for g in (-1.0, -2.0, -6.0):  # iterates 1, 3, 9
+    ...     p, state = gradtx.step(tx, p, jnp.array([g]), state)
+    >>> print(p, gradtx.evaluation_point(state, p).round(4))
+    [9.] [4.3333]
+    """
+
+    equation = r"e \leftarrow (1-c)(e - u), \quad u \leftarrow (1-\kappa(1-c)) u - \kappa c e_{t-1}"
+    accumulates = True
+    last = True
+
+    rate: Hyper | None = hyper(default=None, low=0)
+    pull: Hyper = hyper(default=0.0, low=0)
+    learning_rate: Hyper | None = hyper(default=None)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.rate is not None and self.learning_rate is not None:
+            raise ValueError("average_iterates: give rate or learning_rate, not both")
+
+    def slots(self, param):
+        return {"average_offset": jnp.zeros_like(param)}
+
+    def scalars(self):
+        if self.rate is not None:
+            return {}
+        return {"total": 0.0} if self.learning_rate is None else {"total": 0.0, "largest": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        if self.rate is not None:
+            return Tick({"rate": h.rate, "pull": h.pull}, {}, weights)
+        held, weight = {}, jnp.ones_like(scalars.total)
+        if self.learning_rate is not None:
+            held = {"largest": jnp.maximum(scalars.largest, h.learning_rate)}
+            weight = held["largest"] ** 2
+        total = scalars.total + weight
+        rate = weight / jnp.where(total == 0, 1, total)
+        return Tick({"rate": rate, "pull": h.pull}, {"total": total} | held, weights)
+
+    def apply(self, signal, slots, param, c):
+        u = signal.direction
+        behind = slots.average_offset - u
+        step = (1 - c.pull) * u - c.pull * c.rate * behind
+        return signal._replace(direction=step), {"average_offset": behind - c.rate * behind}
+
+
+class lookahead(Rule):
+    r"""Zhang's Lookahead: every k steps the fast weights go back to a part a of their way, and on from there.
+
+    With o the way since the last return: o ← o + u, and in every k-th step u ← u − (1−a)o, o ← 0. The slow weights
+    of the paper are the parameters minus ``way``; right after a return they are the parameters.
+
+    Must be last, after the learning rate. (Not Nesterov's lookahead: that is ``nag_lookahead``.)
+
+    Args:
+        every: k ≥ 1 steps; 5 as in the paper.
+        share: a in [0, 1], the part of the way that is kept; 0.5 as in the paper.
+
+    State: ``way`` like the parameters.
+
+    Inf and NaN stay in their element, and in its slot until the next return.
+
+    Raises:
+        TypeError: for an ``every`` that is no integer.
+        ValueError: for an ``every`` below 1.
+
+    Source: Zhang et al. (2019), "Lookahead optimizer: k steps forward, 1 step back".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.sgd(1.0), gradtx.lookahead(2, 0.5))
+    >>> p = jnp.array([0.0])
+    >>> state = tx.init(p)
+    >>> for _ in range(2):
+    ...     p, state = gradtx.step(tx, p, jnp.array([1.0]), state)
+    ...     print(p)
+    [-1.]
+    [-1.]
+    """
+
+    equation = r"o \leftarrow o + u, \quad \text{every } k \text{ steps } u \leftarrow u - (1-a) o, \; o \leftarrow 0"
+    accumulates = True
+    last = True
+
+    every: int = 5
+    share: Hyper = hyper(default=0.5, low=0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.every, int) or isinstance(self.every, bool):
+            raise TypeError(f"lookahead: every must be an integer, found {self.every!r}")
+        if self.every < 1:
+            raise ValueError(f"lookahead: every must be at least 1, found {self.every}")
+
+    def slots(self, param):
+        return {"way": jnp.zeros_like(param)}
+
+    def tick(self, h, scalars, weights, count):
+        returns = count % self.every == self.every - 1
+        back = jnp.where(returns, 1 - h.share, 0)
+        return Tick({"back": back, "kept": jnp.where(returns, 0, jnp.ones_like(back))}, {}, weights)
+
+    def apply(self, signal, slots, param, c):
+        way = slots.way + signal.direction
+        return signal._replace(direction=signal.direction - c.back * way), {"way": c.kept * way}

@@ -1,0 +1,111 @@
+"""Second moments in less memory than the parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._numerics import abs_sq, real_dtype
+from gradtx._rule import Rule
+
+
+class scale_by_factored_rms(Rule):
+    r"""Divide by the root of a second moment of which only the sums of rows and columns are held: u ← g/√v.
+
+    For a matrix, with q = |g|² + ε and β = 1 − t^(−p) in step t = 1, 2, ...::
+
+        r ← βr + (1−β)·mean of q over columns;   c ← βc + (1−β)·mean of q over rows;   v = r cᵀ / mean(r)
+
+    the matrix of rank one with these means. Of leaves of more axes the two largest are factored. Leaves with fewer
+    than two axes of ``least`` elements keep a v of their own, v ← βv + (1−β)q. β is 0 in the first step, so the
+    averages need no debiasing.
+
+    Args:
+        power: p in (0, 1]. 0.8 as in the paper: an average that remembers longer and longer. 1: all steps alike.
+        eps: ε > 0, inside the square. 1e-30 as in the paper.
+        least: the least size of the two axes for a leaf to be factored. 128 as in optax: small leaves cost nothing.
+
+    State: ``state``, a dict of ``rows``, ``columns`` and ``s``, trees like the parameters with None where a leaf has
+    none.
+
+    A NaN, and an inf, spoils its row and column, and stays there.
+
+    Source: Shazeer & Stern (2018), "Adafactor: adaptive learning rates with sublinear memory cost", Algorithm 4.
+
+    >>> import gradtx, jax, jax.numpy as jnp
+    >>> tx, g = gradtx.scale_by_factored_rms(least=2), jnp.array([[1.0, -2.0, 3.0], [2.0, -4.0, 6.0]])
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> print(updates.round(3))
+    [[ 1. -1.  1.]
+     [ 1. -1.  1.]]
+    >>> jax.tree.map(jnp.shape, state.slots["scale_by_factored_rms"]["state"])
+    {'columns': (3,), 'rows': (2,), 's': None}
+    """
+
+    equation = (
+        r"r \leftarrow \beta_t r + (1-\beta_t) \overline{g^2}_{\mathrm{columns}}, \quad "
+        r"c \leftarrow \beta_t c + (1-\beta_t) \overline{g^2}_{\mathrm{rows}}, \quad "
+        r"u \leftarrow g / \sqrt{r c^\top / \overline{r}}"
+    )
+    whole = True
+    accumulates = True
+
+    power: float = 0.8
+    eps: float = 1e-30
+    least: int = 128
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.power <= 1:
+            raise ValueError(f"scale_by_factored_rms: power must be above 0 and at most 1, found {self.power!r}")
+        if not self.eps > 0:
+            raise ValueError(f"scale_by_factored_rms: eps must be greater than 0, found {self.eps!r}")
+        if self.least < 1:
+            raise ValueError(f"scale_by_factored_rms: least must be at least 1, found {self.least!r}")
+
+    def init_tree(self, params: Any) -> dict[str, Any]:
+        def zeros(kind: str) -> Any:
+            return jax.tree.map(lambda p: self._held(abs_sq(jnp.zeros_like(p))).get(kind), params)
+
+        return {kind: zeros(kind) for kind in ("rows", "columns", "s")}
+
+    def apply_tree(self, trees, state):
+        gradients, treedef = jax.tree.flatten(trees.gradient)
+        before = [treedef.flatten_up_to(state[kind]) for kind in ("rows", "columns", "s")]
+        out, after = [], []
+        for g, rows, columns, s in zip(gradients, *before, strict=True):
+            held = {"rows": rows, "columns": columns, "s": s}
+            share = (trees.count.astype(real_dtype(g.dtype)) + 1) ** -self.power  # 1 − β
+            new = self._held(abs_sq(g) + self.eps)
+            held = {kind: x if x is None else x + share * (new[kind] - x) for kind, x in held.items()}
+            out.append(g * self._inverse_root(held, g.shape))
+            after.append(held)
+        trees_after = {kind: treedef.unflatten([held[kind] for held in after]) for kind in ("rows", "columns", "s")}
+        return treedef.unflatten(out), trees_after
+
+    def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """The two largest axes, the smaller one first; None if a leaf is not factored."""
+        if len(shape) < 2:
+            return None
+        smaller, larger = np.argsort(shape, kind="stable")[-2:]
+        return None if shape[smaller] < self.least else (int(smaller), int(larger))
+
+    def _held(self, squares: jax.Array) -> dict[str, jax.Array]:
+        """What of the squares is held: their means over either axis, or all of them."""
+        axes = self._axes(squares.shape)
+        if axes is None:
+            return {"s": squares}
+        smaller, larger = axes
+        return {"rows": squares.mean(larger), "columns": squares.mean(smaller)}
+
+    def _inverse_root(self, held: dict[str, Any], shape: tuple[int, ...]) -> jax.Array:
+        axes = self._axes(shape)
+        if axes is None:
+            return jax.lax.rsqrt(held["s"])
+        smaller, larger = axes
+        rows, columns = jnp.expand_dims(held["rows"], larger), jnp.expand_dims(held["columns"], smaller)
+        # Two roots, since the product may be too small for a float.
+        return jax.lax.rsqrt(rows / rows.mean(smaller, keepdims=True)) * jax.lax.rsqrt(columns)

@@ -1,0 +1,179 @@
+"""Rules that scale each leaf by numbers taken over the whole of it."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from gradtx._mesh import size_of
+from gradtx._numerics import l2_norms, real_dtype, safe_divide
+from gradtx._rule import Hyper, Rule, hyper
+
+
+class scale_by_trust_ratio(Rule):
+    r"""Layer-wise step length: u ← u·c‖p‖/(‖u‖ + ε), p being the parameters.
+
+    The step of each leaf becomes a share c of its weights' norm, whatever the size of its gradients. Where either norm
+    is 0, u stays as it is. Needs ``params`` in ``update``.
+
+    Args:
+        coefficient: c ≥ 0. 1 as in LAMB; LARS takes 0.001.
+        eps: ε ≥ 0. 0.
+
+    Inf and NaN: a leaf with one in it becomes NaN or 0 as a whole.
+
+    Source: You, Gitman & Ginsburg (2017), "Large batch training of convolutional networks"; You et al. (2020), "Large
+    batch optimization for deep learning: training BERT in 76 minutes".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, p = gradtx.scale_by_trust_ratio(), jnp.array([3.0, 4.0])
+    >>> print(tx.update(jnp.array([0.0, 0.1]), tx.init(p), p)[0])
+    [0. 5.]
+    """
+
+    equation = r"u \leftarrow u \, c \lVert p\rVert / (\lVert u\rVert + \epsilon)"
+    scope = "leaf"
+    reads = ("direction", "param")
+    needs_params = True
+
+    coefficient: Hyper = hyper(default=1.0, low=0)
+    eps: Hyper = hyper(default=0.0, low=0)
+
+    def measure(self, groups, total):
+        return {
+            "direction": l2_norms([[x.direction for x in leaves] for leaves in groups], total),
+            "param": l2_norms([[x.param for x in leaves] for leaves in groups], total),
+        }
+
+    def settle(self, c, measured):
+        ratio = safe_divide(c.coefficient * measured["param"], measured["direction"] + c.eps)
+        return {"ratio": jnp.where((measured["direction"] == 0) | (measured["param"] == 0), 1, ratio)}
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=c.ratio * signal.direction), {}
+
+
+class cautious(Rule):
+    r"""Only what agrees with the gradient: u ← k·u/max(mean k, floor) with k = 1 where u·g > 0, else 0.
+
+    The mean is that of the leaf: what is left grows by as much as is left out. Without the growth it would be half of
+    the direction and half of its size with the gradient's signs.
+
+    Args:
+        floor: the least mean, so that few elements do not grow without bound; > 0. 1e-3, the authors'.
+
+    Inf and NaN: a NaN in u or g leaves its element out, an inf stays.
+
+    Raises:
+        TypeError: for complex leaves.
+
+    Source: Liang et al. (2024), "Cautious optimizers: improving training with one line of code".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.momentum(0.5), gradtx.cautious())
+    >>> updates, state = tx.update(jnp.array([4.0, 4.0]), tx.init(jnp.zeros(2)))
+    >>> updates, state = tx.update(jnp.array([4.0, -1.0]), state)
+    >>> print(updates)
+    [6. 0.]
+    """
+
+    equation = r"u \leftarrow k u / \max(\bar{k}, f), \quad k = [u g > 0]"
+    scope = "leaf"
+    reads = ("direction", "gradient")
+    real_only = True
+
+    floor: Hyper = hyper(default=1e-3, low=0)
+
+    def measure(self, groups, total):
+        def agreement(x):
+            share = total(self._agrees, [x.direction], [x.gradient]) / max(size_of(x.direction), 1)
+            return share.astype(real_dtype(x.direction.dtype))
+
+        return jnp.stack([agreement(x) for (x,) in groups])
+
+    @staticmethod
+    def _agrees(u, g):
+        return jnp.where(jnp.sign(u) * jnp.sign(g) > 0, jnp.ones_like(u), 0)
+
+    def settle(self, c, measured):
+        return {"growth": 1 / jnp.maximum(measured, c.floor)}
+
+    def apply(self, signal, slots, param, c):
+        u = signal.direction
+        agrees = jnp.sign(u) * jnp.sign(signal.gradient) > 0
+        return signal._replace(direction=jnp.where(agrees, c.growth * u, 0)), {}
+
+
+class clip_by_rms(Rule):
+    r"""Shrink each leaf whose root mean square exceeds the limit to it: u ← u/max(1, RMS(u)/limit).
+
+    ``clip_by_norm`` with a limit that grows with the size of the leaf: Adafactor's clip of the step.
+
+    Args:
+        limit: > 0. 1 as in Adafactor.
+
+    Inf and NaN: a leaf with one in it has no norm, and becomes NaN as a whole.
+
+    Source: Shazeer & Stern (2018), "Adafactor: adaptive learning rates with sublinear memory cost", section 6.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.clip_by_rms(1.0)
+    >>> print(tx.update(jnp.array([2.0, -2.0]), tx.init(jnp.zeros(2)))[0])
+    [ 1. -1.]
+    """
+
+    equation = r"u \leftarrow u / \max(1, \mathrm{RMS}(u) / d)"
+    scope = "leaf"
+
+    limit: Hyper = hyper(default=1.0, low=0)
+
+    def measure(self, groups, total):
+        return root_mean_squares(groups, total)
+
+    def settle(self, c, measured):
+        factor = jnp.where(measured > c.limit, safe_divide(c.limit, measured), 1)
+        return {"factor": jnp.where(jnp.isfinite(measured), factor, jnp.nan)}
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=c.factor * signal.direction), {}
+
+
+class scale_by_parameter_rms(Rule):
+    r"""Steps relative to the weights: u ← u·max(RMS(p), floor), p being the parameters of the leaf.
+
+    Adafactor's: the learning rate is then a share of the size of the weights. Needs ``params`` in ``update``.
+
+    Args:
+        floor: the least root mean square, so that weights of 0 move; ≥ 0. 1e-3 as in Adafactor.
+
+    Inf and NaN in p make the leaf inf or NaN as a whole; those in u stay in their element.
+
+    Source: Shazeer & Stern (2018), section 8.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, p = gradtx.scale_by_parameter_rms(), jnp.array([2.0, -2.0, 2.0, 2.0])
+    >>> print(tx.update(jnp.array([0.5, 1.0, 0.0, -1.0]), tx.init(p), p)[0])
+    [ 1.  2.  0. -2.]
+    """
+
+    equation = r"u \leftarrow u \max(\mathrm{RMS}(p), f)"
+    scope = "leaf"
+    reads = ("param",)
+    needs_params = True
+
+    floor: Hyper = hyper(default=1e-3, low=0)
+
+    def measure(self, groups, total):
+        return root_mean_squares([[x.param for x in leaves] for leaves in groups], total)
+
+    def settle(self, c, measured):
+        return {"size": jnp.maximum(measured, c.floor)}
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=c.size * signal.direction), {}
+
+
+def root_mean_squares(groups, total):
+    """Of each group of arrays the root of the mean of squares; 0 of no elements."""
+    sizes = [max(1, sum(size_of(x) for x in leaves)) for leaves in groups]
+    norms = l2_norms(groups, total)
+    return norms / jnp.sqrt(jnp.asarray(sizes, norms.dtype))

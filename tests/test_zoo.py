@@ -1,0 +1,435 @@
+"""Optimizers since Adam, in float64: against optax and torch, against the papers' equations in numpy, and each other.
+
+The identities are equations between optimizers of different papers: each is one rule exchanged for another.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+from trajectories import PULL, STEPS, run, start, stream
+
+import gradtx as gx
+
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+
+LR = 0.01
+rate = gx.scale_by_learning_rate
+
+
+def averages(b1=0.9, b2=0.999):
+    return gx.chain(gx.momentum(b1), gx.rms(b2), gx.debias())
+
+
+OPTAX = {
+    "signum": (gx.signum(LR, 0.8), optax.signum(LR, beta=0.8)),
+    "lion": (gx.lion(LR, 0.8, 0.95, 0.1), optax.lion(LR, 0.8, 0.95, weight_decay=0.1)),
+    "adamax": (gx.adamax(LR, 0.8, 0.9), optax.adamax(LR, 0.8, 0.9, eps=0.0)),
+    "infinity": (
+        gx.chain(gx.momentum(0.9), gx.infinity(0.9, 1e-2), gx.debias(), gx.precondition(0.0), rate(LR)),
+        optax.adamax(LR, b2=0.9, eps=1e-2),
+    ),
+    "adabelief": (gx.adabelief(LR, eps=1e-3), optax.adabelief(LR, eps=1e-3, eps_root=1e-3)),
+    "acprop": (
+        gx.chain(
+            gx.belief_rms(0.9, 0.999, 1e-16, lagged=True),
+            gx.debias(),
+            gx.lag_v("one"),
+            gx.precondition(1e-16),
+            rate(LR),
+        ),
+        optax.contrib.acprop(LR, b1=0.9, b2=0.999, eps=1e-16),
+    ),
+    "adadelta": (gx.adadelta(0.5, 0.9), optax.adadelta(0.5, rho=0.9, eps=1e-6)),
+    "ademamix": (gx.ademamix(LR, b3=0.95), optax.contrib.ademamix(LR, b3=0.95, alpha=5.0)),
+    "adopt": (gx.adopt(LR, b2=0.99), optax.contrib.adopt(LR, b2=0.99)),
+    "optimistic": (
+        gx.chain(gx.extrapolate(0.5, first="same"), rate(LR)),
+        optax.optimistic_gradient_descent(LR, alpha=1.0, beta=0.5),
+    ),
+    "radam": (gx.radam(LR, b2=0.9), optax.radam(LR, b2=0.9)),
+    "radam later": (gx.radam(LR, b2=0.99), optax.radam(LR, b2=0.99)),
+    "adafactor": (
+        gx.adafactor(LR, 0.7, 0.5, 0.9, least=2),
+        optax.adafactor(LR, 2, 0.7, clipping_threshold=0.5, momentum=0.9),
+    ),
+    "lamb": (gx.lamb(LR, weight_decay=0.1), optax.lamb(LR, weight_decay=0.1)),
+    "lars": (gx.lars(LR, 0.8, 0.01, 0.1), optax.lars(LR, 0.1, trust_coefficient=0.01, momentum=0.8)),
+    "clip_by_rms": (gx.chain(gx.clip_by_rms(0.3), rate(LR)), optax.chain(optax.clip_by_block_rms(0.3), optax.sgd(LR))),
+    "scale_by_parameter_rms": (
+        gx.chain(gx.scale_by_parameter_rms(), rate(LR)),
+        optax.chain(optax.scale_by_param_block_rms(), optax.sgd(LR)),
+    ),
+    "schedule_free_sgd": (gx.schedule_free_sgd(0.1), optax.contrib.schedule_free_sgd(0.1)),
+    "schedule_free_adamw": (gx.schedule_free_adamw(LR), optax.contrib.schedule_free_adamw(LR)),
+}
+
+
+@pytest.mark.parametrize("name", OPTAX)
+def test_as_optax(name):
+    ours, theirs = OPTAX[name]
+    # optax computes Adafactor's decay in float32, whatever the parameters are.
+    tolerance = 1e-6 if name == "adafactor" else 1e-9
+    chex.assert_trees_all_close(run(ours), run(theirs), rtol=tolerance, atol=1e-11)
+
+
+TORCH = {
+    "adamax": (
+        gx.chain(gx.momentum(0.9), gx.infinity(0.999), gx.debias(), gx.precondition(0.0), rate(LR)),
+        lambda torch, p: torch.optim.Adamax(p, lr=LR),
+    ),
+    "adadelta": (gx.adadelta(0.5, 0.9), lambda torch, p: torch.optim.Adadelta(p, lr=0.5)),
+    "rprop": (gx.rprop(LR), lambda torch, p: torch.optim.Rprop(p, lr=LR)),
+    "asgd": (gx.asgd(LR, 0.01, 0.75, 10), lambda torch, p: torch.optim.ASGD(p, lr=LR, lambd=0.01, t0=10)),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_as_torch(name):
+    torch = pytest.importorskip("torch")
+    ours, make = TORCH[name]
+    noise, params = stream(), {k: torch.nn.Parameter(torch.tensor(np.asarray(p))) for k, p in start().items()}
+    optimizer, seen = make(torch, list(params.values())), {k: [] for k in params}
+    for t in range(STEPS):
+        for k, p in params.items():
+            p.grad = torch.tensor(noise[k][t]) + PULL * p.detach()
+        optimizer.step()
+        for k, p in params.items():
+            seen[k].append(p.detach().numpy().copy())
+    # torch keeps ASGD's step size in float32, whatever the parameters are.
+    tolerance = 1e-6 if name == "asgd" else 1e-10
+    chex.assert_trees_all_close(run(ours), {k: np.stack(v) for k, v in seen.items()}, rtol=tolerance, atol=1e-12)
+
+
+# Papers, in numpy -----------------------------------------------------------------------------------------------------
+
+
+def trajectory(step):
+    """The parameters after each step of ``step(t, g, w, s)``, which returns the new w; s is a dict of arrays."""
+    noise, out = stream(), {}
+    for k, p in start().items():
+        w, s, rows = np.asarray(p), {}, []
+        for t in range(1, STEPS + 1):
+            w = step(t, noise[k][t - 1] + PULL * w, w, s)
+            rows.append(w)
+        out[k] = np.stack(rows)
+    return out
+
+
+def ema(s, name, decay, x):
+    s[name] = decay * s.get(name, 0.0) + (1 - decay) * x
+    return s[name]
+
+
+def qhadam(t, g, w, s):
+    m, v = ema(s, "m", 0.9, g) / (1 - 0.9**t), ema(s, "v", 0.99, g * g) / (1 - 0.99**t)
+    return w - LR * (0.7 * m + 0.3 * g) / (np.sqrt(0.8 * v + 0.2 * g * g) + 1e-8)
+
+
+def yogi(t, g, w, s):
+    m, v = ema(s, "m", 0.9, g), s.get("v", 0.0 * g)
+    s["v"] = v - 0.1 * np.sign(v - g * g) * g * g
+    return w - LR * (m / (1 - 0.9**t)) / (np.sqrt(s["v"] / (1 - 0.9**t)) + 1e-3)
+
+
+def laprop(t, g, w, s):
+    v = ema(s, "v", 0.99, g * g) / (1 - 0.99**t)
+    return w - LR * ema(s, "m", 0.9, g / (np.sqrt(v) + 1e-8)) / (1 - 0.9**t)
+
+
+def adan(t, g, w, s):
+    change = g - s.get("g", g)
+    s["g"] = g
+    m = ema(s, "m", 0.98, g) / (1 - 0.98**t)
+    d = ema(s, "d", 0.92, change) / (1 - 0.92**t)
+    n = ema(s, "n", 0.99, (g + 0.92 * change) ** 2) / (1 - 0.99**t)
+    return w - LR * ((m + 0.92 * d) / (np.sqrt(n) + 1e-8) + 0.1 * w)
+
+
+def mars(t, g, w, s):
+    c = g + 0.025 * 0.95 / 0.05 * (g - s.get("g", 0.0))
+    s["g"] = g
+    c = c / max(1.0, np.sqrt((c * c).sum()))
+    m, v = ema(s, "m", 0.95, c) / (1 - 0.95**t), ema(s, "v", 0.99, c * c) / (1 - 0.99**t)
+    return w - LR * m / (np.sqrt(v) + 1e-8)
+
+
+def adafactor(t, g, w, s):
+    beta, q = 1 - t**-0.8, g * g + 1e-30
+    if g.ndim == 2:
+        for name, axis in (("r", 1), ("c", 0)):
+            s[name] = beta * s.get(name, 0.0) + (1 - beta) * q.mean(axis)
+        v = np.outer(s["r"], s["c"]) / s["r"].mean()
+    else:
+        v = s["v"] = beta * s.get("v", 0.0) + (1 - beta) * q
+    u = g / np.sqrt(v)
+    u = u / max(1.0, np.sqrt((u * u).mean()))
+    return w - 0.1 * max(1e-3, np.sqrt((w * w).mean())) * u
+
+
+def adam_atan2(t, g, w, s):
+    m, v = ema(s, "m", 0.9, g) / (1 - 0.9**t), ema(s, "v", 0.99, g * g) / (1 - 0.99**t)
+    return w - LR * 1.27 * np.arctan2(m, np.sqrt(v))
+
+
+def madgrad_root(t, g, w, s):
+    s["v"] = s.get("v", 0.0) + g * g
+    root = np.cbrt(s["v"]) + 1e-6
+    return w - LR * g / root
+
+
+def slow_weights(t, g, w, s):
+    slow = s.setdefault("slow", w)
+    w = w - LR * g
+    if t % 5 == 0:
+        w = s["slow"] = slow + 0.3 * (w - slow)
+    return w
+
+
+def muon_momentum(t, g, w, s):
+    """Lion's mixture at (B², B) with B = 0.9, of the momentum before this gradient."""
+    before = s.get("m", 0.0 * g)
+    ema(s, "m", 0.9, g)
+    return w - LR * (0.81 * before + 0.19 * g)
+
+
+def cautious_adam(t, g, w, s):
+    m, v = ema(s, "m", 0.9, g) / (1 - 0.9**t), ema(s, "v", 0.999, g * g) / (1 - 0.999**t)
+    agrees = (m * g > 0).astype(float)
+    return w - LR * (agrees / max(agrees.mean(), 1e-3) * m / (np.sqrt(v) + 1e-8) + 0.1 * w)
+
+
+PAPERS = {
+    "Muon's Nesterov momentum": (
+        gx.chain(gx.momentum(0.9), gx.quasi_hyperbolic(0.9), rate(LR)),
+        muon_momentum,
+    ),
+    "cautious": (gx.cautious_adamw(LR, weight_decay=0.1), cautious_adam),
+    "qhadam": (gx.qhadam(LR, 0.9, 0.99, 0.7, 0.8), qhadam),
+    "yogi": (gx.yogi(LR, 0.9, 0.9), yogi),
+    "laprop": (gx.laprop(LR, 0.9, 0.99), laprop),
+    "adan": (gx.adan(LR, weight_decay=0.1), adan),
+    "mars": (gx.mars(LR), mars),
+    "adafactor": (gx.adafactor(0.1, least=2), adafactor),
+    "adam-atan2": (gx.chain(averages(0.9, 0.99), gx.precondition(0.0), gx.arctan(), rate(LR)), adam_atan2),
+    "cube root": (gx.chain(gx.adagrad_sum(), gx.precondition(1e-6, power=1 / 3), rate(LR)), madgrad_root),
+    "lookahead": (gx.chain(gx.sgd(LR), gx.lookahead(5, 0.3)), slow_weights),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_as_the_paper(name):
+    ours, paper = PAPERS[name]
+    chex.assert_trees_all_close(run(ours), trajectory(paper), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (1, 5), (3, 2, 4)])
+def test_singular_values_go_through_the_polynomial(shape):
+    """UΣVᵀ of a matrix, or of a kernel with the outputs last, becomes U·f(Σ/‖Σ‖)·Vᵀ, whatever its scale."""
+    x = np.random.default_rng(0).normal(size=shape)
+    u, s, vt = np.linalg.svd(x.reshape(-1, shape[-1]), full_matrices=False)
+    s = s / np.linalg.norm(s)
+    for a, b, c in [(3.4445, -4.7750, 2.0315)] * 5:
+        s = a * s + b * s**3 + c * s**5
+    for tx, scale in ((gx.orthogonalize(), 1.0), (gx.orthogonalize(), 1e-200), (gx.orthogonalize(), 1e200)):
+        out, _ = tx.update(jnp.asarray(scale * x), tx.init(jnp.asarray(x)))
+        np.testing.assert_allclose(out, (u * s @ vt).reshape(shape), rtol=1e-9, atol=1e-12)
+
+
+def test_stacked_matrices_are_matrices_one_by_one():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 2)))
+    stacked, one = gx.orthogonalize(stacked=1), gx.orthogonalize()
+    out, _ = stacked.update(x, stacked.init(x))
+    for i in range(3):
+        np.testing.assert_allclose(out[i], one.update(x[i], one.init(x[i]))[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("outputs", [3, 7])
+def test_muon_as_optax(outputs):
+    rng = np.random.default_rng(0)
+    start, noise = jnp.asarray(rng.normal(size=(4, outputs))), jnp.asarray(rng.normal(size=(STEPS, 4, outputs)))
+
+    def trained(tx):
+        def one(carry, n):
+            p, state = carry
+            updates, state = tx.update(n + PULL * p, state, p)
+            return (optax.apply_updates(p, updates), state), None
+
+        return jax.lax.scan(one, (start, tx.init(start)), noise)[0][0]
+
+    ours, theirs = gx.muon(LR, nesterov=False), optax.contrib.muon(LR, nesterov=False, eps=0.0)
+    np.testing.assert_allclose(jax.jit(lambda: trained(ours))(), jax.jit(lambda: trained(theirs))(), rtol=1e-9)
+
+
+def test_muon_leaves_what_is_no_matrix_to_adamw():
+    params = {
+        "kernel": jnp.ones((2, 3)),
+        "conv": jnp.ones((2, 2, 1, 3)),
+        "bias": jnp.ones(3),
+        "scan": jnp.ones((2, 3, 3)),
+    }
+    adamw = gx.adamw(3e-4, 0.9, 0.95)
+    updates, _ = (tx := gx.muon(0.02)).update(params, tx.init(params), params)
+    expected, _ = adamw.update(params, adamw.init(params), params)
+    for name in ("bias", "scan"):
+        np.testing.assert_array_equal(updates[name], expected[name])
+    for name in ("kernel", "conv"):
+        assert float(jnp.abs(updates[name] - expected[name]).min()) > 1e-4
+
+
+# Averages of the parameters -------------------------------------------------------------------------------------------
+
+
+def points(tx):
+    """Parameters and evaluation points after each step."""
+
+    def one(carry, noise):
+        p, state = carry
+        p, state = gx.step(tx, p, jax.tree.map(lambda n, p: n + PULL * p, noise, p), state)
+        return (p, state), (p, gx.evaluation_point(state, p))
+
+    p = start()
+    return jax.jit(lambda: jax.lax.scan(one, (p, tx.init(p)), stream())[1])()
+
+
+def test_average_of_all_iterates():
+    held, average = points(gx.chain(gx.adam(LR), gx.average_iterates()))
+    chex.assert_trees_all_close(held, run(gx.adam(LR)), rtol=1e-12)
+    counts = np.arange(1, STEPS + 1)
+    expected = jax.tree.map(lambda x: np.cumsum(x, 0) / counts.reshape(-1, *[1] * (x.ndim - 1)), held)
+    chex.assert_trees_all_close(average, expected, rtol=1e-11)
+
+
+def test_exponential_average_of_iterates():
+    held, average = points(gx.chain(gx.sgd(LR, 0.9), gx.average_iterates(0.1)))
+    expected = {}
+    for k, p in start().items():
+        x, rows = np.asarray(p), []
+        for row in np.asarray(held[k]):
+            x = 0.9 * x + 0.1 * row
+            rows.append(x)
+        expected[k] = np.stack(rows)
+    chex.assert_trees_all_close(average, expected, rtol=1e-11)
+
+
+def test_schedule_free_evaluates_where_optax_does():
+    warmup = optax.linear_schedule(0.0, 0.1, 10)
+    tx = optax.contrib.schedule_free(optax.sgd(warmup), learning_rate=warmup, b1=0.9)
+
+    def one(carry, noise):
+        p, state = carry
+        updates, state = tx.update(jax.tree.map(lambda n, p: n + PULL * p, noise, p), state, p)
+        p = optax.apply_updates(p, updates)
+        return (p, state), optax.contrib.schedule_free_eval_params(state, p)
+
+    p = start()
+    constant = gx.chain(gx.sgd(0.1), gx.average_iterates(pull=0.9, learning_rate=0.1))
+    theirs = optax.contrib.schedule_free(optax.sgd(0.1), learning_rate=0.1, b1=0.9)
+    tx = theirs
+    expected = jax.jit(lambda: jax.lax.scan(one, (p, tx.init(p)), stream())[1])()
+    chex.assert_trees_all_close(points(constant)[1], expected, rtol=1e-9, atol=1e-11)
+
+
+# Identities -----------------------------------------------------------------------------------------------------------
+
+NU = 0.6
+
+IDENTITIES = {
+    "Lion with equal betas is Signum": (gx.lion(LR, 0.9, 0.9), gx.signum(LR, 0.9)),
+    "MARS's first moment without the clip is QHM with ν = 1−γ": (
+        gx.chain(gx.seal(gx.extrapolate(0.4 * 0.9 / 0.1)), gx.momentum(0.9), rate(LR)),
+        gx.qhm(LR, 0.9, 0.6),
+    ),
+    "momentum and extrapolation are a quasi-hyperbolic momentum": (
+        gx.chain(gx.momentum(0.9), gx.extrapolate(NU), rate(LR)),
+        gx.chain(gx.momentum(0.9), gx.quasi_hyperbolic(1 - NU * 0.1 / 0.9), rate(LR)),
+    ),
+    "debiased, too": (
+        gx.chain(gx.momentum(0.9), gx.extrapolate(NU), gx.debias(), rate(LR)),
+        gx.chain(gx.momentum(0.9), gx.quasi_hyperbolic(1 - NU * 0.1 / 0.9), gx.debias(), rate(LR)),
+    ),
+    "torch's Nesterov momentum is quasi-hyperbolic with ν = β": (
+        gx.chain(gx.trace(0.9, nesterov=True), gx.scale(0.1), rate(LR)),
+        gx.qhm(LR, 0.9, 0.9),
+    ),
+    "linear rules commute": (
+        gx.chain(gx.extrapolate(NU), gx.momentum(0.9), rate(LR)),
+        gx.chain(gx.momentum(0.9), rate(LR), gx.extrapolate(NU)),
+    ),
+    "Adan with b1 = b2 is Adam on the extrapolated gradient": (
+        gx.adan(LR, 0.9, 0.9, 0.99),
+        gx.chain(
+            gx.extrapolate(0.9, first="same"), gx.momentum(0.9), gx.rms(0.99), gx.debias(), gx.precondition(), rate(LR)
+        ),
+    ),
+    "AdaBelief's s with equal betas is β times the variance": (
+        gx.chain(gx.momentum(0.9), gx.centered_rms(0.9), gx.precondition(0.0), gx.scale(0.9**-0.5), rate(LR)),
+        gx.chain(gx.belief_rms(0.9, 0.9), gx.precondition(0.0), rate(LR)),
+    ),
+    "ACProp's s is AdaBelief's over b1²": (
+        gx.chain(gx.momentum(0.8), gx.belief_rms(0.8, 0.9, lagged=True), gx.precondition(0.0), rate(LR)),
+        gx.chain(gx.belief_rms(0.8, 0.9), gx.precondition(0.0), gx.scale(0.8), rate(LR)),
+    ),
+    "Adamax is AMSGrad's maximum with forgetting": (
+        gx.adamax(LR, 0.9, 0.9),
+        gx.chain(gx.momentum(0.9), gx.infinity(0.9, 0.0), gx.debias(), gx.precondition(0.0), rate(LR)),
+    ),
+    "AdaGrad is RMS with β = 1−1/t": (
+        gx.chain(gx.adagrad_sum(), gx.debias(), gx.precondition(), rate(LR)),
+        gx.chain(gx.rms(lambda count: count / (count + 1.0)), gx.precondition(), rate(LR)),
+    ),
+    "an average that starts at the first gradient has weight 1": (
+        gx.chain(gx.rms(0.9, start="first"), gx.precondition(), rate(LR)),
+        gx.chain(gx.rms(0.9, start="first"), gx.debias(), gx.precondition(), rate(LR)),
+    ),
+    "schedule-free with a constant rate is quasi-hyperbolic over momentum": (
+        gx.chain(rate(LR), gx.average_iterates(0.1, pull=0.7)),
+        gx.chain(gx.momentum(0.9), gx.quasi_hyperbolic(0.7), rate(LR)),
+    ),
+    "Lookahead of one step is a smaller step": (
+        gx.chain(gx.adam(LR), gx.lookahead(1, 0.3)),
+        gx.chain(gx.adam(LR), gx.scale(0.3)),
+    ),
+    "QHAdam with both shares 1 is Adam": (gx.qhadam(LR, 0.9, 0.999, 1.0, 1.0), gx.adam(LR)),
+    "AdEMAMix without its slow average is AdamW": (
+        gx.ademamix(LR, alpha=0.0, weight_decay=0.1),
+        gx.adamw(LR, weight_decay=0.1),
+    ),
+    "the maximum that never forgets is AMSGrad's": (
+        gx.amsgrad(LR),
+        gx.chain(gx.momentum(0.9), gx.rms(0.999), gx.max_v(1.0), gx.debias(), gx.precondition(), rate(LR)),
+    ),
+    "cautious without momentum is the identity": (gx.chain(gx.cautious(), gx.sgd(LR)), gx.sgd(LR)),
+    "AggMo is a sum of momenta": (
+        gx.chain(gx.momentum(0.5), gx.add_momentum(0.5, 2.0), rate(LR)),
+        gx.momentum_sgd(3 * LR, 0.5),
+    ),
+    "a quasi-hyperbolic mixture in the gradient phase is the gradient": (
+        gx.chain(gx.quasi_hyperbolic(0.3, 0.2), gx.adam(LR)),
+        gx.adam(LR),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_identity(name):
+    left, right = IDENTITIES[name]
+    chex.assert_trees_all_close(run(left), run(right), rtol=1e-9, atol=1e-11)
+
+
+def test_adam_with_equal_betas_is_a_squashed_adabelief():
+    """q/√(1+q²) with q = √β·AdaBelief, so its steps are at most 1 long."""
+    adam = gx.chain(gx.momentum(0.9), gx.rms(0.9), gx.precondition(0.0))
+    belief = gx.chain(gx.belief_rms(0.9, 0.9), gx.precondition(0.0))
+    g = jnp.asarray(np.random.default_rng(1).normal(size=(STEPS, 50)))
+
+    def directions(tx):
+        return jax.lax.scan(lambda s, g: tx.update(g, s)[::-1], tx.init(g[0]), g)[1]
+
+    q = np.sqrt(0.9) * np.asarray(jax.jit(directions, static_argnums=0)(belief))
+    ours = np.asarray(jax.jit(directions, static_argnums=0)(adam))
+    np.testing.assert_allclose(ours, q / np.sqrt(1 + q * q), rtol=1e-9)
+    assert np.abs(ours).max() <= 1

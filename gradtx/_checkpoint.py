@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gradtx._chain import seal
+from gradtx._guards import LossScaleState
+from gradtx._limits import checked
 from gradtx._numerics import is_complex, real_dtype, residual_of
+from gradtx._packed import PackedSlot
+from gradtx._rule import Rule, Transformation
 from gradtx._select import flatten_with_keys
+from gradtx._state import ChainState, PackedState, known_to
+from gradtx._walk import walk, word
+from gradtx._wrapper import Wrapper
 
 FORMAT = 1
 """The number of the format that is written. Every one that ever was is read."""
@@ -30,6 +39,8 @@ def state_dict(state: Any) -> dict[str, Any]:  # of arrays; but numpy.savez(file
         unsigned integers of the same bits under ``path:bfloat16``; complex numbers are real ones with a last axis of
         2 under ``path:complex64``, random keys their data under ``path:key<fry>``. In a path, of a key that has one
         of them, ``/``, ``:``, backslash, ``%``, and control characters are written as ``%2F`` and so on.
+
+    The slots of ``packed`` are written leaf by leaf, as those of its chain are: either goes on from the other's file.
 
     A sharded array is written whole, so all its shards must be on this process's devices. For runs of many processes
     take Orbax, which saves a state as it is.
@@ -51,7 +62,7 @@ def state_dict(state: Any) -> dict[str, Any]:  # of arrays; but numpy.savez(file
     state/slots/trace/weight 0.0
     """
     arrays = {"format": np.array(FORMAT, np.int32)}
-    for path, leaf in _leaves(state)[0].items():
+    for path, leaf in _leaves(state).items():
         leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
         stored = _stored(path, leaf)
         key = f"{path}:{stored.label}" if stored.label else path
@@ -76,8 +87,9 @@ def load_state_dict(tx: optax.GradientTransformation, params: Any, arrays: Mappi
     For a state of another chain see ``migrate``.
 
     Raises:
-        ValueError: listing every entry that is missing, superfluous, or of another shape or dtype; for a file of
-            no known format.
+        ValueError: listing every entry that is missing, superfluous, there twice, or of another shape or dtype, before
+            what it holds is read; and every value that no run could have left: a negative count, weight or square,
+            NaN or another number that a hyperparameter may not be. For a file of no known format.
 
     >>> import gradtx, io, jax.numpy as jnp, numpy as np
     >>> tx, params, file = gradtx.adam(0.1), jnp.array([1.0, -2.0]), io.BytesIO()
@@ -89,28 +101,119 @@ def load_state_dict(tx: optax.GradientTransformation, params: Any, arrays: Mappi
     1 [ 0.1 -0.2]
     """
     _check_format(arrays)
-    leaves, treedef = _leaves(jax.eval_shape(tx.init, params))
-    expected = {path: (leaf, _stored(path, leaf)) for path, leaf in leaves.items()}
-    found: dict[str, tuple[str, np.ndarray]] = {}
-    for key in arrays:
-        if key != "format":
-            path, _, label = key.partition(":")
-            found[path] = label, np.asarray(arrays[key])
-    for path in [path for path in found if "/hyperparams/" in path]:
-        residual = residual_of(path)
-        if residual in expected and residual not in found:  # of a state that was written before there were any
-            _, stored = expected[residual]
-            found[residual] = stored.label, np.zeros(stored.shape, stored.dtype)
-    problems = [f"missing: {path}" for path in expected if path not in found]
-    problems += [f"not in this state: {path}" for path in found if path not in expected]
-    for path in expected.keys() & found.keys():
-        problems += _differences(path, *expected[path], *found[path])
+    abstract = jax.eval_shape(tx.init, params)
+    names = [key for key in arrays if key != "format"]
+    by_leaf = not _is_flat(abstract, names)
+    nodes, treedef = _nodes(abstract, by_leaf)
+    expected = {path: (leaf, _stored(path, leaf)) for path, leaf in _leaves(abstract, by_leaf).items()}
+    known = {f"{path}:{stored.label}" if stored.label else path: path for path, (_, stored) in expected.items()}
+    problems = _misnamed(names, known)
+    read: dict[str, np.ndarray] = {}
+    for name in names:
+        header = _header(arrays, name) if name in known or name.partition(":")[0] in expected else None
+        if header is not None:
+            path, _, label = name.partition(":")
+            differences = _differences(path, *expected[path], label, *header)
+            problems += differences
+            if name in known and not differences and not problems:
+                read[known[name]] = np.asarray(arrays[name])
+    if not problems:
+        late = expected.keys() - read.keys()
+        read |= {path: np.zeros(expected[path][1].shape, expected[path][1].dtype) for path in late}
+        problems = _impossible(tx, abstract, read, expected)
     if problems:
         raise ValueError(
             "load_state_dict: these entries are not the state of this transformation for these parameters; build both "
             "as they were, or see migrate:\n  " + "\n  ".join(sorted(problems))
         )
-    return treedef.unflatten([_restored(found[path][1], *expected[path]) for path in leaves])
+    restored = {path: _restored(read[path], *expected[path]) for path in expected}
+    return treedef.unflatten([_filled(path, node, restored) for path, node in nodes])
+
+
+def _misnamed(names: list[str], known: Mapping[str, str]) -> list[str]:
+    """The entries that are missing, superfluous, or there twice, by their names alone."""
+    paths = set(known.values())
+    found = Counter(name.partition(":")[0] for name in names)
+    late = {residual_of(path) for path in paths if "/hyperparams/" in path}  # older states have none
+    problems = [f"missing: {path}" for path in paths if path not in found and path not in late]
+    problems += [f"not in this state: {path}" for path in found if path not in paths]
+    problems += [f"there {times} times: {path}" for path, times in found.items() if times > 1]
+    return problems + [f"not in this state: {name}" for name in names if name.endswith(":")]
+
+
+def _header(arrays: Mapping[str, Any], name: str) -> tuple[np.dtype, tuple[int, ...]]:
+    """The dtype and the shape of an entry; of an npz, from its first bytes, whatever follows."""
+    if isinstance(arrays, np.lib.npyio.NpzFile) and arrays.zip is not None:
+        member = name if name in arrays.zip.namelist() else f"{name}.npy"
+        with arrays.zip.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            if version in read:
+                shape, _, dtype = read[version](file)
+                if not dtype.hasobject:  # which numpy refuses in words of its own
+                    return dtype, shape
+    array = np.asarray(arrays[name])
+    return array.dtype, array.shape
+
+
+def _impossible(
+    tx: Any, abstract: Any, read: Mapping[str, np.ndarray], expected: Mapping[str, tuple[Any, _Stored]]
+) -> list[str]:
+    """The values that no run leaves in a state: negative counts, hyperparameters out of range, negative squares."""
+    problems = []
+    for path, array in read.items():
+        field = path.rpartition("/")[2]
+        if array.dtype.kind == "i" and not array.shape and field in _COUNTS and array < _COUNTS[field]:
+            problems.append(f"impossible: {path} is {array}, and a count must be at least {_COUNTS[field]}")
+    for keys, state in walk(abstract, (ChainState, PackedState, LossScaleState)):
+        at = _path(keys)
+        if isinstance(state, LossScaleState):
+            scale = read[f"{at}/scale"]
+            if not 0 < scale < np.inf:
+                problems.append(f"impossible: {at}/scale is {scale}, and must be above 0")
+            continue
+        for name, hyperparameter in known_to(state):
+            rule, _, own = name.rpartition(".")
+            path = f"{at}/hyperparams/{_escaped(rule)}/{_escaped(own)}"
+            if not hyperparameter.scheduled:
+                try:
+                    checked(path, read[path], hyperparameter.limits)
+                except ValueError as error:
+                    problems.append(f"impossible: {error}")
+    for at, rule, name in _rules(tx, abstract, ""):
+        for slot in rule.nonnegative:
+            start = f"{at}/slots/{_escaped(name)}/{_escaped(slot)}"
+            for path, array in read.items():
+                inside = path == start or path.startswith(f"{start}/")
+                if not inside:
+                    continue
+                values = array.reshape(-1).view(expected[path][0].dtype)
+                with np.errstate(invalid="ignore"):  # numpy's word on a NaN in bfloat16
+                    negative = values[values < 0]
+                if negative.size:
+                    problems.append(f"impossible: {path} has {float(negative[0]):g}, and must not be negative")
+    return problems
+
+
+_COUNTS = dict.fromkeys(
+    ("count", "skipped", "consecutive", "good_steps", "held", "micro_steps", "emitted", "at", "mini_step"), 0
+) | {"switched_at": -1}
+"""The counts in states, of gradtx and of optax, and the least that each can be."""
+
+
+def _rules(tx: Any, state: Any, at: str) -> Iterator[tuple[str, Rule, str]]:
+    """Each rule in a transformation, with the path of its chain's state and its name there."""
+    at = at or "state"
+    if isinstance(tx, Wrapper):
+        places = {id(found): keys for keys, found in walk(state, tuple)}
+        for member, inner in tx._members(state).values():
+            if id(inner) in places:
+                yield from _rules(member, inner, "/".join([at, *map(_part, places[id(inner)])]))
+    elif isinstance(tx, Transformation):
+        for rule, name in zip(tx.rules, tx.names, strict=True):
+            yield at, rule, name
+            if isinstance(rule, seal):
+                yield from _rules(rule.tx, state.slots[name]["state"], f"{at}/slots/{_escaped(name)}/state")
 
 
 class _Stored(NamedTuple):
@@ -157,11 +260,13 @@ def _implementation(key: jax.ShapeDtypeStruct) -> Any:
     return found[0]
 
 
-def _differences(path: str, leaf: Any, stored: _Stored, label: str, array: np.ndarray) -> list[str]:
-    if (label, array.dtype) != (stored.label, stored.dtype):
-        return [f"dtype: {path} is {label or array.dtype}, and must be {leaf.dtype}"]
-    if array.shape != stored.shape:
-        own = array.shape[: array.ndim - (len(stored.shape) - len(leaf.shape))]
+def _differences(
+    path: str, leaf: Any, stored: _Stored, label: str, dtype: np.dtype, shape: tuple[int, ...]
+) -> list[str]:
+    if (label, dtype) != (stored.label, stored.dtype):
+        return [f"dtype: {path} is {label or dtype}, and must be {leaf.dtype}"]
+    if shape != stored.shape:
+        own = shape[: len(shape) - (len(stored.shape) - len(leaf.shape))]
         return [f"shape: {path} has {own}, and must have {tuple(leaf.shape)}"]
     return []
 
@@ -177,16 +282,48 @@ def _check_format(arrays: Mapping[str, Any]) -> None:
         )
 
 
-def _leaves(tree: Any) -> tuple[dict[str, Any], Any]:
-    """The leaves by path, in order, and the structure."""
-    with_paths, treedef = flatten_with_keys(tree)
-    leaves = {"/".join(["state", *map(_part, path)]): leaf for path, leaf in with_paths}
-    if len(leaves) != len(with_paths):
+def _is_flat(state: Any, names: list[str]) -> bool:
+    """Whether names are those of a packed state as it once was written, with its flat arrays as they are."""
+    paths = {name.partition(":")[0] for name in names}
+    flat = _leaves(state, by_leaf=False).keys() - _leaves(state).keys()
+    return bool(flat) and flat <= paths
+
+
+def _leaves(tree: Any, by_leaf: bool = True) -> dict[str, Any]:
+    """The leaves by path, in order; those that are packed by their own paths, as if they were not."""
+    entries = [entry for path, node in _nodes(tree, by_leaf)[0] for entry in _entries(path, node).items()]
+    if len(dict(entries)) != len(entries):
         raise ValueError("state_dict: two leaves of this state have the same path; give their containers keys")
-    return leaves, treedef
+    return dict(entries)
+
+
+def _nodes(tree: Any, by_leaf: bool = True) -> tuple[list[tuple[str, Any]], Any]:
+    """The leaves, and the packed slots in their place, with their paths; and the structure."""
+    is_packed = lambda x: isinstance(x, PackedSlot)  # noqa: E731
+    nodes, treedef = flatten_with_keys(tree, is_packed if by_leaf else None)
+    return [(_path(keys), node) for keys, node in nodes], treedef
+
+
+def _entries(path: str, node: Any) -> dict[str, Any]:
+    if not isinstance(node, PackedSlot):
+        return {path: node}
+    return {"/".join([path, *map(_escaped, keys)]): leaf for keys, leaf in node.by_keys().items()}
+
+
+def _filled(path: str, node: Any, restored: Mapping[str, jax.Array]) -> Any:
+    if not isinstance(node, PackedSlot):
+        return restored[path]
+    return node.with_arrays({keys: restored["/".join([path, *map(_escaped, keys)])] for keys in node.by_keys()})
+
+
+def _path(keys: tuple[Any, ...]) -> str:
+    return "/".join(["state", *map(_part, keys)])
 
 
 def _part(key: Any) -> str:
+    return _escaped(word(key))
+
+
+def _escaped(part: str) -> str:
     """One key of a path, without what separates keys or means something in files (numpy cuts off ``.npy``)."""
-    part = jax.tree_util.keystr((key,), simple=True)
     return re.sub(r"[%/:\\\x00-\x1f\x7f]|\.(?=npy$)", lambda match: f"%{ord(match[0]):02X}", part)

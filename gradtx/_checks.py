@@ -160,7 +160,7 @@ def flatten_like(
         unfiltered = what == "parameters" and set(paths) > set(expected)
         hint = f" Filter the {what} as the {like} are: None in the same places." if unfiltered else ""
         raise ValueError(
-            f"gradtx: the {what} and the {like} are different trees{_difference(paths, expected)}.{hint}\n"
+            f"gradtx: the {what} and the {like} are different trees{difference(paths, expected)}.{hint}\n"
             f"  {what}: {jax.tree.structure(tree)}\n  {like}: {treedef}"
         )
     for (path, leaf), other in zip(leaves, others, strict=True):
@@ -172,7 +172,8 @@ def flatten_like(
     return others
 
 
-def _difference(found: Iterable[str], expected: Iterable[str]) -> str:
+def difference(found: Iterable[str], expected: Iterable[str]) -> str:
+    """In parentheses, which names are missing and which are unexpected."""
     found, expected = set(found), set(expected)
     parts = [
         f"{verb} {', '.join(map(repr, sorted(paths)[:5]))}{' and more' if len(paths) > 5 else ''}"
@@ -258,7 +259,7 @@ def check_state(state: Any, layout: Layout, treedef: Any, updates: Leaves, chose
     expected = _keys("hyperparams", layout.hyperparams) | _keys("slots", layout.slots)
     if found != expected:
         raise ValueError(
-            f"gradtx: this state was made by another chain{_difference(found, expected)}. Call init of this chain."
+            f"gradtx: this state was made by another chain{difference(found, expected)}. Call init of this chain."
         )
     check_counts("gradtx", count=state.count)
     for rule, own in state.hyperparams.items():

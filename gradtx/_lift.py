@@ -181,6 +181,10 @@ class Lifted:
             known.append(Leaf(tuple(ours[i] for ours in chosen), x.shape, dtype, x.dtype, param, own))
         return known
 
+    def inputs(self, params: Any) -> tuple[Leaves, Any, list[list[bool]]]:
+        """The leaves of parameters, their structure, and for each rule the leaves that it acts on."""
+        return self._inputs(params, "parameters")[:3]
+
     def _inputs(
         self, tree: Any, what: str, params: Any = None
     ) -> tuple[Leaves, Any, list[list[bool]], dict[int, Resting]]:

@@ -92,6 +92,9 @@ class Maths:
     takes_anything: bool = False
     """Sees leaves as they are, whatever their dtype, and refuses those that it has no meaning for itself."""
 
+    nonnegative: ClassVar[tuple[str, ...]] = ()
+    """The slots, weights among them, that no run makes negative: others in a checkpoint are refused."""
+
     real_only: ClassVar[bool] = False
     """Has no meaning for complex leaves."""
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradtx import _checks
@@ -17,7 +19,9 @@ from gradtx._chain import Chain
 from gradtx._lift import compiled, have_values
 from gradtx._mesh import is_split, varying
 from gradtx._rule import Rule
+from gradtx._select import Leaves, flatten_with_keys, flatten_with_paths
 from gradtx._state import ChainState, PackedState, knowing, known_to
+from gradtx._walk import word
 from gradtx._wrapper import Wrapper
 from gradtx.native._parts import Part, as_array, join, split
 from gradtx.native._primitive import LEAVES_PER_CALL
@@ -27,8 +31,45 @@ __all__ = ["pack_state", "packed", "unpack_state"]
 BELOW = 2**20
 """Elements. Packing 128 leaves of 100,000 takes a tenth off a step; of leaves of a million, handing over is 2 %."""
 
-Groups = tuple[tuple[int, ...], ...]
-"""The leaves, by position, whose slots stand in one flat array for each slot."""
+Keys = tuple[str, ...]
+"""A path, key by key."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Which leaves are packed, and what they are called: part of the structure of a state.
+
+    Attributes:
+        groups: the leaves, by position, whose slots stand in one flat array for each slot.
+        keys: the path of each leaf of the parameters.
+        shapes: the shape of each.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    keys: tuple[Keys, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @functools.cached_property
+    def _hash(self) -> int:  # once, and not in each call of what is compiled for it
+        return hash((self.groups, self.keys, self.shapes))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def check(self, leaves: Leaves) -> None:
+        """Refuses parameters of other paths or shapes."""
+        ours = {"/".join(keys): shape for keys, shape in zip(self.keys, self.shapes, strict=True)}
+        theirs = {path: tuple(jnp.shape(leaf)) for path, leaf in leaves}
+        if ours != theirs or [*ours] != [*theirs]:
+            shapes = [
+                f"leaf {path!r} had shape {shape}, and has {theirs[path]}"
+                for path, shape in ours.items()
+                if theirs.get(path, shape) != shape
+            ]
+            raise ValueError(
+                f"packed: this state was made for other parameters{_checks.difference(ours, theirs)}: "
+                f"{'; '.join(shapes[:5]) or 'their leaves are not the same'}. See migrate."
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -39,12 +80,41 @@ class PackedSlot:
     Attributes:
         leaves: a tree like the parameters, None for leaves that are packed or that the rule does not act on.
         flat: for each group the arrays of its leaves as one; None where the rule does not act.
-        groups: static, the same for all slots of a state.
+        packing: static, the same for all slots of a state.
     """
 
     leaves: Any
     flat: tuple[jax.Array | None, ...]
-    groups: Groups = field(metadata={"static": True})
+    packing: Packing = field(metadata={"static": True})
+
+    def by_keys(self) -> dict[Keys, Any]:
+        """The arrays of all leaves that the rule acts on, by their paths; those that were packed are numpy's."""
+        found = {tuple(map(word, keys)): leaf for keys, leaf in flatten_with_keys(self.leaves)[0]}
+        for group, flat in zip(self.packing.groups, self.flat, strict=True):
+            if flat is None:
+                continue
+            offset = 0
+            for i in group:
+                shape = self.packing.shapes[i]
+                found[self.packing.keys[i]] = _part(flat, offset, shape)
+                offset += math.prod(shape)
+        return found
+
+    def with_arrays(self, arrays: Mapping[Keys, Any]) -> PackedSlot:
+        """The same slot of other arrays."""
+        leaves, treedef = flatten_with_keys(self.leaves)
+        kept = treedef.unflatten([arrays[tuple(map(word, keys))] for keys, _ in leaves])
+        flat = [
+            None if old is None else jnp.concatenate([jnp.ravel(arrays[self.packing.keys[i]]) for i in group])
+            for group, old in zip(self.packing.groups, self.flat, strict=True)
+        ]
+        return PackedSlot(kept, tuple(flat), self.packing)
+
+
+def _part(flat: Any, offset: int, shape: tuple[int, ...]) -> Any:
+    if isinstance(flat, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(shape, flat.dtype)
+    return np.asarray(flat)[offset : offset + math.prod(shape)].reshape(shape)
 
 
 class packed(Wrapper):
@@ -119,10 +189,10 @@ class packed(Wrapper):
         self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool
     ) -> tuple[Any, PackedState]:
         """One step, operation by operation: updates, or with ``apply`` the parameters, and the next state."""
-        leaves, treedef = _checks.named_leaves(updates, "updates")
-        in_parts, groups = _in_parts(state, [jnp.shape(leaf) for _, leaf in leaves], treedef)
+        leaves, treedef = flatten_with_paths(_checks.filled(updates, params)[0])
+        in_parts, packing = _in_parts(state, leaves, treedef)
         out, after = self.tx._lifted.run(updates, in_parts, params, extra, apply)
-        return out, _packed(after, self.tx._lifted.layout, treedef, groups)
+        return out, _packed(after, self.tx._lifted.layout, treedef, packing)
 
 
 def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
@@ -143,8 +213,7 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
     [0. 0. 0. 0. 0.]
     """
     lifted = _chain_of(tx)._lifted
-    leaves, treedef = _checks.named_leaves(params, "parameters")
-    chosen = lifted.chosen(leaves, treedef)
+    leaves, treedef, chosen = lifted.inputs(params)
     slots = _checks.check_state(state, lifted.layout, treedef, leaves, chosen)
     alike: dict[Any, list[int]] = {}  # what differs here is no work for one call of the kernel
     for i, (_, leaf) in enumerate(leaves):
@@ -157,7 +226,9 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
         for members in alike.values()
         for start in range(0, len(members), LEAVES_PER_CALL)
     )
-    return _packed(state, lifted.layout, treedef, groups)
+    keys = tuple(tuple(map(word, keys)) for keys, _ in flatten_with_keys(params)[0])
+    packing = Packing(groups, keys, tuple(tuple(jnp.shape(leaf)) for _, leaf in leaves))
+    return _packed(state, lifted.layout, treedef, packing)
 
 
 def unpack_state(tx: packed, state: PackedState, params: Any) -> ChainState:
@@ -178,9 +249,9 @@ def unpack_state(tx: packed, state: PackedState, params: Any) -> ChainState:
     [Array([0., 0.], dtype=float32), Array([0., 0., 0.], dtype=float32)]
     """
     lifted = _chain_of(tx)._lifted
-    leaves, treedef = _checks.named_leaves(params, "parameters")
-    in_parts, _ = _in_parts(state, [jnp.shape(leaf) for _, leaf in leaves], treedef)
-    _checks.check_state(in_parts, lifted.layout, treedef, leaves, lifted.chosen(leaves, treedef))
+    leaves, treedef, chosen = lifted.inputs(params)
+    in_parts, _ = _in_parts(state, leaves, treedef)
+    _checks.check_state(in_parts, lifted.layout, treedef, leaves, chosen)
     is_part = lambda x: isinstance(x, Part)  # noqa: E731
     return jax.tree.map(as_array, in_parts, is_leaf=is_part)
 
@@ -191,52 +262,57 @@ def _chain_of(tx: Any) -> Chain | Rule:
     return tx.tx
 
 
-def _packed(state: ChainState, layout: _checks.Layout, treedef: Any, groups: Groups) -> PackedState:
+def _packed(state: ChainState, layout: _checks.Layout, treedef: Any, packing: Packing | None) -> PackedState:
     """A state with the slots of these leaves packed; of none, as it is."""
 
-    def pack(tree: Any) -> PackedSlot:
+    groups = packing.groups if packing is not None else ()
+
+    def pack(tree: Any) -> Any:
+        if packing is None or not groups:
+            return tree
         leaves = treedef.flatten_up_to(tree)
         flat = [None if leaves[group[0]] is None else join([leaves[i] for i in group]) for group in groups]
         for i in itertools.chain(*groups):
             leaves[i] = None
-        return PackedSlot(treedef.unflatten(leaves), tuple(flat), groups)
+        return PackedSlot(treedef.unflatten(leaves), tuple(flat), packing)
 
     slots = {
-        rule: {slot: pack(tree) if groups and slot in layout.leaf_slots(rule) else tree for slot, tree in own.items()}
+        rule: {slot: pack(tree) if slot in layout.leaf_slots(rule) else tree for slot, tree in own.items()}
         for rule, own in state.slots.items()
     }
     return knowing(PackedState, known_to(state))(state.count, state.hyperparams, slots)
 
 
-def _in_parts(state: PackedState, shapes: Sequence[tuple[int, ...]], treedef: Any) -> tuple[ChainState, Groups]:
+def _in_parts(state: PackedState, leaves: Leaves, treedef: Any) -> tuple[ChainState, Packing | None]:
     """The state of the chain, in which packed leaves are parts of the flat arrays, and what is packed."""
     if not isinstance(state, PackedState):
         hint = " pack_state packs one." if isinstance(state, ChainState) else ""
         raise TypeError(f"packed: expected the PackedState that init returned, found {type(state).__name__}.{hint}")
-    groups: set[Groups] = set()
+    packings: set[Packing] = set()
 
     def tree(name: str, slot: Any) -> Any:
         if not isinstance(slot, PackedSlot):
             return slot
-        groups.add(slot.groups)
-        try:
-            leaves = treedef.flatten_up_to(slot.leaves)
-        except ValueError:
-            leaves = []
-        sizes = [sum(math.prod(shapes[i]) for i in group if i < len(leaves)) for group in slot.groups]
-        for group, flat, size in zip(slot.groups, slot.flat, sizes, strict=True):
+        packing = slot.packing
+        if packing not in packings:
+            packing.check(leaves)
+            packings.add(packing)
+        arrays = _checks.leaves_like(treedef, slot.leaves)
+        for group, flat in zip(packing.groups, slot.flat, strict=True):
             if flat is None:
                 continue
-            if len(leaves) <= max(group) or jnp.shape(flat) != (size,):
+            shapes = [packing.shapes[i] for i in group]
+            size = sum(map(math.prod, shapes))
+            if arrays is None or jnp.shape(flat) != (size,):
                 raise ValueError(
-                    f"packed: slot {name} was made for other parameters: {len(group)} leaves of {flat.size} elements "
-                    f"in all stand in one flat array, and the leaves in their places have {size}."
+                    f"packed: slot {name} is not as init made it: {len(group)} leaves of {size} elements in all stand "
+                    f"in one flat array, which has shape {jnp.shape(flat)}."
                 )
-            for i, part in zip(group, split(flat, [shapes[i] for i in group]), strict=True):
-                leaves[i] = part
-        return treedef.unflatten(leaves)
+            for i, part in zip(group, split(flat, shapes), strict=True):
+                arrays[i] = part
+        return slot.leaves if arrays is None else treedef.unflatten(arrays)
 
     slots = {
         rule: {slot: tree(f"{rule}.{slot}", value) for slot, value in own.items()} for rule, own in state.slots.items()
     }
-    return knowing(ChainState, known_to(state))(state.count, state.hyperparams, slots), next(iter(groups), ())
+    return knowing(ChainState, known_to(state))(state.count, state.hyperparams, slots), next(iter(packings), None)

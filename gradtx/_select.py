@@ -22,16 +22,20 @@ Leaves = list[tuple[str, Any]]
 _BOXED = GetAttrKey("value")  # the key of what a box holds, in Flax
 
 
-def flatten_with_keys(tree: Any) -> tuple[list[tuple[tuple[Any, ...], Any]], Any]:
+def flatten_with_keys(
+    tree: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> tuple[list[tuple[tuple[Any, ...], Any]], Any]:
     """The keys from the root and the value of each leaf, and the structure.
 
     The box that Flax puts around a parameter, ``Variable`` or ``Partitioned``, is no level of the tree: it comes and
     goes while the parameter stays the same. It is known by its key ``value``, beside which it has no other.
     """
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
     if not any(keys[-1:] == (_BOXED,) for keys, _ in leaves):
         return leaves, treedef
-    with_none, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
+    with_none, _ = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda x: x is None or (is_leaf is not None and is_leaf(x))
+    )
     inside = Counter(keys[:i] for keys, _ in with_none for i in range(len(keys)))
     boxed = [keys[-1:] == (_BOXED,) and inside[keys[:-1]] == 1 for keys, _ in leaves]
     return [(keys[:-1] if box else keys, leaf) for (keys, leaf), box in zip(leaves, boxed, strict=True)], treedef

@@ -54,14 +54,16 @@ def scrambled(state):
     """The same state with other numbers, inf and NaN too: what a training could leave there."""
     rng = np.random.default_rng(0)
 
-    def other(leaf):
+    def other(keys, leaf):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
-        values = rng.normal(size=leaf.shape)
-        values.flat[-1:] = rng.choice([np.nan, np.inf, -0.0, 1e-40, 0.3])
+        if "hyperparams" in jax.tree_util.keystr(keys):
+            return leaf / 2
+        values = np.abs(rng.normal(size=leaf.shape))
+        values.flat[-1:] = rng.choice([np.nan, np.inf, -0.0, 1e-40, 0.3]) if leaf.ndim else 0.3
         return jnp.asarray(values * (1 + 1j), leaf.dtype) if leaf.dtype.kind == "c" else jnp.asarray(values, leaf.dtype)
 
-    return jax.tree.map(other, state)
+    return jax.tree_util.tree_map_with_path(other, state)
 
 
 PARAMS = {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array(0.5)}
@@ -137,6 +139,29 @@ def test_the_first_format_is_read_for_ever(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), params, after)
 
 
+def test_packed_states_are_stored_leaf_by_leaf():
+    """The same entries as those of the chain, so that names and shapes are compared; and files of flat arrays load."""
+    packed, params = gx.packed(gx.adam(0.1), 10), PARAMS | {"large": jnp.arange(12.0)}
+    _, state = gx.step(packed, params, params, packed.init(params))
+    plain = gx.unpack_state(packed, state, params)
+    arrays = gx.state_dict(state)
+    assert {k: v.tobytes() for k, v in arrays.items()} == {k: v.tobytes() for k, v in gx.state_dict(plain).items()}
+    same(state, gx.load_state_dict(packed, params, through_npz(arrays)))
+    same(plain, gx.load_state_dict(packed.tx, params, arrays))
+    flat = {"format": np.int32(1)} | {
+        "state/" + jax.tree_util.keystr(keys, simple=True, separator="/"): np.asarray(leaf)
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    assert "state/slots/momentum/m/flat/0" in flat and "state/slots/momentum/m/leaves/large" in flat
+    same(state, gx.load_state_dict(packed, params, flat))
+    with pytest.raises(
+        ValueError, match=r"(?s)missing: state/slots/momentum/m/v\n.*not in this state: state/slots/mom"
+    ):
+        gx.load_state_dict(packed, {"v" if k == "w" else k: p for k, p in params.items()}, arrays)
+    with pytest.raises(ValueError, match=r"shape: state/slots/momentum/m/w has \(1, 2\), and must have \(2, 1\)"):
+        gx.load_state_dict(packed, params | {"w": params["w"].T}, arrays)
+
+
 class TestErrors:
     tx = gx.chain(gx.adam(0.1), state_dtype="bfloat16")
 
@@ -183,6 +208,68 @@ class TestErrors:
             gx.load_state_dict(self.tx, PARAMS, through_npz(arrays))
         with pytest.raises(ValueError, match="state/count is object, and must be int32"):
             gx.load_state_dict(self.tx, PARAMS, arrays)
+
+    @pytest.mark.parametrize(
+        ("path", "value", "message"),
+        [
+            ("count", np.int32(-1), "count must be at least 0"),
+            ("hyperparams/rms/decay", np.float32(5), "decay must be at least 0 and less than 1, found 5"),
+            ("hyperparams/scale_by_learning_rate/learning_rate", np.float32("nan"), "learning_rate must be a number"),
+            ("slots/momentum/weight", np.float32(-3), "must not be negative"),
+            ("slots/rms/s/w", np.array([[1, -1]], np.float32), "must not be negative"),
+        ],
+    )
+    @pytest.mark.parametrize("wrapped", [False, True])
+    def test_values_that_no_run_leaves_are_named(self, path, value, message, wrapped):
+        tx: Any = gx.adam(0.1)
+        at = "state"
+        if wrapped:
+            tx = gx.accumulate(gx.partition({"^": gx.chain(gx.skip_nonfinite(gx.packed(tx)))}), 2)
+            at = "state/inner/parts/^/slots/skip_nonfinite/state/inner"
+        arrays = gx.state_dict(tx.init(PARAMS))
+        key = f"{at}/{path}"
+        assert key in arrays
+        with pytest.raises(ValueError, match=re.escape(f"impossible: {key}")) as error:
+            gx.load_state_dict(tx, PARAMS, arrays | {key: value})
+        assert message.split(" must")[-1] in str(error.value)
+        nan = {"state/slots/momentum/m/b": np.float32("nan")} if not wrapped else {}  # a training may leave
+        gx.load_state_dict(tx, PARAMS, arrays | nan)
+
+    def test_counts_and_scales_of_wrappers(self):
+        for tx, changed in (
+            (gx.loss_scale(gx.sgd(0.1)), {"state/scale": np.float32(-2)}),
+            (gx.loss_scale(gx.sgd(0.1)), {"state/inner/skipped": np.int32(-1)}),
+            (gx.switch(5, gx.sgd(0.1, 0.9), gx.sgd(0.1, 0.9)), {"state/switched_at": np.int32(-2)}),
+            (optax.adam(0.1), {"state/0/count": np.int32(-7)}),
+        ):
+            arrays = gx.state_dict(tx.init(PARAMS))
+            with pytest.raises(ValueError, match=f"impossible: {next(iter(changed))}"):
+                gx.load_state_dict(tx, PARAMS, arrays | changed)
+
+    def test_two_entries_for_one_path(self):
+        arrays = gx.state_dict(gx.adam(0.1).init(PARAMS))
+        for twin in ("state/slots/momentum/m/b:", "state/slots/momentum/m/b:float32"):
+            with pytest.raises(ValueError, match=r"there 2 times: state/slots/momentum/m/b"):
+                gx.load_state_dict(gx.adam(0.1), PARAMS, arrays | {twin: np.float32(1)})
+        only = arrays | {"state/count:": arrays["state/count"]}
+        del only["state/count"]
+        with pytest.raises(ValueError, match="not in this state: state/count:"):
+            gx.load_state_dict(gx.adam(0.1), PARAMS, only)
+
+    def test_names_and_shapes_come_before_what_is_large(self, monkeypatch):
+        """Neither a superfluous entry nor one of a wrong shape is unpacked, of an npz of a few kilobytes."""
+        unpacked = []
+        read = np.lib.npyio.NpzFile.__getitem__
+        monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda f, k: unpacked.append(k) or read(f, k))
+        tx, params = gx.momentum(0.9), jnp.zeros(3)
+        for large in ({"state/large": np.zeros(2**22)}, {"state/slots/momentum/m": np.zeros(2**22, np.float32)}):
+            file = io.BytesIO()
+            entries: dict[str, Any] = gx.state_dict(tx.init(params)) | large
+            np.savez_compressed(file, **entries)
+            file.seek(0)
+            with pytest.raises(ValueError, match=r"not in this state: state/large|shape: \S+ has \(4194304,\)"):
+                gx.load_state_dict(tx, params, np.load(file))
+            assert next(iter(large)) not in unpacked
 
     def test_what_cannot_be_saved(self):
         with pytest.raises(TypeError, match="state/0 is no array of numbers"):

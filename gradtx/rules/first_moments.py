@@ -34,6 +34,7 @@ class momentum(Rule):
 
     equation = r"m \leftarrow \beta m + (1-\beta) u, \quad u \leftarrow m"
     accumulates = True
+    nonnegative = ("weight",)
 
     decay: Hyper = hyper(default=0.9, low=0, below=1)
 
@@ -78,6 +79,7 @@ class trace(Rule):
     """
 
     accumulates = True
+    nonnegative = ("weight",)
 
     decay: Hyper = hyper(default=0.9, low=0, below=1)
     nesterov: bool = False
@@ -180,6 +182,7 @@ class nesterov(Rule):
     """
 
     accumulates = True
+    nonnegative = ("weight",)
     equation = (
         r"m \leftarrow \beta m + (1-\beta) u, \quad "
         r"u \leftarrow \mu_{t+1} m / (1-P_{t+1}) + (1-\mu_t) u / (1-P_t)"

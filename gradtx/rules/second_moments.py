@@ -36,6 +36,7 @@ class rms(Rule):
 
     equation = r"s \leftarrow \beta s + (1-\beta) \lvert g\rvert^2, \quad v \leftarrow s"
     accumulates = True
+    nonnegative = ("s", "weight")
     second_moment = "makes"
 
     decay: Hyper = hyper(default=0.9, low=0, below=1)
@@ -126,6 +127,7 @@ class centered_rms(Rule):
         r"m \leftarrow \beta m + (1-\beta) g, \quad v \leftarrow d"
     )
     accumulates = True
+    nonnegative = ("d", "weight")
     second_moment = "makes"
 
     decay: Hyper = hyper(default=0.9, low=0, below=1)
@@ -172,6 +174,7 @@ class adagrad_sum(Rule):
 
     equation = r"s \leftarrow s + \lvert g\rvert^2, \quad v \leftarrow s_0 + s"
     accumulates = True
+    nonnegative = ("s",)
     second_moment = "makes"
 
     initial: Hyper = hyper(default=0.0, low=0)
@@ -210,6 +213,7 @@ class max_v(Rule):
     """
 
     accumulates = False
+    nonnegative = ("s",)
     second_moment = "edits"
 
     decay: Hyper | None = hyper(default=None, low=0)

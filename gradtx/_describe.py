@@ -235,8 +235,8 @@ def _passes(tx: Any, params: Any, apply: bool) -> Iterator[str]:
 
 def _values(rule: Rule) -> str:
     """The fields of a rule as in the call that makes it; of one that is taken apart, those of the wrapper in it."""
-    values = {name: x for name, x in rule._values().items() if x is not None or name not in ("state_dtype", "where")}
-    values.pop("name")
+    shown = {"name": False} | {name: given for name, given in rule._options().items() if name != "name"}
+    values = {name: x for name, x in rule._values().items() if shown.get(name, True)}
     if isinstance(inside := values.get("tx"), Transformation):
         del values["tx"]
         wrapper = inside._values() if isinstance(inside, Wrapper) else {}

@@ -65,7 +65,7 @@ class Work(NamedTuple):
     treedef: Any
     extra: dict[str, Any]
     resting: dict[int, Resting]
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as states do
 
 
 class Result(NamedTuple):
@@ -142,10 +142,10 @@ class Survey(Reference):
         self.reasons.append(reason)
         return super().map_leaves(fn, leaves, shared, local, aliases)
 
-    def total(self, fn, arrays):
-        avals = dict.fromkeys((x.shape, x.dtype) for x in arrays)
-        self.reasons += [native.supports(fn, [jax.ShapeDtypeStruct(*aval)]) for aval in avals]
-        return super().total(fn, arrays)
+    def total(self, fn, *columns):
+        rows = dict.fromkeys(tuple((x.shape, x.dtype) for x in row) for row in zip(*columns, strict=True))
+        self.reasons += [native.supports(fn, [jax.ShapeDtypeStruct(*aval) for aval in row]) for row in rows]
+        return super().total(fn, *columns)
 
     @property
     def place(self) -> Place:
@@ -310,7 +310,9 @@ def survey(work: Work) -> list[Place]:
     places = []
     for k, part in enumerate(plan.passes):
         executor = Survey()
-        if not part.whole:
+        if part.whole:
+            _map_tree(part.rules.start, lanes, after, work)
+        else:
             measured = _measure(part.rules.start, lanes, work, executor) if part.measures else None
             for batch in plan.batches:
                 if part.acts_on(batch.leaf):

@@ -56,7 +56,7 @@ class orthogonalize(Rule):
     equation = r"u \leftarrow U f(\Sigma) V^\top \text{ of } u = U \Sigma V^\top, \quad f(\Sigma) \approx 1"
     whole = True
 
-    coefficients: Coefficients = JORDAN
+    coefficients: Coefficients = dataclasses.field(default=JORDAN, kw_only=True)
     stacked: int = dataclasses.field(default=0, kw_only=True)
     output: int = dataclasses.field(default=-1, kw_only=True)
 

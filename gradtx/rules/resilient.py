@@ -42,7 +42,9 @@ class resilient_step(Rule):
     [0.1, 0.12, 0.144, 0.0, 0.072]
     """
 
-    equation = r"d \leftarrow \mathrm{clip}(\eta_s d), \quad s = \mathrm{sign}(g g_{t-1}), \quad u \leftarrow d \, \mathrm{sign}(g)"
+    equation = (
+        r"d \leftarrow \mathrm{clip}(\eta_{\mathrm{sign}(g g_{t-1})} d), \quad u \leftarrow d \, \mathrm{sign}(g)"
+    )
     accumulates = True
     real_only = True
 

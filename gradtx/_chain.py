@@ -94,7 +94,7 @@ class Chain(Transformation):
     _rules: tuple[Rule, ...]
 
     def __init__(self, rules: tuple[Rule, ...]):
-        self._rules = rules
+        object.__setattr__(self, "_rules", rules)
 
     @property
     def rules(self) -> tuple[Rule, ...]:

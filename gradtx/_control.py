@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -13,6 +14,18 @@ from jax.extend import core
 from gradtx._mesh import vary, varying
 
 T = TypeVar("T")
+
+only_types: ContextVar[bool] = ContextVar("only_types", default=False)
+"""Whether nothing but the types of a result is asked for, so that schedules need not be called."""
+
+
+def types_of(function: Callable[..., Any], *args: Any) -> Any:
+    """What ``jax.eval_shape`` gives, without asking schedules: one may count how often it is asked."""
+    token = only_types.set(True)
+    try:
+        return jax.eval_shape(function, *args)
+    finally:
+        only_types.reset(token)
 
 
 class Once(Generic[T]):
@@ -33,13 +46,23 @@ class Once(Generic[T]):
 
     @property
     def types(self) -> T:
+        """The shapes and dtypes of the result, for a caller that may not need it; with values, not from the trace."""
+        if self.arguments and not self._is_traced and "_traced" not in vars(self):
+            return types_of(self.function, *self.arguments)
+        return self.avals
+
+    @property
+    def avals(self) -> T:
         """The abstract values of the result."""
         jaxpr, treedef = self._traced
         return treedef.unflatten(jaxpr.out_avals)
 
     def __call__(self) -> T:
-        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self.arguments))
-        return self.replayed() if traced and "_traced" in vars(self) else self.function(*self.arguments)
+        return self.replayed() if self._is_traced and "_traced" in vars(self) else self.function(*self.arguments)
+
+    @property
+    def _is_traced(self) -> bool:
+        return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(self.arguments))
 
     def replayed(self) -> T:
         """The result, from what was traced; with values, the call itself compiles less."""
@@ -56,7 +79,7 @@ def either(flag: Any, yes: Callable[[], T], no: Callable[[], T]) -> T:
     if not isinstance(flag, jax.core.Tracer):
         return yes() if flag else no()
     branches = [branch if isinstance(branch, Once) else Once(branch) for branch in (yes, no)]
-    results = [jax.tree.leaves(branch.types) for branch in branches]
+    results = [jax.tree.leaves(branch.avals) for branch in branches]
     axes = [varying(flag, *pair) for pair in zip(*results, strict=False)]
 
     def alike(branch: Once[T]) -> T:

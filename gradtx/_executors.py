@@ -97,6 +97,7 @@ class Executor(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class Reference:
     """Leaf by leaf, and the fusing is left to XLA."""
 
@@ -110,6 +111,7 @@ class Reference:
         return sum_over(fn, *columns)
 
 
+@dataclass(frozen=True)
 class Native:
     """Many leaves in one call of the compiled kernel, wherever that can run."""
 
@@ -125,6 +127,12 @@ REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for o
 
 class Survey(Reference):
     """The reference, which notes of each function that it maps why the kernel would not: None if it would."""
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # each notes for itself
+
+    def __hash__(self) -> int:
+        return id(self)
 
     def __init__(self):
         self.reasons: list[str | None] = []
@@ -365,12 +373,20 @@ def _measure(r: int, lanes: list[tuple[jax.Array, ...]], work: Work, executor: E
     if not seen:
         return None
     if rule.scope == "leaf":
-        numbers = _methods.measured(rule, [[leaf] for leaf in seen.values()], executor.total)
+        numbers = _measured(rule, executor, [[leaf] for leaf in seen.values()])
         return Measured(numbers, {i: place for place, i in enumerate(seen)})
-    return Measured(_methods.measured(rule, [list(seen.values())], executor.total), dict.fromkeys(seen, 0))
+    return Measured(_measured(rule, executor, [list(seen.values())]), dict.fromkeys(seen, 0))
 
 
-def _seen(r: int, i: int, leaf: Leaf, lanes: tuple[jax.Array, ...], work: Work) -> Any:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measured(rule: Maths, executor: Executor, groups: list[list[dict[str, jax.Array]]]) -> Any:
+    """Outside of ``jit`` compiled once: a loop that each call makes anew would be compiled anew."""
+    return _methods.measured(
+        rule, [[_methods.to_measure(rule, lanes) for lanes in group] for group in groups], executor.total
+    )
+
+
+def _seen(r: int, i: int, leaf: Leaf, lanes: tuple[jax.Array, ...], work: Work) -> dict[str, jax.Array]:
     """The lanes of a leaf that a measurement reads."""
     direction = lanes[0].astype(leaf.dtype)
     found: dict[str, Any] = {"direction": direction, "gradient": direction}
@@ -380,7 +396,7 @@ def _seen(r: int, i: int, leaf: Leaf, lanes: tuple[jax.Array, ...], work: Work) 
         found["second_moment"] = lanes[-1]
     if work.params is not None:
         found["param"] = _widen(work.params[i], leaf.dtype)
-    return _methods.to_measure(work.plan.rules[r], found)
+    return {lane: x for lane, x in found.items() if lane in work.plan.rules[r].reads}
 
 
 def _map_batch(
@@ -492,13 +508,28 @@ def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: W
     incoming = tree({i: work.updates[i].astype(leaf.dtype) for i, leaf in acts.items()} | as_it_is)
     gradient = tree({i: lanes[i][1] if frozen[i] else directions[i] for i in acts} | as_it_is)
     trees = Trees(incoming, gradient, tree(directions | as_it_is), params, work.extra, work.count)
-    updates, after.slots[r] = _methods.check_tree(rule, rule.apply_tree(trees, after.slots[r]), trees.direction)
+    apply = _mapped if rule.pure else _map_trees
+    updates, after.slots[r] = apply(rule, trees, after.slots[r])
     for i, u in enumerate(work.treedef.flatten_up_to(updates)):
         if i in as_it_is:
             work.resting[i] = work.resting[i]._replace(gradient=u)
         elif i in acts:
             freezes = rule.accumulates and not frozen[i]
             lanes[i] = (u.astype(acts[i].dtype), *([directions[i]] if freezes else []), *lanes[i][1:])
+
+
+def _map_trees(rule: Maths, trees: Trees, state: Any) -> tuple[Any, Any]:
+    return _methods.check_tree(rule, rule.apply_tree(trees, state), trees.direction)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(rule: Maths, trees: Trees, state: Any) -> tuple[Any, Any]:
+    return _map_trees(rule, trees, state)
+
+
+def _mapped(rule: Maths, trees: Trees, state: Any) -> tuple[Any, Any]:
+    """A pure rule outside of ``jit`` compiled once; it reads no extra arguments."""
+    return _compiled(rule, trees._replace(extra={}), state)
 
 
 def _widen(x: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -21,7 +21,7 @@ import optax
 
 from gradtx import _checks
 from gradtx._chain import seal
-from gradtx._control import Once, either
+from gradtx._control import Once, either, types_of
 from gradtx._mesh import all_of, sharded_as
 from gradtx._numerics import added, compute_dtype, is_inexact, real_dtype, safe_divide, widened
 from gradtx._walk import walk
@@ -433,7 +433,7 @@ class accumulate(Wrapper):
             state = _started(self.tx, updates if params is None else params)
             return _run(self.tx, updates, state, params, extra)[0]
 
-        return jax.eval_shape(first, updates, params)
+        return types_of(first, updates, params)
 
     def _check_weight(self, state: AccumulateState, extra_args: dict[str, Any]) -> None:
         if (state.weight is None) == self._weighs:

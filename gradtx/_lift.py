@@ -6,33 +6,53 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Protocol
 
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradtx import _checks, _contract, _methods, _select
+from gradtx._blank import Lesson, is_blank, looks_ahead
 from gradtx._checks import Layout
+from gradtx._control import only_types
 from gradtx._executors import Resting, Work, current, execute, survey
-from gradtx._limits import Limits, checked
-from gradtx._maths import Maths, Tick
-from gradtx._numerics import added, complement, compute_dtype, is_complex, residual_of, split, widest
+from gradtx._limits import Limits, checked, scheduled
+from gradtx._maths import Hyperparameters, Maths, Tick
+from gradtx._numerics import (
+    added,
+    complement,
+    compute_dtype,
+    is_complex,
+    residual_of,
+    split,
+    widest,
+    without_residuals,
+)
 from gradtx._plan import Leaf, Place, Plan, plan
 from gradtx._select import Leaves, flatten_with_paths
 from gradtx._signal import Weights
-from gradtx._state import ChainState, Hyperparameter, knowing
+from gradtx._state import ChainState, Hyperparameter, PackedState, knowing
 
 Scalars = dict[str, jax.Array]
 Hyperparams = dict[str, Scalars]
 
 
+Ahead = Mapping[str, Scalars]
+"""Hyperparameters of the next step, ``{rule: {name: scalar}}``."""
+
+NOTHING: Ahead = MappingProxyType({})
+
+
 class Stepper(Hashable, Protocol):
     """Something that takes a step of a chain, and whose value says all about how."""
 
-    def run(self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply: bool) -> tuple[Any, Any]:
+    def run(
+        self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
+    ) -> tuple[Any, Any]:
         """Updates, or the parameters after the step, and the next state."""
         ...
 
@@ -44,14 +64,19 @@ class Lifted:
         self.rules = tuple(rules)
         self.names = unique_names(self.rules)
         self.layout = _layout(self.rules, self.names)
-        self.whole = any(rule.whole for rule in self.rules)
-        self.state_type = knowing(ChainState, tuple(self._known_hyperparams()))
+        self.known = tuple(self._known_hyperparams())
+        self.state_type = knowing(ChainState, self.known)
+        self._blanks: tuple[Any, Blanks] | None = None
+        self.asks = any(_select.asks(rule.where) for rule in self.rules)
 
-    def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Lifted) and self.rules == other.rules)
-
-    def __hash__(self) -> int:
-        return hash(self.rules)
+    def blanks(self) -> Blanks:
+        """The same without the values of hyperparameters, of rules as they are written now."""
+        source = [rule.source() for rule in self.rules]
+        if self._blanks is None or self._blanks[0] != source:
+            blanks = [rule.blank() for rule in self.rules]
+            where = [rule.where for rule in self.rules]
+            self._blanks = source, Blanks(blanks, self.names, self.layout, where)
+        return self._blanks[1]
 
     def init(self, params: Any) -> ChainState:
         """The state before the first step."""
@@ -81,19 +106,29 @@ class Lifted:
             self._tick(state.hyperparams, state, chosen)  # refuses an average that two groups of leaves need twice
         return state
 
+    def compiles(self, blanks: Blanks, updates: Any, state: Any, params: Any) -> bool:
+        """Whether a step outside of ``jit`` is one program, with hyperparameters as data."""
+        if not all(rule.pure or not rule.whole for rule in self.rules) or not isinstance(
+            state, ChainState | PackedState
+        ):
+            return False
+        if any(callable(x) and not is_blank(x) for rule in blanks.rules for x in rule.hyperparameters().values()):
+            return False  # a rule that calls its schedule itself
+        names = {name: without_residuals(own).keys() for name, own in state.hyperparams.items()}
+        expected = {name: own.keys() for name, own in self.layout.hyperparams.items()}
+        return names == expected and all(map(_has_value, jax.tree.leaves((updates, state, params))))
+
     def update(
         self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool = False
     ) -> tuple[Any, ChainState]:
         """One step: updates in the dtypes of those that came in, or the parameters after it, and the next state."""
-        if self.whole or not have_values(updates, state, params):
-            return self.run(updates, state, params, extra, apply)
-        return compiled(self, apply, updates, state, params)  # extra arguments are for rules that map whole trees
+        return stepped(self, lambda lifted: lifted, updates, state, params, extra, apply)
 
     def run(
-        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool
+        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
     ) -> tuple[Any, ChainState]:
-        """The same, operation by operation."""
-        work, hyperparams, scalars = self._work(updates, state, params, extra, apply)
+        """The same, operation by operation; ``ahead``: what rules ask of the next step, where it is data."""
+        work, hyperparams, scalars = self._work(updates, state, params, extra, apply, ahead)
         values = [x for i, x in enumerate(work.updates) if i not in work.resting]
         out, slots = execute(work, current(traced=not have_values(values)))
         for i, rests in work.resting.items():
@@ -109,7 +144,7 @@ class Lifted:
         return unflatten(out), self.state_type(count, hyperparams, _nonempty(after))
 
     def _work(
-        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool
+        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
     ) -> tuple[Work, Hyperparams, list[dict[str, Any]]]:
         """A step that is ready to run, and of its state the hyperparameters and the scalar slots after it."""
         leaves, treedef, chosen, resting = self._inputs(updates, "updates", params)
@@ -119,7 +154,7 @@ class Lifted:
             raise ValueError("gradtx: step changes parameters, and found None: call step(tx, params, grads, state).")
         param_leaves = _checks.check_params(params, treedef, leaves, chosen, self.rules, self.names)
         hyperparams = self._hyperparams(state.count, None, state.hyperparams)
-        coefficients, scalars = self._tick(hyperparams, state, chosen)
+        coefficients, scalars = self._tick(hyperparams, state, chosen, ahead)
 
         arrays = [x if i in resting else _array(x) for i, (_, x) in enumerate(leaves)]
         stored = param_leaves and [x if i in resting else _array(x) for i, x in enumerate(param_leaves)]
@@ -127,7 +162,7 @@ class Lifted:
         for i, (name, rule) in enumerate(self._named()):
             if rule.whole:
                 slots[i] = state.slots[name]["state"]
-        how = plan(self.rules, known, apply)
+        how = plan(self.blanks().rules, known, apply)
         work = Work(how, coefficients, arrays, slots, stored, treedef, extra, resting, state.count)
         return work, hyperparams, scalars
 
@@ -150,7 +185,7 @@ class Lifted:
         leaves, treedef, chosen, resting = self._inputs(params, "parameters")
         slots = _checks.check_state(state, self.layout, treedef, leaves, chosen)
         arrays = [leaf for _, leaf in leaves]
-        return plan(self.rules, self._known(arrays, arrays, slots, chosen, resting), apply)
+        return plan(self.blanks().rules, self._known(arrays, arrays, slots, chosen, resting), apply)
 
     def places(self, params: Any, state: ChainState, apply: bool = False) -> list[Place]:
         """Where each pass of the plan would run; the parameters may be abstract."""
@@ -221,11 +256,7 @@ class Lifted:
 
     def chosen(self, leaves: Leaves, treedef: Any) -> list[list[bool]]:
         """For each rule, for each leaf, whether the rule acts on it."""
-        everywhere = [True] * len(leaves)
-        return [
-            everywhere if rule.where is None else _select.chosen(rule.where, leaves, treedef, f"where of rule {name!r}")
-            for name, rule in self._named()
-        ]
+        return _chosen([rule.where for rule in self.rules], self.names, leaves, treedef)
 
     def _check_rules(self, leaves: Leaves, chosen: _checks.Chosen) -> None:
         """Each rule by itself, on one of the leaves that it acts on."""
@@ -257,23 +288,44 @@ class Lifted:
             now[name] = {}
             for own, value in rule.hyperparameters().items():
                 old = None if held is None else jnp.asarray(held[name][own])
-                limits = rule.limits().get(own, Limits())
                 keeps_residual = own in rule.complements() and (held is None or residual_of(own) in held[name])
-                if callable(value):
-                    value = _from_schedule(value, count, f"{name}.{own}")
-                elif held is not None and old is not None:
+                if (
+                    held is not None
+                    and old is not None
+                    and (is_blank(value) or not callable(value) or only_types.get())
+                ):
                     now[name][own] = old
                     if keeps_residual:
                         now[name][residual_of(own)] = jnp.asarray(held[name][residual_of(own)])
                     continue
+                if callable(value):
+                    value = scheduled(value, count, f"{name}.{own}")
+                limits = rule.limits().get(own, Limits())
                 exact = _scalar(value, f"{name}.{own}", limits, dtype if old is None else old.dtype)
                 now[name][own], residual = split(exact, dtype if old is None else old.dtype)
                 if keeps_residual:
                     now[name][residual_of(own)] = residual
         return _nonempty(now)
 
+    def now(self, state: Any) -> tuple[Any, Ahead]:
+        """The state with this step's hyperparameters in it, and those of the next step that rules ask for."""
+        hyperparams = self._hyperparams(jnp.asarray(state.count), None, state.hyperparams)
+        ahead: dict[str, Scalars] = {}
+        for name, rule in self._named():
+            asked = looks_ahead(type(rule))
+            for own, value in rule.hyperparameters().items():
+                if callable(value) and own in asked:
+                    dtype = hyperparams[name][own].dtype
+                    upcoming = scheduled(value, jnp.asarray(optax.safe_increment(state.count)), f"{name}.{own}")
+                    limits = rule.limits().get(own, Limits())
+                    found, residual = split(_scalar(upcoming, f"{name}.{own}", limits, dtype), dtype)
+                    ahead.setdefault(name, {})[own] = found
+                    if own in rule.complements():
+                        ahead[name][rule.complements()[own]] = (1 - found) - residual
+        return state._replace(hyperparams=hyperparams), ahead
+
     def _tick(
-        self, hyperparams: Hyperparams, state: ChainState, chosen: _checks.Chosen
+        self, hyperparams: Hyperparams, state: ChainState, chosen: _checks.Chosen, ahead: Ahead = NOTHING
     ) -> tuple[dict[tuple[bool, ...], list[dict[str, jax.Array]]], list[dict[str, Any]]]:
         """The scalar work of a step, weights passed along: coefficients for each group of leaves, and scalar slots."""
         one = jnp.ones((), compute_dtype(*jax.tree.leaves(state.hyperparams)))
@@ -283,7 +335,8 @@ class Lifted:
         scalars = []
         for r, (name, rule) in enumerate(self._named()):
             held = {slot: state.slots[name][slot] for slot in rule.scalars()}
-            h = SimpleNamespace(**_with_complements(hyperparams.get(name, {}), rule))
+            h = Hyperparameters(**_with_complements(hyperparams.get(name, {}), rule))
+            h.ahead = ahead.get(name, {})
             ticks: dict[tuple[int, int], Tick] = {}  # by the incoming weights: what they are made of tells them apart
             for members in grouped:
                 if not members[r]:
@@ -330,15 +383,110 @@ def _resting_update(rests: Resting, param: Any) -> Any:
     return jnp.zeros_like(param)
 
 
+class Blanks(Lifted):
+    """Rules without the values of hyperparameters: a value, equal for all chains that one program can run.
+
+    Args:
+        rules: made blank.
+        names: of the rules in the state.
+        layout: of the state.
+        where: the selector of each rule.
+        chosen: the leaves that each of them acts on, where the selectors have been asked.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Maths],
+        names: Sequence[str],
+        layout: Layout,
+        where: Sequence[Any],
+        chosen: Sequence[Sequence[bool]] | None = None,
+    ):
+        self.rules, self.names, self.layout, self.state_type = tuple(rules), tuple(names), layout, ChainState
+        self._value = self.rules, self.names, tuple(where), None if chosen is None else tuple(map(tuple, chosen))
+        self._hash = hash(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Blanks) and self._value == other._value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def blanks(self) -> Blanks:
+        """Itself."""
+        return self
+
+    def chosen(self, leaves: Leaves, treedef: Any) -> list[list[bool]]:
+        """For each rule, for each leaf, whether the rule acts on it."""
+        _, names, where, chosen = self._value
+        return _chosen(where, names, leaves, treedef) if chosen is None else [list(ours) for ours in chosen]
+
+    def acting_on(self, chosen: Sequence[Sequence[bool]]) -> Blanks:
+        """The same for leaves that were chosen."""
+        return Blanks(self.rules, self.names, self.layout, (), chosen)
+
+
+def _has_value(x: Any) -> bool:
+    """Whether it is an array of numbers, or a number, whose value is known."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    if isinstance(x, np.ndarray | np.generic):
+        return x.dtype.kind in "biufcV"
+    return isinstance(x, jax.Array | bool | int | float | complex)
+
+
 def have_values(*trees: Any) -> bool:
     """Whether all leaves are arrays that have values, as outside of ``jit`` and of what else traces."""
     return all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
 
 
+def stepped(
+    lifted: Lifted,
+    around: Callable[[Lifted], Stepper],
+    updates: Any,
+    state: Any,
+    params: Any,
+    extra: dict[str, Any],
+    apply: bool,
+) -> tuple[Any, Any]:
+    """A step, again whenever it showed something about a class of rules.
+
+    Args:
+        lifted: the rules.
+        around: what takes the step with them.
+        updates, state, params, extra, apply: as for ``Stepper.run``.
+    """
+    while True:
+        try:
+            return _stepped(lifted, around, updates, state, params, extra, apply)
+        except Lesson as lesson:
+            lesson.learn()
+
+
+def _stepped(lifted: Lifted, around: Any, updates: Any, state: Any, params: Any, extra: Any, apply: bool) -> Any:
+    blanks = lifted.blanks()
+    if not lifted.compiles(blanks, updates, state, params):
+        return around(lifted).run(updates, state, params, extra, apply)
+    if lifted.asks:
+        blanks = blanks.acting_on(lifted.chosen(*_checks.named_leaves(updates, "updates")))
+    state, ahead = lifted.now(state)
+    out, after = _compiled(around(blanks), apply, updates, state, params, ahead)
+    kind: Any = ChainState if isinstance(after, ChainState) else PackedState
+    return out, knowing(kind, lifted.known)(*after)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def compiled(stepper: Stepper, apply: bool, updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+def _compiled(stepper: Stepper, apply: bool, updates: Any, state: Any, params: Any, ahead: Ahead) -> tuple[Any, Any]:
     """A step outside of ``jit``: one call of one program, where operations one by one would be a hundred."""
-    return stepper.run(updates, state, params, {}, apply)
+    return stepper.run(updates, state, params, {}, apply, ahead)
+
+
+def _chosen(where: Sequence[Any], names: Sequence[str], leaves: Leaves, treedef: Any) -> list[list[bool]]:
+    everywhere = [True] * len(leaves)
+    return [
+        everywhere if one is None else _select.chosen(one, leaves, treedef, f"where of rule {name!r}")
+        for one, name in zip(where, names, strict=True)
+    ]
 
 
 def _grouped(chosen: _checks.Chosen) -> dict[tuple[bool, ...], list[int]]:
@@ -412,21 +560,6 @@ def _buffer(x: jax.Array) -> int:
     """Where an array lies: two that are not the same may share it."""
     shards = [] if isinstance(x, jax.core.Tracer) or x.nbytes == 0 else x.addressable_shards
     return shards[0].data.unsafe_buffer_pointer() if shards else id(x)
-
-
-def _from_schedule(schedule: Callable[[jax.Array], Any], count: jax.Array, name: str) -> Any:
-    """What a schedule says; an error in it names the hyperparameter."""
-    try:
-        return schedule(count)
-    except Exception as error:
-        hint = ""
-        if isinstance(count, jax.core.Tracer) and isinstance(error, jax.errors.JAXTypeError):
-            hint = (
-                " Under jit the count is traced: use jnp.where, jnp.interp and the like for Python's if, int(), math "
-                "and numpy. Outside of jit a schedule may be plain Python."
-            )
-        error.add_note(f"gradtx: this happened in the schedule of hyperparameter {name}.{hint}")
-        raise
 
 
 def _with_complements(own: Scalars, rule: Maths) -> Scalars:

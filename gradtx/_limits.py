@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -73,3 +75,18 @@ def _numbers(value: Any) -> np.ndarray | None:
         return None
     real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
     return np.array(array, np.float64) if real else None
+
+
+def scheduled(schedule: Callable[[jax.Array], Any], count: jax.Array, name: str) -> Any:
+    """What a schedule says; an error in it names the hyperparameter."""
+    try:
+        return schedule(count)
+    except Exception as error:
+        hint = ""
+        if isinstance(count, jax.core.Tracer) and isinstance(error, jax.errors.JAXTypeError):
+            hint = (
+                " Under jit the count is traced: use jnp.where, jnp.interp and the like for Python's if, int(), math "
+                "and numpy. Outside of jit a schedule may be plain Python."
+            )
+        error.add_note(f"gradtx: this happened in the schedule of hyperparameter {name}.{hint}")
+        raise

@@ -6,7 +6,7 @@ name: they ask a rule only what is declared here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -20,6 +20,15 @@ Total = Callable[..., jax.Array]
 
 Named = SimpleNamespace
 """Values by their names, as attributes: what a rule reads its hyperparameters, coefficients and slots from."""
+
+
+class Hyperparameters(Named):
+    """This step's hyperparameters; and, where they are data, those of the next step that rules ask for."""
+
+    __slots__ = ("ahead",)
+
+    ahead: Mapping[str, jax.Array]
+
 
 Arrays = dict[str, jax.Array]
 """Arrays by their names, as a dict: what a rule returns its slots and coefficients in."""
@@ -107,6 +116,10 @@ class Maths:
     whole: ClassVar[bool] = False
     """Maps whole trees by ``init_tree`` and ``apply_tree`` instead of one array at a time."""
 
+    pure: ClassVar[bool] = False
+    """Of a rule that maps whole trees: computes the same from the same arrays, and reads no extra arguments, so that
+    outside of ``jit`` a step with it can be compiled once. Rules that map one array are taken to be so."""
+
     name: str | None
     """What the user calls the rule; None: by its label."""
 
@@ -124,6 +137,18 @@ class Maths:
     def hyperparameters(self) -> dict[str, Any]:
         """The numeric hyperparameters by name: a number, a scalar array, or a schedule of the count."""
         return {}
+
+    def source(self) -> Any:
+        """What the rule's methods are made of; another value once one was replaced."""
+
+    def blank(self) -> Maths:
+        """The rule without what a step gets as data: one for all values of its hyperparameters."""
+        return self
+
+    def upcoming(self, name: str, h: Named, count: jax.Array) -> jax.Array:
+        """A hyperparameter's value in the next step; as it is now, if nothing says otherwise."""
+        del count
+        return getattr(h, name)
 
     def limits(self) -> dict[str, Limits]:
         """The numbers that hyperparameters may be, by name; those without limits may be left out."""

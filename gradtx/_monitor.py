@@ -96,6 +96,7 @@ class monitor(Rule):
 
     equation = r"u \leftarrow u"
     whole = True
+    pure = True
 
     every: int = 1
 

@@ -16,7 +16,7 @@ import optax
 
 from gradtx import _checks
 from gradtx._chain import Chain
-from gradtx._lift import compiled, have_values
+from gradtx._lift import NOTHING, Ahead, Lifted, stepped
 from gradtx._mesh import is_split, varying
 from gradtx._rule import Rule
 from gradtx._select import Leaves, flatten_with_keys, flatten_with_paths
@@ -181,18 +181,23 @@ class packed(Wrapper):
     def _update(
         self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool
     ) -> tuple[Any, PackedState]:
-        if self.tx._lifted.whole or not have_values(updates, state, params):
-            return self.run(updates, state, params, extra, apply)
-        return compiled(self, apply, updates, state, params)
+        return stepped(self.tx._lifted, _Steps, updates, state, params, extra, apply)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Steps of a chain on its packed state."""
+
+    lifted: Lifted
 
     def run(
-        self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool
+        self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
     ) -> tuple[Any, PackedState]:
         """One step, operation by operation: updates, or with ``apply`` the parameters, and the next state."""
         leaves, treedef = flatten_with_paths(_checks.filled(updates, params)[0])
         in_parts, packing = _in_parts(state, leaves, treedef)
-        out, after = self.tx._lifted.run(updates, in_parts, params, extra, apply)
-        return out, _packed(after, self.tx._lifted.layout, treedef, packing)
+        out, after = self.lifted.run(updates, in_parts, params, extra, apply, ahead)
+        return out, _packed(after, self.lifted.layout, treedef, packing)
 
 
 def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:

@@ -7,7 +7,6 @@ whole trees, start another.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -161,7 +160,6 @@ class Plan(NamedTuple):
         return "\n".join(self.lines())
 
 
-@functools.lru_cache(maxsize=256)
 def passes(rules: tuple[Maths, ...]) -> tuple[Pass, ...]:
     """The passes of a chain: a new one before each measurement, and around each rule that maps whole trees."""
     starts = {0, len(rules)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import optax
 from jax.typing import ArrayLike
 
 from gradtx import _declarations
+from gradtx._blank import Blank, BlankSchedule, LooksAhead, code_of, is_blank, reads_itself, value_of
 from gradtx._checks import check_injected
 from gradtx._lift import Lifted
-from gradtx._limits import Limits, checked
+from gradtx._limits import Limits, checked, scheduled
 from gradtx._maths import Maths, Named
 from gradtx._numerics import split
 from gradtx._select import Leaves, selector
@@ -35,15 +37,39 @@ class Transformation(optax.GradientTransformationExtraArgs):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any):
-        # optax's class is a tuple (init, update), and a tuple is filled before there is a self to refer to.
+        # optax's class is a tuple (init, update). They are methods of a second object with the same attributes: a tuple
+        # of its own methods would be a circle, which holds what schedules close over until the garbage collector runs.
         del args, kwargs
-        made: list[Any] = []
-        made.append(tuple.__new__(cls, (lambda p: made[0].init(p), lambda *a, **k: made[0].update(*a, **k))))
-        return made[0]
+        other = tuple.__new__(cls, (None, None))
+        made = tuple.__new__(cls, (other.init, other.update))
+        object.__setattr__(other, "__dict__", vars(made))
+        return made
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         jax.tree_util.register_static(cls)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(
+            f"gradtx: {name!r} cannot be set: a {type(self).__name__} is a value, which never changes. Hyperparameters "
+            "are in the state, and set_hyperparams changes them there; for other rules build another chain."
+        )
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"gradtx: {name!r} cannot be deleted: a {type(self).__name__} is a value")
+
+    # Pyright ignores: optax's class is a NamedTuple, whose two ways to another tuple would give something broken.
+    def _replace(self, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise TypeError(
+            f"gradtx: {', '.join(kwargs)} of a {type(self).__name__} cannot be replaced: init and update follow from "
+            "its rules. Write a Rule, or an optax.GradientTransformation around this one."
+        )
+
+    __replace__ = _replace
+
+    @classmethod
+    def _make(cls, iterable: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise TypeError(f"gradtx: a {cls.__name__} is made of rules and not of init and update: call it")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For copy and pickle: by default the old protocols take the tuple along, and its functions have no names.
@@ -202,7 +228,7 @@ class Value(Transformation):
         return {field.name: getattr(self, field.name) != field.default for field in keywords}
 
     def _key(self) -> tuple[Any, ...]:
-        return tuple(id(value) if isinstance(value, jax.Array) else value for value in self._values().values())
+        return tuple(map(value_of, self._values().values()))
 
     def __hash__(self) -> int:
         try:
@@ -281,6 +307,10 @@ class Rule(Value, Maths):
         """The rule itself."""
         return (self,)
 
+    @functools.cached_property
+    def _lifted(self) -> Lifted:
+        return Lifted((copy.copy(self),))  # a rule that held itself would be a circle
+
     def hyperparameters(self) -> dict[str, Any]:
         """The fields declared with ``hyper`` that are not None."""
         fields = [field.name for field in dataclasses.fields(self) if "hyper" in field.metadata]
@@ -290,13 +320,35 @@ class Rule(Value, Maths):
         """Those that the fields were declared with."""
         return {field.name: field.metadata["hyper"] for field in dataclasses.fields(self) if "hyper" in field.metadata}
 
+    def source(self) -> Any:
+        """The code of its methods, and whether they read its hyperparameters from the rule itself."""
+        return code_of(type(self), Rule), reads_itself(type(self))
+
+    def blank(self) -> Rule:
+        """The rule with blanks for its hyperparameters, and with nothing said of where."""
+        kind = type(self)
+        fields = {name: value for name, value in vars(self).items() if name != "_lifted"} | {"where": None}
+        if not reads_itself(kind):
+            for name, value in self.hyperparameters().items():
+                fields[name] = BlankSchedule(kind, name) if callable(value) else Blank(kind, name)
+        made: Any = _unfilled(kind)
+        vars(made).update(fields, _source=self.source())
+        return made
+
+    def _key(self) -> tuple[Any, ...]:
+        return (*super()._key(), vars(self).get("_source"))
+
     def upcoming(self, name: str, h: Named, count: jax.Array) -> jax.Array:
         """A hyperparameter's value in the next step: its schedule's, or as it is now."""
         own, now = name.removesuffix("_complement"), getattr(h, name)
         schedule = getattr(self, own)
+        if type(schedule) is BlankSchedule:
+            if name not in h.ahead:
+                raise LooksAhead(type(self), own)
+            return h.ahead[name]
         if not callable(schedule):
             return now
-        upcoming: Any = schedule(jnp.asarray(optax.safe_increment(count)))
+        upcoming: Any = scheduled(schedule, jnp.asarray(optax.safe_increment(count)), f"{self.label}.{own}")
         value, residual = split(upcoming, now.dtype)
         return value if own == name else (1 - value) - residual
 
@@ -306,6 +358,8 @@ _COMMON = ("name", "state_dtype", "where")  # fields that every rule has; shown 
 
 def show(value: Any, digits: int | None = None) -> str:
     """A field's value as in the call that makes it; in angle brackets what cannot be written down."""
+    if is_blank(value):
+        return repr(value)
     if isinstance(value, optax.GradientTransformation) and not isinstance(value, Transformation):
         return f"<optax {made_by(value.update)}>"
     if callable(value) and not isinstance(value, tuple):

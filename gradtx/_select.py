@@ -155,6 +155,11 @@ def _function(select: Callable[..., Any]) -> Selector:
     )
 
 
+def asks(select: Selector | None) -> bool:
+    """Whether a function of the user's is asked, whose answers may change."""
+    return any(not isinstance(one, str | Mask | None) for one in _each(select)) if select is not None else False
+
+
 def chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[bool]:
     """For each leaf, whether the selector chooses it.
 

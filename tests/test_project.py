@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 # Lowest first; a module imports from its own floor or from below. A package stands for its modules.
 FLOORS = [
-    ["_mesh"],
+    ["_mesh", "_blank"],
     ["_control", "_numerics", "_signal", "_select", "_flow", "_tables", "_limits", "_walk", "activations", "native"],
     ["_latex"],
     ["_maths"],  # the contract of a rule

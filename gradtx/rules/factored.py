@@ -51,6 +51,7 @@ class scale_by_factored_rms(Rule):
         r"u \leftarrow g / \sqrt{r c^\top / \overline{r}}"
     )
     whole = True
+    pure = True
     accumulates = True
 
     power: float = 0.8

@@ -1,11 +1,14 @@
 """Float32 against the truth, which is float64: 1 − β for β up to 1 − 1e-9, first steps, settled states, long runs."""
 
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from catalog import OPTIMIZERS, RULES
+from float32 import RUNS, errors, last_updates, measured
 
 import gradtx as gx
 from gradtx import dialects
@@ -173,3 +176,93 @@ def test_a_residual_goes_with_its_hyperparameter():
         np.testing.assert_allclose(update(tx, one), 100, rtol=2 * ULP)
     given, _ = gx.migrate(state, tx, g)
     np.testing.assert_allclose(update(tx, given), 1000**0.5, rtol=2 * ULP)
+
+
+# -- Every rule and optimizer ------------------------------------------------------------------------------------------
+
+SLOW = 1 - 1e-6
+CHAINS = {name: tx for name, tx in (RULES | OPTIMIZERS).items() if name not in ("seal", "monitor", "monitor(2)")}
+EXTREME = {
+    "adam, slow": gx.adam(0.1, SLOW, SLOW),
+    "adam, eps 0": gx.adam(0.1, eps=0.0),
+    "adam, eps 1e-30": gx.adam(0.1, eps=1e-30, eps_root=1e-30),
+    "adam, eps 1e30": gx.adam(1e30, eps=1e30),
+    "amsgrad, slow": gx.amsgrad(0.1, 0.9, SLOW, 0.0),
+    "nadam, slow": gx.nadam(0.1, SLOW, SLOW),
+    "nadam, scheduled": gx.nadam(0.1, 0.9999, 0.9999, schedule_decay=1.0),
+    "article_adam, slow": gx.article_adam(0.1, 0.99, SLOW),
+    "article_max_v, slow": gx.article_max_v(0.1, 0.99, SLOW),
+    "rmsprop, slow": gx.rmsprop(0.1, SLOW, momentum=0.999),
+    "rmsprop, centered": gx.rmsprop(0.1, 0.9999, centered=True),
+    "sgd, slow": gx.sgd(0.1, SLOW, nesterov=True),
+    "sgd, decays 0": gx.chain(gx.momentum(0.0), gx.trace(0.0), gx.rms(0.0), PRE),
+    "sgd, least rate": gx.sgd(1e-36),
+    "sgd, largest rate": gx.sgd(1e36, 0.5),
+    "dampening": gx.damped_trace(0.9999, 0.9999),
+    "momentum, least": gx.chain(gx.scale(1e-25), gx.momentum(SLOW), gx.scale(1e25)),
+}
+
+
+SUMMED = ("adagrad", "yogi", "average_iterates", "schedule_free", "resilient", "rprop", "update_rms", "adadelta")
+"""Rules that sum, or multiply, over all steps."""
+VANISHING = ("centered", "belief")
+"""Rules whose second moment is 0, but for βᵗ, if the gradient does not change."""
+
+
+def bound(name, tx, steps):
+    """How many ulp an update may be off: some of its own arithmetic, and half of one for each step it remembers."""
+    decays = [x for rule in tx.rules for own, x in rule.hyperparameters().items() if own == "decay"]
+    remembered = (
+        steps if any(word in f"{name} {tx}" for word in SUMMED) else min(steps, 1 / (1 - max(decays, default=0)))
+    )
+    return (8 if steps == 1 else 32) + remembered / 2
+
+
+def hold(txs, executor):
+    with gx.executor(executor):
+        found = last_updates(txs)
+    truth = last_updates(txs, "float64")
+    worse = []
+    for run, (steps, _) in RUNS.items():
+        for name, tx in txs.items():
+            if "constant" in run and any(word in f"{name} {tx}" for word in VANISHING):
+                continue
+            if not (error := errors(found[run][name], truth[run][name])) <= bound(name, tx, steps):
+                worse.append(f"{name}, {run}: {error:.3g} ulp, and may be {bound(name, tx, steps):.3g}")
+    assert not worse, "\n".join(worse)
+
+
+def test_every_rule_and_optimizer():
+    hold(CHAINS, "native")
+
+
+def test_extreme_hyperparameters():
+    hold(EXTREME, "reference")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_low_precision_is_rounded_once(dtype):
+    """Gradients and updates are of the low precision, all between is float32."""
+    txs = {
+        name: CHAINS[name] for name in ("momentum", "trace", "rms", "adam", "amsgrad", "nadam", "rmsprop", "adagrad")
+    }
+    found, truth, half_an_ulp = last_updates(txs, dtype), last_updates(txs, "float64"), float(jnp.finfo(dtype).eps) / 2
+    for run, (name, tx) in itertools.product(RUNS, txs.items()):
+        rtol = half_an_ulp + ULP * bound(name, tx, RUNS[run][0])
+        least = float(jnp.finfo(dtype).smallest_subnormal)
+        np.testing.assert_allclose(found[run][name], truth[run][name], rtol=rtol, atol=least, err_msg=f"{name}, {run}")
+
+
+@pytest.mark.exhaustive
+def test_the_same_in_the_other_executor():
+    hold(CHAINS, "reference")
+    hold(EXTREME, "native")
+
+
+@pytest.mark.exhaustive
+def test_no_worse_than_optax_and_torch():
+    """Their numbers and ours, which `python tests/float32.py` writes into a table."""
+    pytest.importorskip("torch")
+    for name, runs in measured().items():
+        for run, (ours, *theirs) in runs.items():
+            assert ours <= 1.5 * min(theirs) + 2, (name, run, ours, theirs)

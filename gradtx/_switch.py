@@ -414,7 +414,7 @@ class _Place(NamedTuple):
         """The weight after infinitely many steps."""
         h = hyperparams[self.name]
         if isinstance(self.rule, trace | damped_trace):
-            return (1 - h.get("dampening", 0.0)) / complement(h, "decay")
+            return complement({"dampening": 0.0} | h, "dampening") / complement(h, "decay")
         return jnp.ones_like(h["decay"])
 
     def gain(self, hyperparams: Hyperparams) -> jax.Array:

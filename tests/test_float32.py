@@ -123,6 +123,12 @@ class TestFirstStep:
             for name, (_, expected) in first_steps(decay).items():
                 assert float(found[name]) == pytest.approx(expected, rel=4 * ULP), (name, decay)
 
+    def test_of_dampening_in_the_second(self):
+        for decay in (0.9, 0.999, 1 - 1e-6, 1.0):
+            tx = gx.damped_trace(0.0, decay)
+            _, state = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
+            np.testing.assert_allclose(update(tx, state), 1 - decay, rtol=2 * ULP)
+
     def test_of_a_sweep(self):
         decays = [0.9, 0.999, 0.9999, 1 - 1e-6, 1 - 1e-9]
         for chunk in (1, 5):

@@ -282,6 +282,12 @@ class TestNumbers:
         for found in (jax.jit(lambda: norms(one))(), jax.jit(norms)(one), jax.vmap(norms)(one[None])[0], norms(one)):
             np.testing.assert_allclose(found, value * np.array([1, 2**0.5 if value < 3e38 else np.inf, 1]), rtol=1e-6)
 
+    def test_norm_of_complex_numbers(self):
+        for scale in (1e-30, 1.0, 1e30):
+            norms = l2_norms([[jnp.array([3 + 4j, 12j], "complex64") * np.float32(scale)]])
+            assert norms.dtype == jnp.float32
+            np.testing.assert_allclose(norms, [13 * scale], rtol=1e-6)
+
     def test_a_factor_of_zeros_may_be_as_large_as_it_is(self):
         def norms(s):
             return jnp.stack([l2_norm([np.zeros(3, "f") * s]), l2_norm([np.full(3, 1e25, "f") * (s * 1e-30)])])

@@ -135,6 +135,10 @@ class damped_trace(Rule):
     decay: Hyper = hyper(default=0.9, low=0, below=1)
     dampening: Hyper = hyper(default=0.0, low=0)
 
+    def complements(self):
+        """1 − τ as well, though τ may be 1."""
+        return super().complements() | {"dampening": "dampening_complement"}
+
     def slots(self, param):
         return {"b": jnp.zeros_like(param)}
 
@@ -142,7 +146,7 @@ class damped_trace(Rule):
         return {"weight": 0.0}
 
     def tick(self, h, scalars, weights, count):
-        gain = jnp.where(scalars.weight == 0, 1, 1 - h.dampening)
+        gain = jnp.where(scalars.weight == 0, 1, h.dampening_complement)
         weight = fade(h.decay, h.decay_complement, scalars.weight, gain * weights.direction)
         # With τ = 1 the weight fades to nothing, which is not a new beginning. 1/held/(1 − μ) is finite for any μ.
         info = jnp.finfo(scalars.weight.dtype)

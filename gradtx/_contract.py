@@ -135,7 +135,7 @@ def _remembers(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_momen
 
 
 def unread(rule: Maths, leaf: jax.ShapeDtypeStruct) -> list[str]:
-    """The numbers among the hyperparameters that nothing depends on, as if ``self`` were read, and not what is held."""
+    """The numbers among the hyperparameters that neither lanes nor slots depend on: is ``self`` read instead?"""
     second_moment = jax.ShapeDtypeStruct(leaf.shape, real_dtype(leaf.dtype))
     lanes = leaf if rule.needs_params else None, second_moment if rule.second_moment in ("edits", "uses") else None
     numbers = [name for name, value in rule.hyperparameters().items() if not callable(value)]
@@ -143,7 +143,7 @@ def unread(rule: Maths, leaf: jax.ShapeDtypeStruct) -> list[str]:
 
 
 def _reaches(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any, name: str | None) -> bool:
-    """Whether the lanes depend on the slots; or, given the name of a hyperparameter, anything on that."""
+    """Whether the lanes depend on the slots; or, given the name of a hyperparameter, lanes or slots on that."""
     rule = timeless(rule)
     real = real_dtype(leaf.dtype)
     scalar, count = jax.ShapeDtypeStruct((), real), jax.ShapeDtypeStruct((), jnp.int32)
@@ -164,7 +164,7 @@ def _reaches(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment:
             c = {name: value.astype(real) for name, value in c.items()}
         signal, after = applied(rule, Signal(gradient, direction, second_moment), slots, param, c)
         lanes_after = signal.direction, signal.second_moment
-        return lanes_after if name is None else (lanes_after, after, tick.scalars, tick.weights)
+        return lanes_after if name is None else (lanes_after, after)
 
     follow = range(len(slots))
     if name is not None:  # dicts are flattened in the order of their keys

@@ -61,10 +61,10 @@ class Description(NamedTuple):
     leaves: tuple[Leaf, ...] = ()
     passes: str = ""
 
-    def _cells(self) -> list[list[str]]:
+    def _cells(self, indent: str = "  ") -> list[list[str]]:
         head = ["rule", "equation", "hyperparameters", "slots", "bytes/param", "bytes"]
         body = [
-            ["  " * row.depth + row.rule, *row[1:4], f"{row.bytes_per_parameter:.2f}", f"{row.bytes:,}"]
+            [indent * row.depth + row.rule, *row[1:4], f"{row.bytes_per_parameter:.2f}", f"{row.bytes:,}"]
             for row in self.rows
         ]
         per_parameter = self.bytes / self.parameters if self.parameters else 0.0
@@ -107,7 +107,7 @@ class Description(NamedTuple):
     __repr__ = __str__
 
     def _repr_markdown_(self) -> str:
-        tables = [markdown(cells, 4) for cells in (self._cells(), self._leaf_cells()) if cells]
+        tables = [markdown(cells, 4) for cells in (self._cells("&emsp;"), self._leaf_cells()) if cells]
         return "\n\n".join([*tables, f"a step: {self.passes}"])
 
 

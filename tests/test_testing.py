@@ -157,7 +157,7 @@ BROKEN = {
     "compiles once": (weak_count((gx.sign(),)), "traced 2 times instead of once"),
     "donates and branches": (shared_memory((gx.trace(),)), "state/slots/trace/b/b is the memory of parameters/b"),
     "scans as it loops": (counts_traces(), "scan and loop differ: 0/b is "),
-    "sweeps by vmap": (constant(), "rule 'constant' reads nothing of rate that the state holds: read c.rate in apply"),
+    "sweeps by vmap": (constant(), "(rule 'constant' does not depend on c.rate: does it read self.rate?): 0/b is "),
     "has one clock": (overflowing(()), "count overflows"),
     "knows no other values": (
         scaled_square(),

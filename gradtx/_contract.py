@@ -88,6 +88,14 @@ def _check_complete(rule: Maths) -> None:
         )
     if rule.scope is not None and not _overrides(rule, "measure"):
         raise TypeError(f"{who} declares scope = {rule.scope!r}, so it must define measure(self, groups, total).")
+    if rule.scope is None and rule.reads != Maths.reads:
+        raise TypeError(
+            f"{who} declares reads = {rule.reads!r} and no scope, so that nothing is measured: write scope."
+        )
+    if "param" in rule.reads and not rule.needs_params:
+        raise TypeError(f"{who} declares reads = {rule.reads!r}, so it must declare needs_params = True.")
+    if "second_moment" in rule.reads and rule.second_moment not in ("edits", "uses"):
+        raise TypeError(f"{who} declares reads = {rule.reads!r}, so it must declare second_moment = 'edits' or 'uses'.")
     numbered(rule)
 
 

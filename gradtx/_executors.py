@@ -317,14 +317,16 @@ def survey(work: Work) -> list[Place]:
     lanes: list[tuple[jax.Array, ...]] = [(u,) for u in work.updates]
     places = []
     for k, part in enumerate(plan.passes):
-        executor = Survey()
-        if part.whole:
-            _map_tree(part.rules.start, lanes, after, work)
-        else:
-            measured = _measure(part.rules.start, lanes, work, executor) if part.measures else None
-            for batch in plan.batches:
-                if part.acts_on(batch.leaf):
-                    _map_batch(k, batch, lanes, measured, after, work, executor)
+        executor, r = Survey(), part.rules.start
+        measured = _measure(r, lanes, work, executor) if part.measures else None
+        for batch in plan.batches:
+            if part.acts_on(batch.leaf) and not part.whole:
+                _map_batch(k, batch, lanes, measured, after, work, executor)
+            elif part.acts_on(batch.leaf):  # as if it gave what it got
+                freezes = plan.rules[r].accumulates and not plan.accumulated(batch.leaf, r)
+                for i in batch.leaves:
+                    u = lanes[i][0].astype(batch.leaf.dtype)
+                    lanes[i] = (u, *([u] if freezes else []), *lanes[i][1:])
         places.append(executor.place if executor.reasons else Place())
     return places
 

@@ -367,6 +367,11 @@ RULES = {
         "defines settle, which nothing calls",
     ),
     "scope without measure": ({"scope": "leaf", "apply": keep}, "declares scope = 'leaf', so it must define measure"),
+    "reads without scope": ({"reads": ("gradient",), "apply": keep}, "and no scope, so that nothing is measured"),
+    "reads param": (
+        {"reads": ("param",), "scope": "leaf", "measure": lambda self, g, total: jnp.ones(len(g)), "apply": keep},
+        "so it must declare needs_params = True",
+    ),
     "measure one number": (
         {"scope": "leaf", "measure": lambda self, groups, total: total(jnp.square, groups[0]), "apply": keep},
         "measure must return a vector with one number for each of 2 groups",

@@ -164,6 +164,8 @@ def test_states_of_any_kind():
     assert (
         gx.describe(gx.chain(optax.partition({"a": optax.adam(1.0)}, "a"), optax.identity()), PARAMS).rows[1].bytes == 0
     )
+    needs_value = gx.chain(optax.polyak_sgd(), gx.sgd(0.1))  # an argument of update that describe does not have
+    assert "whole trees: " in gx.describe(needs_value, PARAMS).passes
 
 
 def test_no_parameters():
@@ -180,7 +182,7 @@ def test_every_rule_shows_its_equation(name):
         text = plain(rule.equation)
         assert "←" in text
         assert "\\" not in text
-        assert "{" not in text or r"\{" in rule.equation
+        assert "{" not in text
 
 
 def test_plain():

@@ -235,7 +235,8 @@ class Value(Transformation):
         try:
             return super().__hash__()
         except TypeError:
-            raise _declarations.unhashable(self.label, dict(zip(self._values(), self._key(), strict=True))) from None
+            values = dict(zip(self._values(), self._key(), strict=False))  # a key may have more behind
+            raise _declarations.unhashable(self.label, values) from None
 
     def __repr__(self) -> str:
         options = self._options()

@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.tree_util import keystr
 
 from gradtx import _checks, rules
 from gradtx._chain import Chain
 from gradtx._numerics import is_complex, is_inexact, residual_of, without_residuals
+from gradtx._packed import PackedSlot
+from gradtx._partition import PartitionState, partition
 from gradtx._rule import Rule
-from gradtx._state import ChainState
+from gradtx._select import flatten_with_keys, flatten_with_paths
+from gradtx._state import ChainState, PackedState
 from gradtx._walk import rebuilt, walk
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -48,6 +52,7 @@ def migrate(
     params: Any,
     rename: Mapping[str, str] | None = None,
     hyperparams: bool = False,
+    keep_rows: bool = False,
 ) -> tuple[Any, MigrationReport]:
     """What another chain's state can give to this one's; the rest starts fresh, and the report says what and why.
 
@@ -59,6 +64,8 @@ def migrate(
         hyperparams: whether hyperparameters of the same name are carried too. False, the default: they are those
             that ``tx`` was built with, since who writes ``adam(3e-4)`` means 3e-4. The report lists where they differ.
             Scheduled ones are their schedule's either way.
+        keep_rows: whether a leaf that has more or fewer rows than it had, and is the same otherwise, keeps those that
+            both have, as an embedding of a vocabulary that grew should. False: it starts fresh.
 
     Returns:
         The new state and a ``MigrationReport``.
@@ -77,8 +84,13 @@ def migrate(
     Wrappers of the same type are carried field by field. Into or out of another one, the chain within is carried, if it
     is the only one on both sides: an Adam goes into a ``skip_nonfinite`` of Adam and back.
 
+    From a chain into a ``partition`` each part takes what its leaves had, and out of one, or into one of other parts, a
+    rule takes from all parts that have it, if their weights are the same. A ``packed`` state is carried leaf by leaf as
+    any other.
+
     Raises:
-        ValueError: if ``rename`` names something that is not there, or two things the same.
+        ValueError: for a state that is stacked, as under ``jax.vmap``; if ``rename`` names something that is not there,
+            or two things the same.
 
     >>> import gradtx, jax.numpy as jnp
     >>> params = jnp.zeros(2)
@@ -97,20 +109,29 @@ def migrate(
     dropped:
     """
     report = MigrationReport({}, {}, {})
+    stacked = next((chain.count for chain in _chains(state) if jnp.ndim(chain.count)), None)
+    if stacked is not None:
+        raise ValueError(
+            f"migrate: this state is stacked: its count has shape {jnp.shape(stacked)}. Take one member of it, "
+            "jax.tree.map(lambda x: x[i], state), and stack what becomes of each again."
+        )
     new = tx.init(params)
     rename = dict(rename or {})
     _check_rename(rename, _chains(state, within=True), _chains(new, within=True))
-    return _Migration(rename, hyperparams).carry(state, new, "", report), report
+    return _Migration(rename, hyperparams, keep_rows).carry(state, new, "", report), report
 
 
 class _Migration(NamedTuple):
     rename: dict[str, str]
     hyperparams: bool
+    keep_rows: bool
 
     def carry(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
         """The new state with what the old one gives."""
-        if isinstance(new, ChainState) and isinstance(old, ChainState):
+        if isinstance(new, _CHAINS) and isinstance(old, _CHAINS):
             return self._carry_chain(old, new, at, report)
+        if isinstance(new, PartitionState) and isinstance(old, PartitionState) and old.parts.keys() != new.parts.keys():
+            return self._carry_parts(old, new, at, report)
         if _is_state(new) and type(old) is type(new):
             apart = _WEIGHED if _weighs(old) != _weighs(new) else ()
             report.fresh.update({_join(at, field): "only one of the two states has weights" for field in apart})
@@ -131,25 +152,49 @@ class _Migration(NamedTuple):
             elif _is_state(node) or _is_state(olds[path]):
                 nodes.append(self.carry(olds.pop(path), node, where, report))
             else:
-                nodes.append(_carry_leaf(olds.pop(path), node, where, report))
+                nodes.append(_carry_leaf(olds.pop(path), node, where, report, self.keep_rows))
         report.dropped.update({_join(at, path): "not in the new state" for path in olds})
+        if isinstance(new, PackedSlot):
+            return new.with_arrays(dict(zip(new.by_keys(), nodes, strict=True)))
         return jax.tree.unflatten(jax.tree.structure(new, is_leaf=_is_inner_state(new)), nodes)
 
     def _carry_the_only_chain(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
         """Between states of different types."""
-        ours, theirs = _chains(new), _chains(old)
+        ours, theirs = _cores(new), _cores(old)
         kinds = f"{type(old).__name__} in the old state, {type(new).__name__} here"
         if len(ours) != 1 or len(theirs) != 1:
             report.fresh[at or "all"] = kinds
             report.dropped[at or "all"] = kinds
             return new
         for state, entries in ((new, report.fresh), (old, report.dropped)):
-            if not isinstance(state, ChainState):
+            if not isinstance(state, _CORES):
                 entries[_join(at, type(state).__name__)] = f"{kinds}; only the chain within is carried"
-        chain = self._carry_chain(theirs[0], ours[0], at, report)
-        return rebuilt(new, ChainState, lambda _: chain)
+        either_parts = isinstance(ours[0], PartitionState) or isinstance(theirs[0], PartitionState)
+        carried = (self._carry_parts if either_parts else self._carry_chain)(theirs[0], ours[0], at, report)
+        return rebuilt(new, _CORES, lambda _: carried)
 
-    def _carry_chain(self, old: ChainState, new: ChainState, at: str, report: MigrationReport) -> ChainState:
+    def _carry_parts(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
+        """Between chains and partitions, or partitions of other parts: leaf by leaf."""
+        chain = _joined(old, at, report) if isinstance(old, PartitionState) else old
+        if not isinstance(new, PartitionState):
+            return self._carry_chain(chain, new, at, report)
+        parts, dropped = {}, []
+        for part, state in new.parts.items():
+            ours, inside = _cores(state), MigrationReport({}, {}, {})
+            if len(ours) != 1 or not isinstance(ours[0], _CHAINS):
+                report.fresh[_join(at, "parts", part)] = "no chain, and no wrapper of one"
+                parts[part] = state
+                continue
+            carried = self._carry_chain(chain, ours[0], "", inside)
+            parts[part] = rebuilt(state, _CHAINS, lambda _, carried=carried: carried)
+            for entries, more in ((report.kept, inside.kept), (report.fresh, inside.fresh)):
+                entries.update({_join(at, "parts", part, name): note for name, note in more.items()})
+            dropped.append(_by_leaf(inside.dropped, chain))
+        nowhere = [name for name in dropped[0] if all(name in others for others in dropped)] if dropped else []
+        report.dropped.update({_join(at, name): "no part takes it" for name in nowhere})
+        return PartitionState(parts)
+
+    def _carry_chain(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
         report.kept[_join(at, "count")] = str(old.count)
         theirs = self._renamed(old.slots)
         slots = {rule: self._carry_rule(theirs, rule, own, at, report) for rule, own in new.slots.items()}
@@ -202,7 +247,7 @@ class _Migration(NamedTuple):
         return own
 
     def _carry_hyperparams(
-        self, old: ChainState, new: ChainState, at: str, report: MigrationReport
+        self, old: Any, new: Any, at: str, report: MigrationReport
     ) -> dict[str, dict[str, jax.Array]]:
         theirs = self._renamed(old.hyperparams)
         after = {rule: dict(own) for rule, own in new.hyperparams.items()}
@@ -235,9 +280,57 @@ class _Migration(NamedTuple):
         return out
 
 
-def _carry_leaf(old: Any, new: Any, at: str, report: MigrationReport) -> Any:
+class _Table(dict[str, Any]):
+    """The nodes of trees by their paths, where no one tree has them."""
+
+
+def _joined(old: PartitionState, at: str, report: MigrationReport) -> ChainState:
+    """The chains of all parts as one: of each rule the leaves of all, where what is not a leaf's is the same in all."""
+    chains = {
+        part: cores[0]
+        for part, state in old.parts.items()
+        if len(cores := _cores(state)) == 1 and isinstance(cores[0], _CHAINS)
+    }
+    slots: dict[str, Any] = {}
+    hyperparams: dict[str, Any] = {}
+    for rule in dict.fromkeys(rule for chain in chains.values() for rule in (*chain.slots, *chain.hyperparams)):
+        holders = {part: chain.slots[rule] for part, chain in chains.items() if rule in chain.slots}
+        tables: dict[str, _Table] = {}
+        agree = True
+        for own in holders.values():
+            for slot, tree in own.items():
+                table = tables.setdefault(slot, _Table())
+                for path, node in _nodes(tree):
+                    agree = agree and (path not in table or _same(table[path], node))
+                    table[path] = node
+        if agree and tables:
+            slots[rule] = tables
+        elif tables:
+            report.dropped[_join(at, rule)] = f"the parts {', '.join(holders)} have other weights"
+        hyperparams[rule] = next((c.hyperparams[rule] for c in chains.values() if rule in c.hyperparams), {})
+    counts = [int(chain.count) for chain in chains.values()]
+    if len(set(counts)) > 1:
+        report.kept[_join(at, "count of the parts")] = f"{sorted(counts)}, the largest"
+    return ChainState(jnp.asarray(max(counts, default=0), jnp.int32), hyperparams, slots)
+
+
+def _by_leaf(dropped: Iterable[str], chain: Any) -> list[str]:
+    """The names of what was dropped, of each leaf where it was a whole slot."""
+    paths = {f"{rule}.{slot}": _nodes(tree) for rule, own in chain.slots.items() for slot, tree in own.items()}
+    return [_join(name, path) for name in dropped for path, _ in paths.get(name, [("", None)])]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return not _is_state(one) and not _is_state(other) and np.array_equal(one, other)
+
+
+def _carry_leaf(old: Any, new: Any, at: str, report: MigrationReport, keep_rows: bool) -> Any:
     old, new = (x if isinstance(x, jax.Array) else jnp.asarray(x) for x in (old, new))
     castable = all(is_inexact(x.dtype) for x in (old, new)) and is_complex(old.dtype) == is_complex(new.dtype)
+    rows = min(old.shape[0], new.shape[0]) if old.ndim and new.ndim and old.shape[1:] == new.shape[1:] else 0
+    if keep_rows and old.shape != new.shape and castable and rows:
+        report.kept[at] = f"{rows} rows of {old.shape[0]}, and {new.shape[0] - rows} fresh"
+        return new.at[:rows].set(old[:rows].astype(new.dtype))
     if old.shape != new.shape:
         report.fresh[at] = f"shape {old.shape} in the old state, {new.shape} here"
     elif old.dtype != new.dtype and not castable:
@@ -248,7 +341,7 @@ def _carry_leaf(old: Any, new: Any, at: str, report: MigrationReport) -> Any:
     return new
 
 
-def _check_rename(rename: Mapping[str, str], olds: list[ChainState], news: list[ChainState]) -> None:
+def _check_rename(rename: Mapping[str, str], olds: list[Any], news: list[Any]) -> None:
     known, targets = _names(olds), _names(news)
     for old, new in rename.items():
         if old not in known or new not in targets:
@@ -260,7 +353,7 @@ def _check_rename(rename: Mapping[str, str], olds: list[ChainState], news: list[
             raise ValueError(f"migrate: rename: {old!r} is a {known[old]}, {new!r} is a {targets[new]}")
 
 
-def _names(chains: Iterable[ChainState]) -> dict[str, str]:
+def _names(chains: Iterable[Any]) -> dict[str, str]:
     names = {}
     for state in chains:
         named = [(rule, without_residuals(own)) for rule, own in state.hyperparams.items()]
@@ -269,9 +362,18 @@ def _names(chains: Iterable[ChainState]) -> dict[str, str]:
     return names
 
 
-def _chains(tree: Any, within: bool = False) -> list[ChainState]:
+def _chains(tree: Any, within: bool = False) -> list[Any]:
     """The outermost chains' states; with ``within``, those in their slots too."""
-    return [state for _, state in walk(tree, ChainState, within)]
+    return [state for _, state in walk(tree, _CHAINS, within)]
+
+
+def _cores(tree: Any) -> list[Any]:
+    """The outermost states of chains and of partitions."""
+    return [state for _, state in walk(tree, _CORES, within=False)]
+
+
+_CHAINS = (ChainState, PackedState)
+_CORES = (*_CHAINS, PartitionState)
 
 
 _WEIGHED = ("sums", "held", "weight")
@@ -296,9 +398,13 @@ def _has_state(tree: Any) -> bool:
 
 
 def _nodes(tree: Any) -> list[tuple[str, Any]]:
-    """Leaves, and states in their place, by path."""
-    found = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_inner_state(tree))[0]
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), node) for path, node in found]
+    """Leaves, and states in their place, by path; those that are packed by their own."""
+    if isinstance(tree, _Table):
+        return list(tree.items())
+    if isinstance(tree, PackedSlot):
+        return [("/".join(keys), leaf) for keys, leaf in tree.by_keys().items()]
+    found = flatten_with_keys(tree, _is_inner_state(tree))[0]
+    return [(keystr(keys, simple=True, separator="/"), node) for keys, node in found]
 
 
 def _join(*parts: str) -> str:
@@ -343,7 +449,7 @@ def from_optax(tx: Chain | Rule, optax_state: Any, params: Any, count: int | Non
     1 [ 0.1 -0.2] 0.1
     """
     parts = list(_optax_parts(optax_state))
-    counts = {int(part[0]) for kind, part in parts if kind == "count"}
+    counts = {_count("from_optax", "count", part[0]) for kind, part in parts if kind == "count"}
     offers = [(kind, part) for kind, part in parts if kind != "count"]
     return _ported("from_optax", tx, params, offers, counts, count, maximum="debiased")
 
@@ -389,12 +495,12 @@ def _optax_parts(state: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def from_torch(
-    tx: Chain | Rule,
+    tx: Any,  # a chain or a rule; or a partition, of which the state is a PartitionState
     state_dict: Mapping[str, Any],
     params: Any,
     names: Mapping[str, int | str] | Sequence[str],
     count: int | None = None,
-) -> ChainState:
+) -> Any:
     r"""The state of a chain that goes on where an optimizer of torch stands.
 
     Args:
@@ -413,12 +519,16 @@ def from_torch(
     of ``torch.nn.Linear`` is, against a kernel of Flax), transpose the arrays in ``state_dict`` too. A square one in
     the wrong layout cannot be told from the right one.
 
+    Groups of other learning rates, and parameters that took no step yet, are parts of a ``partition``: with one for
+    ``tx`` the state is a ``PartitionState``, whose parts are filled each by itself, and names are needed only for what
+    torch has a state of. A chain whose rules say ``where`` they act may stand for groups that differ.
+
     What is converted: as in ``from_optax``; torch's product of Nadam's momenta, :math:`P_t`, is found anew from t.
 
     Raises:
         TypeError: if ``tx`` is no chain or rule.
         ValueError: for names that fit neither side; if a parameter has no state, or some have taken more steps than
-            others; and as ``from_optax``.
+            others; for groups with other arguments, and states of other optimizers, as RAdam's; and as ``from_optax``.
 
     >>> import gradtx, jax.numpy as jnp, numpy as np
     >>> theirs = {"state": {0: {"momentum_buffer": np.array([1.0, 2.0])}}, "param_groups": [{"params": [0]}]}
@@ -427,19 +537,33 @@ def from_torch(
     >>> print(state.slots["trace"]["b"]["w"])
     [1. 2.]
     """
-    leaves, treedef = _checks.named_leaves(params, "parameters")
+    if isinstance(tx, partition):
+        return _torch_parts(tx, state_dict, params, names, count)
+    missing = [key for key in ("state", "param_groups") if not isinstance(state_dict, Mapping) or key not in state_dict]
+    missing += ["param_groups/params"] * (not missing and any("params" not in g for g in state_dict["param_groups"]))
+    if missing:
+        raise ValueError(f"from_torch: there is no {', '.join(missing)}: give it what optimizer.state_dict() returns")
+    leaves, treedef = flatten_with_paths(params)
     numbers = _torch_numbers(names, [path for path, _ in leaves], state_dict["param_groups"])
+    _check_groups(tx, state_dict, set(numbers.values()))
+    shapes = {path: np.shape(leaf) for path, leaf in leaves}
     held = {path: state_dict["state"].get(number, {}) for path, number in numbers.items()}
     held = {path: {k: _numpy(x) for k, x in own.items() if x is not None} for path, own in held.items()}
     kinds = {kind for own in held.values() for kind in own}
+    if not kinds and state_dict["state"]:  # these took no step: theirs begin when they do
+        return _ported("from_torch", tx, params, [], set(), count or 0, maximum="raw", fresh=True)
+    if kinds == {"momentum_buffer"} and not any(isinstance(rule, _COUNTING) for rule in tx.rules):
+        held = {
+            path: own or {"momentum_buffer": np.zeros(shapes[path])} for path, own in held.items()
+        }  # as torch begins
     lacking = [f"{path!r} has no {kind}" for path, own in held.items() for kind in sorted(kinds - own.keys())]
     if lacking:
         raise ValueError(
             f"from_torch: {'; '.join(lacking)}, as others have. A parameter that never had a gradient has no state in "
-            "torch: leave it out of params, or give it zeros and the others' step."
+            "torch: put it into a part of its own (from_torch takes a partition), or leave it out of params."
         )
     trees = {kind: treedef.unflatten([held[path][kind] for path, _ in leaves]) for kind in kinds}
-    counts = {int(step) for step in jax.tree.leaves(trees.pop("step", None))}
+    counts = {_count("from_torch", "step", step) for step in jax.tree.leaves(trees.pop("step", None))}
     trees.pop("mu_product", None)
     offers = []
     for fields, kind in _TORCH.items():
@@ -460,6 +584,67 @@ _TORCH = {
     ("sum",): "sum",
 }
 """What the entries of a parameter's state are; two together where they come first."""
+
+
+_NOT_OF_THE_STEP = frozenset(
+    ("params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable", "maximize")
+)
+
+
+def _check_groups(tx: Chain | Rule, state_dict: Mapping[str, Any], numbers: set[Any]) -> None:
+    """Refuses what is told by the groups' arguments only: another optimizer's state, and groups of other rates."""
+    groups = [group for group in state_dict["param_groups"] if numbers & set(group["params"])]
+    states = [own for number, own in state_dict["state"].items() if number in numbers and own]
+    moments = any("exp_avg_sq" in own for own in states)
+    for group in groups:
+        if moments and "betas" in group and not {"amsgrad", "momentum_decay"} & group.keys():
+            raise ValueError(
+                "from_torch: this is the state of RAdam or SparseAdam, whose groups have betas and neither amsgrad nor "
+                "momentum_decay; its moments are Adam's, its steps are not."
+            )
+    nadam = any("mu_product" in own for own in states)
+    if moments and nadam != any(isinstance(rule, rules.nesterov) for rule in tx.rules):
+        made, is_for = ("NAdam", "nadam") if nadam else ("Adam", "adam")
+        raise ValueError(f"from_torch: this is a state of {made}, and {tx} is none: see gradtx.dialects.torch.{is_for}")
+    differing = [
+        f"{key} ({', '.join(str(group.get(key)) for group in groups)})"
+        for key in sorted({key for group in groups for key in group} - _NOT_OF_THE_STEP)
+        if len({repr(_plain(group.get(key))) for group in groups}) > 1
+    ]
+    if differing and all(rule.where is None for rule in tx.rules):
+        raise ValueError(
+            f"from_torch: the groups differ in {', '.join(differing)}, and {tx} is one for all. Give it a partition "
+            "with a chain for each group."
+        )
+
+
+def _plain(value: Any) -> Any:
+    return _numpy(value).tolist() if hasattr(value, "detach") else value
+
+
+def _torch_parts(tx: partition, state_dict: Any, params: Any, names: Any, count: int | None) -> PartitionState:
+    """The state of a partition, part by part; what is frozen needs no name, and has no state."""
+    leaves, treedef = flatten_with_paths(params)
+    parts = tx.part_of(leaves, treedef)
+    given = dict(names) if isinstance(names, Mapping) else {path: i for i, path in enumerate(names)}
+    states = {}
+    for part, inside in tx.named_parts.items():
+        ours = [path for (path, _), own in zip(leaves, parts, strict=True) if own == part]
+        pruned = treedef.unflatten([x if own == part else None for (_, x), own in zip(leaves, parts, strict=True)])
+        if not set(ours) & given.keys():
+            states[part] = inside.init(pruned)
+        else:
+            own_names = {path: given[path] for path in ours if path in given}
+            states[part] = from_torch(inside, state_dict, pruned, own_names, count)
+    return PartitionState(states)
+
+
+def _count(who: str, what: str, value: Any) -> int:
+    """A number of steps."""
+    number = _numpy(value)
+    if number.dtype.kind not in "iuf" or number.size != 1 or not number.reshape(()) >= 0 or number % 1:
+        raise ValueError(f"{who}: {what} must be a number of steps, 0 or more, found {value!r}")
+    return int(number.reshape(()))
 
 
 def _torch_numbers(
@@ -513,15 +698,18 @@ def _ported(
     counts: set[int],
     count: int | None,
     maximum: str,
+    fresh: bool = False,
 ) -> ChainState:
     """The state of a chain with these moments, each taken by the next rule that holds such a one."""
     if not isinstance(tx, Chain | Rule):
         raise TypeError(f"{who}: tx must be a chain or a rule, found {type(tx).__name__}; go by what stands in it")
     lifted = tx._lifted
-    fresh = lifted.init(params)
+    start = lifted.init(params)
+    if fresh and not _steps(who, tx, counts, count):
+        return start
     left, unfed, taken = list(offers), [], {}
     for name, rule in zip(lifted.names, lifted.rules, strict=True):
-        if not jax.tree.leaves(fresh.slots.get(name)):
+        if not jax.tree.leaves(start.slots.get(name)):
             continue
         kind, own = next((held for holder, held in _HOLDERS.items() if type(rule) is holder), ("", ()))
         at = next((i for i, offer in enumerate(left) if offer[0] == kind), None)
@@ -537,7 +725,7 @@ def _ported(
             + (f" Nothing in it is for the rules {', '.join(unfed)}." if unfed else "")
             + (f" No rule takes from it: {', '.join(kind for kind, _ in left)}." if left else "")
         )
-    state = lifted.after(fresh, params, _steps(who, tx, counts, count))
+    state = lifted.after(start, params, _steps(who, tx, counts, count))
     leaves, treedef = _checks.named_leaves(params, "parameters")
     slots = dict(state.slots)
     for name, acts in zip(lifted.names, lifted.chosen(leaves, treedef), strict=True):
@@ -598,13 +786,22 @@ def _is_hole(x: Any) -> bool:
 def _steps(who: str, tx: Chain | Rule, counts: set[int], count: int | None) -> int:
     """How many steps were taken: as given, or as counted."""
     if count is not None:
-        return int(count)
+        return _count(who, "count", count)
     if len(counts) > 1:
         raise ValueError(f"{who}: the counters differ, {sorted(counts)}; say which it is: count=...")
     if counts:
         return counts.pop()
-    for rule in tx.rules:
-        scheduled = any(callable(value) for value in rule.hyperparameters().values())
-        if scheduled or isinstance(rule, _COUNTING) or not type(rule).__module__.startswith("gradtx."):
-            raise ValueError(f"{who}: there is no counter in this state, and {rule} needs one; say it: count=...")
+    for rule in _counting(tx):
+        raise ValueError(f"{who}: there is no counter in this state, and {rule} needs one; say it: count=...")
     return 0
+
+
+def _counting(tx: Chain | Rule) -> list[Rule]:
+    """The rules whose steps depend on how many there were."""
+    return [
+        rule
+        for rule in tx.rules
+        if any(callable(value) for value in rule.hyperparameters().values())
+        or isinstance(rule, _COUNTING)
+        or not type(rule).__module__.startswith("gradtx.")
+    ]

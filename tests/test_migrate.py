@@ -149,6 +149,55 @@ class TestMigrate:
         _, _, report = self.moved(gx.switch(5, gx.adam(0.1), gx.sgd(0.1, 0.9)), gx.adam(0.1))
         assert report.fresh == report.dropped == {"all": "SwitchState in the old state, ChainState here"}
 
+    def test_packed_states_are_carried_leaf_by_leaf(self):
+        packed = gx.packed(gx.adam(0.1))
+        old, new, report = self.moved(packed, gx.packed(gx.adam(0.2)))
+        assert float(new.hyperparams["scale_by_learning_rate"]["learning_rate"]) == pytest.approx(0.2)
+        assert jax.tree.structure(old) == jax.tree.structure(new) and not report.dropped
+        held = gx.unpack_state(packed, old, self.params)
+        other = {"w": self.params["w"], "new": jnp.zeros(3, jnp.float32)}  # one leaf more, one less
+        _, new, report = self.moved(packed, packed, other)
+        after = gx.unpack_state(packed, new, other).slots["rms"]["s"]
+        np.testing.assert_array_equal(after["w"], held.slots["rms"]["s"]["w"])
+        assert not after["new"].any() and "rms.s/new" in report.fresh and "rms.s/b" in report.dropped
+        for one, two in ((packed, packed.tx), (packed.tx, gx.skip_nonfinite(packed))):
+            _, new, report = self.moved(one, two)
+            assert "momentum.m" in report.kept and not report.dropped
+
+    def test_between_chains_and_partitions(self):
+        adam = gx.adam(0.1)
+        for parts in (
+            gx.partition({"w": adam, "b": gx.packed(adam)}),
+            gx.accumulate(gx.partition({"^": gx.skip_nonfinite(adam)}, "freeze"), 2),
+        ):
+            old, new, report = self.moved(adam, parts)
+            assert not report.dropped
+            parts.update(self.params, new, self.params)
+            back, report = gx.migrate(new, adam, self.params)
+            assert jax.tree.structure(back) == jax.tree.structure(old)
+            jax.tree.map(np.testing.assert_array_equal, back, old)
+        some = gx.partition({"w": adam, "b": gx.sgd(0.1, 0.9)})
+        _, new, report = self.moved(adam, some)
+        assert set(report.dropped) == {"momentum.m/b", "rms.s/b"} and new.parts["w"].slots["rms"]["s"]["w"].any()
+        state = some.init(self.params)
+        other = gx.partition({"b": adam, "w": adam})
+        ahead = gx.migrate(other.init(self.params), other, self.params)[0]
+        weights = ahead.parts["w"].slots["rms"] | {"weight": jnp.float32(0.5)}
+        ahead.parts["w"] = ahead.parts["w"]._replace(slots=ahead.parts["w"].slots | {"rms": weights})
+        _, report = gx.migrate(ahead, adam, self.params)
+        assert report.dropped["rms"] == "the parts b, w have other weights" and state is not None
+
+    def test_rows(self):
+        grown = {"w": jnp.zeros(3, jnp.float32), "b": jnp.zeros(1, jnp.float32)}
+        old, new, report = self.moved(gx.packed(gx.adam(0.1)), gx.adam(0.1), grown, keep_rows=True)
+        np.testing.assert_array_equal(new.slots["rms"]["s"]["w"], [*old.slots["rms"]["s"].by_keys()[("w",)], 0])
+        assert report.kept["rms.s/w"] == "2 rows of 2, and 1 fresh"
+
+    def test_stacked(self):
+        stacked = jax.vmap(lambda rate: gx.adam(rate).init(self.params))(jnp.array([0.1, 0.2]))
+        with pytest.raises(ValueError, match=r"this state is stacked: its count has shape \(2,\)"):
+            gx.migrate(stacked, gx.adam(0.1), self.params)
+
     @pytest.mark.parametrize(
         ("rename", "message"),
         [
@@ -333,8 +382,11 @@ class TestTorch:
     def test_wrong_states(self):
         theirs = self.theirs()
         del theirs["state"][0]
-        with pytest.raises(ValueError, match="'b' has no momentum_buffer, as others have"):
-            gx.from_torch(self.tx, theirs, self.params, ["b", "w"])
+        state = gx.from_torch(self.tx, theirs, self.params, ["b", "w"])  # where torch begins with b = g, as from 0
+        np.testing.assert_array_equal(state.slots["trace"]["b"]["b"], np.zeros(2))
+        damped = gx.dialects.torch.sgd(0.1, momentum=0.9, dampening=0.5)
+        with pytest.raises(ValueError, match=r"'b' has no momentum_buffer, as others have.*\n?.*partition"):
+            gx.from_torch(damped, theirs, self.params, ["b", "w"], count=1)
         theirs["state"] = {i: {"eta": np.ones(1)} for i in (0, 1)}
         with pytest.raises(ValueError, match="'eta' of torch's state has no counterpart"):
             gx.from_torch(self.tx, theirs, self.params, ["b", "w"])
@@ -345,6 +397,65 @@ class TestTorch:
         theirs = {"state": {0: moments}, "param_groups": [{"params": [0]}]}
         with pytest.raises(ValueError, match="of the raw second moment, so debias must stand after max_v"):
             gx.from_torch(like_optax.amsgrad(0.1), theirs, jnp.zeros(()), {"": 0})
+
+    def adams(self, count: Any = 3.0, **group: Any) -> Any:
+        def own(shape):
+            return {"step": np.array(count), "exp_avg": np.ones(shape), "exp_avg_sq": np.ones(shape)}
+
+        groups = [{"params": [0], "lr": 0.1} | group, {"params": [1], "lr": 0.1} | group]
+        return {"state": {0: own(2), 1: own((2, 3))}, "param_groups": groups}
+
+    def test_other_optimizers_with_moments_of_the_same_names(self):
+        adam, nadam = gx.dialects.torch.adam(0.1), gx.dialects.torch.nadam(0.1)
+        betas = {"betas": (0.9, 0.999)}
+        gx.from_torch(adam, self.adams(**betas, amsgrad=False), self.params, ["b", "w"])
+        with pytest.raises(ValueError, match="the state of RAdam or SparseAdam"):
+            gx.from_torch(adam, self.adams(**betas), self.params, ["b", "w"])
+        theirs = self.adams(**betas, momentum_decay=0.004)
+        for own in theirs["state"].values():
+            own["mu_product"] = np.array(0.5)
+        gx.from_torch(nadam, theirs, self.params, ["b", "w"])
+        with pytest.raises(ValueError, match=r"a state of NAdam, and .* see gradtx.dialects.torch.nadam"):
+            gx.from_torch(adam, theirs, self.params, ["b", "w"])
+        with pytest.raises(ValueError, match=r"a state of Adam, and .* see gradtx.dialects.torch.adam"):
+            gx.from_torch(nadam, self.adams(), self.params, ["b", "w"])
+
+    def test_groups_are_parts(self):
+        theirs = self.adams()
+        theirs["param_groups"][1]["lr"] = 0.01
+        adam = gx.dialects.torch.adam
+        with pytest.raises(ValueError, match=r"groups differ in lr \(0.1, 0.01\).*partition"):
+            gx.from_torch(adam(0.1), theirs, self.params, ["b", "w"])
+        del theirs["state"][0]
+        parts = gx.partition({"w": adam(0.01), "b": adam(0.1)}, default="freeze")
+        params = self.params | {"frozen": jnp.array([1], jnp.int8)}
+        state = gx.from_torch(parts, theirs, params, ["b", "w"])
+        assert jax.tree.structure(state) == jax.tree.structure(parts.init(params))
+        assert {part: int(own.count) for part, own in state.parts.items()} == {"w": 3, "b": 0, "default": 0}
+        np.testing.assert_array_equal(state.parts["w"].slots["momentum"]["m"]["w"], np.ones((2, 3)))
+        parts.update(params, state, params)
+
+    @pytest.mark.parametrize("count", [-5, 2.7, "5", np.nan, [1, 2]])
+    def test_counts_that_are_none(self, count):
+        tx = gx.dialects.torch.adam(0.1)
+        with pytest.raises(ValueError, match="from_torch: count must be a number of steps, 0 or more, found"):
+            gx.from_torch(tx, self.adams(), self.params, ["b", "w"], count=count)
+        with pytest.raises(ValueError, match="from_optax: count must be a number of steps, 0 or more, found"):
+            gx.from_optax(tx, optax.adam(0.1).init(self.params), self.params, count=count)
+        if isinstance(count, float):
+            with pytest.raises(ValueError, match="from_torch: step must be a number of steps, 0 or more, found"):
+                gx.from_torch(tx, self.adams(count), self.params, ["b", "w"])
+
+    def test_parts_of_a_state_dict(self):
+        whole = self.theirs()
+        for theirs, message in (
+            ({"param_groups": whole["param_groups"]}, "there is no state"),
+            ({"state": whole["state"]}, "there is no param_groups"),
+            ({"state": whole["state"], "param_groups": [{"lr": 0.1}]}, "there is no param_groups/params"),
+            ({"state": {}, "param_groups": whole["param_groups"]}, "Nothing in it is for the rules trace"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                gx.from_torch(self.tx, theirs, self.params, ["b", "w"])
 
     def test_complex_moments_of_torch_are_not_ours(self):
         moments = {"step": np.array(1.0), "square_avg": np.array([1j])}

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import weakref
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from gradtx._maths import Maths, Named
 from gradtx._methods import applied, measured, named, numbered, settled, slotted, ticked, to_measure
 from gradtx._numerics import real_dtype, sum_over
 from gradtx._signal import Signal, Weights
+
+AnyMaths = TypeVar("AnyMaths", bound=Maths)
 
 _sound: weakref.WeakKeyDictionary[type, set[Hashable]] = weakref.WeakKeyDictionary()
 """Of each class, the structures that ``check`` has found right: fields that are no numbers."""
@@ -182,7 +184,7 @@ def _reaches(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment:
     return any(flow is not Flow.NONE for flow in found)
 
 
-def timeless(rule: Maths) -> Maths:
+def timeless(rule: AnyMaths) -> AnyMaths:
     """The rule with a schedule that anyone can call in place of each of its own, which may want numbers."""
     schedules = [name for name, value in rule.hyperparameters().items() if callable(value)]
     rule = copy.copy(rule) if schedules else rule

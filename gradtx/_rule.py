@@ -171,8 +171,8 @@ def hyper(*, default: Any = dataclasses.MISSING, low: float | None = None, below
     Args:
         default: what it is if not given; with None it may be None, and is then no hyperparameter.
         low: numbers below are refused with a ValueError.
-        below: numbers that are not below are refused with a ValueError. With ``below=1``, as for a decay β, ``tick`` gets
-            1 − β too, with all its digits, as ``h.decay_complement``.
+        below: numbers that are not below are refused with a ValueError. With ``below=1``, as for a decay β, ``tick``
+            gets 1 − β too, with all its digits, as ``h.decay_complement``.
 
     NaN is refused as well. All ways in keep to the limits: the constructor, ``set_hyperparams``, ``sweep``, and what a
     schedule returns. Under ``jit`` the values of schedules and arrays are not known, and not checked.

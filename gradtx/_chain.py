@@ -67,7 +67,7 @@ class seal(Rule):
 
     def init_tree(self, params: Any) -> Any:
         """The transformation's own state."""
-        return self.tx.init(params)
+        return started(self.tx, params)
 
     def apply_tree(self, trees: Trees, state: Any) -> tuple[Any, Any]:
         """The transformation's own update of the direction."""
@@ -82,6 +82,17 @@ class seal(Rule):
         if jax.tree.structure(state_after) != jax.tree.structure(state) or _shapes(state_after) != _shapes(state):
             raise TypeError(f"gradtx: rule {name!r} changed the structure or the shapes of its state in an update")
         return after, jax.tree.map(lambda new, old: jnp.asarray(new, jnp.asarray(old).dtype), state_after, state)
+
+
+def started(tx: optax.GradientTransformation, params: Any) -> Any:
+    """The state of a transformation before the first step, in memory of its own.
+
+    Those of optax may begin with the parameters themselves, or with arrays that the user gave, as a key.
+    """
+    state = tx.init(params)
+    if isinstance(tx, Transformation):
+        return state
+    return jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, state)
 
 
 def _shapes(tree: Any) -> list[tuple[int, ...]]:

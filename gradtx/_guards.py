@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from gradtx import _checks
-from gradtx._chain import seal
+from gradtx._chain import seal, started
 from gradtx._control import Once, either, types_of
 from gradtx._mesh import all_of, sharded_as
 from gradtx._numerics import added, compute_dtype, is_inexact, real_dtype, safe_divide, widened
@@ -469,7 +469,7 @@ def _flag(emit: Any) -> jax.Array:
 
 def _started(tx: optax.GradientTransformation, params: Any) -> Any:
     """The state of the transformation inside; numbers as arrays with a dtype of their own, which they will keep."""
-    return jax.tree.map(_strong, tx.init(params))
+    return jax.tree.map(_strong, started(tx, params))
 
 
 def _run(tx: optax.GradientTransformation, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> Any:

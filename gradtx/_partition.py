@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import optax
 
 from gradtx import _checks, _select
-from gradtx._chain import chain, seal
+from gradtx._chain import chain, seal, started
 from gradtx._rule import Transformation, made_by
 from gradtx._wrapper import Wrapper
 from gradtx.rules import freeze
@@ -120,7 +120,7 @@ class partition(Wrapper):
         parts = self.part_of(leaves, treedef)
         values = [leaf for _, leaf in leaves]
         named = self.named_parts
-        return PartitionState({part: tx.init(_pruned(treedef, values, parts, part)) for part, tx in named.items()})
+        return PartitionState({part: started(tx, _pruned(treedef, values, parts, part)) for part, tx in named.items()})
 
     def update(self, updates: Any, state: PartitionState, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         """One step of each part.

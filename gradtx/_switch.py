@@ -318,8 +318,8 @@ class swats(Wrapper):
     def init(self, params: Any) -> SwatsState:
         """The state before the first step."""
         inner = self._adam.init(params)
-        zero = jnp.zeros_like(_learning_rate(inner))
-        return SwatsState(jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32), zero, zero, inner)
+        average, rate = (jnp.zeros_like(_learning_rate(inner)) for _ in range(2))
+        return SwatsState(jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32), average, rate, inner)
 
     def update(self, updates: Any, state: SwatsState, params: Any = None, **extra_args: Any) -> tuple[Any, SwatsState]:
         """One step of Adam or of SGD; ``params`` and the extra arguments are not read."""

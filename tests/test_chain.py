@@ -277,3 +277,23 @@ def test_a_scan_of_100_steps_is_the_loop(make):
         scanned, _ = jax.lax.scan(lambda carry, _: (one(carry), None), (start, tx.init(start)), length=100)
         chex.assert_trees_all_close(scanned, looped, rtol=1e-10, atol=1e-12)
         assert int(scanned[1].count) == 100
+
+
+def test_a_fresh_state_owns_its_memory():
+    """Whatever stands in it: no buffer is there twice, is a parameter's, or an array that the user gave."""
+    params, key = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, jax.random.key(0)
+    begins_with_params = optax.contrib.mechanize(optax.sgd(0.1))
+    noisy = optax.add_noise(0.1, 0.5, key)
+    for tx in (
+        gx.swats(0.1),
+        gx.accumulate(gx.partition({"w": gx.swats(0.1)}, begins_with_params), 2),
+        gx.skip_nonfinite(begins_with_params),
+        gx.switch(2, begins_with_params, gx.sgd(0.1), carry="reset"),
+        gx.chain(noisy, begins_with_params),
+        gx.partition({"^": noisy}),
+    ):
+        state = tx.init(params)
+        arrays = [x for x in jax.tree.leaves((params, state)) if jnp.issubdtype(x.dtype, jnp.number)]
+        assert len({x.unsafe_buffer_pointer() for x in arrays}) == len(arrays), tx
+        jax.jit(lambda p, s: (p, s), donate_argnums=(0, 1))(jax.tree.map(jnp.copy, params), state)
+        assert not key.is_deleted()

@@ -169,8 +169,9 @@ def _reaches(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment:
         if rule.scope is not None:
             seen = to_measure(rule, Signal(gradient, direction, second_moment)._asdict() | {"param": param})
             groups = [[seen], [seen]] if rule.scope == "leaf" else [[seen, seen]]
-            numbers = jax.tree.map(lambda x: x[0].astype(real), measured(rule, groups, sum_over))
-            c = settled(rule, c, numbers)
+            found = measured(rule, groups, sum_over)
+            first = jax.tree.map(lambda x: x[0].astype(real), found, is_leaf=lambda x: not isinstance(x, dict))
+            c = settled(rule, c, first)
             c = {name: value.astype(real) for name, value in c.items()}
         signal, after = applied(rule, Signal(gradient, direction, second_moment), slots, param, c)
         lanes_after = signal.direction, signal.second_moment

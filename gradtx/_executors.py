@@ -7,7 +7,7 @@ the same result, and is tested against it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -16,11 +16,11 @@ import jax.numpy as jnp
 
 from gradtx import _methods, native
 from gradtx._maths import Maths, Trees
-from gradtx._numerics import added, real_dtype, sum_over, widest
+from gradtx._numerics import Numbers, SumOver, added, in_order, real_dtype, sum_over, widest
 from gradtx._plan import Batch, Leaf, Pass, Place, Plan
 from gradtx._signal import Signal
-from gradtx.native._leaves import map_leaves, sum_leaves
-from gradtx.native._parts import as_array, element, in_order
+from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
+from gradtx.native._parts import as_array
 
 Coefficients = dict[str, jax.Array]
 
@@ -83,17 +83,18 @@ class Executor(Protocol):
         fn: Fused,
         leaves: Sequence[tuple[jax.Array, ...]],
         shared: Sequence[jax.Array],
-        local: Sequence[jax.Array],
+        local: Sequence[Numbers],
         aliases: Mapping[int, int],
     ) -> Sequence[Sequence[jax.Array]]:
-        """``fn(*arrays, *scalars, *shared)`` for the arrays of each leaf and its elements of the vectors ``local``.
+        """``fn(*arrays, *scalars, *shared)`` for the arrays of each leaf and its own of each list of scalars.
 
         An array may be a ``Part`` of a flat one; then the output in its place may be one too.
         """
         ...
 
-    def total(self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> jax.Array:
-        """The sum of ``fn``, of one array of each column, over all elements of all arrays."""
+    @property
+    def total(self) -> SumOver:
+        """The sum of a function, of one array of each column, over all elements of all arrays, or of each row."""
         ...
 
 
@@ -101,28 +102,48 @@ class Executor(Protocol):
 class Reference:
     """Leaf by leaf, and the fusing is left to XLA."""
 
-    def map_leaves(self, fn, leaves, shared, local, aliases):
-        return [
-            _run(fn, *map(as_array, arrays), *(element(x, i) for x in local), *shared)
-            for i, arrays in enumerate(leaves)
-        ]
+    @property
+    def total(self) -> SumOver:
+        return sum_over
 
-    def total(self, fn, *columns):
-        return sum_over(fn, *columns)
+    def map_leaves(self, fn, leaves, shared, local, aliases):
+        return [_run(fn, *map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
+
+
+class _NativeSums(SumOver):
+    def __call__(self, fn, *columns):
+        return sum_leaves(fn, list(zip(*columns, strict=True)))
+
+    def each(self, fn, *columns):
+        return sum_each(fn, list(zip(*columns, strict=True)))
+
+
+_NATIVE_SUMS = _NativeSums()
 
 
 @dataclass(frozen=True)
 class Native:
     """Many leaves in one call of the compiled kernel, wherever that can run."""
 
+    @property
+    def total(self) -> SumOver:
+        return _NATIVE_SUMS
+
     def map_leaves(self, fn, leaves, shared, local, aliases):
         return map_leaves(fn, leaves, shared, local, aliases)
 
-    def total(self, fn, *columns):
-        return sum_leaves(fn, list(zip(*columns, strict=True)))
-
 
 REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for one serves every step
+
+
+class _SurveyedSums(SumOver):
+    def __init__(self, reasons: list[str | None]):
+        self.reasons = reasons
+
+    def __call__(self, fn, *columns):
+        rows = dict.fromkeys(tuple((x.shape, x.dtype) for x in row) for row in zip(*columns, strict=True))
+        self.reasons += [native.supports(fn, [jax.ShapeDtypeStruct(*aval) for aval in row]) for row in rows]
+        return super().__call__(fn, *columns)
 
 
 class Survey(Reference):
@@ -137,6 +158,10 @@ class Survey(Reference):
     def __init__(self):
         self.reasons: list[str | None] = []
 
+    @property
+    def total(self) -> SumOver:
+        return _SurveyedSums(self.reasons)
+
     def map_leaves(self, fn, leaves, shared, local, aliases):
         avals = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in map(as_array, leaves[0])]
         reason = native.supports(fn, avals, len(local) + len(shared))
@@ -149,11 +174,6 @@ class Survey(Reference):
             reason = f"{', '.join(dict.fromkeys(names))}: {reason}" if 0 < len(names) < len(fn.rules) else reason
         self.reasons.append(reason)
         return super().map_leaves(fn, leaves, shared, local, aliases)
-
-    def total(self, fn, *columns):
-        rows = dict.fromkeys(tuple((x.shape, x.dtype) for x in row) for row in zip(*columns, strict=True))
-        self.reasons += [native.supports(fn, [jax.ShapeDtypeStruct(*aval) for aval in row]) for row in rows]
-        return super().total(fn, *columns)
 
     @property
     def place(self) -> Place:
@@ -361,9 +381,9 @@ def _before(work: Work) -> Result:
 
 
 class Measured(NamedTuple):
-    """What a rule measures: numbers in a vector, or several vectors by name, and the place of each leaf in them."""
+    """What a rule measures: numbers, or several by name, and the place of each leaf's among them."""
 
-    numbers: Any
+    numbers: Numbers | dict[str, Numbers]
     places: dict[int, int]
 
 
@@ -445,7 +465,7 @@ def _map_batch(
         fn,
         arrays,
         [x for own in shared for x in own.values()],
-        list((local or {}).values()),
+        list(local.values()) if local else [],
         in_place,
     )
     for i, out in zip(batch.leaves, mapped, strict=True):
@@ -459,24 +479,30 @@ def _map_batch(
 
 def _coefficients(
     part: Pass, ours: list[int], batch: Batch, measured: Measured | None, work: Work
-) -> tuple[list[Coefficients], Coefficients | None]:
-    """Those of each rule that are the same for the batch, and those of the first if each leaf has its own: vectors."""
+) -> tuple[list[Coefficients], dict[str, Numbers] | None]:
+    """Those of each rule that are the same for the batch, and those of the first, for each leaf, where they differ."""
     dtype = real_dtype(batch.leaf.dtype)
     shared = [_cast(work.coefficients[batch.leaf.members][r], dtype) for r in ours]
     if measured is None or ours[0] != part.rules.start:
         return shared, None
     rule, (numbers, places) = work.plan.rules[ours[0]], measured
+    columns = numbers if isinstance(numbers, dict) else {"": numbers}
     # A norm over leaves of two widths may be none of the narrow.
-    wide = functools.reduce(jnp.promote_types, [x.dtype for x in jax.tree.leaves(numbers)], dtype)
+    wide = functools.reduce(jnp.promote_types, [x[0].dtype for x in columns.values()], dtype)
     own = _cast(shared[0], wide)
 
-    def settled(number: Any) -> Coefficients:
-        return _cast(_methods.settled(rule, own, jax.tree.map(lambda x: x.astype(wide), number)), dtype)
+    @jax.jit
+    def settled(found: Coefficients) -> Coefficients:
+        found = _cast(found, wide)
+        return _cast(_methods.settled(rule, own, found if isinstance(numbers, dict) else found[""]), dtype)
 
     if rule.scope == "tree":
-        return [settled(jax.tree.map(lambda x: element(x, 0), numbers)), *shared[1:]], None
+        return [settled({name: x[0] for name, x in columns.items()}), *shared[1:]], None
     order = [places[i] for i in batch.leaves]
-    return shared[1:], jax.vmap(settled)(jax.tree.map(lambda x: in_order(x, order), numbers))
+    if not any(isinstance(x, list) for x in columns.values()):
+        return shared[1:], jax.vmap(settled)({name: in_order(x, order) for name, x in columns.items()})
+    each = [settled({name: x[i] for name, x in columns.items()}) for i in order]
+    return shared[1:], {name: [one[name] for one in each] for name in each[0]}
 
 
 def _finish(batch: Batch, lanes: list[tuple[jax.Array, ...]], after: Result, work: Work, executor: Executor) -> None:

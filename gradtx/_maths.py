@@ -6,16 +6,18 @@ name: they ask a rule only what is declared here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 
 from gradtx._limits import Limits
+from gradtx._numerics import SumOver
 from gradtx._signal import Signal, Weights
 
-Total = Callable[..., jax.Array]
+Total = SumOver
+"""How a rule sums a function over all elements of arrays, in ``measure``."""
 
 
 Named = SimpleNamespace
@@ -178,13 +180,14 @@ class Maths:
         return Tick(vars(h), {}, weights)
 
     def measure(self, groups: Sequence[Sequence[Any]], total: Total) -> Any:
-        """One number for each group of leaves, as a vector, or a dict of such vectors by name.
+        """One number for each group of leaves, as a vector or a list, or a dict of such by name.
 
         Each leaf is a group, or all are, as ``scope`` says. Of a leaf it sees the direction, an array; or, if ``reads``
         names other lanes, their arrays by name, as attributes.
 
         ``total(fn, arrays)`` is the sum of an elementwise function over all elements of all arrays;
-        ``total(fn, arrays, others)`` that of a function of two arrays, taken from both lists.
+        ``total(fn, arrays, others)`` that of a function of two arrays, taken from both lists. ``total.each`` of the
+        same has one sum for each array.
         """
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from gradtx._declarations import kind
 from gradtx._maths import Arrays, Maths, Named, Tick, Total
-from gradtx._numerics import is_complex, is_inexact, real_dtype
+from gradtx._numerics import Numbers, is_complex, is_inexact, real_dtype
 from gradtx._signal import Signal, Weights
 
 
@@ -90,24 +90,26 @@ def to_measure(rule: Maths, lanes: Mapping[str, Any]) -> Any:
     return Named(**{lane: lanes[lane] for lane in rule.reads})
 
 
-def measured(rule: Maths, groups: Sequence[Sequence[Any]], total: Total) -> Any:
-    """One number for each group of leaves: a vector, or several vectors by name."""
+def measured(rule: Maths, groups: Sequence[Sequence[Any]], total: Total) -> Numbers | dict[str, Numbers]:
+    """One number for each group of leaves, or several by name."""
     with _called(rule, "measure"):
         found = rule.measure(groups, total)
     if isinstance(found, dict):
-        return {name: _vector(rule, numbers, len(groups)) for name, numbers in found.items()}
-    return _vector(rule, found, len(groups))
+        return {name: _numbers(rule, numbers, len(groups)) for name, numbers in found.items()}
+    return _numbers(rule, found, len(groups))
 
 
-def _vector(rule: Maths, found: Any, groups: int) -> jax.Array:
-    if isinstance(found, list | tuple) and found and not any(jnp.ndim(number) for number in found):
-        found = jnp.stack([jnp.asarray(number) for number in found])
-    if isinstance(found, list | tuple) or jnp.shape(found) != (groups,):
+def _numbers(rule: Maths, found: Any, groups: int) -> Numbers:
+    if isinstance(found, list | tuple):
+        fits = len(found) == groups and not any(jnp.ndim(number) for number in found)
+    else:
+        fits = jnp.shape(found) == (groups,)
+    if not fits:
         raise ValueError(
             f"{named(rule)}: measure must return a vector with one number for each of {groups} groups, or a dict of "
             f"such vectors, found {kind(found)}."
         )
-    return jnp.asarray(found)
+    return [jnp.asarray(number) for number in found] if isinstance(found, list | tuple) else jnp.asarray(found)
 
 
 def settled(rule: Maths, c: Arrays, number: Any) -> Arrays:

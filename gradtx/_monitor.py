@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from gradtx._control import either
 from gradtx._guards import _integer, _next, _zero
 from gradtx._maths import Trees
 from gradtx._mesh import all_of, any_of, size_of, sum_of
-from gradtx._numerics import is_complex, l2_norm, l2_norms, real_dtype, safe_divide
+from gradtx._numerics import is_complex, l2_norm, norms, real_dtype, safe_divide, stacked
 from gradtx._rule import Rule
 from gradtx._select import flatten_with_keys
 from gradtx._walk import walk, words
@@ -142,45 +141,55 @@ def _measured(trees: Trees, state: MonitorState) -> MonitorState:
     gradients, lanes, updates, params = map(
         jax.tree.leaves, (trees.incoming, trees.gradient, trees.direction, trees.params)
     )
-    measured = list(l2_norms([[x] for x in (*gradients, *updates, *params)]))
-    norms = [norm.astype(size.dtype) for norm, size in zip(measured, itertools.cycle(sizes), strict=False)]
+    measured = list(norms([[x] for x in (*gradients, *updates, *params)]))
+    narrow = [norm.astype(size.dtype) for norm, size in zip(measured, itertools.cycle(sizes), strict=False)]
     n = len(sizes)
     nonfinite = [~jnp.isfinite(norm) for norm in measured[:n]]
     clipped = [_clipped(g, lane) for g, lane in zip(gradients, lanes, strict=True)]
-    zeros = [
-        safe_divide(sum_of([jnp.sum(g == 0, dtype=size.dtype)]), size) for g, size in zip(gradients, sizes, strict=True)
-    ]
+    zeros = [_share_of_zeros(g, size) for g, size in zip(gradients, sizes, strict=True)]
     return MonitorState(
         steps=_next(state.steps),
         wait=state.wait,
         nonfinite_steps=_counted(_any(nonfinite), state.nonfinite_steps),
         clipped_steps=_counted(_any(clipped), state.clipped_steps),
         size=state.size,
-        gradient_norm=tree(norms[:n]),
-        update_norm=tree(norms[n : 2 * n]),
-        param_norm=tree(norms[2 * n :] or [jnp.full_like(size, jnp.nan) for size in sizes]),
+        gradient_norm=tree(narrow[:n]),
+        update_norm=tree(narrow[n : 2 * n]),
+        param_norm=tree(narrow[2 * n :] or [jnp.full_like(size, jnp.nan) for size in sizes]),
         zeros=tree(zeros),
         nonfinite=jax.tree.map(_counted, tree(nonfinite), state.nonfinite),
         clipped=jax.tree.map(_counted, tree(clipped), state.clipped),
     )
 
 
+# Traced once for all leaves of one kind.
+@jax.jit
+def _share_of_zeros(g: jax.Array, size: jax.Array) -> jax.Array:
+    return safe_divide(sum_of([jnp.sum(g == 0, dtype=size.dtype)]), size)
+
+
 def _clipped(g: jax.Array, lane: jax.Array) -> jax.Array:
     """Whether each element was moved towards 0, or not at all, and some were."""
     if lane is g:  # no rule has touched it: nothing to compute
         return jnp.array(False)
+    return _shrunk(g, lane)
+
+
+@jax.jit
+def _shrunk(g: jax.Array, lane: jax.Array) -> jax.Array:
     if is_complex(g.dtype):
-        return _clipped(jnp.stack([g.real, g.imag]), jnp.stack([lane.real, lane.imag]))
+        return _shrunk(jnp.stack([g.real, g.imag]), jnp.stack([lane.real, lane.imag]))
     between = (lane >= jnp.minimum(g, 0)) & (lane <= jnp.maximum(g, 0))
     return all_of([between.all()]) & any_of([(lane != g).any()])
 
 
+@jax.jit
 def _counted(flag: jax.Array, count: jax.Array) -> jax.Array:
     return jnp.where(flag, _next(count), count)
 
 
 def _any(flags: Sequence[jax.Array]) -> jax.Array:
-    return functools.reduce(jnp.logical_or, flags, jnp.array(False))
+    return jnp.any(stacked(list(flags))) if flags else jnp.array(False)
 
 
 def metrics(state: Any, name: str | None = None) -> dict[str, jax.Array]:

@@ -168,74 +168,130 @@ def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array
     return quotient, jnp.where(y == 0, 0, (dx - quotient * dy) / jnp.where(y == 0, 1, y))
 
 
-def sum_over(fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> jax.Array:
-    """The sum of ``fn``, of one array of each column, over all elements in all shards, in float32 or wider; 0 for none.
+Numbers = list[jax.Array] | jax.Array
+"""Numbers as a list or as a vector, as whoever computes them likes best. XLA compiles the same few operations once for
+all numbers of a list, but the cutting of one out of a vector once for each place; the compiled kernel takes vectors."""
 
-    The compiler may not reorder the products in ``fn`` and those that made the arrays.
-    """
-    return sum_of([jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)])
+
+def on_each(fn: Callable[..., Any], *numbers: Numbers) -> Any:
+    """An elementwise function of each number: of a vector at once."""
+    if isinstance(numbers[0], list):
+        return [fn(*one) for one in zip(*numbers, strict=True)]
+    return fn(*numbers)
+
+
+def stacked(numbers: Numbers) -> jax.Array:
+    """Numbers as a vector. From a list the compiler makes a program that copies them, and does not compute them too."""
+    return jnp.stack(jax.lax.optimization_barrier(numbers)) if isinstance(numbers, list) else numbers
+
+
+def in_order(numbers: Numbers, places: Sequence[int]) -> jax.Array:
+    """The numbers at these places as a vector."""
+    if isinstance(numbers, list):
+        return stacked([numbers[place] for place in places])
+    if list(places) == list(range(numbers.size)):
+        return numbers
+    return numbers.at[np.asarray(places)].get(mode="promise_in_bounds")
+
+
+class SumOver:
+    """Sums of a function over all elements of arrays, in all shards, in float32 or wider."""
+
+    def __call__(self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> jax.Array:
+        """The sum of ``fn``, of one array of each column, over all elements of all of them; 0 for none.
+
+        The compiler may not reorder the products in ``fn`` and those that made the arrays.
+        """
+        return sum_of([jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)])
+
+    def each(self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> Numbers:
+        """The sums over the arrays of each row."""
+        return [self(fn, *([x] for x in row)) for row in zip(*columns, strict=True)]
+
+
+sum_over = SumOver()
 
 
 def l2_norm(xs: Sequence[jax.Array]) -> jax.Array:
-    """The L2 norm over all elements of all arrays; see ``l2_norms``."""
-    return l2_norms([xs])[0]
+    """The L2 norm over all elements of all arrays; see ``norms``."""
+    return norms([xs])[0]
 
 
-def l2_norms(groups: Sequence[Sequence[jax.Array]], total: Callable[..., jax.Array] = sum_over) -> jax.Array:
-    """Of each group of arrays the L2 norm over all their elements: a real vector in the widest of their dtypes.
+def l2_norms(groups: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -> jax.Array:
+    """``norms`` as a vector."""
+    return stacked(norms(groups, total))
+
+
+def norms(groups: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -> Numbers:
+    """Of each group of arrays the L2 norm over all their elements: real numbers in the widest of their dtypes.
 
     Squares overflow long before a norm does (in float32 at 1.8e19), and vanish below 1e-19. Only when that happens to
     one of them are the sums taken again, those of the arrays times a power of two. The derivative at 0 is 0.
 
     Args:
         groups: lists of arrays.
-        total: how to sum a function over all elements of arrays; the same function each time, for what is compiled.
+        total: how to sum a function over all elements of arrays; the same one each time, for what is compiled.
     """
     groups = [[x.astype(compute_dtype(x)) for x in xs if x.size] for xs in groups]
     if not any(groups):
-        return jnp.zeros(len(groups), jnp.float32)
+        return [jnp.zeros((), jnp.float32) for _ in groups]
     return _l2_norms(groups, total)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 @functools.partial(jax.jit, static_argnums=1)
-def _l2_norms(groups: list[list[jax.Array]], total: Callable[..., jax.Array]) -> jax.Array:
+def _l2_norms(groups: list[list[jax.Array]], total: SumOver) -> Numbers:
     dtypes = sorted({real_dtype(x.dtype) for xs in groups for x in xs}, key=lambda dtype: dtype.itemsize)
-    each = [_norms([[x for x in xs if real_dtype(x.dtype) == d] for xs in groups], d, total) for d in dtypes]
-    return functools.reduce(jnp.hypot, [norms.astype(dtypes[-1]) for norms in each])
+    found = [_norms([[x for x in xs if real_dtype(x.dtype) == d] for xs in groups], d, total) for d in dtypes]
+    found = [on_each(lambda norm: norm.astype(dtypes[-1]), numbers) for numbers in found]
+    return found[0] if len(found) == 1 else functools.reduce(jnp.hypot, map(stacked, found))
 
 
-def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: Callable[..., jax.Array]) -> jax.Array:
+def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> Numbers:
     """The norms of arrays that are all of one width, which alone says what overflows."""
     info = jnp.finfo(dtype)
-    larger, smaller = 2.0 ** (info.maxexp // 2 - 1), 2.0 ** -int(0.62 * info.maxexp)
+    larger, smaller = np.array([2.0 ** (info.maxexp // 2 - 1), 2.0 ** -int(0.62 * info.maxexp)], dtype)
 
-    def sums(fn: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        return jnp.stack([total(fn, xs).astype(dtype) for xs in groups])
+    def sums(fn: Callable[[jax.Array], jax.Array]) -> Numbers:
+        if all(len(xs) == 1 for xs in groups):
+            return on_each(lambda x: x.astype(dtype), total.each(fn, [x for (x,) in groups]))
+        return [total(fn, xs).astype(dtype) for xs in groups]
+
+    @jax.jit
+    def scale_of(square: jax.Array, least: jax.Array) -> jax.Array:
+        wrong = (square >= info.max) | (square < least)
+        return jnp.where(wrong, jnp.where(square < 1, larger, smaller), jnp.ones_like(square))
+
+    @jax.jit
+    def taken(scale: jax.Array, wanted: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(wanted == scale, new, old)
 
     squares = sums(abs_sq)
     # Each square below tiny is subnormal or gone, and its digits with it.
     least = np.asarray([sum(map(size_of, xs)) * float(info.tiny) / float(info.eps) for xs in groups], dtype)
-    in_range = (squares < info.max) & (squares >= least)
-    scales = jnp.where(in_range | jnp.isnan(squares), 1, jnp.where(squares < 1, larger, smaller)).astype(dtype)
+    wanted = on_each(scale_of, squares, [*least] if isinstance(squares, list) else jnp.asarray(least))
+    shrunk, grown = (jnp.any(stacked(wanted) == scale) for scale in (smaller, larger))
+    last = jnp.where(grown, larger, 0)
 
-    def again(left: jax.Array, squares: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scale = jnp.max(jnp.where(left, scales, 0))
-        now = left & (scales == scale)
-        return left & ~now, jnp.where(now, sums(lambda x: scaled_sq(x, scale)), squares)
+    def again(carry: tuple[jax.Array, Numbers]) -> tuple[jax.Array, Numbers]:
+        scale, squares = carry
+        new = sums(lambda x: scaled_sq(x, scale))
+        squares = on_each(functools.partial(taken, scale), wanted, new, squares)
+        return jnp.where(scale == smaller, last, 0), squares
 
     # A loop and not a branch, of which vmap would take both sides always. One turn for each scale that is called for:
     # with one for each group there would be as many programs.
-    _, squares = jax.lax.while_loop(lambda carry: carry[0].any(), lambda carry: again(*carry), (~in_range, squares))
-    return jnp.sqrt(squares) / scales
+    start = jnp.where(shrunk, smaller, last)
+    _, squares = jax.lax.while_loop(lambda carry: carry[0] != 0, again, (start, squares))
+    return on_each(jax.jit(lambda square, scale: jnp.sqrt(square) / scale), squares, wanted)
 
 
 @_l2_norms.defjvp
 def _(
-    total: Callable[..., jax.Array], primals: tuple[list[list[jax.Array]]], tangents: tuple[list[list[jax.Array]]]
-) -> tuple[jax.Array, jax.Array]:
+    total: SumOver, primals: tuple[list[list[jax.Array]]], tangents: tuple[list[list[jax.Array]]]
+) -> tuple[Numbers, Numbers]:
     (groups,), (tangent,) = primals, tangents
-    norms = _l2_norms(groups, total)
+    found = _l2_norms(groups, total)
     along = [
         sum_of(
             [
@@ -243,6 +299,6 @@ def _(
                 for x, dx in zip(xs, dxs, strict=True)
             ]
         ).astype(norm.dtype)
-        for norm, xs, dxs in zip(norms, groups, tangent, strict=True)
+        for norm, xs, dxs in zip(found, groups, tangent, strict=True)
     ]
-    return norms, jnp.stack(along)
+    return found, along if isinstance(found, list) else jnp.stack(along)

@@ -285,7 +285,7 @@ def test_huge_and_tiny_divisors():
 @built
 def test_scalars_of_leaves_and_scalars_of_all():
     leaves = [(data(n),) for n in (10, 3000, 1)]
-    local = [jnp.arange(3, dtype=jnp.float32), jnp.arange(3)]
+    local = [[jnp.float32(i) for i in range(3)], [jnp.int32(i) for i in range(3)]]
 
     def fn(x, a, i, b):
         return (jnp.where(i == 1, a * x, b + x) + (i + 1) * a,)
@@ -651,7 +651,7 @@ def test_leaves_that_do_not_fit_together_are_refused():
     refused("leaf 0 has to begin with an array", [(Part(flat, 0, (3,)), x)])
     refused("leaf 0 has to begin with an array", [()])
     refused("leaf 1 has 1 arrays, leaf 0 has 2", [(x, x), (x,)])
-    refused(r"local scalars of shape \(2,\) for 1 leaves", [(x, x)], local=[x[:2]])
+    refused("2 local scalars for 1 leaves", [(x, x)], local=[[x, x]])
     refused("aliases name array 5, and there are 2", [(x, x)], aliases={5: 0})
     refused("aliases name output 5, and there are 2", [(x, x)], aliases={0: 5})
     refused("several arrays into the memory of one output", [(x, x)], aliases={0: 0, 1: 0})

@@ -12,8 +12,9 @@ from jax.extend import core
 from jax.sharding import PartitionSpec
 
 from gradtx._mesh import sum_of, vary, varying
+from gradtx._numerics import Numbers, in_order
 from gradtx.native import _library
-from gradtx.native._parts import Part, are_all, as_array, element, in_order, split
+from gradtx.native._parts import Part, are_all, as_array, split
 from gradtx.native._primitive import LEAVES_PER_CALL, MapCall, SumCall, call_p
 from gradtx.native._program import Program, Unsupported, aval_of, compile_jaxpr
 
@@ -22,7 +23,7 @@ def map_leaves(
     fn: Callable[..., tuple[jax.Array, ...]],
     leaves: Sequence[tuple[jax.Array | Part, ...]],
     shared: Sequence[jax.Array] = (),
-    local: Sequence[jax.Array] = (),
+    local: Sequence[Numbers] = (),
     aliases: Mapping[int, int] | None = None,
 ) -> list[tuple[Any, ...]]:
     """``[fn(*arrays, *scalars, *shared) for arrays, scalars in zip(leaves, zip(*local))]``, in one pass over each leaf.
@@ -32,7 +33,7 @@ def map_leaves(
         leaves: per leaf a tuple of arrays of one shape, the first an array and each other one an array or a ``Part`` of
             a flat one; as many for each leaf.
         shared: scalars, the same for each leaf.
-        local: vectors with one scalar for each leaf.
+        local: for each scalar that leaves have of their own, a list or a vector.
         aliases: {position of an array in the leaf's tuple: position of an output} that may be the same memory.
 
     Leaves whose parts are all there is of some flat arrays go together, and the outputs that may have the same memory
@@ -57,7 +58,7 @@ def map_leaves(
     for group in _groups(fn, leaves, local, shared, aliases, summed=False):
         if group.program is None:
             for i in group.members:
-                results[i] = tuple(fn(*map(as_array, leaves[i]), *(element(x, i) for x in local), *shared))
+                results[i] = tuple(fn(*map(as_array, leaves[i]), *(x[i] for x in local), *shared))
                 _check_outputs(aliases, len(results[i]))
             continue
         for flat, chunks in group.together(leaves).items():
@@ -93,7 +94,7 @@ def sum_leaves(
     >>> print(sum_leaves(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
     14.0
     """
-    return sum_of([numbers for _, numbers in _sums(fn, leaves, shared, each=False)])
+    return sum_of([number for _, number in _sums(fn, leaves, shared, each=False)])
 
 
 def sum_each(
@@ -137,7 +138,7 @@ def _sums(
     return found
 
 
-def _check(who: str, leaves: Sequence[tuple[Any, ...]], local: Sequence[jax.Array], aliases: Mapping[int, int]) -> None:
+def _check(who: str, leaves: Sequence[tuple[Any, ...]], local: Sequence[Numbers], aliases: Mapping[int, int]) -> None:
     """Refuse what would pair elements that do not belong together, or is not there."""
     for i, arrays in enumerate(leaves):
         if len(arrays) != len(leaves[0]):
@@ -151,8 +152,8 @@ def _check(who: str, leaves: Sequence[tuple[Any, ...]], local: Sequence[jax.Arra
                 end = x.offset + x.size
                 raise ValueError(f"{who}: leaf {i}: elements {x.offset} to {end} are not in an array of {x.flat.shape}")
     for x in local:
-        if x.shape != (len(leaves),):
-            raise ValueError(f"{who}: local scalars of shape {x.shape} for {len(leaves)} leaves")
+        if len(x) != len(leaves):
+            raise ValueError(f"{who}: {len(x)} local scalars for {len(leaves)} leaves")
     for array in aliases:
         if leaves and not 0 <= array < len(leaves[0]):
             raise ValueError(f"{who}: aliases name array {array}, and there are {len(leaves[0])}")
@@ -230,7 +231,7 @@ class _Group:
 def _groups(
     fn: Callable[..., Any],
     leaves: Sequence[tuple[jax.Array | Part, ...]],
-    local: Sequence[jax.Array],
+    local: Sequence[Numbers],
     shared: Sequence[jax.Array],
     aliases: Mapping[int, int],
     summed: bool,
@@ -240,7 +241,7 @@ def _groups(
     traced: dict[Any, tuple[_Group, core.Jaxpr | None]] = {}
     groups: dict[Any, _Group] = {}
     for i, arrays in enumerate(leaves):
-        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *local, *shared)
+        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *(x[i] for x in local), *shared)
         first = jax.typeof(vary(arrays[0], axes))
         scalar = first.update(shape=(), weak_type=False, sharding=first.sharding.update(spec=PartitionSpec()))
         avals = (
@@ -248,7 +249,7 @@ def _groups(
                 first.update(dtype=x.dtype, weak_type=False) if isinstance(x, Part) else jax.typeof(vary(x, axes))
                 for x in arrays
             ),
-            *(scalar.update(dtype=x.dtype) for x in local),
+            *(scalar.update(dtype=x[i].dtype) for x in local),
         )
         if avals not in traced:
             program, jaxpr, consts, same = None, None, [], {}

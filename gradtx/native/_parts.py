@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +46,6 @@ def as_array(x: jax.Array | Part) -> jax.Array:
 def element(x: jax.Array, i: int) -> jax.Array:
     """One number of a vector."""
     return jax.lax.index_in_dim(x, i, keepdims=False)
-
-
-def in_order(x: jax.Array, order: Sequence[int]) -> jax.Array:
-    """The numbers of a vector at these places, one after another."""
-    if list(order) == list(range(x.size)):
-        return x
-    return x.at[np.asarray(order)].get(mode="promise_in_bounds")
 
 
 def split(flat: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[Part]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._maths import Arrays, Named, Total
-from gradtx._numerics import l2_norms, safe_divide
+from gradtx._numerics import Numbers, norms, safe_divide
 from gradtx._rule import Hyper, Rule, hyper
 
 
@@ -60,8 +60,8 @@ class clip_by_norm(Rule):
 
     limit: Hyper = hyper(low=0)
 
-    def measure(self, groups: Sequence[Sequence[jax.Array]], total: Total) -> jax.Array:
-        return l2_norms(groups, total)
+    def measure(self, groups: Sequence[Sequence[jax.Array]], total: Total) -> Numbers:
+        return norms(groups, total)
 
     def settle(self, c: Named, measured: jax.Array) -> Arrays:
         factor = jnp.where(measured > c.limit, safe_divide(c.limit, measured), 1)

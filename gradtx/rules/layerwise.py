@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import jax.numpy as jnp
 
 from gradtx._mesh import size_of
-from gradtx._numerics import l2_norms, real_dtype, safe_divide
+from gradtx._numerics import norms, on_each, real_dtype, safe_divide
 from gradtx._rule import Hyper, Rule, hyper
 
 
@@ -40,8 +42,8 @@ class scale_by_trust_ratio(Rule):
 
     def measure(self, groups, total):
         return {
-            "direction": l2_norms([[x.direction for x in leaves] for leaves in groups], total),
-            "param": l2_norms([[x.param for x in leaves] for leaves in groups], total),
+            "direction": norms([[x.direction for x in leaves] for leaves in groups], total),
+            "param": norms([[x.param for x in leaves] for leaves in groups], total),
         }
 
     def settle(self, c, measured):
@@ -175,5 +177,6 @@ class scale_by_parameter_rms(Rule):
 def root_mean_squares(groups, total):
     """Of each group of arrays the root of the mean of squares; 0 of no elements."""
     sizes = [max(1, sum(size_of(x) for x in leaves)) for leaves in groups]
-    norms = l2_norms(groups, total)
-    return norms / jnp.sqrt(jnp.asarray(sizes, norms.dtype))
+    found = norms(groups, total)
+    roots = [jnp.asarray(math.sqrt(size), found[0].dtype) for size in sizes]
+    return on_each(jnp.divide, found, roots if isinstance(found, list) else jnp.stack(roots))

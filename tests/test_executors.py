@@ -291,3 +291,15 @@ def test_sharded_over_eight_devices():
 def test_the_optimizers_are_one_pass():
     for name, tx in OPTIMIZERS.items():
         assert len(passes(tx.rules)) == 1, name
+
+
+@pytest.mark.skipif(not native.available(), reason=str(native.available()))
+def test_many_leaves_are_measured_by_few_calls_of_the_kernel():
+    """Of 64 leaves each; and no number of a leaf is cut out of a vector by itself. Both took long to compile."""
+    params = {str(i): jnp.ones(3) for i in range(130)}
+    tx = gx.chain(gx.clip_by_norm(1.0), gx.sgd(0.1))
+    with gx.executor("native"):
+        text = jax.jit(tx.update).lower(params, tx.init(params)).as_text()
+    assert text.count("custom_call @gradtx_native_sum") == 2 * 3  # and once more for squares that are out of range
+    assert text.count("custom_call @gradtx_native_map") == 3
+    assert text.count("stablehlo.slice") + text.count("stablehlo.dynamic_slice") < 10

@@ -904,3 +904,20 @@ def test_parameters_of_low_precision_are_lifted_as_gradients_are(optimizer, wrap
         expected, held = plain.update(grads.astype(jnp.float32), held, wide)
     assert updates.dtype == (jnp.bfloat16 if isinstance(tx, accumulate) else jnp.float32)
     chex.assert_trees_all_close(updates.astype(jnp.float32), expected, rtol=2**-8)
+
+
+def test_guards_within_guards_trace_what_is_inside_once():
+    traces = []
+
+    def update(updates, state, params=None):
+        traces.append(updates)
+        return updates, state
+
+    tx = optax.GradientTransformation(lambda params: (), update)
+    for guard in (gx.skip_nonfinite, lambda tx: gx.accumulate(tx, 2), gx.loss_scale, gx.skip_nonfinite):
+        tx = guard(tx)
+        params = jnp.ones(3)
+        state = tx.init(params)
+        traces.clear()
+        jax.jit(tx.update).lower(params, state, params)
+        assert len(traces) == 1

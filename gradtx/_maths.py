@@ -67,7 +67,7 @@ class Trees(NamedTuple):
     direction: Any
     params: Any
     extra: dict[str, Any]
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as states do
 
 
 class Maths:

@@ -169,7 +169,7 @@ def _reaches(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment:
         if rule.scope is not None:
             seen = to_measure(rule, Signal(gradient, direction, second_moment)._asdict() | {"param": param})
             groups = [[seen], [seen]] if rule.scope == "leaf" else [[seen, seen]]
-            found = measured(rule, groups, sum_over)
+            found = measured(rule, groups, _total)
             first = jax.tree.map(lambda x: x[0].astype(real), found, is_leaf=lambda x: not isinstance(x, dict))
             c = settled(rule, c, first)
             c = {name: value.astype(real) for name, value in c.items()}
@@ -192,3 +192,10 @@ def timeless(rule: AnyMaths) -> AnyMaths:
     for name in schedules:
         object.__setattr__(rule, name, lambda count: jnp.zeros(()))
     return rule
+
+
+def _total(fn: Any, *columns: Any) -> jax.Array:
+    """The total of a measurement; of no arrays it would be 0."""
+    if not callable(fn) or not columns:
+        raise TypeError("total takes a function and the arrays to sum it over, as in total(jnp.square, groups[0])")
+    return sum_over(fn, *columns)

@@ -372,6 +372,10 @@ RULES = {
         {"reads": ("param",), "scope": "leaf", "measure": lambda self, g, total: jnp.ones(len(g)), "apply": keep},
         "so it must declare needs_params = True",
     ),
+    "total of no function": (
+        {"scope": "leaf", "measure": lambda self, g, total: jnp.stack([total(x) for x in g]), "apply": keep},
+        "measure: total takes a function and the arrays to sum it over",
+    ),
     "measure one number": (
         {"scope": "leaf", "measure": lambda self, groups, total: total(jnp.square, groups[0]), "apply": keep},
         "measure must return a vector with one number for each of 2 groups",

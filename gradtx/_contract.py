@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -16,7 +16,7 @@ from gradtx._declarations import DECLARATIONS, check_declared, parameters
 from gradtx._flow import Flow, flows
 from gradtx._maths import Maths, Named
 from gradtx._methods import applied, measured, named, numbered, settled, slotted, ticked, to_measure
-from gradtx._numerics import real_dtype, sum_over
+from gradtx._numerics import SumOver, real_dtype
 from gradtx._signal import Signal, Weights
 
 AnyMaths = TypeVar("AnyMaths", bound=Maths)
@@ -194,8 +194,13 @@ def timeless(rule: AnyMaths) -> AnyMaths:
     return rule
 
 
-def _total(fn: Any, *columns: Any) -> jax.Array:
-    """The total of a measurement; of no arrays it would be 0."""
-    if not callable(fn) or not columns:
-        raise TypeError("total takes a function and the arrays to sum it over, as in total(jnp.square, groups[0])")
-    return sum_over(fn, *columns)
+class _Sums(SumOver):
+    """The sums of a measurement that is tried; of no arrays they would be 0."""
+
+    def __call__(self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> jax.Array:
+        if not callable(fn) or not columns:
+            raise TypeError("total takes a function and the arrays to sum it over, as in total(jnp.square, groups[0])")
+        return super().__call__(fn, *columns)
+
+
+_total = _Sums()

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import _methods, native
+from gradtx._dtypes import promoted
 from gradtx._maths import Maths, Trees
 from gradtx._numerics import Numbers, SumOver, added, in_order, real_dtype, sum_over, widest
 from gradtx._plan import Batch, Leaf, Pass, Place, Plan
@@ -488,7 +489,7 @@ def _coefficients(
     rule, (numbers, places) = work.plan.rules[ours[0]], measured
     columns = numbers if isinstance(numbers, dict) else {"": numbers}
     # A norm over leaves of two widths may be none of the narrow.
-    wide = functools.reduce(jnp.promote_types, [x[0].dtype for x in columns.values()], dtype)
+    wide = promoted(dtype, *(x[0].dtype for x in columns.values()))
     own = _cast(shared[0], wide)
 
     @jax.jit

@@ -22,7 +22,7 @@ import optax
 from gradtx import _checks
 from gradtx._chain import seal, started
 from gradtx._control import Once, either, types_of
-from gradtx._mesh import all_of, sharded_as
+from gradtx._mesh import all_of, puts_constants, sharded_as, starts
 from gradtx._numerics import added, compute_dtype, is_inexact, real_dtype, safe_divide, widened
 from gradtx._walk import walk
 from gradtx._wrapper import Wrapper
@@ -99,10 +99,12 @@ class skip_nonfinite(Wrapper):
     def _members(self, state: SkipNonfiniteState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
         return {"": (self.tx, state.inner)}
 
+    @starts
     def init(self, params: Any) -> SkipNonfiniteState:
         """The state before the first step: nothing skipped."""
         return SkipNonfiniteState(_started(self.tx, params), _zero(), _zero(), jnp.array(True))
 
+    @puts_constants
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, SkipNonfiniteState]:
         """What ``tx`` makes of finite gradients; zeros, or NaN after too many in a row, instead of others."""
         state = _checked_state(self.label, state, SkipNonfiniteState, "skipped", "consecutive")
@@ -216,11 +218,13 @@ class loss_scale(Wrapper):
     def _members(self, state: LossScaleState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
         return {"": (self.tx, state.inner.inner)}
 
+    @starts
     def init(self, params: Any) -> LossScaleState:
         """The state before the first step: the initial scale, nothing skipped."""
         inner = self._guarded.init(jax.tree.map(widened, params))
         return LossScaleState(inner, jnp.array(self.initial, jnp.float32), _zero())
 
+    @puts_constants
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, LossScaleState]:
         """One step from gradients of the scaled loss; the updates are float32 or wider."""
         state = _checked_state(self.label, state, LossScaleState, "good_steps")
@@ -367,6 +371,7 @@ class accumulate(Wrapper):
     def _members(self, state: AccumulateState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
         return {"": (self.tx, state.inner)}
 
+    @starts
     def init(self, params: Any) -> AccumulateState:
         """The state before the first micro-batch."""
         sums = jax.tree.map(_sum_for, params)
@@ -386,6 +391,7 @@ class accumulate(Wrapper):
         """The parameters as ``tx`` gets them: lifted as the gradients are."""
         return params if self._passes else jax.tree.map(widened, params)
 
+    @puts_constants
     def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AccumulateState]:
         """What ``tx`` makes of the mean if this micro-batch completes its batch, else zeros."""
         state = _checked_state(self.label, state, AccumulateState, "held", "micro_steps", "emitted")
@@ -509,7 +515,8 @@ def _unscaled(gradient: Any, scale: jax.Array) -> Any:
     """g/S in float32 or wider. Integers are nobody's gradient and stay as they are."""
     if not is_inexact(jnp.result_type(gradient)):
         return gradient
-    return jnp.asarray(gradient, compute_dtype(gradient)) / scale
+    wide = jnp.asarray(gradient, compute_dtype(gradient))
+    return wide / scale.astype(wide.dtype)
 
 
 def _sum_for(param: Any) -> Any:

@@ -22,6 +22,7 @@ from gradtx._control import only_types
 from gradtx._executors import Resting, Work, current, execute, survey
 from gradtx._limits import Limits, checked, scheduled
 from gradtx._maths import Hyperparameters, Maths, Tick
+from gradtx._mesh import puts_constants, starts
 from gradtx._numerics import (
     added,
     complement,
@@ -78,6 +79,7 @@ class Lifted:
             self._blanks = source, Blanks(blanks, self.names, self.layout, where)
         return self._blanks[1]
 
+    @starts
     def init(self, params: Any) -> ChainState:
         """The state before the first step."""
         leaves, treedef, chosen, resting = self._inputs(params, "parameters")
@@ -118,6 +120,7 @@ class Lifted:
         expected = {name: own.keys() for name, own in self.layout.hyperparams.items()}
         return names == expected and all(map(_has_value, jax.tree.leaves((updates, state, params))))
 
+    @puts_constants
     def update(
         self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool = False
     ) -> tuple[Any, ChainState]:

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.core
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gradtx._dtypes import promoted
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def varying(*xs: Any) -> tuple[str, ...]:
@@ -47,7 +53,7 @@ def is_split(x: Any) -> bool:
 
 def sum_of(numbers: Sequence[jax.Array]) -> jax.Array:
     """The sum of numbers of shards over all shards, in float32 or wider, by one collective for each set of axes."""
-    dtype = functools.reduce(jnp.promote_types, (x.dtype for x in numbers), jnp.dtype(jnp.float32))
+    dtype = promoted(jnp.float32, *(x.dtype for x in numbers))
     groups: dict[tuple[str, ...], list[jax.Array]] = {}
     for number in numbers:
         groups.setdefault(varying(number), []).append(number.astype(dtype))
@@ -79,3 +85,42 @@ def sharded_as(x: jax.Array, other: jax.Array) -> jax.Array:
         return x
     never = (other.real < 0) & (other.real > 0)  # what is chosen by an array is sharded as it is
     return jnp.where(never, jnp.ones_like(x), x)
+
+
+def puts_constants(method: Callable[P, R]) -> Callable[P, R]:
+    """A method that may put constants of its own on the devices, whatever ``jax.transfer_guard`` says of other data."""
+
+    @functools.wraps(method)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.transfer_guard("allow"):
+            return method(*args, **kwargs)
+
+    return wrapped
+
+
+def starts(init: Callable[P, R]) -> Callable[P, R]:
+    """An ``init`` whose state is on all devices that the parameters are on.
+
+    A compiled step gives back its state so: it is then the same program for the first step and for all others.
+    """
+
+    @puts_constants
+    @functools.wraps(init)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        *_, params = (*args, *kwargs.values())
+        return _placed(init(*args, **kwargs), params)
+
+    return wrapped
+
+
+def _placed(state: R, params: Any) -> R:
+    known = [x for x in jax.tree.leaves(params) if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)]
+    meshes = {x.sharding.mesh for x in known if isinstance(x.sharding, NamedSharding) and x.sharding.mesh.size > 1}
+    if len(meshes) != 1:
+        return state
+    everywhere = NamedSharding(meshes.pop(), PartitionSpec())
+
+    def place(x: Any) -> Any:
+        return jax.device_put(x, everywhere) if len(x.sharding.device_set) == 1 else x
+
+    return jax.tree.map(place, state)

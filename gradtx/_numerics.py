@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from gradtx._dtypes import promoted
 from gradtx._mesh import size_of, sum_of
 
 
@@ -30,7 +31,7 @@ def compute_dtype(*xs: ArrayLike) -> jnp.dtype:
 def widest(*dtypes: jnp.dtype) -> jnp.dtype:
     """The promotion of dtypes, float32 at least; so also of float8 and others, for which jax promotes nothing."""
     wide = [jnp.dtype(jnp.float32) if has_few_bits(dtype) else dtype for dtype in dtypes]
-    return functools.reduce(jnp.promote_types, wide, jnp.dtype(jnp.float32))
+    return promoted(jnp.float32, *wide)
 
 
 def has_few_bits(dtype: DTypeLike) -> bool:
@@ -40,10 +41,9 @@ def has_few_bits(dtype: DTypeLike) -> bool:
 
 def added(param: jax.Array, update: jax.Array) -> jax.Array:
     """The parameter after an update, as ``optax.apply_updates`` has it; float8 is added in float32."""
-    if has_few_bits(param.dtype) or has_few_bits(update.dtype):
-        wide = widest(param.dtype, update.dtype)
-        return (param.astype(wide) + update.astype(wide)).astype(param.dtype)
-    return (param + update).astype(param.dtype)
+    dtypes = (param.dtype, update.dtype)
+    wide = (widest if any(map(has_few_bits, dtypes)) else promoted)(*dtypes)
+    return (param.astype(wide) + update.astype(wide)).astype(param.dtype)
 
 
 def real_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -155,6 +155,7 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 
 @jax.custom_jvp
+@functools.partial(jax.jit, inline=True)  # one operation outside of jit as well, in which nobody sees 0/0
 def safe_divide(x: jax.Array, y: jax.Array) -> jax.Array:
     """x/y, and 0 where y is 0, with derivative 0 there."""
     quotient = x / y

@@ -17,7 +17,7 @@ import optax
 from gradtx import _checks
 from gradtx._chain import Chain
 from gradtx._lift import NOTHING, Ahead, Lifted, stepped
-from gradtx._mesh import is_split, varying
+from gradtx._mesh import is_split, puts_constants, starts, varying
 from gradtx._rule import Rule
 from gradtx._select import Leaves, flatten_with_keys, flatten_with_paths
 from gradtx._state import ChainState, PackedState, knowing, known_to
@@ -165,10 +165,12 @@ class packed(Wrapper):
     def _members(self, state: PackedState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
         return {"": (self.tx, state)}
 
+    @starts
     def init(self, params: Any) -> PackedState:
         """The state before the first step."""
         return pack_state(self, self.tx.init(params), params)
 
+    @puts_constants
     def update(
         self, updates: Any, state: PackedState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, PackedState]:

@@ -9,6 +9,7 @@ import optax
 
 from gradtx import _checks, _select
 from gradtx._chain import chain, seal, started
+from gradtx._mesh import puts_constants, starts
 from gradtx._rule import Transformation, made_by
 from gradtx._wrapper import Wrapper
 from gradtx.rules import freeze
@@ -114,6 +115,7 @@ class partition(Wrapper):
     def _members(self, state: PartitionState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
         return {part: (tx, state.parts[part]) for part, tx in self.named_parts.items()}
 
+    @starts
     def init(self, params: Any) -> PartitionState:
         """The state before the first step."""
         leaves, treedef = _select.flatten_with_paths(params)
@@ -122,6 +124,7 @@ class partition(Wrapper):
         named = self.named_parts
         return PartitionState({part: started(tx, _pruned(treedef, values, parts, part)) for part, tx in named.items()})
 
+    @puts_constants
     def update(self, updates: Any, state: PartitionState, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         """One step of each part.
 

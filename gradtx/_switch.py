@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from gradtx._chain import Chain, chain
 from gradtx._checks import check_counts, check_injected, check_kind
 from gradtx._control import either
-from gradtx._mesh import sum_of
+from gradtx._mesh import puts_constants, starts, sum_of
 from gradtx._numerics import complement, compute_dtype, mix, real_dtype, safe_divide, widened
 from gradtx._rule import Hyper, Rule, Transformation
 from gradtx._state import ChainState
@@ -150,6 +150,7 @@ class switch(Wrapper):
     def _members(self, state: SwitchState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
         return {"first": (self.first, state.first), "then": (self.then, state.then)}
 
+    @starts
     def init(self, params: Any) -> SwitchState:
         """The state before the first step: both phases', and the clock."""
         first, then = self.first.init(params), self.then.init(params)
@@ -158,6 +159,7 @@ class switch(Wrapper):
         at = None if callable(self.at) else jnp.asarray(self.at, jnp.int32)
         return SwitchState(jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32), at, first, then)
 
+    @puts_constants
     def update(
         self, updates: Any, state: SwitchState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, SwitchState]:
@@ -315,12 +317,14 @@ class swats(Wrapper):
     def _members(self, state: SwatsState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
         return {"": (self._adam, state.inner)}
 
+    @starts
     def init(self, params: Any) -> SwatsState:
         """The state before the first step."""
         inner = self._adam.init(params)
         average, rate = (jnp.zeros_like(_learning_rate(inner)) for _ in range(2))
         return SwatsState(jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32), average, rate, inner)
 
+    @puts_constants
     def update(self, updates: Any, state: SwatsState, params: Any = None, **extra_args: Any) -> tuple[Any, SwatsState]:
         """One step of Adam or of SGD; ``params`` and the extra arguments are not read."""
         del extra_args

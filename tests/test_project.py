@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 # Lowest first; a module imports from its own floor or from below. A package stands for its modules.
 FLOORS = [
+    ["_dtypes"],
     ["_mesh", "_blank"],
     ["_control", "_numerics", "_signal", "_select", "_flow", "_tables", "_limits", "_walk", "activations", "native"],
     ["_latex"],

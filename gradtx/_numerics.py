@@ -97,7 +97,7 @@ def split(value: ArrayLike, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
     """
     if isinstance(value, jax.Array):
         rounded = value.astype(dtype)
-        wide = jnp.promote_types(value.dtype, dtype)
+        wide = promoted(value.dtype, dtype)
         residual = (value.astype(wide) - rounded.astype(wide)).astype(dtype)
         return rounded, jnp.where(jnp.isfinite(rounded), residual, 0)
     exact = np.asarray(value, np.float64)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jax.sharding import PartitionSpec
 
+from gradtx._dtypes import promoted
 from gradtx._mesh import sum_of, vary, varying
 from gradtx._numerics import Numbers, in_order
 from gradtx.native import _library
@@ -122,7 +123,7 @@ def _sums(
 
     def wide(*operands: jax.Array) -> jax.Array:
         x = fn(*operands)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return x.astype(promoted(jnp.float32, x.dtype))
 
     _check("sum_leaves", leaves, (), {})
     found: list[tuple[list[int], jax.Array]] = []

@@ -159,7 +159,8 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 def safe_divide(x: jax.Array, y: jax.Array) -> jax.Array:
     """x/y, and 0 where y is 0, with derivative 0 there."""
     quotient = x / y
-    return jax.lax.select(jnp.broadcast_to(y == 0, quotient.shape), jax.lax.full_like(quotient, 0), quotient)
+    zero = y == 0 if jnp.ndim(y) == 0 else jnp.broadcast_to(y == 0, quotient.shape)
+    return jax.lax.select(zero, jax.lax.full_like(quotient, 0), quotient)
 
 
 @safe_divide.defjvp

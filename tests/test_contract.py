@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from catalog import ALL, DIALECTS, MOST, OPTIMIZERS, RULES
+from catalog import ALL, DIALECTS, FEW, MOST, OPTIMIZERS, RULES
 
 import gradtx as gx
 from gradtx import optimizers, rules, testing
@@ -16,8 +16,10 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 EVERYTHING = ALL | DIALECTS
 ELSEWHERE = {"keeps its types", "runs in every executor"}  # below, and in test_executors.py
-COMPILED = [name for name in testing.PROPERTIES if name not in ELSEWHERE]
+SLOW = {"works under guards", "leaks no tracers"}  # below, and in test_modes.py
+COMPILED = [name for name in testing.PROPERTIES if name not in ELSEWHERE | SLOW]
 NOT_OURS = {("is odd", "seal")}  # maps whole trees by somebody else's transformation
+NOT_OURS |= {("keeps to strict types", name) for name in ("seal", "scheduled adamw")}  # optax and a schedule promote
 
 
 def test_the_catalog_is_complete():
@@ -39,6 +41,11 @@ def test_contract(claim, name):
     if (claim, name) in NOT_OURS:
         pytest.skip("not a rule of gradtx")
     holds(claim, ALL[name])
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FEW else [pytest.mark.exhaustive]) for n in ALL])
+def test_works_under_guards(name):
+    holds("works under guards", ALL[name])
 
 
 @pytest.mark.parametrize("name", EVERYTHING)

@@ -143,6 +143,24 @@ class scaled_square(gx.Rule):
         return signal._replace(direction=u + jnp.sign(u) * jnp.square(u * c.scale) * 0), {}
 
 
+class flattened(Direction):
+    def of(self, u):
+        return u.ravel().reshape(u.shape)
+
+
+class promotes(Direction):
+    def of(self, u):
+        return (u * jnp.ones((), jnp.bfloat16)).astype(u.dtype)
+
+
+class remembers(Direction):
+    seen = []
+
+    def of(self, u):
+        self.seen[:] = [u]
+        return u
+
+
 BROKEN = {
     "is an optax transformation": (without_extra_arguments((gx.sign(),)), "unexpected keyword argument 'value'"),
     "takes any tree": (for_vectors(), "IndexError"),
@@ -171,6 +189,10 @@ BROKEN = {
     "stores slots as told": (small_steps_from_one(), "updates: b is "),
     "runs in every executor": (counts_traces(), "kernel and reference differ: 0/matrix is "),
     "works in shard map": (loop_from_a_constant(), "carry"),
+    "works on explicit meshes": (flattened(), "sharding"),
+    "keeps to strict types": (promotes(), "TypePromotionError"),
+    "works under guards": (normalized(), "invalid value (nan)"),
+    "leaks no tracers": (remembers(), "Leaked"),
 }
 
 

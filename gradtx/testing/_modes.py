@@ -6,11 +6,12 @@ import functools
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, PartitionSpec
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gradtx as gx
 from gradtx._rule import Transformation
-from gradtx.testing._compare import close
+from gradtx.testing._compare import check, close
 from gradtx.testing._examples import normal
 
 STEPS = 3
@@ -52,6 +53,31 @@ def steps(tx: Transformation, params: Any, state: Any, grads: Any) -> Any:
     return jax.lax.scan(one, (params, state), grads)[0]
 
 
+def works_on_explicit_meshes(tx: Transformation) -> None:
+    """on a mesh of explicit axes state and parameters keep their types; the numbers too, with several devices"""
+    params, grads = arrays(0), arrays(1, STEPS)
+    explicit = mesh(AxisType.Explicit)
+    spread = {name: PartitionSpec(None, *spec) for name, spec in SPECS.items()}
+    run = functools.partial(steps, tx)
+    for executor in ("reference", "native"):
+        with gx.executor(executor):
+            with jax.set_mesh(explicit):
+                placed = [
+                    {name: jax.device_put(x, NamedSharding(explicit, spec[name])) for name, x in tree.items()}
+                    for tree, spec in ((params, SPECS), (grads, spread))
+                ]
+                state = tx.init(placed[0])
+                after = jax.make_jaxpr(run)(placed[0], state, placed[1]).out_avals
+                for x, y in zip(jax.tree.leaves((placed[0], state)), after, strict=True):
+                    spec, given = y.sharding.spec, jax.typeof(x).sharding.spec
+                    check(spec == given, f"an array of shape {x.shape} is spread over {spec}, not {given}")
+                if len(jax.devices()) == 1:
+                    continue
+                found = jax.jit(run)(placed[0], state, placed[1])
+            whole = jax.jit(run)(params, tx.init(params), grads)
+            close(found[0], whole[0], "parameters on a mesh", rtol=1e-5, atol=1e-6)
+
+
 def works_in_shard_map(tx: Transformation) -> None:
     """on shards the numbers and types of whole arrays, sharded and replicated ones mixed; on one device, types only"""
     params, grads = arrays(0), arrays(1, STEPS)
@@ -73,3 +99,40 @@ def works_in_shard_map(tx: Transformation) -> None:
             whole, from_outside, from_inside = jax.jit(run)(params, state, grads)
             close(from_outside, whole, "on shards, with a state that was made outside", rtol=1e-5, atol=1e-6)
             close(from_inside, whole[0], "on shards, with a state that was made there", rtol=1e-5, atol=1e-6)
+
+
+def keeps_to_strict_types(tx: Transformation) -> None:
+    """strict promotion of dtypes and no promotion of ranks, for leaves and gradients of several dtypes"""
+    pairs = [("float32", "float32"), ("bfloat16", "float32"), ("float32", "float64"), ("float64", "bfloat16")]
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        for first, second in pairs:
+            params = {"w": normal(3, 2, dtype=first), "b": normal(2, dtype=second)}
+            state = jax.eval_shape(tx.init, params)
+            for grads in (params, jax.tree.map(lambda x: x.astype(jnp.float32), params)):
+                jax.eval_shape(functools.partial(gx.step, tx), params, grads, state)
+
+
+def works_under_guards(tx: Transformation) -> None:
+    """outside of jit with transfers disallowed and NaNs refused, and with jit disabled: the same numbers"""
+    params, grads = arrays(0), arrays(1)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+
+    def three(params: Any, grads: Any) -> Any:
+        state = tx.init(params)
+        for _ in range(STEPS):
+            params, state = gx.step(tx, params, grads, state)
+        return params
+
+    with jax.transfer_guard("disallow"), jax.debug_nans(True):
+        found = three(params, grads)
+        three(zeros, zeros)
+    with jax.disable_jit():
+        close(three(params, grads), found, "without jit", rtol=1e-5, atol=1e-6)
+
+
+def leaks_no_tracers(tx: Transformation) -> None:
+    """what is traced leaves nothing behind"""
+    params = arrays(0)
+    state = tx.init(params)
+    with jax.checking_leaks():
+        jax.make_jaxpr(functools.partial(gx.step, tx))(params, params, state)

@@ -23,7 +23,13 @@ from gradtx._rule import Transformation
 from gradtx._tables import columns, width
 from gradtx.testing._compare import check, close, finite, own_buffers, same_types
 from gradtx.testing._examples import DTYPES, normal, params, trees
-from gradtx.testing._modes import works_in_shard_map
+from gradtx.testing._modes import (
+    keeps_to_strict_types,
+    leaks_no_tracers,
+    works_in_shard_map,
+    works_on_explicit_meshes,
+    works_under_guards,
+)
 
 Property = Callable[[Transformation], str | None]
 
@@ -420,4 +426,8 @@ ORDERED: tuple[Property, ...] = (
     stores_slots_as_told,
     runs_in_every_executor,
     works_in_shard_map,
+    works_on_explicit_meshes,
+    keeps_to_strict_types,
+    works_under_guards,
+    leaks_no_tracers,
 )

@@ -159,7 +159,9 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 def safe_divide(x: jax.Array, y: jax.Array) -> jax.Array:
     """x/y, and 0 where y is 0, with derivative 0 there."""
     quotient = x / y
-    zero = y == 0 if jnp.ndim(y) == 0 else jnp.broadcast_to(y == 0, quotient.shape)
+    zero = y == 0
+    if zero.ndim and zero.shape != quotient.shape:
+        zero = zero | jax.lax.full_like(quotient, False, bool)  # which is also sharded as the quotient is
     return jax.lax.select(zero, jax.lax.full_like(quotient, 0), quotient)
 
 

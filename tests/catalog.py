@@ -123,3 +123,9 @@ ALL = RULES | OPTIMIZERS | CHAINS | WRAPPERS
 FEW = {"adam", "nadamw", "scheduled adamw", "adamw where", "switch", "partition", "skip_nonfinite"}
 REST = {name for name in ALL if "(" in name or name not in RULES} - FEW
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]
+
+# By property and name, what is not held to it: optax and a schedule promote by themselves, and what multiplies, or
+# averages over rows and columns, needs whole matrices.
+LACKING = {("keeps to strict types", name) for name in ("seal", "scheduled adamw")}
+LACKING |= {("works on explicit meshes", name) for name in ("orthogonalize", "muon")}
+LACKING |= {("works in shard map", n) for n in ("orthogonalize", "muon", "scale_by_factored_rms", "adafactor")}

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from catalog import ALL, DIALECTS, FEW, MOST, OPTIMIZERS, RULES
+from catalog import ALL, DIALECTS, FEW, LACKING, MOST, OPTIMIZERS, RULES
 
 import gradtx as gx
 from gradtx import optimizers, rules, testing
@@ -19,7 +19,7 @@ ELSEWHERE = {"keeps its types", "runs in every executor"}  # below, and in test_
 SLOW = {"works under guards", "leaks no tracers"}  # below, and in test_modes.py
 COMPILED = [name for name in testing.PROPERTIES if name not in ELSEWHERE | SLOW]
 NOT_OURS = {("is odd", "seal")}  # maps whole trees by somebody else's transformation
-NOT_OURS |= {("keeps to strict types", name) for name in ("seal", "scheduled adamw")}  # optax and a schedule promote
+NOT_OURS |= LACKING
 
 
 def test_the_catalog_is_complete():

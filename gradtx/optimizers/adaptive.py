@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from gradtx._chain import Chain, chain, seal
 from gradtx._rule import Hyper
 from gradtx._select import Select
@@ -256,7 +258,7 @@ def adopt(
     ['rms', 'lag_v', 'precondition', 'clip_by_value', 'momentum', 'scale_by_learning_rate']
     """
     divided = chain(rms(b2, start="first"), lag_v(), precondition(eps, form="max"))
-    direction = chain(divided, clip_by_value(lambda count: count**0.25), momentum(b1))
+    direction = chain(divided, clip_by_value(lambda count: jnp.asarray(count, float) ** 0.25), momentum(b1))
     return chain(direction, *decoupled(weight_decay, decay_mask), scale_by_learning_rate(learning_rate))
 
 

@@ -105,7 +105,7 @@ def asgd(
 
     def rate(count: jax.Array) -> Any:
         eta, lam = (value(count) if callable(value) else value for value in (learning_rate, decay))
-        return eta / (1 + lam * eta * count) ** power
+        return eta / (1 + lam * eta * jnp.asarray(count, float)) ** power
 
-    average = average_iterates(lambda count: 1 / jnp.maximum(1, count - start))
+    average = average_iterates(lambda count: 1 / jnp.asarray(jnp.maximum(1, count - start), float))
     return chain(add_decayed_weights(decay), scale_by_learning_rate(rate), average)

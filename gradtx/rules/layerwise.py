@@ -6,6 +6,7 @@ import math
 
 import jax.numpy as jnp
 
+from gradtx._dtypes import promoted
 from gradtx._mesh import size_of
 from gradtx._numerics import norms, on_each, real_dtype, safe_divide
 from gradtx._rule import Hyper, Rule, hyper
@@ -88,8 +89,9 @@ class cautious(Rule):
     def measure(self, groups, total):
         def agreement(x):
             share = total(self._agrees, [x.direction], [x.gradient]) / max(size_of(x.direction), 1)
-            return share.astype(real_dtype(x.direction.dtype))
+            return share.astype(dtype)
 
+        dtype = promoted(*(real_dtype(x.direction.dtype) for (x,) in groups))
         return jnp.stack([agreement(x) for (x,) in groups])
 
     @staticmethod

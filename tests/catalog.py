@@ -128,4 +128,5 @@ MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else [
 # averages over rows and columns, needs whole matrices.
 LACKING = {("keeps to strict types", name) for name in ("seal", "scheduled adamw")}
 LACKING |= {("works on explicit meshes", name) for name in ("orthogonalize", "muon")}
-LACKING |= {("works in shard map", n) for n in ("orthogonalize", "muon", "scale_by_factored_rms", "adafactor")}
+WHOLE = ("orthogonalize", "muon", "scale_by_shape", "scale_by_factored_rms", "adafactor")
+LACKING |= {("works in shard map", name) for name in WHOLE}

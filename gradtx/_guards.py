@@ -70,8 +70,9 @@ class skip_nonfinite(Wrapper):
     What finite gradients make of the parameters is not looked at: an update that is infinite because ``tx`` made it so
     is passed on.
 
-    Arrays sharded over a mesh are one array: an inf or NaN in one shard skips the step on every device. Inside
-    ``shard_map`` a device sees its own shard only: there the gradients must be the same on all of them.
+    Arrays sharded over a mesh are one array: an inf or NaN in one shard skips the step on every device; inside
+    ``shard_map`` too, where types say what is sharded. With ``check_vma=False`` they do not: there the gradients must be
+    the same on all devices.
 
     Raises:
         TypeError: if ``tx`` is no transformation, or ``max_consecutive`` no integer; in ``update``, for a state that

@@ -71,8 +71,8 @@ class skip_nonfinite(Wrapper):
     is passed on.
 
     Arrays sharded over a mesh are one array: an inf or NaN in one shard skips the step on every device; inside
-    ``shard_map`` too, where types say what is sharded. With ``check_vma=False`` they do not: there the gradients must be
-    the same on all devices.
+    ``shard_map`` too, where types say what is sharded. With ``check_vma=False`` they do not: there the gradients must
+    be the same on all devices.
 
     Raises:
         TypeError: if ``tx`` is no transformation, or ``max_consecutive`` no integer; in ``update``, for a state that

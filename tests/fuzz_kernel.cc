@@ -188,11 +188,10 @@ struct Buffer {
   int64_t shift = 0;  // by so many bytes
   bool nowhere = false;
 
-  int64_t size() const {
+  int64_t size() const {  // 0 also for more than there is memory for
     int64_t product = 1;
     for (int64_t dim : dims)
-      if (dim <= 0) return 0;
-    for (int64_t dim : dims) product *= dim;
+      if (dim <= 0 || __builtin_mul_overflow(product, dim, &product) || product > (int64_t{1} << 40)) return 0;
     return product;
   }
   int64_t bytes() const { return size() * bytes_of(code); }

@@ -99,18 +99,35 @@ def puts_constants(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def starts(init: Callable[P, R]) -> Callable[P, R]:
-    """An ``init`` whose state is on all devices that the parameters are on.
+    """An ``init`` whose state is on all devices that the parameters are on, and which takes abstract parameters.
 
-    A compiled step gives back its state so: it is then the same program for the first step and for all others.
+    A compiled step gives back its state so: it is then the same program for the first step and for all others. What
+    the state of abstract parameters, ``jax.ShapeDtypeStruct``, has from their values is abstract too.
     """
 
     @puts_constants
     @functools.wraps(init)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        *_, params = (*args, *kwargs.values())
-        return _placed(init(*args, **kwargs), params)
+        *before, params = (*args, *kwargs.values())
+        if not any(map(_is_abstract, jax.tree.leaves(params))):
+            return _placed(init(*args, **kwargs), params)
+        of: Callable[..., R] = init
+        states = [of(*before, jax.tree.map(functools.partial(_filled, value=value), params)) for value in (0, 1)]
+        return jax.tree.map(_if_same, *states)
 
     return wrapped
+
+
+def _is_abstract(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)
+
+
+def _filled(x: Any, value: int) -> Any:
+    return jnp.full(x.shape, value, x.dtype, device=x.sharding) if _is_abstract(x) else x
+
+
+def _if_same(x: jax.Array, y: jax.Array) -> Any:
+    return x if isinstance(x, jax.core.Tracer) or bool((x == y).all()) else jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _placed(state: R, params: Any) -> R:

@@ -5,7 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
+import jax
+import jax.numpy as jnp
 import pytest
+from catalog import ALL
+
+import gradtx as gx
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -28,3 +34,22 @@ def test_on_four_devices():
 @pytest.mark.exhaustive
 def test_everything_on_four_devices():
     on_four_devices([])
+
+
+def test_abstract_parameters():
+    """The state that concrete ones give; what depends on their values stays abstract."""
+    params = {"w": jnp.arange(6.0).reshape(3, 2), "b": jnp.ones(2)}
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    for name in ("adam", "monitor", "nag_lookahead", "accumulate", "loss_scale", "switch", "swats", "partition"):
+        chex.assert_trees_all_equal(ALL[name].init(abstract), ALL[name].init(params))
+
+    class anchored(gx.Rule):
+        def slots(self, param):
+            return {"anchor": param, "m": jnp.zeros_like(param)}
+
+        def apply(self, signal, slots, param, c):
+            return signal, {"anchor": slots.anchor, "m": slots.m}
+
+    slots = anchored().init(abstract).slots["anchored"]
+    assert slots["anchor"] == abstract
+    chex.assert_trees_all_equal(slots["m"], jax.tree.map(jnp.zeros_like, params))

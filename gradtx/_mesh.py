@@ -46,6 +46,20 @@ def vary(x: Any, axes: Sequence[str]) -> jax.Array:
     return jax.lax.pvary(x, missing)  # pyright: ignore[reportAttributeAccessIssue] - its name before jax 0.9
 
 
+def check_whole(rule: str, x: Any) -> None:
+    """Refuses a shard where a rule needs the whole leaf.
+
+    Raises:
+        ValueError: for an array that differs between devices inside of ``shard_map``.
+    """
+    if axes := varying(x):
+        raise ValueError(
+            f"gradtx: rule {rule!r} needs whole leaves, and inside of shard_map this one of shape {jnp.shape(x)} is a "
+            f"shard: its devices differ along {', '.join(map(repr, axes))}. Gather it (jax.lax.all_gather), replicate "
+            "such leaves, or leave the partition to the compiler: jit with shardings needs no shard_map."
+        )
+
+
 def is_split(x: Any) -> bool:
     """Whether the type of an array says that it is spread over explicit axes of a mesh."""
     return any(axes is not None for axes in jax.typeof(x).sharding.spec)

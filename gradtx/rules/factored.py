@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx._mesh import check_whole
 from gradtx._numerics import abs_sq, real_dtype
 from gradtx._rule import Rule
 
@@ -32,6 +33,10 @@ class scale_by_factored_rms(Rule):
     none.
 
     A NaN, and an inf, spoils its row and column, and stays there.
+
+    Raises:
+        ValueError: for a ``power``, ``eps`` or ``least`` out of range; for a shard of a leaf that is factored, inside
+            of ``jax.shard_map``.
 
     Source: Shazeer & Stern (2018), "Adafactor: adaptive learning rates with sublinear memory cost", Algorithm 4.
 
@@ -75,6 +80,9 @@ class scale_by_factored_rms(Rule):
 
     def apply_tree(self, trees, state):
         gradients, treedef = jax.tree.flatten(trees.gradient)
+        for g in gradients:
+            if self._axes(g.shape) is not None:
+                check_whole(self.name or self.label, g)
         before = [treedef.flatten_up_to(state[kind]) for kind in ("rows", "columns", "s")]
         out, after = [], []
         for g, rows, columns, s in zip(gradients, *before, strict=True):

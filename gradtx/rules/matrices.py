@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradtx._mesh import check_whole
 from gradtx._numerics import safe_divide
 from gradtx._rule import Hyper, Rule, hyper
 
@@ -40,7 +41,8 @@ class orthogonalize(Rule):
 
     Raises:
         ValueError: for a leaf with fewer than two axes that do not count; says which. Give such leaves another
-            optimizer (see ``partition``), or leave the rule out there (see ``where``).
+            optimizer (see ``partition``), or leave the rule out there (see ``where``). For a shard of a leaf, inside
+            of ``jax.shard_map``.
 
     Source: Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks"; Bernstein & Newhouse
     (2024), "Old optimizer, new norm".
@@ -77,6 +79,8 @@ class orthogonalize(Rule):
 
     def apply_tree(self, trees, state):
         leaves, treedef = jax.tree.flatten(trees.direction)
+        for x in leaves:
+            check_whole(self.name or self.label, x)
         views = [as_matrices(x, self.stacked, self.output) for x in leaves]
         alike: dict[Any, list[int]] = {}
         for i, view in enumerate(views):
@@ -116,7 +120,8 @@ class scale_by_shape(Rule):
     Inf and NaN stay in their element.
 
     Raises:
-        ValueError: for a leaf with fewer than two axes that do not count.
+        ValueError: for a leaf with fewer than two axes that do not count; for a shard of a leaf, inside of
+            ``jax.shard_map``.
 
     Source: Jordan et al. (2024); Liu et al. (2025), "Muon is scalable for LLM training", for the second form.
 
@@ -141,6 +146,7 @@ class scale_by_shape(Rule):
 
     def apply(self, signal, slots, param, c):
         u = signal.direction
+        check_whole(self.name or self.label, u)
         if u.ndim < self.stacked + 2:
             raise ValueError(f"{self.name or self.label}: needs matrices, found a leaf of shape {u.shape}")
         _, inputs, outputs = matrices_shape(u.shape, self.stacked, self.output)

@@ -146,7 +146,7 @@ class rectified_precondition(Rule):
     Args:
         decay: β in [0, 1) of the ``rms`` before it.
         eps: ε ≥ 0, outside the root. 1e-8.
-        threshold: of ρ. 5 as in torch; the paper has 4.
+        threshold: of ρ, at least 4, below which r² means nothing. 5 as in torch; the paper has 4.
 
     Uses v up. Carries the weights: w_u ← w_u/√w_v where it divides. State: ``age`` and ``weight``, of an average with
     the decay β (scalars); ρ is 1 + 2·age/weight.
@@ -175,6 +175,11 @@ class rectified_precondition(Rule):
     eps: Hyper = hyper(default=1e-8, low=0)
     threshold: float = 5.0
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.threshold >= 4:
+            raise ValueError(f"rectified_precondition: threshold must be at least 4, found {self.threshold!r}")
+
     def scalars(self):
         return {"age": 0.0, "weight": 0.0}
 
@@ -183,7 +188,7 @@ class rectified_precondition(Rule):
         weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
         rho, most = 1 + 2 * age / weight, (1 + h.decay) / h.decay_complement
         divides = rho > self.threshold
-        share = (rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)
+        share = safe_divide((rho - 4) * (rho - 2) * most, (most - 4) * (most - 2) * rho)
         gain = jnp.sqrt(jnp.where(divides, share, 1))
         w = safe_divide(weights.direction, safe_sqrt(weights.second_moment))
         after = Weights(jnp.where(divides, w, weights.direction), jnp.ones_like(w))

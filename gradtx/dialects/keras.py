@@ -2,8 +2,18 @@
 
 What is Keras's own: the order is clip, decay, step; weight decay is decoupled in every optimizer; the learning rate
 stands inside the momentum; Adam has its epsilon on the second moment before debiasing ("epsilon hat"), Adagrad and
-RMSprop inside the root, and Nadam (whatever its docstring says) outside the root of the debiased one; Nadam's
-schedule decays with 0.96ᵗ.
+RMSprop inside the root, Adamax outside the maximum, and Nadam (whatever its docstring says) outside the root of the
+debiased one; Nadam's schedule decays with 0.96ᵗ; Lamb and Adafactor measure weights that have decayed already;
+schedule-free AdamW averages all iterates alike.
+
+Everywhere, beside the arguments that each function names:
+
+- ``decay_mask``: which leaves decay, a selector as of ``where`` (Keras: ``exclude_from_weight_decay``);
+- ``use_ema``, ``ema_momentum``: the average of the parameters, at ``evaluation_point(state, params)``, where Keras
+  writes it into the model at the end;
+- ``loss_scale_factor``: gradients are divided by it;
+- ``name`` is taken and changes nothing; ``ema_overwrite_frequency`` and ``gradient_accumulation_steps`` are errors
+  that say what to use.
 
 Where gradtx differs: a clip threshold that is not positive is an error, where Keras silently clips nothing.
 ``clipnorm`` makes a whole leaf NaN for a gradient that is not finite.
@@ -11,12 +21,89 @@ Where gradtx differs: a clip threshold that is not positive is an error, where K
 
 from __future__ import annotations
 
+import re
+from typing import Any, TypedDict, Unpack
+
+import jax
+import jax.numpy as jnp
+import optax
+
 from gradtx import rules
 from gradtx._chain import Chain, chain
+from gradtx._partition import partition
 from gradtx._rule import Hyper, Rule
-from gradtx.dialects._zero import is_zero
+from gradtx._select import Select
+from gradtx.dialects._arguments import falling_rate, is_zero, missing, refuse
+from gradtx.optimizers._parts import derived
 
-__all__ = ["adagrad", "adam", "adamw", "nadam", "rmsprop", "sgd"]
+__all__ = [
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "lamb",
+    "lion",
+    "muon",
+    "nadam",
+    "rmsprop",
+    "schedule_free_adamw",
+    "sgd",
+]
+
+_INSTEAD = {
+    "ftrl": "it is no chain of rules. The nearest is adagrad",
+    "lossscaleoptimizer": "use gradtx.loss_scale",
+    "multioptimizer": "use gradtx.partition",
+    "optimizer": "an optimizer is a gradtx.chain of rules",
+    "schedules": "give a function of the count of steps, such as those of optax.schedules, as the learning rate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    missing("keras", name, __all__, _INSTEAD)
+
+
+class Options(TypedDict, total=False):
+    """Arguments that all of Keras's optimizers have; see the module."""
+
+    decay_mask: Select
+    use_ema: bool
+    ema_momentum: Hyper
+    ema_overwrite_frequency: int | None
+    loss_scale_factor: float | None
+    gradient_accumulation_steps: int | None
+    name: str | None
+
+
+def _framed(
+    name: str, clip: tuple[Hyper | None, Hyper | None, Hyper | None], options: Options, *parts: Rule | Chain
+) -> Chain:
+    """The optimizer's own rules between what Keras has before and after all of them.
+
+    Raises:
+        TypeError: for an option that Keras does not have.
+        ValueError: for one that is no rule.
+    """
+    refuse(f"keras.{name}", {key: None for key in options if key not in Options.__annotations__})
+    if options.get("gradient_accumulation_steps") is not None:
+        raise ValueError(
+            f"keras.{name}: gradient_accumulation_steps is a wrapper here: gradtx.accumulate(keras.{name}(...), steps)"
+        )
+    if options.get("ema_overwrite_frequency") is not None:
+        raise ValueError(
+            f"keras.{name}: ema_overwrite_frequency is no rule: take gradtx.evaluation_point(state, params) as the "
+            "parameters when you want them replaced"
+        )
+    scale, factor = [], options.get("loss_scale_factor")
+    if factor is not None:
+        scale = [rules.scale(1 / factor)]
+    average = []
+    if options.get("use_ema", False):
+        momentum = options.get("ema_momentum", 0.99)
+        average = [rules.average_iterates(lambda count: jnp.where(count == 0, 1.0, 1.0 - momentum))]
+    return chain(*scale, *_clip(*clip), *parts, *average)
 
 
 def _clip(clipnorm: Hyper | None, clipvalue: Hyper | None, global_clipnorm: Hyper | None) -> list[Rule]:
@@ -36,15 +123,19 @@ def _clip(clipnorm: Hyper | None, clipvalue: Hyper | None, global_clipnorm: Hype
     return [makers[name](limit) for name, limit in given.items()]
 
 
-def _decay(weight_decay: Hyper | None) -> list[Rule]:
-    return [] if weight_decay is None else [rules.add_decayed_weights(weight_decay)]
+def _decay(weight_decay: Hyper | None, options: Options) -> list[Rule]:
+    where = options.get("decay_mask")
+    return [] if weight_decay is None else [rules.add_decayed_weights(weight_decay, where=where)]
 
 
-def _velocity(learning_rate: Hyper, momentum: Hyper, nesterov: bool, weight_decay: Hyper | None) -> list[Rule]:
+def _velocity(
+    learning_rate: Hyper, momentum: Hyper, nesterov: bool, weight_decay: Hyper | None, options: Options
+) -> list[Rule]:
     """Learning rate, momentum, decay: the velocity form, in which the decay must pass the momentum by."""
     if is_zero(momentum):
-        return [*_decay(weight_decay), rules.scale_by_learning_rate(learning_rate)]
-    decay = [] if weight_decay is None else [rules.decay_weights(learning_rate, weight_decay)]
+        return [*_decay(weight_decay, options), rules.scale_by_learning_rate(learning_rate)]
+    where = options.get("decay_mask")
+    decay = [] if weight_decay is None else [rules.decay_weights(learning_rate, weight_decay, where=where)]
     return [rules.scale_by_learning_rate(learning_rate), rules.trace(momentum, nesterov), *decay]
 
 
@@ -56,6 +147,7 @@ def sgd(
     clipnorm: Hyper | None = None,
     clipvalue: Hyper | None = None,
     global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
 ) -> Chain:
     """keras.optimizers.SGD: [clip,] learning rate, [heavy ball,] [decay].
 
@@ -65,6 +157,7 @@ def sgd(
         nesterov: Nesterov's form; without momentum it does nothing, as in Keras.
         weight_decay: λ of decoupled decay, or None.
         clipnorm, clipvalue, global_clipnorm: at most one clip: by each leaf's norm, by value, by the norm of all.
+        **options: what all of these functions take, see above.
 
     Raises:
         ValueError: for more than one clip, or one that is not positive.
@@ -73,8 +166,8 @@ def sgd(
     >>> print(keras.sgd(momentum=0.9, clipnorm=1.0))
     clip_by_norm(1) → scale_by_learning_rate(0.01) → trace(0.9, False)
     """
-    clip = _clip(clipnorm, clipvalue, global_clipnorm)
-    return chain(*clip, *_velocity(learning_rate, momentum, nesterov, weight_decay))
+    clip = (clipnorm, clipvalue, global_clipnorm)
+    return _framed("sgd", clip, options, *_velocity(learning_rate, momentum, nesterov, weight_decay, options))
 
 
 def adagrad(
@@ -85,6 +178,7 @@ def adagrad(
     clipnorm: Hyper | None = None,
     clipvalue: Hyper | None = None,
     global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
 ) -> Chain:
     """keras.optimizers.Adagrad: [clip,] sum, division with epsilon inside the root, [decay,] learning rate.
 
@@ -92,7 +186,7 @@ def adagrad(
         learning_rate: η.
         initial_accumulator_value: what the sum starts at.
         epsilon: ε, inside the root.
-        weight_decay, clipnorm, clipvalue, global_clipnorm: as in ``sgd``.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
 
     Raises:
         ValueError: as ``sgd``.
@@ -101,9 +195,10 @@ def adagrad(
     >>> print(keras.adagrad())
     adagrad_sum(0.1) → precondition(0, 1e-07) → scale_by_learning_rate(0.001)
     """
-    clip = _clip(clipnorm, clipvalue, global_clipnorm)
-    direction = chain(*clip, rules.adagrad_sum(initial_accumulator_value), rules.precondition(0.0, epsilon))
-    return chain(direction, *_decay(weight_decay), rules.scale_by_learning_rate(learning_rate))
+    clip = (clipnorm, clipvalue, global_clipnorm)
+    direction = chain(rules.adagrad_sum(initial_accumulator_value), rules.precondition(0.0, epsilon))
+    step = rules.scale_by_learning_rate(learning_rate)
+    return _framed("adagrad", clip, options, direction, *_decay(weight_decay, options), step)
 
 
 def rmsprop(
@@ -116,6 +211,7 @@ def rmsprop(
     clipnorm: Hyper | None = None,
     clipvalue: Hyper | None = None,
     global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
 ) -> Chain:
     """keras.optimizers.RMSprop: [clip,] RMS, division with epsilon in the root, learning rate, [heavy ball,] [decay].
 
@@ -125,7 +221,7 @@ def rmsprop(
         momentum: μ of a heavy ball; the number 0 for none.
         epsilon: ε, inside the root.
         centered: whether to divide by the root of the variance.
-        weight_decay, clipnorm, clipvalue, global_clipnorm: as in ``sgd``.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
 
     Raises:
         ValueError: as ``sgd``.
@@ -135,8 +231,9 @@ def rmsprop(
     rms(0.9) → precondition(0, 1e-07) → scale_by_learning_rate(0.001) → trace(0.9, False)
     """
     second_moment = rules.centered_rms(rho) if centered else rules.rms(rho)
-    direction = chain(*_clip(clipnorm, clipvalue, global_clipnorm), second_moment, rules.precondition(0.0, epsilon))
-    return chain(direction, *_velocity(learning_rate, momentum, False, weight_decay))
+    direction = chain(second_moment, rules.precondition(0.0, epsilon))
+    velocity = _velocity(learning_rate, momentum, False, weight_decay, options)
+    return _framed("rmsprop", (clipnorm, clipvalue, global_clipnorm), options, direction, *velocity)
 
 
 def adam(
@@ -149,6 +246,7 @@ def adam(
     clipnorm: Hyper | None = None,
     clipvalue: Hyper | None = None,
     global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
 ) -> Chain:
     """keras.optimizers.Adam: [clip,] moments, [maximum,] division, and only then debias; [decay,] learning rate.
 
@@ -158,7 +256,7 @@ def adam(
         beta_2: the decay of the second moment.
         epsilon: "epsilon hat", added to the root before debiasing.
         amsgrad: whether to take the maximum of the second moment over time.
-        weight_decay, clipnorm, clipvalue, global_clipnorm: as in ``sgd``. With decay it is AdamW.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``. With decay it is AdamW.
 
     Raises:
         ValueError: as ``sgd``.
@@ -168,9 +266,10 @@ def adam(
     momentum(0.9) → rms(0.999) → precondition(1e-07, 0) → debias() → scale_by_learning_rate(0.001)
     """
     maximum = [rules.max_v()] if amsgrad else []
-    averages = chain(*_clip(clipnorm, clipvalue, global_clipnorm), rules.momentum(beta_1), rules.rms(beta_2), *maximum)
-    direction = chain(averages, rules.precondition(epsilon), rules.debias())
-    return chain(direction, *_decay(weight_decay), rules.scale_by_learning_rate(learning_rate))
+    averages = chain(rules.momentum(beta_1), rules.rms(beta_2), *maximum)
+    direction = chain(averages, rules.precondition(epsilon), rules.debias(), *_decay(weight_decay, options))
+    step = rules.scale_by_learning_rate(learning_rate)
+    return _framed("adam", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
 
 
 def adamw(
@@ -183,13 +282,14 @@ def adamw(
     clipnorm: Hyper | None = None,
     clipvalue: Hyper | None = None,
     global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
 ) -> Chain:
     """keras.optimizers.AdamW: ``adam`` with decoupled decay, 0.004 by default.
 
     Args:
         learning_rate: η; it multiplies the decay too.
         weight_decay: λ.
-        beta_1, beta_2, epsilon, amsgrad, clipnorm, clipvalue, global_clipnorm: as in ``adam``.
+        beta_1, beta_2, epsilon, amsgrad, clipnorm, clipvalue, global_clipnorm, **options: as in ``adam``.
 
     Raises:
         ValueError: as ``sgd``.
@@ -198,7 +298,10 @@ def adamw(
     >>> [rule.label for rule in keras.adamw().rules][-2:]
     ['add_decayed_weights', 'scale_by_learning_rate']
     """
-    return adam(learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay, clipnorm, clipvalue, global_clipnorm)
+    if weight_decay is None:
+        raise ValueError("keras.adamw: weight_decay must be a number, as in Keras; without decay take keras.adam")
+    clip = (clipnorm, clipvalue, global_clipnorm)
+    return adam(learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay, *clip, **options)
 
 
 def nadam(
@@ -210,6 +313,7 @@ def nadam(
     clipnorm: Hyper | None = None,
     clipvalue: Hyper | None = None,
     global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
 ) -> Chain:
     """keras.optimizers.Nadam: Nadam with a momentum schedule that decays 250 times as fast as torch's.
 
@@ -218,7 +322,7 @@ def nadam(
         beta_1: the decay of the first moment.
         beta_2: the decay of the second moment.
         epsilon: ε, outside the root of the debiased second moment.
-        weight_decay, clipnorm, clipvalue, global_clipnorm: as in ``sgd``.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
 
     Raises:
         ValueError: as ``sgd``.
@@ -227,6 +331,301 @@ def nadam(
     >>> print(keras.nadam())
     nesterov(0.9, 1) → rms(0.999) → debias() → precondition(1e-07, 0) → scale_by_learning_rate(0.001)
     """
-    averages = chain(*_clip(clipnorm, clipvalue, global_clipnorm), rules.nesterov(beta_1, 1.0), rules.rms(beta_2))
-    direction = chain(averages, rules.debias(), rules.precondition(epsilon))
-    return chain(direction, *_decay(weight_decay), rules.scale_by_learning_rate(learning_rate))
+    averages = chain(rules.nesterov(beta_1, 1.0), rules.rms(beta_2), rules.debias())
+    direction = chain(averages, rules.precondition(epsilon), *_decay(weight_decay, options))
+    step = rules.scale_by_learning_rate(learning_rate)
+    return _framed("nadam", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
+
+
+def adamax(
+    learning_rate: Hyper = 0.001,
+    beta_1: Hyper = 0.9,
+    beta_2: Hyper = 0.999,
+    epsilon: Hyper = 1e-7,
+    weight_decay: Hyper | None = None,
+    clipnorm: Hyper | None = None,
+    clipvalue: Hyper | None = None,
+    global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
+) -> Chain:
+    """keras.optimizers.Adamax: [clip,] momentum over the infinity norm of the gradients plus epsilon; [decay].
+
+    Args:
+        learning_rate: η.
+        beta_1: the decay of the first moment.
+        beta_2: the decay of the infinity norm.
+        epsilon: ε, added to the norm.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
+
+    Raises:
+        ValueError: as ``sgd``.
+
+    >>> from gradtx.dialects import keras
+    >>> print(keras.adamax())
+    momentum(0.9) → infinity(0.999, 0) → debias() → precondition(1e-07, 0) → scale_by_learning_rate(0.001)
+    """
+    averages = chain(rules.momentum(beta_1), rules.infinity(beta_2, 0.0), rules.debias())
+    direction = chain(averages, rules.precondition(epsilon), *_decay(weight_decay, options))
+    step = rules.scale_by_learning_rate(learning_rate)
+    return _framed("adamax", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
+
+
+def adadelta(
+    learning_rate: Hyper = 0.001,
+    rho: Hyper = 0.95,
+    epsilon: Hyper = 1e-7,
+    weight_decay: Hyper | None = None,
+    clipnorm: Hyper | None = None,
+    clipvalue: Hyper | None = None,
+    global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
+) -> Chain:
+    """keras.optimizers.Adadelta: [clip,] RMS, division, root of the mean square of updates, [decay,] learning rate.
+
+    Args:
+        learning_rate: η; 1 is the paper's.
+        rho: ρ of both averages.
+        epsilon: ε inside both roots.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
+
+    Raises:
+        ValueError: as ``sgd``.
+
+    >>> from gradtx.dialects import keras
+    >>> print(keras.adadelta(1.0))
+    rms(0.95) → precondition(0, 1e-07) → scale_by_update_rms(0.95, 1e-07) → scale_by_learning_rate(1)
+    """
+    direction = chain(rules.rms(rho), rules.precondition(0.0, epsilon), rules.scale_by_update_rms(rho, epsilon))
+    rest = [*_decay(weight_decay, options), rules.scale_by_learning_rate(learning_rate)]
+    return _framed("adadelta", (clipnorm, clipvalue, global_clipnorm), options, direction, *rest)
+
+
+def adafactor(
+    learning_rate: Hyper = 0.001,
+    beta_2_decay: float = -0.8,
+    epsilon_1: float = 1e-30,
+    epsilon_2: Hyper = 1e-3,
+    clip_threshold: Hyper = 1.0,
+    relative_step: bool = True,
+    weight_decay: Hyper | None = None,
+    clipnorm: Hyper | None = None,
+    clipvalue: Hyper | None = None,
+    global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
+) -> Chain:
+    """keras.optimizers.Adafactor: [clip,] division by a factored second moment, clip, size of the weights, rate.
+
+    In leaves of more than two axes Keras factors the last two, gradtx the two largest.
+
+    Args:
+        learning_rate: η, at most 1/√t in step t.
+        beta_2_decay: −p of the decay 1 − t^(−p), from −1 and less than 0.
+        epsilon_1: added to the squares.
+        epsilon_2: the least root mean square of the weights.
+        clip_threshold: of each leaf's root mean square.
+        relative_step: without effect, as in Keras.
+        weight_decay: None; any other is refused, since Keras takes the size of the decayed weights.
+        clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
+
+    Raises:
+        ValueError: as ``sgd``, and for a decay.
+
+    >>> from gradtx.dialects import keras
+    >>> [rule.label for rule in keras.adafactor().rules]
+    ['scale_by_factored_rms', 'clip_by_rms', 'scale_by_parameter_rms', 'scale_by_learning_rate']
+    """
+    del relative_step
+    if weight_decay is not None:
+        raise ValueError("keras.adafactor: weight_decay is no rule here; gradtx.adafactor has one")
+    direction = chain(rules.scale_by_factored_rms(-beta_2_decay, epsilon_1, 1), rules.clip_by_rms(clip_threshold))
+    step = rules.scale_by_learning_rate(falling_rate(learning_rate))
+    size = rules.scale_by_parameter_rms(epsilon_2)
+    return _framed("adafactor", (clipnorm, clipvalue, global_clipnorm), options, direction, size, step)
+
+
+def lion(
+    learning_rate: Hyper = 0.001,
+    beta_1: Hyper = 0.9,
+    beta_2: Hyper = 0.99,
+    weight_decay: Hyper | None = None,
+    clipnorm: Hyper | None = None,
+    clipvalue: Hyper | None = None,
+    global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
+) -> Chain:
+    """keras.optimizers.Lion: [clip,] the sign of a mixture of momentum and gradient, [decay,] learning rate.
+
+    Args:
+        learning_rate: η.
+        beta_1: β₁ of the mixture, greater than 0 and at most 1.
+        beta_2: β₂ of the momentum, greater than 0.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
+
+    Raises:
+        ValueError: as ``sgd``, and for a β that is not in its range.
+
+    >>> from gradtx.dialects import keras
+    >>> print(keras.lion())
+    momentum(0.99) → quasi_hyperbolic(0.909091) → sign() → scale_by_learning_rate(0.001)
+    """
+    if isinstance(beta_1, int | float) and not 0 < beta_1 <= 1:
+        raise ValueError(f"keras.lion: beta_1 must be greater than 0 and at most 1, found {beta_1:g}")
+    if is_zero(beta_2):
+        raise ValueError("keras.lion: beta_2 must be greater than 0; with 0 there is no momentum")
+    mixture = rules.quasi_hyperbolic(derived(lambda b1, b2: b1 / b2, beta_1, beta_2))
+    direction = chain(rules.momentum(beta_2), mixture, rules.sign(), *_decay(weight_decay, options))
+    step = rules.scale_by_learning_rate(learning_rate)
+    return _framed("lion", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
+
+
+def lamb(
+    learning_rate: Hyper = 0.001,
+    beta_1: Hyper = 0.9,
+    beta_2: Hyper = 0.999,
+    epsilon: Hyper = 1e-7,
+    weight_decay: Hyper | None = None,
+    clipnorm: Hyper | None = None,
+    clipvalue: Hyper | None = None,
+    global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
+) -> Chain:
+    """keras.optimizers.Lamb: [clip,] Adam's direction, as long as the leaf's decayed weights, [decay,] learning rate.
+
+    Keras decays the weights before it takes their norm, which is 1 − ηλ times as long then: the coefficient of the
+    trust ratio. With decay, change the learning rate by a schedule and not in the state, which holds both.
+
+    Args:
+        learning_rate: η.
+        beta_1, beta_2: as in ``adam``.
+        epsilon: ε, outside the root of the debiased second moment.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``; ``decay_mask`` not with decay.
+
+    Raises:
+        ValueError: as ``sgd``, and for a ``decay_mask`` with decay.
+
+    >>> from gradtx.dialects import keras
+    >>> [rule.label for rule in keras.lamb().rules][-2:]
+    ['scale_by_trust_ratio', 'scale_by_learning_rate']
+    """
+    kept = 1.0
+    if weight_decay is not None:
+        if options.get("decay_mask") is not None:
+            raise ValueError("keras.lamb: decay_mask with weight_decay is no order of these rules; see gradtx.lamb")
+        kept = derived(lambda eta, lam: 1 - eta * lam, learning_rate, weight_decay)
+    averages = chain(rules.momentum(beta_1), rules.rms(beta_2), rules.debias(), rules.precondition(epsilon))
+    direction = chain(averages, rules.scale_by_trust_ratio(kept), *_decay(weight_decay, options))
+    step = rules.scale_by_learning_rate(learning_rate)
+    return _framed("lamb", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
+
+
+def schedule_free_adamw(
+    learning_rate: Hyper = 0.0025,
+    beta_1: Hyper = 0.9,
+    beta_2: Hyper = 0.999,
+    epsilon: Hyper = 1e-8,
+    warmup_steps: int = 0,
+    weight_decay: Hyper | None = None,
+    clipnorm: Hyper | None = None,
+    clipvalue: Hyper | None = None,
+    global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
+) -> Chain:
+    """keras.optimizers.ScheduleFreeAdamW: [clip,] RMS, debias, division, rate, plain average of the iterates.
+
+    ``evaluation_point(state, params)`` is the average, where Keras evaluates the parameters themselves. All iterates
+    count alike, also those of the warm-up.
+
+    Args:
+        learning_rate: η.
+        beta_1: where between iterates (0) and average (1) the parameters are.
+        beta_2: the decay of the second moment.
+        epsilon: ε, outside the root of the debiased second moment.
+        warmup_steps: the length of a linear warm-up; 0 for none.
+        weight_decay: None; any other is refused, since Keras's moves the parameters without the iterates.
+        clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``; not ``use_ema``.
+
+    Raises:
+        ValueError: as ``sgd``, and for a decay.
+
+    >>> from gradtx.dialects import keras
+    >>> [rule.label for rule in keras.schedule_free_adamw().rules]
+    ['rms', 'debias', 'precondition', 'scale_by_learning_rate', 'average_iterates']
+    """
+    if weight_decay is not None:
+        raise ValueError("keras.schedule_free_adamw: weight_decay is no rule here; gradtx.schedule_free_adamw has one")
+    if options.get("use_ema", False):
+        raise ValueError("keras.schedule_free_adamw: use_ema would average an average; leave it out")
+    rate = learning_rate
+    if warmup_steps:
+        warmup = optax.linear_schedule(1 / warmup_steps, 1.0, warmup_steps - 1)
+        rate = derived(lambda eta, share: eta * share, learning_rate, warmup)
+    direction = chain(rules.rms(beta_2), rules.debias(), rules.precondition(epsilon))
+    rest = [rules.scale_by_learning_rate(rate), rules.average_iterates(pull=beta_1)]
+    return _framed("schedule_free_adamw", (clipnorm, clipvalue, global_clipnorm), options, direction, *rest)
+
+
+def muon(
+    learning_rate: Hyper = 0.001,
+    adam_beta_1: Hyper = 0.9,
+    adam_beta_2: Hyper = 0.999,
+    adam_weight_decay: Hyper | None = 0.004,
+    epsilon: Hyper = 1e-7,
+    weight_decay: Hyper | None = 0.004,
+    clipnorm: Hyper | None = None,
+    clipvalue: Hyper | None = None,
+    global_clipnorm: Hyper | None = None,
+    exclude_layers: list[str] | None = None,
+    exclude_embeddings: bool = True,
+    muon_a: float = 3.4445,
+    muon_b: float = -4.7750,
+    muon_c: float = 2.0315,
+    adam_lr_ratio: float = 1.0,
+    momentum: Hyper = 0.95,
+    ns_steps: int = 5,
+    nesterov: bool = True,
+    rms_rate: Hyper | None = 0.2,
+    **options: Unpack[Options],
+) -> Chain:
+    """keras.optimizers.Muon: [clip,] heavy ball, orthogonalized, for matrices; AdamW for the other leaves.
+
+    Args:
+        learning_rate: η.
+        adam_beta_1, adam_beta_2, epsilon: of AdamW, as in ``adam``.
+        adam_weight_decay: λ of the other leaves, or None; times η, not times ``adam_lr_ratio``.
+        weight_decay: λ of the matrices, or None.
+        clipnorm, clipvalue, global_clipnorm: as in ``sgd``.
+        exclude_layers: regular expressions; a matrix whose path has one of them in it gets AdamW.
+        exclude_embeddings: whether one with "embedding" in it does.
+        muon_a, muon_b, muon_c: coefficients of each iteration.
+        adam_lr_ratio: AdamW's share of η.
+        momentum: μ of the heavy ball.
+        ns_steps: the number of iterations.
+        nesterov: whether the heavy ball looks ahead.
+        rms_rate: the root mean square to scale to; None: matrices are not scaled.
+        **options: as in ``sgd``.
+
+    Raises:
+        ValueError: as ``sgd``.
+
+    >>> from gradtx.dialects import keras
+    >>> import jax.numpy as jnp
+    >>> tx, params = keras.muon(0.1), {"kernel": jnp.ones((2, 2)), "embedding": jnp.ones((2, 2))}
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    >>> print(updates["kernel"].round(4)[0], updates["embedding"].round(4)[0])
+    [-0.0102 -0.0102] [-0.1004 -0.1004]
+    """
+
+    def is_matrix(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
+        embedding = exclude_embeddings and "embedding" in path.lower()
+        return len(leaf.shape) == 2 and not embedding and not any(re.search(one, path) for one in exclude_layers or ())
+
+    iterations = ((float(muon_a), float(muon_b), float(muon_c)),) * ns_steps
+    size = [] if rms_rate is None else [rules.scale_by_shape(rms_rate)]
+    direction = chain(rules.trace(momentum, nesterov), rules.orthogonalize(iterations, eps=1e-7), *size)
+    matrices = chain(direction, *_decay(weight_decay, options), rules.scale_by_learning_rate(learning_rate))
+    averages = chain(rules.momentum(adam_beta_1), rules.rms(adam_beta_2), rules.precondition(epsilon), rules.debias())
+    share = [] if adam_lr_ratio == 1 else [rules.scale(adam_lr_ratio)]
+    step = rules.scale_by_learning_rate(learning_rate)
+    others = chain(averages, *share, *_decay(adam_weight_decay, options), step)
+    both = partition([(is_matrix, matrices)], default=others)
+    return _framed("muon", (clipnorm, clipvalue, global_clipnorm), options, both)

@@ -21,6 +21,7 @@ class scale_by_trust_ratio(Rule):
     Args:
         coefficient: c ≥ 0. 1 as in LAMB; LARS takes 0.001.
         eps: ε ≥ 0. 0.
+        floor: ≥ 0, the least of either norm. 0; with a greater one (Fromage has 1e-6) weights of 0 have a ratio too.
 
     Inf and NaN: a leaf with one in it becomes NaN or 0 as a whole.
 
@@ -40,6 +41,7 @@ class scale_by_trust_ratio(Rule):
 
     coefficient: Hyper = hyper(default=1.0, low=0)
     eps: Hyper = hyper(default=0.0, low=0)
+    floor: Hyper = hyper(default=0.0, low=0)
 
     def measure(self, groups, total):
         return {
@@ -48,8 +50,8 @@ class scale_by_trust_ratio(Rule):
         }
 
     def settle(self, c, measured):
-        ratio = safe_divide(c.coefficient * measured["param"], measured["direction"] + c.eps)
-        return {"ratio": jnp.where((measured["direction"] == 0) | (measured["param"] == 0), 1, ratio)}
+        u, p = jnp.maximum(measured["direction"], c.floor), jnp.maximum(measured["param"], c.floor)
+        return {"ratio": jnp.where((u == 0) | (p == 0), 1, safe_divide(c.coefficient * p, u + c.eps))}
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=c.ratio * signal.direction), {}

@@ -35,9 +35,10 @@ class orthogonalize(Rule):
         stacked: how many leading axes count matrices; 0.
         output: the axis of the outputs: -1, as in JAX's libraries, or 0 (after the stacked ones), as in torch's. Only
             for leaves of more than two further axes does it matter.
+        eps: added to the norm, ≥ 0. 0, the default: a matrix and any multiple of it give the same. Keras adds 1e-7
+            and optax 1e-8.
 
-    The norm is taken without a guard: a matrix and any multiple of it give the same. A zero matrix stays zero; an inf
-    or NaN makes its matrix NaN.
+    A zero matrix stays zero; an inf or NaN makes its matrix NaN.
 
     Raises:
         ValueError: for a leaf with fewer than two axes that do not count; says which. Give such leaves another
@@ -62,6 +63,7 @@ class orthogonalize(Rule):
     coefficients: Coefficients = dataclasses.field(default=JORDAN, kw_only=True)
     stacked: int = dataclasses.field(default=0, kw_only=True)
     output: int = dataclasses.field(default=-1, kw_only=True)
+    eps: float = dataclasses.field(default=0.0, kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -97,8 +99,10 @@ class orthogonalize(Rule):
         """Of each matrix of a stack; the shorter side first, so that A is small."""
         wide = x.shape[-2] <= x.shape[-1]
         x = x if wide else x.mT
-        x = safe_divide(x, jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0))  # squares that fit
-        x = safe_divide(x, jnp.sqrt(jnp.sum((x * x.conj()).real, axis=(-2, -1), keepdims=True)))
+        largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0)
+        x = safe_divide(x, largest)  # squares that fit
+        norm = jnp.sqrt(jnp.sum((x * x.conj()).real, axis=(-2, -1), keepdims=True))
+        x = safe_divide(x, norm if self.eps == 0 else norm + safe_divide(jnp.full_like(norm, self.eps), largest))
         for a, b, c in self.coefficients:
             square = x @ x.mT.conj()
             x = a * x + (b * square + c * square @ square) @ x

@@ -281,6 +281,7 @@ class yogi_rms(Rule):
 
     Args:
         decay: β in [0, 1). 0.999 as in the paper.
+        initial: what s starts at, ≥ 0. 0 here; 1e-6 in optax.
 
     State: ``s`` like the parameters, real; ``weight`` (a scalar). The weight is that of ``rms``, by convention: the
     rule is no linear average.
@@ -304,6 +305,7 @@ class yogi_rms(Rule):
     second_moment = "makes"
 
     decay: Hyper = hyper(default=0.999, low=0, below=1)
+    initial: Hyper = hyper(default=0.0, low=0)
 
     def slots(self, param):
         return {"s": jnp.zeros_like(param.real)}
@@ -313,11 +315,12 @@ class yogi_rms(Rule):
 
     def tick(self, h, scalars, weights, count):
         weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
-        return Tick(vars(h), {"weight": weight}, weights._replace(second_moment=weight))
+        start = jnp.where(scalars.weight == 0, h.initial, 0)
+        return Tick(vars(h) | {"start": start}, {"weight": weight}, weights._replace(second_moment=weight))
 
     def apply(self, signal, slots, param, c):
-        squared = abs_sq(signal.gradient)
-        s = slots.s - c.decay_complement * jnp.sign(slots.s - squared) * squared
+        squared, before = abs_sq(signal.gradient), slots.s + c.start
+        s = before - c.decay_complement * jnp.sign(before - squared) * squared
         return signal._replace(second_moment=s), {"s": s}
 
 

@@ -13,6 +13,7 @@ A trajectory of a case is obtained like this, in float64::
         trajectory[k] = concatenate(leaves)
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,18 +33,25 @@ DECAY = 0.97
 class Problem:
     """A start, a gradient, and how the flat vector is cut into parameter leaves.
 
-    `sizes` are the lengths of the leaves, in order. More than one leaf tells a clip by global norm
-    from a clip by the norm of each leaf; everything else is elementwise and cannot see the cut.
+    `shapes` are those of the leaves, in order. More than one leaf tells a clip by global norm
+    from a clip by the norm of each leaf, and what is measured leaf by leaf; matrices are for
+    optimizers that see rows and columns. Everything else is elementwise and cannot see the cut.
     """
 
     x0: NDArray[np.float64]
     grad: Callable[[Array, int], Array]
-    sizes: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
 
     def leaves(self, flat: Array) -> list[Array]:
-        """The parameter leaves of a flat vector; concatenating them gives it back."""
-        ends = np.cumsum(self.sizes).tolist()
-        return [flat[end - size : end] for end, size in zip(ends, self.sizes, strict=True)]
+        """The parameter leaves of a flat vector; `flat` of them gives it back."""
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes]).tolist()
+        cuts = zip([0, *ends], ends, self.shapes, strict=False)
+        return [flat[start:end].reshape(shape) for start, end, shape in cuts]
+
+
+def flat(leaves: list[Array]) -> NDArray[np.float64]:
+    """The leaves as one vector."""
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
 
 
 _TARGET = np.array([1.0, -1.0, 1.0])
@@ -63,13 +71,13 @@ def _rosenbrock(x: Array, k: int) -> Array:
     return (-2.0 * (1.0 - x[0]) - 400.0 * x[0] * gap) * _E0 + 200.0 * gap * _E1
 
 
-def _noise() -> NDArray[np.float64]:
+def _noise(size: int, seed: int) -> NDArray[np.float64]:
     """A heavy-tailed stream with exact zeros, the same on every platform and NumPy version.
 
     It is built from the raw bits of PCG64, whose stream NumPy guarantees (it does not guarantee
     the distributions of `Generator`), by exact or correctly rounded operations only.
     """
-    bits = np.random.PCG64(20260).random_raw((2, MAX_STEPS, 7)) >> np.uint64(11)
+    bits = np.random.PCG64(seed).random_raw((2, MAX_STEPS, size)) >> np.uint64(11)
     value, kind = bits * 2.0**-53
     noise = 4.0 * value - 2.0
     noise = np.where(kind < 0.06, 25.0 * noise, noise)
@@ -78,7 +86,8 @@ def _noise() -> NDArray[np.float64]:
     return noise
 
 
-_NOISE = _noise()
+_NOISE = _noise(7, 20260)
+_MATRIX_NOISE = _noise(22, 20261)
 
 
 def _stochastic(x: Array, k: int) -> Array:
@@ -86,10 +95,16 @@ def _stochastic(x: Array, k: int) -> Array:
     return _NOISE[k] + 0.1 * x
 
 
+def _matrices(x: Array, k: int) -> Array:
+    """As `_stochastic`, of another stream."""
+    return _MATRIX_NOISE[k] + 0.1 * x
+
+
 PROBLEMS: dict[str, Problem] = {
-    "parabola": Problem(np.array([-1.0, 10.0, 1.0]), _parabola, (3,)),
-    "rosenbrock": Problem(np.zeros(2), _rosenbrock, (2,)),
-    "stochastic": Problem(np.array([1.0, -2.0, 0.5, 3.0, -0.1, 0.0, -4.0]), _stochastic, (3, 4)),
+    "parabola": Problem(np.array([-1.0, 10.0, 1.0]), _parabola, ((3,),)),
+    "rosenbrock": Problem(np.zeros(2), _rosenbrock, ((2,),)),
+    "stochastic": Problem(np.array([1.0, -2.0, 0.5, 3.0, -0.1, 0.0, -4.0]), _stochastic, ((3,), (4,))),
+    "matrices": Problem(np.arange(22) % 5 - 2.0, _matrices, ((3, 4), (5, 2))),
 }
 
 SCHEDULES: dict[str, Callable[[NDArray[np.int64]], Array]] = {
@@ -106,12 +121,26 @@ DEFAULT_LR: dict[tuple[str, str], float] = {
     ("torch", "adam"): 1e-3,
     ("torch", "adamw"): 1e-3,
     ("torch", "nadam"): 2e-3,
+    ("torch", "radam"): 1e-3,
+    ("torch", "adamax"): 2e-3,
+    ("torch", "adadelta"): 1.0,
+    ("torch", "adafactor"): 1e-2,
+    ("torch", "rprop"): 1e-2,
+    ("torch", "asgd"): 1e-2,
+    ("torch", "muon"): 1e-3,
     ("keras", "sgd"): 1e-2,
     ("keras", "adagrad"): 1e-3,
     ("keras", "rmsprop"): 1e-3,
     ("keras", "adam"): 1e-3,
     ("keras", "adamw"): 1e-3,
     ("keras", "nadam"): 1e-3,
+    ("keras", "adamax"): 1e-3,
+    ("keras", "adadelta"): 1e-3,
+    ("keras", "adafactor"): 1e-3,
+    ("keras", "lion"): 1e-3,
+    ("keras", "lamb"): 1e-3,
+    ("keras", "schedule_free_adamw"): 2.5e-3,
+    ("keras", "muon"): 1e-3,
 }
 """Each framework's default learning rate; the generator checks it against the framework."""
 
@@ -144,6 +173,11 @@ class Case:
         return "-".join(parts)
 
     @property
+    def averages(self) -> bool:
+        """Whether the rows of the trajectory are parameters and then their average."""
+        return self.optimizer == "asgd" or bool(self.kwargs.get("use_ema"))
+
+    @property
     def lr(self) -> float:
         """The base learning rate: the one in `kwargs`, or the framework's default."""
         default = DEFAULT_LR[self.framework, self.optimizer]
@@ -162,6 +196,14 @@ _LRS: dict[str, dict[str, float]] = {
 }
 _LRS["adamw"] = _LRS["adam"]
 _LRS["nadam"] = {**_LRS["adam"], "rosenbrock": 2e-3}
+for _name in ("radam", "adamax", "schedule_free_adamw"):
+    _LRS[_name] = _LRS["adam"]
+_LRS["adadelta"] = {"parabola": 30.0, "stochastic": 30.0}
+_LRS["adafactor"] = {"parabola": 0.3, "stochastic": 0.05, "matrices": 0.05}
+_LRS["rprop"] = {"parabola": 0.3, "stochastic": 0.05}
+_LRS["asgd"] = {"parabola": 0.05, "stochastic": 0.02}
+_LRS["lion"] = _LRS["lamb"] = {"parabola": 0.03, "stochastic": 0.01}
+_LRS["muon"] = {"stochastic": 0.02, "matrices": 0.02}
 """Rates at which the trajectories move visibly and do not amplify rounding (see README.md)."""
 
 _CLIPS: dict[str, dict[str, float]] = {
@@ -249,6 +291,32 @@ _TORCH: dict[str, dict[str, dict[str, Any]]] = {
             "momentum_decay": 0.05,
             "weight_decay": 0.1,
             "decoupled_weight_decay": True,
+        },
+        "maximize": {"maximize": True, "weight_decay": 0.1},
+    },
+    "radam": {
+        "lr": {},
+        "betas": {"betas": (0.8, 0.95), "weight_decay": 0.1},
+        "all": {"eps": 1e-2, "betas": (0.8, 0.95), "weight_decay": 0.1, "decoupled_weight_decay": True},
+        "maximize": {"maximize": True, "weight_decay": 0.1},
+    },
+    "adamax": {
+        "lr": {},
+        "all": {"eps": 1e-2, "betas": (0.8, 0.95), "weight_decay": 0.1},
+        "maximize": {"maximize": True, "weight_decay": 0.1},
+    },
+    "adadelta": {"lr": {}, "all": {"eps": 1e-3, "rho": 0.95, "weight_decay": 0.1}},
+    "adafactor": {"lr": {}, "all": {"beta2_decay": -0.5, "eps": (None, 0.5), "d": 1.5, "weight_decay": 0.1}},
+    "rprop": {"lr": {}, "all": {"etas": (0.3, 1.4), "step_sizes": (1e-2, 0.2), "maximize": True}},
+    "asgd": {"lr": {}, "all": {"lambd": 0.3, "alpha": 0.5, "t0": 10, "weight_decay": 0.1}},
+    "muon": {
+        "lr": {},
+        "no_nesterov": {"nesterov": False, "momentum": 0.8, "ns_steps": 3},
+        "all": {
+            "weight_decay": 0.3,
+            "momentum": 0.8,
+            "ns_coefficients": (3.0, -3.2, 1.2),
+            "adjust_lr_fn": "match_rms_adamw",
         },
     },
 }
@@ -347,7 +415,45 @@ _KERAS: dict[str, dict[str, dict[str, Any]]] = {
             "global_clipnorm": _BY_PROBLEM,
         },
     },
+    "adamax": {
+        "lr": {},
+        "ema": {"use_ema": True, "ema_momentum": 0.8},
+        "all": {"epsilon": 1e-2, "beta_1": 0.8, "beta_2": 0.95, "weight_decay": 0.3, "clipnorm": _BY_PROBLEM},
+    },
+    "adadelta": {"lr": {}, "all": {"epsilon": 1e-3, "rho": 0.9, "weight_decay": 1e-3, "clipvalue": _BY_PROBLEM}},
+    "adafactor": {"lr": {}, "all": {"beta_2_decay": -0.5, "epsilon_2": 0.5, "clip_threshold": 1.5}},
+    "lion": {"lr": {}, "all": {"beta_1": 0.95, "beta_2": 0.8, "weight_decay": 0.3, "loss_scale_factor": 4.0}},
+    "lamb": {
+        "lr": {},
+        "all": {"epsilon": 1e-2, "beta_1": 0.8, "beta_2": 0.95, "weight_decay": 0.3, "global_clipnorm": _BY_PROBLEM},
+    },
+    "schedule_free_adamw": {
+        "lr": {},
+        "all": {"epsilon": 1e-2, "beta_1": 0.8, "beta_2": 0.95, "warmup_steps": 10},
+    },
+    "muon": {
+        "lr": {},
+        "all": {
+            "momentum": 0.8,
+            "nesterov": False,
+            "adam_beta_1": 0.8,
+            "adam_beta_2": 0.95,
+            "adam_weight_decay": 0.3,
+            "weight_decay": 0.2,
+            "adam_lr_ratio": 0.5,
+            "rms_rate": 0.5,
+        },
+    },
 }
+
+_PROBLEMS_OF = {
+    ("torch", "muon"): ("matrices",),
+    ("keras", "muon"): ("stochastic", "matrices"),
+    ("torch", "adafactor"): ("parabola", "stochastic", "matrices"),
+    ("keras", "adafactor"): ("parabola", "stochastic", "matrices"),
+}
+_FIRST = ("sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam")
+"""The optimizers that are run on all three problems of vectors; of the others two say enough."""
 
 _SKIPPED = {
     ("keras", "sgd", "default", "rosenbrock"),  # diverges at the default rate of 0.01
@@ -374,7 +480,10 @@ def _cases() -> Iterator[Case]:
     for framework, tables in (("torch", _TORCH), ("keras", _KERAS)):
         for optimizer, table in tables.items():
             for variant in ("default", *table):
-                for problem in PROBLEMS:
+                default = (
+                    ("parabola", "rosenbrock", "stochastic") if optimizer in _FIRST else ("parabola", "stochastic")
+                )
+                for problem in _PROBLEMS_OF.get((framework, optimizer), default):
                     if (framework, optimizer, variant, problem) in _SKIPPED:
                         continue
                     for schedule in SCHEDULES:
@@ -382,3 +491,59 @@ def _cases() -> Iterator[Case]:
 
 
 CASES: tuple[Case, ...] = tuple(_cases())
+
+
+OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
+    "sgd": ({}, {"momentum": 0.9}, {"momentum": 0.8, "nesterov": True}),
+    "sign_sgd": ({},),
+    "signum": ({"beta": 0.8},),
+    "lion": ({}, {"b1": 0.95, "b2": 0.8, "weight_decay": 0.3}),
+    "adagrad": ({}, {"initial_accumulator_value": 0.0, "eps": 1e-3}),
+    "rmsprop": (
+        {},
+        {"decay": 0.8, "eps": 1e-2, "eps_in_sqrt": False, "initial_scale": 0.5},
+        {"momentum": 0.9, "nesterov": True},
+        {"centered": True, "eps": 1e-3, "initial_scale": 0.5},
+        {"bias_correction": True, "momentum": 0.5},
+    ),
+    "adam": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "eps_root": 1e-3, "nesterov": True}),
+    "adamw": ({}, {"weight_decay": 0.3, "nesterov": True}),
+    "amsgrad": (
+        {},
+        {"b2": 0.9, "eps": 1e-2},
+        {"b2": 0.9, "bias_correction_mu": False},
+        {"b2": 0.9, "bias_correction_nu": False},
+        {"b2": 0.9, "bias_correction_mu": False, "bias_correction_nu": False},
+    ),
+    "nadam": ({}, {"b1": 0.8, "eps_root": 1e-3}),
+    "nadamw": ({}, {"weight_decay": 0.3}),
+    "radam": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "threshold": 6.0, "nesterov": True}),
+    "adamax": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2}),
+    "adamaxw": ({}, {"weight_decay": 0.3}),
+    "adabelief": ({}, {"b1": 0.8, "eps": 1e-2, "eps_root": 1e-3}, {"eps_root": 1e-3, "eps": 1e-2, "nesterov": True}),
+    "acprop": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "weight_decay": 0.1}),
+    "adadelta": ({}, {"rho": 0.8, "eps": 1e-3, "weight_decay": 0.1}),
+    "yogi": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2}),
+    "adafactor": (
+        {},
+        {"min_dim_size_to_factor": 2, "decay_rate": 0.6, "momentum": 0.5, "dtype_momentum": None, "eps": 1e-3},
+        {"multiply_by_parameter_scale": False, "clipping_threshold": None, "weight_decay_rate": 0.01},
+    ),
+    "lamb": ({}, {"b1": 0.8, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.3}),
+    "lars": ({}, {"weight_decay": 0.1, "trust_coefficient": 0.1, "eps": 1e-2, "momentum": 0.8, "nesterov": True}),
+    "fromage": ({}, {"min_norm": 3.0}),
+    "optimistic_gradient_descent": ({}, {"alpha": 0.5, "beta": 0.8}),
+    "optimistic_adam_v2": ({}, {"alpha": 0.5, "beta": 0.8, "nesterov": False}),
+    "adan": ({}, {"b1": 0.9, "b2": 0.8, "weight_decay": 0.1}),
+    "ademamix": ({}, {"b3": 0.95, "alpha": 3.0, "eps_root": 1e-3, "weight_decay": 0.1}),
+    "simplified_ademamix": ({}, {"b1": 0.9, "alpha": 2.0, "eps_root": 1e-3, "weight_decay": 0.1}),
+    "adopt": ({}, {"b2": 0.9, "nesterov": True}, {"b2": 0.9, "use_clipping": False, "eps": 0.1}),
+    "schedule_free_sgd": ({}, {"b1": 0.8, "weight_decay": 0.1, "weight_lr_power": 1.0}),
+    "schedule_free_adamw": ({}, {"b1": 0.8, "weight_decay": 0.1, "weight_lr_power": 0.0}),
+    "muon": (
+        {},
+        {"nesterov": False, "ns_coeffs": "dion", "beta": 0.8, "eps": 1e-2, "consistent_rms": 0.3},
+        {"weight_decay": 0.1, "adam_b1": 0.8, "adam_weight_decay": 0.2, "adam_learning_rate": 0.02},
+    ),
+}
+"""The arguments, beside the learning rate, that each dialect of optax is run with."""

@@ -15,15 +15,21 @@ import optax
 import gradtx as gx
 from gradtx import dialects
 
-from .cases import CASES, PROBLEMS, Case
+from .cases import CASES, LR_NAME, OPTAX, PROBLEMS, SCHEDULES, Case, flat
 
 GOLDENS = {name: np.load(Path(__file__).parent / f"{name}.npz") for name in ("torch", "keras")}
 
 
+SCHEDULED = {"asgd", "adafactor", "lamb", "muon", "schedule_free_adamw"}
+"""Optimizers that read the learning rate in more than one place: it is a schedule, and not set in the state."""
+
+
 def make(case: Case) -> gx.Chain:
     """The dialect's chain, under the framework's own arguments."""
-    module = getattr(dialects, case.framework)
-    tx = getattr(module, case.optimizer)(**case.kwargs)
+    module, kwargs = getattr(dialects, case.framework), dict(case.kwargs)
+    if case.optimizer in SCHEDULED:
+        kwargs[LR_NAME[case.framework]] = lambda count: case.lr * SCHEDULES[case.schedule](count)
+    tx = getattr(module, case.optimizer)(**kwargs)
     if case.clip is not None:
         kind, limit = case.clip
         clip = {"value": dialects.torch.clip_grad_value, "norm": dialects.torch.clip_grad_norm}[kind]
@@ -43,13 +49,15 @@ def trajectory(case: Case, tx: gx.Chain) -> np.ndarray:
     params = problem.leaves(jnp.asarray(problem.x0))
     state = tx.init(params)
     rates = [f"{rule}.learning_rate" for rule, names in state.hyperparams.items() if "learning_rate" in names]
+    rates = [] if case.optimizer in SCHEDULED else rates
     out = []
     for k, lr in enumerate(case.learning_rates()):
         # In numpy, so that what is exactly zero in the oracle is exactly zero here.
-        grads = problem.leaves(jnp.asarray(problem.grad(np.concatenate([np.asarray(p) for p in params]), k)))
+        grads = problem.leaves(jnp.asarray(problem.grad(flat(params), k)))
         state = gx.set_hyperparams(state, {rate: lr for rate in rates})
         params, state = update(tx, grads, state, params)
-        out.append(np.concatenate([np.asarray(p) for p in params]))
+        averages = gx.evaluation_point(state, params) if case.averages else []
+        out.append(flat([*params, *averages]))
     return np.stack(out)
 
 

@@ -13,6 +13,9 @@ trajectory that it causes, and what is done about it here:
 - torch NAdam keeps `mu_product` in the default dtype: 1.3e-7 if that is float32. So it is float64
   here. The `step` tensors follow it too, but hold small integers, exact in float32 (`fused=True`
   always has them float32). All other scalars are Python floats. Nothing remains.
+- torch ASGD keeps its step size and share in tensors that follow the default dtype too, but reads
+  them as Python floats; float64 here. Muon iterates in bfloat16, whatever the parameters are, which
+  changes it by hundredths: here its `bfloat16()` is replaced, so that all else can be compared.
 - Keras keeps the learning rate in a variable of `floatx`: 3e-7 if that is float32, and nothing for
   learning rates that float32 holds exactly, so it is the only such scalar. `floatx` is float64
   here. `iterations` is an int32 and exact. Nothing remains with the JAX backend.
@@ -32,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cases import CASES, LR_NAME, PROBLEMS, Case
+from .cases import CASES, LR_NAME, PROBLEMS, Case, flat
 
 HERE = Path(__file__).parent
 Trajectory = NDArray[np.float64]
@@ -44,8 +47,21 @@ _TORCH_CLASS = {
     "adam": "Adam",
     "adamw": "AdamW",
     "nadam": "NAdam",
+    "radam": "RAdam",
+    "adamax": "Adamax",
+    "adadelta": "Adadelta",
+    "adafactor": "Adafactor",
+    "rprop": "Rprop",
+    "asgd": "ASGD",
+    "muon": "Muon",
 }
-_KERAS_CLASS = {**_TORCH_CLASS, "nadam": "Nadam"}
+_KERAS_CLASS = {
+    **_TORCH_CLASS,
+    "nadam": "Nadam",
+    "lion": "Lion",
+    "lamb": "Lamb",
+    "schedule_free_adamw": "ScheduleFreeAdamW",
+}
 
 
 def _check_lr(case: Case, actual: float) -> None:
@@ -56,21 +72,23 @@ def _check_lr(case: Case, actual: float) -> None:
 
 @contextmanager
 def _torch_float64() -> Iterator[Any]:
-    """Torch with float64 as default dtype, which NAdam's `mu_product` follows."""
+    """Torch with float64 as default dtype, which NAdam's `mu_product` follows, and for Muon's bfloat16."""
     import torch
 
-    before = torch.get_default_dtype()
+    before, bfloat16 = torch.get_default_dtype(), torch.Tensor.bfloat16
     torch.set_default_dtype(torch.float64)
+    torch.Tensor.bfloat16 = lambda self: self.clone()
     try:
         yield torch
     finally:
         torch.set_default_dtype(before)
+        torch.Tensor.bfloat16 = bfloat16
 
 
 def run_torch(case: Case) -> Trajectory:
     """Parameters after each step of a torch case, as an array of steps x dims."""
     problem = PROBLEMS[case.problem]
-    out = np.empty((case.steps, problem.x0.size))
+    out = np.empty((case.steps, problem.x0.size * (1 + case.averages)))
     with _torch_float64() as torch:
         params = [torch.nn.Parameter(torch.tensor(x)) for x in problem.leaves(problem.x0)]
         optimizer = getattr(torch.optim, _TORCH_CLASS[case.optimizer])(params, **case.kwargs)
@@ -89,7 +107,9 @@ def run_torch(case: Case) -> Trajectory:
                 clip(params, threshold)
             group["lr"] = lr
             optimizer.step()
-            x = out[k] = np.concatenate([param.detach().numpy() for param in params])
+            x = flat([param.detach().numpy() for param in params])
+            averages = [optimizer.state[param]["ax"].numpy() for param in params] if case.averages else []
+            out[k] = flat([x, *averages])
     return out
 
 
@@ -117,7 +137,7 @@ def _keras_float64() -> Iterator[Any]:
 def run_keras(case: Case) -> Trajectory:
     """Parameters after each step of a Keras case, as an array of steps x dims."""
     problem = PROBLEMS[case.problem]
-    out = np.empty((case.steps, problem.x0.size))
+    out = np.empty((case.steps, problem.x0.size * (1 + case.averages)))
     with _keras_float64() as keras:
         variables = [keras.Variable(x, dtype="float64") for x in problem.leaves(problem.x0)]
         optimizer = getattr(keras.optimizers, _KERAS_CLASS[case.optimizer])(**case.kwargs)
@@ -128,25 +148,30 @@ def run_keras(case: Case) -> Trajectory:
             grads = [keras.ops.convert_to_tensor(grad, "float64") for grad in problem.leaves(problem.grad(x, k))]
             optimizer.learning_rate = lr
             optimizer.apply(grads, variables)
-            x = out[k] = np.concatenate([keras.ops.convert_to_numpy(variable) for variable in variables])
+            x = flat([keras.ops.convert_to_numpy(variable) for variable in variables])
+            averages = optimizer._model_variables_moving_average if case.averages else []
+            out[k] = flat([x, *map(keras.ops.convert_to_numpy, averages)])
     return out
 
 
 RUNNERS: dict[str, Callable[[Case], Trajectory]] = {"torch": run_torch, "keras": run_keras}
 
 
-def generate(framework: str) -> Path:
-    """Run all cases of one framework and write its npz file."""
+def generate(framework: str, keep: bool = False) -> Path:
+    """Run all cases of one framework, or keep those that are stored, and write its npz file."""
+    path = HERE / f"{framework}.npz"
+    stored = np.load(path) if keep else {}
     trajectories = {}
     for case in CASES:
-        if case.framework == framework:
+        if case.framework == framework and case.id in stored:
+            trajectories[case.id] = stored[case.id]
+        elif case.framework == framework:
             trajectories[case.id] = x = RUNNERS[framework](case)
             if not np.abs(x).max() < 1e3:
                 raise ValueError(f"{case.id} does not stay tame")
             print(f"{case.id:60s} last {np.round(x[-1], 4).tolist()}")
     packages = {"torch": ("torch", "numpy"), "keras": ("keras", "jax", "jaxlib", "numpy")}
     versions = [f"{name} {version(name)}" for name in packages[framework]]
-    path = HERE / f"{framework}.npz"
     np.savez_compressed(path, __versions__=np.array(versions), **trajectories)
     print(f"{path.name}: {len(trajectories)} cases, {path.stat().st_size} bytes, {versions}")
     return path
@@ -156,9 +181,10 @@ def main() -> None:
     """Read the command line and generate."""
     parser = argparse.ArgumentParser(description="Write the golden trajectories.")
     parser.add_argument("--framework", choices=[*RUNNERS, "all"], default="all")
-    framework = parser.parse_args().framework
-    for name in RUNNERS if framework == "all" else [framework]:
-        generate(name)
+    parser.add_argument("--keep", action="store_true", help="run only cases that are not stored yet")
+    arguments = parser.parse_args()
+    for name in RUNNERS if arguments.framework == "all" else [arguments.framework]:
+        generate(name, arguments.keep)
 
 
 if __name__ == "__main__":

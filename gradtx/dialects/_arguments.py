@@ -1,0 +1,55 @@
+"""What frameworks mean by their arguments: a 0 that turns a rule off, one-element arrays, names that are not here."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._rule import Hyper
+
+
+def is_zero(value: Hyper) -> bool:
+    """Whether an argument is the number 0, which turns a rule off; arrays and schedules never are."""
+    return isinstance(value, int | float) and value == 0
+
+
+def scalar(value: Any) -> Any:
+    """An array of one element as a scalar array; all else as it is."""
+    return value.reshape(()) if isinstance(value, np.ndarray | jax.Array) and value.size == 1 else value
+
+
+def falling_rate(rate: Hyper) -> Hyper:
+    """Adafactor's learning rate, at most 1/√t in step t, as a schedule."""
+
+    def schedule(count: jax.Array) -> jax.Array:
+        return jnp.minimum(rate(count) if callable(rate) else rate, (count + 1.0) ** -0.5)
+
+    return schedule
+
+
+def missing(framework: str, name: str, here: list[str], instead: dict[str, str]) -> NoReturn:
+    """The error of a name that a dialect does not have, with what to use instead.
+
+    Raises:
+        AttributeError: always.
+    """
+    if name.lower() in here:
+        advice = f". It is a function here: {name.lower()}"
+    elif name in instead or name.lower() in instead:
+        advice = f": {instead.get(name, instead.get(name.lower()))}"
+    else:
+        advice = ""
+    raise AttributeError(f"gradtx.dialects.{framework} has no {name!r}{advice}", name=name)
+
+
+def refuse(what: str, unknown: dict[str, Any]) -> None:
+    """Refuse arguments that no signature names.
+
+    Raises:
+        TypeError: for the first of them.
+    """
+    for name in unknown:
+        raise TypeError(f"{what} got an unexpected keyword argument {name!r}")

@@ -92,6 +92,8 @@ DIALECTS: dict[str, Transformation] = {
     for recipe in framework.__all__
 }
 
+DIALECTS["torch.muon"] = gx.chain(gx.partition([("w", dialects.torch.muon(LEARNING_RATE))], default="freeze"))
+
 CHAINS: dict[str, Transformation] = {
     "identity": gx.chain(),
     "sealed adam": gx.chain(gx.clip_by_norm(1.0), gx.seal(gx.adam(LEARNING_RATE))),

@@ -26,7 +26,6 @@ from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gradtx import rules
 from gradtx._chain import Chain, chain
@@ -557,8 +556,9 @@ def schedule_free_adamw(
         raise ValueError("keras.schedule_free_adamw: use_ema would average an average; leave it out")
     rate = learning_rate
     if warmup_steps:
-        warmup = optax.linear_schedule(1 / warmup_steps, 1.0, warmup_steps - 1)
-        rate = derived(lambda eta, share: eta * share, learning_rate, warmup)
+        rate = derived(
+            lambda eta, share: eta * share, learning_rate, lambda count: jnp.minimum(1.0, (count + 1.0) / warmup_steps)
+        )
     direction = chain(rules.rms(beta_2), rules.debias(), rules.precondition(epsilon))
     rest = [rules.scale_by_learning_rate(rate), rules.average_iterates(pull=beta_1)]
     return _framed("schedule_free_adamw", (clipnorm, clipvalue, global_clipnorm), options, direction, *rest)

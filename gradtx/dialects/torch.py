@@ -23,6 +23,7 @@ from __future__ import annotations
 from typing import Any, TypedDict, Unpack
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from gradtx import rules
@@ -81,7 +82,7 @@ def _front(name: str, maximize: bool, switches: Any) -> list[Rule]:
     return [rules.scale(-1.0)] if maximize else []
 
 
-def _rate(name: str, lr: Hyper) -> Hyper:
+def _rate(name: str, lr: Any) -> Any:
     """A learning rate that is not negative, where its value is known."""
     lr = scalar(lr)
     if not callable(lr) and not isinstance(lr, jax.core.Tracer) and lr < 0:
@@ -479,7 +480,7 @@ def asgd(
         return late / (1 + shrinking * late * count) ** alpha
 
     front = [*_front("asgd", maximize, switches), *decoupled(weight_decay, decay_mask)]
-    average = rules.average_iterates(lambda count: 1 / jnp.maximum(1, count - t0))
+    average = rules.average_iterates(lambda count: 1 / jnp.maximum(1.0, count - t0))
     return chain(*front, rules.add_decayed_weights(lam), rules.scale_by_learning_rate(rate), average)
 
 
@@ -523,7 +524,8 @@ def muon(
         raise ValueError(f"torch.muon: adjust_lr_fn must be 'original' or 'match_rms_adamw', found {adjust_lr_fn!r}")
     size = 0.2 if adjust_lr_fn == "match_rms_adamw" else None
     average = [rules.momentum(momentum), *([rules.quasi_hyperbolic(momentum)] if nesterov else [])]
-    iterations = (tuple(map(float, ns_coefficients)),) * ns_steps
+    a, b, c = ns_coefficients
+    iterations = ((float(a), float(b), float(c)),) * ns_steps
     direction = chain(*average, rules.orthogonalize(iterations, output=0), rules.scale_by_shape(size, output=0))
     return chain(direction, *decoupled(weight_decay, decay_mask), _step("muon", lr))
 

@@ -89,7 +89,7 @@ class scale_by_factored_rms(Rule):
             held = {"rows": rows, "columns": columns, "s": s}
             share = (trees.count.astype(real_dtype(g.dtype)) + 1) ** -self.power  # 1 − β
             new = self._held(abs_sq(g) + self.eps)
-            held = {kind: x if x is None else x + share * (new[kind] - x) for kind, x in held.items()}
+            held = {kind: x if x is None else (x + share * (new[kind] - x)).astype(x.dtype) for kind, x in held.items()}
             out.append(g * self._inverse_root(held, g.shape))
             after.append(held)
         trees_after = {kind: treedef.unflatten([held[kind] for held in after]) for kind in ("rows", "columns", "s")}

@@ -30,11 +30,11 @@ def _matrices(params):
 
 
 ADAMW_ON_KERNELS = (
-    dialects.optax.adamw(LR, weight_decay=DECAY, decay_mask="kernel$"),
+    dialects.optax.adamw(LR, weight_decay=DECAY, mask="kernel$"),
     optax.adamw(LR, weight_decay=DECAY, mask=_kernels),
 )
 ADAMW_ON_MATRICES = (
-    dialects.optax.adamw(LR, weight_decay=DECAY, decay_mask=lambda path, leaf: leaf.ndim > 1),
+    dialects.optax.adamw(LR, weight_decay=DECAY, mask=lambda path, leaf: leaf.ndim > 1),
     optax.adamw(LR, weight_decay=DECAY, mask=_matrices),
 )
 

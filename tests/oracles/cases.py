@@ -104,7 +104,7 @@ PROBLEMS: dict[str, Problem] = {
     "parabola": Problem(np.array([-1.0, 10.0, 1.0]), _parabola, ((3,),)),
     "rosenbrock": Problem(np.zeros(2), _rosenbrock, ((2,),)),
     "stochastic": Problem(np.array([1.0, -2.0, 0.5, 3.0, -0.1, 0.0, -4.0]), _stochastic, ((3,), (4,))),
-    "matrices": Problem(np.arange(22) % 5 - 2.0, _matrices, ((3, 4), (5, 2))),
+    "matrices": Problem(np.arange(22) % 5 - np.float64(2), _matrices, ((3, 4), (5, 2))),
 }
 
 SCHEDULES: dict[str, Callable[[NDArray[np.int64]], Array]] = {

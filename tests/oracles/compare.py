@@ -4,18 +4,21 @@ python -m tests.oracles.compare > docs/dialects.md
 """
 
 import functools
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 import gradtx as gx
 from gradtx import dialects
 
-from .cases import CASES, LR_NAME, OPTAX, PROBLEMS, SCHEDULES, Case, flat
+from .cases import CASES, LR_NAME, OPTAX, PROBLEMS, SCHEDULES, STEPS, Case, flat
 
 GOLDENS = {name: np.load(Path(__file__).parent / f"{name}.npz") for name in ("torch", "keras")}
 
@@ -67,6 +70,30 @@ def difference(case: Case) -> float:
     return float((abs(trajectory(case, make(case)) - golden) / np.maximum(1, abs(golden))).max())
 
 
+def of_optax(name: str):
+    """A function of optax or optax.contrib."""
+    return getattr(optax, name, None) or getattr(optax.contrib, name)
+
+
+def optax_difference(name: str, kwargs: dict[str, Any]) -> float:
+    """The largest difference to optax on the noisy problems together, at a falling rate, as in ``difference``."""
+    problems = PROBLEMS["stochastic"], PROBLEMS["matrices"]
+    makers = getattr(dialects.optax, name), of_optax(name)
+    runs = []
+    for make_tx in makers:
+        tx = make_tx(lambda count: 0.02 * SCHEDULES["decaying"](count), **kwargs)
+        params = [problem.leaves(jnp.asarray(problem.x0)) for problem in problems]
+        state, rows = tx.init(params), []
+        for k in range(STEPS):
+            both = zip(problems, params, strict=True)
+            grads = [problem.leaves(jnp.asarray(problem.grad(flat(leaves), k))) for problem, leaves in both]
+            params, state = update(tx, grads, state, params)
+            rows.append(np.concatenate([flat(leaves) for leaves in params]))
+        runs.append(np.stack(rows))
+    ours, theirs = runs
+    return float((abs(ours - theirs) / np.maximum(1, abs(theirs))).max())
+
+
 def table(run: bool = True) -> str:
     """Markdown: each optimizer's chain with default arguments, how many trajectories, and the largest difference."""
     lines = ["| framework | optimizer | chain with default arguments | trajectories | largest difference |"]
@@ -74,23 +101,33 @@ def table(run: bool = True) -> str:
     for framework, optimizer in dict.fromkeys((case.framework, case.optimizer) for case in CASES):
         cases = [case for case in CASES if (case.framework, case.optimizer) == (framework, optimizer)]
         largest = f"{max(map(difference, cases)):.0e}" if run else ""
-        chain = getattr(getattr(dialects, framework), optimizer)()
-        lines.append(f"| {framework} | `{optimizer}` | {chain} | {len(cases)} | {largest} |")
+        lines.append(row(framework, optimizer, getattr(getattr(dialects, framework), optimizer)(), len(cases), largest))
+    for name, arguments in OPTAX.items():
+        largest = f"{max(optax_difference(name, kwargs) for kwargs in arguments):.0e}" if run else ""
+        lines.append(row("optax", name, getattr(dialects.optax, name)(0.001), len(arguments), largest))
     return "\n".join(lines)
+
+
+def row(framework: str, optimizer: str, tx: gx.Chain, number: int, largest: str) -> str:
+    """A line of the table; of a chain whose rate falls by itself, the schedule has no name."""
+    shown = re.sub(r"<function .*?>", "a schedule", str(tx))
+    return f"| {framework} | `{optimizer}` | {shown} | {number} | {largest} |"
 
 
 PAGE = """# Dialects beside the real frameworks
 
 `gradtx.dialects.torch` and `gradtx.dialects.keras` against trajectories of the real torch 2.13 and Keras 3.15 in
-float64: a parabola, Rosenbrock's function and a noisy problem in two leaves, with default and with other arguments,
-at a constant and at a falling learning rate, 60 steps each. Differences are relative to parameters greater than 1.
-`gradtx.dialects.optax` is compared live, to 1e-11. Written by `python -m tests.oracles.compare`.
+float64: a parabola, Rosenbrock's function, a noisy problem in two leaves, or one of two matrices, with default and
+with other arguments, at a constant and at a falling learning rate, 60 steps each. `gradtx.dialects.optax` against
+optax 0.2.8 on the last two together, at a falling rate. Differences are relative to parameters greater than 1. Where a framework evaluates an
+average of the parameters, that is compared too. Written by `python -m tests.oracles.compare`.
 
 {table}
 
-What torch and Keras keep in float32 even then: nothing that matters. torch's NAdam keeps its momentum product in
-the default dtype, and Keras its learning rate in `floatx`; both were float64 here. In float32 they shift
-trajectories by 1e-7 and 3e-7.
+What the frameworks keep in float32 even then: Keras the means of squares in Adafactor and a norm in Muon; optax the
+decay of Adafactor. torch's NAdam keeps its momentum product, and ASGD its step size, in the
+default dtype, and Keras its learning rate in `floatx`; all were float64 here. In float32 they shift trajectories by
+1e-7 and 3e-7. torch's Muon iterates in bfloat16; here it was made to iterate in float64, so that all else shows.
 """
 
 

@@ -92,7 +92,10 @@ DIALECTS: dict[str, Transformation] = {
     for recipe in framework.__all__
 }
 
-DIALECTS["torch.muon"] = gx.chain(gx.partition([("w", dialects.torch.muon(LEARNING_RATE))], default="freeze"))
+# Within a partition, which does not say whether it needs the parameters: without decay.
+TORCH_MUON = dialects.torch.muon(LEARNING_RATE, weight_decay=0.0)
+DIALECTS["torch.muon"] = gx.chain(gx.partition([("w", TORCH_MUON)], default="freeze"))
+DIALECTS["keras.muon"] = dialects.keras.muon(LEARNING_RATE, adam_weight_decay=None, weight_decay=None)
 
 CHAINS: dict[str, Transformation] = {
     "identity": gx.chain(),

@@ -15,6 +15,7 @@ from gradtx import optimizers, rules, testing
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 EVERYTHING = ALL | DIALECTS
+ORDERS = [pytest.param(name, marks=[pytest.mark.exhaustive] * (name in DIALECTS)) for name in EVERYTHING]
 ELSEWHERE = {"keeps its types", "runs in every executor"}  # below, and in test_executors.py
 SLOW = {"works under guards", "leaks no tracers"}  # below, and in test_modes.py
 COMPILED = [name for name in testing.PROPERTIES if name not in ELSEWHERE | SLOW]
@@ -48,7 +49,7 @@ def test_works_under_guards(name):
     holds("works under guards", ALL[name])
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize("name", ORDERS)
 def test_keeps_its_types(name):
     holds("keeps its types", EVERYTHING[name])
 

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from gradtx import rules
 from gradtx._chain import Chain, chain
 from gradtx._partition import partition
-from gradtx._rule import Hyper, Rule
+from gradtx._rule import Hyper, Rule, Transformation
 from gradtx._select import Select
 from gradtx.dialects._arguments import falling_rate, is_zero, missing, refuse
 from gradtx.optimizers._parts import derived
@@ -77,7 +77,7 @@ class Options(TypedDict, total=False):
 
 
 def _framed(
-    name: str, clip: tuple[Hyper | None, Hyper | None, Hyper | None], options: Options, *parts: Rule | Chain
+    name: str, clip: tuple[Hyper | None, Hyper | None, Hyper | None], options: Options, *parts: Transformation
 ) -> Chain:
     """The optimizer's own rules between what Keras has before and after all of them.
 
@@ -100,8 +100,12 @@ def _framed(
         scale = [rules.scale(1 / factor)]
     average = []
     if options.get("use_ema", False):
-        momentum = options.get("ema_momentum", 0.99)
-        average = [rules.average_iterates(lambda count: jnp.where(count == 0, 1.0, 1.0 - momentum))]
+        rate = derived(  # 1 in the first step: the average begins with the parameters after it
+            lambda beta, starts: jnp.where(starts, 1.0, 1.0 - beta),
+            options.get("ema_momentum", 0.99),
+            lambda count: count == 0,
+        )
+        average = [rules.average_iterates(rate)]
     return chain(*scale, *_clip(*clip), *parts, *average)
 
 

@@ -16,7 +16,7 @@ are, and a float32 in optax.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -904,7 +904,7 @@ def adopt(
 
 
 def _schedule_free(
-    direction: list[Rule], learning_rate: Hyper, warmup_steps: int | None, b1: Hyper, power: float, state_dtype: Any
+    direction: Sequence[Rule], learning_rate: Hyper, warmup_steps: int | None, b1: Hyper, power: float, state_dtype: Any
 ) -> Chain:
     """The direction, learning rate with warm-up, average weighted by the largest rate, which is read a step ahead."""
     if isinstance(power, bool) or not isinstance(power, int | float) or power < 0:
@@ -1055,7 +1055,7 @@ def muon(
         coefficients = (coefficients,) * ns_steps
     if len(coefficients) > ns_steps:
         raise ValueError(f"optax.muon: ns_coeffs for {len(coefficients)} iterations, and ns_steps={ns_steps}")
-    coefficients = tuple(tuple(map(float, one)) for one in coefficients)
+    coefficients = tuple((float(a), float(b), float(c)) for a, b, c in coefficients)
     average = [_first_moment(beta, mu_dtype, nesterov), *([] if nesterov else [rules.debias()])]
     direction = chain(*average, rules.orthogonalize(coefficients, eps=eps), rules.scale_by_shape(consistent_rms))
     decay = decoupled(weight_decay, _unmasked(weight_decay_mask))

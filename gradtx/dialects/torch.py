@@ -475,8 +475,8 @@ def asgd(
     eta, lam = _rate("asgd", lr), scalar(lambd)
 
     def rate(count: jax.Array) -> Any:
-        late = eta(jnp.maximum(count - 1, 0)) if callable(eta) else eta
-        shrinking = lam(count) if callable(lam) else lam
+        late: Any = eta(jnp.maximum(count - 1, 0)) if callable(eta) else eta
+        shrinking: Any = lam(count) if callable(lam) else lam
         return late / (1 + shrinking * late * count) ** alpha
 
     front = [*_front("asgd", maximize, switches), *decoupled(weight_decay, decay_mask)]

@@ -198,7 +198,7 @@ _LRS["adamw"] = _LRS["adam"]
 _LRS["nadam"] = {**_LRS["adam"], "rosenbrock": 2e-3}
 for _name in ("radam", "adamax", "schedule_free_adamw"):
     _LRS[_name] = _LRS["adam"]
-_LRS["adadelta"] = {"parabola": 30.0, "stochastic": 30.0}
+_LRS["adadelta"] = {"parabola": 3.0, "stochastic": 10.0}
 _LRS["adafactor"] = {"parabola": 0.3, "stochastic": 0.05, "matrices": 0.05}
 _LRS["rprop"] = {"parabola": 0.3, "stochastic": 0.05}
 _LRS["asgd"] = {"parabola": 0.05, "stochastic": 0.02}
@@ -458,6 +458,9 @@ _FIRST = ("sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam")
 _SKIPPED = {
     ("keras", "sgd", "default", "rosenbrock"),  # diverges at the default rate of 0.01
     ("keras", "rmsprop", "default", "rosenbrock"),  # amplifies rounding by more than 1e5
+    ("keras", "adadelta", "default", "parabola"),  # hardly moves at the default rate of 0.001
+    ("keras", "adadelta", "default", "stochastic"),
+    ("keras", "adamax", "all", "parabola"),  # amplifies rounding by more than 1e5 where it has arrived
 }
 
 

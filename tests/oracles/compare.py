@@ -119,8 +119,8 @@ PAGE = """# Dialects beside the real frameworks
 `gradtx.dialects.torch` and `gradtx.dialects.keras` against trajectories of the real torch 2.13 and Keras 3.15 in
 float64: a parabola, Rosenbrock's function, a noisy problem in two leaves, or one of two matrices, with default and
 with other arguments, at a constant and at a falling learning rate, 60 steps each. `gradtx.dialects.optax` against
-optax 0.2.8 on the last two together, at a falling rate. Differences are relative to parameters greater than 1. Where a framework evaluates an
-average of the parameters, that is compared too. Written by `python -m tests.oracles.compare`.
+optax 0.2.8 on the last two together, at a falling rate. Differences are relative to parameters greater than 1. Where a
+framework evaluates an average of the parameters, that is compared too. Written by `python -m tests.oracles.compare`.
 
 {table}
 

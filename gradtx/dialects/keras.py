@@ -625,7 +625,7 @@ def muon(
 
     iterations = ((float(muon_a), float(muon_b), float(muon_c)),) * ns_steps
     size = [] if rms_rate is None else [rules.scale_by_shape(rms_rate)]
-    direction = chain(rules.trace(momentum, nesterov), rules.orthogonalize(iterations, eps=1e-7), *size)
+    direction = chain(rules.trace(momentum, nesterov), rules.orthogonalize(coefficients=iterations, eps=1e-7), *size)
     matrices = chain(direction, *_decay(weight_decay, options), rules.scale_by_learning_rate(learning_rate))
     averages = chain(rules.momentum(adam_beta_1), rules.rms(adam_beta_2), rules.precondition(epsilon), rules.debias())
     share = [] if adam_lr_ratio == 1 else [rules.scale(adam_lr_ratio)]

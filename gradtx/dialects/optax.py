@@ -1057,7 +1057,9 @@ def muon(
         raise ValueError(f"optax.muon: ns_coeffs for {len(coefficients)} iterations, and ns_steps={ns_steps}")
     coefficients = tuple((float(a), float(b), float(c)) for a, b, c in coefficients)
     average = [_first_moment(beta, mu_dtype, nesterov), *([] if nesterov else [rules.debias()])]
-    direction = chain(*average, rules.orthogonalize(coefficients, eps=eps), rules.scale_by_shape(consistent_rms))
+    direction = chain(
+        *average, rules.orthogonalize(coefficients=coefficients, eps=eps), rules.scale_by_shape(consistent_rms)
+    )
     decay = decoupled(weight_decay, _unmasked(weight_decay_mask))
     matrices = chain(direction, *decay, rules.scale_by_learning_rate(learning_rate))
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate

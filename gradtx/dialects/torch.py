@@ -526,7 +526,9 @@ def muon(
     average = [rules.momentum(momentum), *([rules.quasi_hyperbolic(momentum)] if nesterov else [])]
     a, b, c = ns_coefficients
     iterations = ((float(a), float(b), float(c)),) * ns_steps
-    direction = chain(*average, rules.orthogonalize(iterations, output=0), rules.scale_by_shape(size, output=0))
+    direction = chain(
+        *average, rules.orthogonalize(coefficients=iterations, output=0), rules.scale_by_shape(size, output=0)
+    )
     return chain(direction, *decoupled(weight_decay, decay_mask), _step("muon", lr))
 
 

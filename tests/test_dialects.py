@@ -285,7 +285,9 @@ def test_arrays_of_one_element_are_numbers():
     chex.assert_trees_all_close(moved(ours), moved(same), rtol=1e-6)
 
 
-@pytest.mark.parametrize("make", [dialects.torch.adamw, dialects.keras.adamw, dialects.keras.sgd], ids=str)
+@pytest.mark.parametrize(
+    "make", [dialects.torch.adamw, dialects.keras.adamw, dialects.keras.sgd], ids=["torch", "keras", "keras sgd"]
+)
 def test_decay_mask(make):
     """Which leaves decay, in every dialect."""
     params = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}

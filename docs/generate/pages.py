@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -97,7 +98,11 @@ def _same_name(name: str) -> str:
             make = getattr(framework, name)
             tx = make(0.001)
             label = framework.__name__.rpartition(".")[2]
-            rows.append(f"| {label} | {' → '.join(f'`{rule}`' for rule in tx.rules)} |")
+            inner = getattr(tx.rules[-1], "tx", None)
+            if isinstance(inner, gx.partition):  # the part of the matrices
+                tx = next(iter(inner.named_parts.values()))
+            shown = " → ".join(f"`{rule}`" for rule in tx.rules)
+            rows.append(f"| {label} | {re.sub('<function .*?>', 'a schedule', shown)} |")
     return "\n".join(["| | at a learning rate of 0.001 |", "|---|---|", *rows]) if rows else ""
 
 

@@ -110,8 +110,8 @@ def table(run: bool = True) -> str:
 
 def row(framework: str, optimizer: str, tx: gx.Chain, number: int, largest: str) -> str:
     """A line of the table; of a chain whose rate falls by itself, the schedule has no name."""
-    (*_, last) = tx.rules
-    parts = last.tx.named_parts.values() if isinstance(getattr(last, "tx", None), gx.partition) else [tx]
+    inner = getattr(tx.rules[-1], "tx", None)
+    parts = inner.named_parts.values() if isinstance(inner, gx.partition) else [tx]
     shown = re.sub(r"<function .*?>", "a schedule", "; others: ".join(map(str, parts)))
     shown = re.sub(r"orthogonalize\(.*?\)\), ", "orthogonalize(…, ", shown)
     return f"| {framework} | `{optimizer}` | {shown} | {number} | {largest} |"

@@ -121,6 +121,10 @@ def _check_run(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
                     f"{declaration}."
                 ) from error
         raise
+    if rule.scope is not None and not _overrides(rule, "settle"):
+        raise TypeError(
+            f"{named(rule)} measures, and no settle(self, c, measured) makes a coefficient of the number, which would be lost."
+        )
     if remembers and rule.accumulates is None:
         raise TypeError(
             f"{named(rule)}: what apply returns depends on its slots, so the rule has to say whether it accumulates. "

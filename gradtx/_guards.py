@@ -453,6 +453,8 @@ class accumulate(Wrapper):
 
 def _weighed(weight: Any, sums: Any) -> jax.Array:
     """A weight in the widest dtype of the sums, in float32 at least."""
+    if isinstance(weight, int | float) and not weight >= 0:
+        raise ValueError(f"accumulate: weight must be 0 or more, found {weight!r}")
     weight = jnp.asarray(weight)
     if weight.shape or not any(jnp.issubdtype(weight.dtype, kind) for kind in (jnp.integer, jnp.floating)):
         raise TypeError(f"accumulate: weight must be one real number, found {weight.dtype}{list(weight.shape)}")
@@ -468,10 +470,10 @@ def _times(weight: jax.Array, gradient: Any) -> jax.Array:
 
 
 def _flag(emit: Any) -> jax.Array:
-    flag = jnp.asarray(emit)
-    if flag.shape or flag.dtype != bool:
-        raise TypeError(f"accumulate: emit must be one bool, found {flag.dtype}{list(flag.shape)}")
-    return flag
+    array = isinstance(emit, jax.Array | np.ndarray | np.bool_) and emit.dtype == np.dtype(bool) and emit.shape == ()
+    if not isinstance(emit, bool) and not array:
+        raise TypeError(f"accumulate: emit must be one bool, found {emit!r}")
+    return jnp.asarray(emit)
 
 
 def _started(tx: optax.GradientTransformation, params: Any) -> Any:

@@ -246,7 +246,7 @@ class Lifted:
             acting = [r for r, ours in enumerate(chosen) if ours[i]]
             last = self.rules[acting[-1]] if acting else None
             if last is not None and not last.freezes and not last.takes_anything:
-                rule = self.names[acting[0]]
+                rule = next(self.names[r] for r in acting if not self.rules[r].freezes)
                 _checks.check_gradient(path, gradient, rule)
                 _checks.check_number(path, leaf, what, rule)
                 _checks.check_number(path, leaf if others is None else others[i], "parameters", rule)
@@ -471,7 +471,7 @@ def _stepped(lifted: Lifted, around: Any, updates: Any, state: Any, params: Any,
     if not lifted.compiles(blanks, updates, state, params):
         return around(lifted).run(updates, state, params, extra, apply)
     if lifted.asks:
-        blanks = blanks.acting_on(lifted.chosen(*_checks.named_leaves(updates, "updates")))
+        blanks = blanks.acting_on(lifted.chosen(*flatten_with_paths(_checks.filled(updates, params)[0])))
     state, ahead = lifted.now(state)
     out, after = _compiled(around(blanks), apply, updates, state, params, ahead)
     kind: Any = ChainState if isinstance(after, ChainState) else PackedState

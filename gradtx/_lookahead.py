@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._numerics import real_dtype
+from gradtx._packed import PackedSlot
 from gradtx._partition import PartitionState
 from gradtx._select import flatten_with_paths, listing
 from gradtx._state import ChainState, PackedState
@@ -16,6 +19,9 @@ from gradtx._switch import SwitchState
 from gradtx._walk import walk
 
 __all__ = ["evaluation_point", "gradient_point", "lookahead_iterate", "lookahead_point"]
+
+Offsets = dict[str, Any]
+"""Arrays by the paths of their leaves, since Flax and ``packed`` have them in boxes of another kind."""
 
 Read = Callable[[dict[str, Any], dict[str, jax.Array]], Any]
 """A tree of offsets from the slots and the hyperparameters of a rule; None if it holds none."""
@@ -32,7 +38,7 @@ def evaluation_point(state: Any, params: Any) -> Any:
         params: the parameters held.
 
     Raises:
-        ValueError: if the state has several such rules for the same leaves, or is packed.
+        ValueError: if the state has several such rules for the same leaves.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, p = gradtx.chain(gradtx.sgd(0.1), gradtx.average_iterates()), jnp.array([1.0])
@@ -63,7 +69,7 @@ def gradient_point(state: Any, params: Any) -> Any:
         params: the parameters held.
 
     Raises:
-        ValueError: if the state has several such rules for the same leaves, or is packed.
+        ValueError: if the state has several such rules for the same leaves.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.chain(gradtx.sgd(0.1), gradtx.two_point_lookahead(0.5))
@@ -79,8 +85,6 @@ def _moved_by(state: Any, params: Any, read: Read) -> Any:
     found = _offsets(state, read)
     if len(found) > 1:
         raise ValueError(f"gradtx: this state has {len(found)} rules that hold an offset; one at most is expected.")
-    if any(walk(state, PackedState)):
-        raise ValueError("gradtx: a packed state has to be unpacked before: see unpack_state.")
     return _moved(params, found[0], 1) if found else params
 
 
@@ -126,11 +130,9 @@ def lookahead_point(state: Any, params: Any) -> Any:
     return _moved(params, slot, 1)
 
 
-def _moved(params: Any, offsets: Any, sign: int) -> Any:
+def _moved(params: Any, moves: Offsets, sign: int) -> Any:
     """params + sign·offsets in the parameters' dtypes; where there is no offset, params."""
-
     leaves, treedef = flatten_with_paths(params)
-    moves = dict(flatten_with_paths(offsets)[0])  # by path, since Flax has them in boxes of another kind
     unknown = [(path, None) for path in moves if path not in dict(leaves)]
     if unknown:
         raise ValueError(f"gradtx: the state has a lookahead for leaves that are no parameters: {listing(unknown)}")
@@ -141,7 +143,7 @@ def _moved(params: Any, offsets: Any, sign: int) -> Any:
     return treedef.unflatten([moved(path, p) for path, p in leaves])
 
 
-def _slot(state: Any, slot: str, rule: str) -> Any:
+def _slot(state: Any, slot: str, rule: str) -> Offsets:
     """The one slot of this name in all that is within a state; that of the phase that is on, and of all parts."""
     found = _offsets(state, lambda slots, _: slots.get(slot))
     if len(found) != 1:
@@ -149,43 +151,36 @@ def _slot(state: Any, slot: str, rule: str) -> Any:
         hint = ""
         if _offsets(state, lambda slots, _: slots.get(other)):
             hint = " It has the other form of lookahead: nag_lookahead holds points, two_point_lookahead iterates."
-        if any(walk(state, PackedState)):
-            hint = " A packed state has to be unpacked before: see unpack_state."
         number = len(found) or "no"
         raise ValueError(f"gradtx: this state has {number} slots {slot!r} of a {rule} rule; one is needed.{hint}")
     return found[0]
 
 
-def _offsets(state: Any, read: Read) -> list[Any]:
+def _offsets(state: Any, read: Read) -> list[Offsets]:
     """What the rules within a state hold; of a switch, in the phase that is on; of a partition, the parts as one."""
-    kinds = (ChainState, SwitchState, PartitionState)
-    found = []
+    kinds = (ChainState, PackedState, SwitchState, PartitionState)
+    found: list[Offsets] = []
     for _, node in walk(state, kinds, within=False):
-        if isinstance(node, ChainState):
-            held = [read(slots, node.hyperparams.get(rule, {})) for rule, slots in node.slots.items()]
-            found += [tree for tree in held if tree is not None]
+        if isinstance(node, ChainState | PackedState):
+            for rule, slots in node.slots.items():
+                tree = read({slot: _unpacked(held) for slot, held in slots.items()}, node.hyperparams.get(rule, {}))
+                found += [] if tree is None else [dict(flatten_with_paths(tree)[0])]
             found += _offsets(node.slots, read)
         elif isinstance(node, SwitchState):
             found += _of_phase(node.switched, _offsets(node.first, read), _offsets(node.then, read))
         elif isinstance(node, PartitionState):
-            found += _joined([tree for part in node.parts.values() for tree in _offsets(part, read)])
+            parts = [tree for part in node.parts.values() for tree in _offsets(part, read)]
+            found += [functools.reduce(operator.or_, parts)] if parts else []
     return found
 
 
-def _of_phase(switched: jax.Array, first: list[Any], then: list[Any]) -> list[Any]:
+def _unpacked(slot: Any) -> Any:
+    return {"/".join(keys): leaf for keys, leaf in slot.by_keys().items()} if isinstance(slot, PackedSlot) else slot
+
+
+def _of_phase(switched: jax.Array, first: list[Offsets], then: list[Offsets]) -> list[Offsets]:
     """The slot of the phase that is on; zeros if only the other phase has it."""
     if len(first) > 1 or len(then) > 1 or not first + then:
         return first + then
     (one,), (other,) = (own or [jax.tree.map(jnp.zeros_like, (first + then)[0])] for own in (first, then))
     return [jax.tree.map(lambda a, b: jnp.where(switched, b, a), one, other)]
-
-
-def _joined(parts: list[Any]) -> list[Any]:
-    """Trees that each hold some of the leaves, as one tree."""
-    if not parts:
-        return []
-
-    def held(*values: Any) -> Any:
-        return next((value for value in values if value is not None), None)
-
-    return [jax.tree.map(held, *parts, is_leaf=lambda x: x is None)]

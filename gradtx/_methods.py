@@ -155,6 +155,8 @@ def _checked_lanes(rule: Maths, who: str, before: Signal, after: Signal) -> Sign
             "filters = True."
         )
     found, declared = after.second_moment, rule.second_moment
+    if after.gradient is not before.gradient:
+        _check_array(f"{who} returns the gradient", after.gradient, before.gradient, before.gradient.dtype)
     if found is None and (declared in ("makes", "edits") or (before.second_moment is not None and declared != "uses")):
         what = f"declares second_moment = {declared!r}" if declared else "declares no second_moment"
         raise TypeError(f"{who} returns no second moment, and the rule {what}: {_SECOND_MOMENT}.")
@@ -238,7 +240,7 @@ def _called(rule: Maths, method: str, **given: Any) -> Iterator[None]:
         yield
     except Exception as error:
         who = f"{named(rule)}: {method}"
-        if str(error).startswith("gradtx: "):
+        if str(error).startswith("gradtx: ") and not isinstance(error, dataclasses.FrozenInstanceError):
             raise
         if (words := _words(rule, error, given)) is not None:
             raise TypeError(f"{who} {words}") from error
@@ -251,7 +253,7 @@ def _called(rule: Maths, method: str, **given: Any) -> Iterator[None]:
 def _words(rule: Maths, error: Exception, given: Mapping[str, Any]) -> str | None:
     match error:
         case dataclasses.FrozenInstanceError():
-            return f"sets an attribute of the rule ({error}). A rule is a value: what changes is a slot, or a scalar."
+            return "sets an attribute of the rule. A rule is a value: what changes is a slot, or a scalar."
         case jax.errors.TracerArrayConversionError():
             return "gives an array to numpy, which would need its numbers before there are any: take jax.numpy."
         case jax.errors.TracerBoolConversionError():

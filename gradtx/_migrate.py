@@ -19,6 +19,7 @@ from gradtx._partition import PartitionState, partition
 from gradtx._rule import Rule
 from gradtx._select import flatten_with_keys, flatten_with_paths
 from gradtx._state import ChainState, PackedState
+from gradtx._switch import SwitchState
 from gradtx._walk import rebuilt, walk
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -82,7 +83,8 @@ def migrate(
     a part of their own avoids it.
 
     Wrappers of the same type are carried field by field. Into or out of another one, the chain within is carried, if it
-    is the only one on both sides: an Adam goes into a ``skip_nonfinite`` of Adam and back.
+    is the only one on both sides: an Adam goes into a ``skip_nonfinite`` of Adam and back. Into a ``switch`` it goes
+    as its first phase, and the steps until the switch are counted anew; out of one goes the phase that is on.
 
     From a chain into a ``partition`` each part takes what its leaves had, and out of one, or into one of other parts, a
     rule takes from all parts that have it, if their weights are the same. A ``packed`` state is carried leaf by leaf as
@@ -167,11 +169,23 @@ class _Migration(NamedTuple):
             report.dropped[at or "all"] = kinds
             return new
         for state, entries in ((new, report.fresh), (old, report.dropped)):
-            if not isinstance(state, _CORES):
-                entries[_join(at, type(state).__name__)] = f"{kinds}; only the chain within is carried"
-        either_parts = isinstance(ours[0], PartitionState) or isinstance(theirs[0], PartitionState)
-        carried = (self._carry_parts if either_parts else self._carry_chain)(theirs[0], ours[0], at, report)
-        return rebuilt(new, _CORES, lambda _: carried)
+            both = isinstance(ours[0], SwitchState) and isinstance(theirs[0], SwitchState)
+            if not isinstance(state, _CORES) and not (both and isinstance(state, SwitchState)):
+                part = "phase that is on" if isinstance(state, SwitchState) else "chain within"
+                entries[_join(at, type(state).__name__)] = f"{kinds}; only the {part} is carried"
+        carried = self._carry_core(theirs[0], ours[0], at, report)
+        return rebuilt(new, (*_CORES, SwitchState), lambda _: carried)
+
+    def _carry_core(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
+        """Between chains, partitions and switches: into the first phase of one, and out of the phase that is on."""
+        if isinstance(old, SwitchState) and isinstance(new, SwitchState):
+            return self.carry(old, new, at, report)
+        if isinstance(old, SwitchState):
+            return self.carry(old.then if old.switched else old.first, new, at, report)
+        if isinstance(new, SwitchState):
+            return new._replace(first=self.carry(old, new.first, _join(at, "first"), report))
+        either_parts = isinstance(old, PartitionState) or isinstance(new, PartitionState)
+        return (self._carry_parts if either_parts else self._carry_chain)(old, new, at, report)
 
     def _carry_parts(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
         """Between chains and partitions, or partitions of other parts: leaf by leaf."""
@@ -368,8 +382,8 @@ def _chains(tree: Any, within: bool = False) -> list[Any]:
 
 
 def _cores(tree: Any) -> list[Any]:
-    """The outermost states of chains and of partitions."""
-    return [state for _, state in walk(tree, _CORES, within=False)]
+    """The outermost states of chains, partitions and switches."""
+    return [state for _, state in walk(tree, (*_CORES, SwitchState), within=False)]
 
 
 _CHAINS = (ChainState, PackedState)

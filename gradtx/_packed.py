@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -88,7 +89,7 @@ class PackedSlot:
     packing: Packing = field(metadata={"static": True})
 
     def by_keys(self) -> dict[Keys, Any]:
-        """The arrays of all leaves that the rule acts on, by their paths; those that were packed are numpy's."""
+        """The arrays of all leaves that the rule acts on, by their paths; packed ones in numpy, if not traced."""
         found = {tuple(map(word, keys)): leaf for keys, leaf in flatten_with_keys(self.leaves)[0]}
         for group, flat in zip(self.packing.groups, self.flat, strict=True):
             if flat is None:
@@ -114,7 +115,8 @@ class PackedSlot:
 def _part(flat: Any, offset: int, shape: tuple[int, ...]) -> Any:
     if isinstance(flat, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(shape, flat.dtype)
-    return np.asarray(flat)[offset : offset + math.prod(shape)].reshape(shape)
+    values = flat if isinstance(flat, jax.core.Tracer) else np.asarray(flat)
+    return values[offset : offset + math.prod(shape)].reshape(shape)
 
 
 class packed(Wrapper):

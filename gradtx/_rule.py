@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, NoReturn, dataclass_transform
 
 import jax
 import jax.core
@@ -50,13 +50,14 @@ class Transformation(optax.GradientTransformationExtraArgs):
         jax.tree_util.register_static(cls)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(
+        raise dataclasses.FrozenInstanceError(
             f"gradtx: {name!r} cannot be set: a {type(self).__name__} is a value, which never changes. Hyperparameters "
-            "are in the state, and set_hyperparams changes them there; for other rules build another chain."
+            "are in the state, and set_hyperparams changes them there; for other rules build another chain. (Where a "
+            f"class of rules is written, object.__setattr__(self, {name!r}, ...) in __post_init__ makes a value ready.)"
         )
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"gradtx: {name!r} cannot be deleted: a {type(self).__name__} is a value")
+        raise dataclasses.FrozenInstanceError(f"gradtx: {name!r} cannot be deleted: a {type(self).__name__} is a value")
 
     # Pyright ignores: optax's class is a NamedTuple, whose two ways to another tuple would give something broken.
     def _replace(self, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -163,7 +164,13 @@ def _unfilled(cls: type[Transformation]) -> Transformation:
     return cls.__new__(cls)
 
 
-def hyper(*, default: Any = dataclasses.MISSING, low: float | None = None, below: float | None = None) -> Any:
+def hyper(
+    *positional: NoReturn,
+    default: Any = dataclasses.MISSING,
+    low: float | None = None,
+    below: float | None = None,
+    high: float | None = None,
+) -> Any:
     """A numeric hyperparameter of a rule, as a dataclass field (see ``Rule`` for an example).
 
     It lives in the state, and ``tick`` gets this step's value.
@@ -173,11 +180,16 @@ def hyper(*, default: Any = dataclasses.MISSING, low: float | None = None, below
         low: numbers below are refused with a ValueError.
         below: numbers that are not below are refused with a ValueError. With ``below=1``, as for a decay β, ``tick``
             gets 1 − β too, with all its digits, as ``h.decay_complement``.
+        high: numbers above are refused with a ValueError.
 
     NaN is refused as well. All ways in keep to the limits: the constructor, ``set_hyperparams``, ``sweep``, and what a
     schedule returns. Under ``jit`` the values of schedules and arrays are not known, and not checked.
     """
-    return dataclasses.field(default=default, metadata={"hyper": Limits(low, below)})
+    if positional:
+        raise TypeError(
+            f"gradtx: hyper takes its default by name, as type checkers want it: hyper(default={positional[0]!r})"
+        )
+    return dataclasses.field(default=default, metadata={"hyper": Limits(low, below, high)})
 
 
 def _checked(rule: str, field: dataclasses.Field[Any], value: Any) -> Any:
@@ -217,6 +229,7 @@ class Value(Transformation):
             dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
         except (TypeError, ValueError) as error:
             raise _declarations.unmade(cls, error) from None
+        cls.__setattr__, cls.__delattr__ = Transformation.__setattr__, Transformation.__delattr__  # with words
         super().__init_subclass__(**kwargs)
 
     def _values(self) -> dict[str, Any]:
@@ -371,4 +384,5 @@ def show(value: Any, digits: int | None = None) -> str:
 
 def made_by(function: Any) -> str:
     """The name of a function, or of the function that made it."""
+    function = function.func if isinstance(function, functools.partial) else function
     return getattr(function, "__qualname__", type(function).__name__).partition(".")[0]

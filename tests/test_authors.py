@@ -46,6 +46,8 @@ def test_a_fresh_state_shares_no_memory_with_the_parameters(tx):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_protocol_pickles(protocol):
     phases = gx.switch(2, gx.adam(0.1), gx.chain(gx.sgd(0.1)), carry="reset")
+    made = pickle.loads(pickle.dumps([gx.adopt(0.1), gx.asgd(0.1)], protocol))  # with schedules of their own
+    assert [str(tx) for tx in made] == [str(gx.adopt(0.1)), str(gx.asgd(0.1))]
     for tx in (gx.momentum(0.5), gx.adamw(0.1), gx.packed(gx.adam(0.1)), gx.accumulate(phases, 2)):
         state = tx.init(PARAMS)
         again = pickle.loads(pickle.dumps(tx, protocol))
@@ -174,6 +176,21 @@ def test_a_class_is_refused_when_it_is_made(mistake):
 def test_a_default_changed_without_an_annotation_is_refused():
     with pytest.raises(TypeError, match=r"rule 'mine': decay = 0.5 changes no field, .* decay: gradtx.Hyper = "):
         rule(gx.momentum, decay=0.5)
+
+
+def test_a_default_is_given_by_name():
+    with pytest.raises(TypeError, match=r"hyper takes its default by name, .*: hyper\(default=0.9\)"):
+        gx.hyper(0.9)  # pyright: ignore[reportArgumentType] - as a user may write it
+
+
+def test_an_attribute_set_in_post_init_is_refused_in_words():
+    class mine(gx.Rule):
+        def __post_init__(self):
+            super().__post_init__()
+            self.ready = 1  # pyright: ignore[reportAttributeAccessIssue] - as a user may write it
+
+    with pytest.raises(AttributeError, match=r"'ready' cannot be set: a mine is a value.*object.__setattr__\(self"):
+        mine()
 
 
 def test_a_post_init_that_skips_that_of_all_rules_is_refused():
@@ -394,6 +411,14 @@ RULES = {
         | {"scope": "tree", "measure": lambda self, g, total: jnp.ones(len(g)), "settle": lambda self, c, m: {"f": m}}
         | returning(lambda s, sl, p, c: (s._replace(direction=c.delta * s.direction), {})),
         "the coefficients that settle returns are 'f'; hand delta on",
+    ),
+    "a number that nothing settles": (
+        {"scope": "leaf", "measure": lambda self, groups, total: total(abs, groups)} | {"apply": keep},
+        "rule 'mine' measures, and no settle(self, c, measured) makes a coefficient of the number",
+    ),
+    "a gradient of another shape": (
+        {"filters": True} | returning(lambda s, *_: (s._replace(gradient=s.gradient[0]), {})),
+        "apply returns the gradient as an array of shape",
     ),
     "whole and apply": (
         {"whole": True, "apply": keep, "apply_tree": lambda self, trees, state: (trees.direction, state)},

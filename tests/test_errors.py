@@ -177,6 +177,14 @@ class TestHyperparameters:
             gx.precondition(-1.0)
         with raises(ValueError, "precondition: eps_root must be at least 0, found -1"):
             gx.adam(0.1, eps_root=-1.0)
+        with raises(ValueError, "average_iterates: rate must be at least 0 and at most 1, found 1.5"):
+            gx.average_iterates(1.5)
+        with raises(ValueError, "average_iterates: pull must be at least 0 and at most 1, found 2"):
+            gx.schedule_free_sgd(0.1, b1=2)
+        with raises(ValueError, "lookahead: share must be at least 0 and at most 1, found 1.1"):
+            gx.lookahead(5, 1.1)
+        with raises(ValueError, "asgd|learning_rate must be a number"):
+            gx.asgd(float("nan"))
         for rule in (gx.clip_by_value, gx.clip_by_norm, gx.clip_by_global_norm):
             with raises(ValueError, f"{rule.__name__}: limit must be at least 0, found -1"):
                 rule(-1.0)
@@ -237,7 +245,7 @@ class TestHyperparameters:
         wrap(around.init)(W)  # what is injected there is optax's own
 
     def test_rules_are_frozen(self):
-        with raises(AttributeError, "cannot assign to field 'decay'"):
+        with raises(AttributeError, "'decay' cannot be set"):
             gx.momentum().decay = 0.5  # pyright: ignore[reportAttributeAccessIssue] - the mistake under test
 
 

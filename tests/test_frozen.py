@@ -97,6 +97,19 @@ def test_accumulation_and_files_and_tables():
     assert "adapter.momentum" in str(gx.describe(parts, PARAMS))
 
 
+def test_a_predicate_is_asked_outside_of_jit_too():
+    tx = gx.chain(
+        gx.where(lambda path, _: path == "adapter", gx.adam(0.1)),
+        gx.where(lambda path, _: path != "adapter", gx.freeze()),
+    )
+    for grads in GRADS.values():
+        params, _ = gx.step(tx, PARAMS, grads, tx.init(PARAMS))
+        np.testing.assert_allclose(params["adapter"], [0.9, -2.1], rtol=1e-5)
+    first = gx.chain(gx.where(lambda path, _: path != "adapter", gx.freeze()), gx.momentum(0.9))
+    with pytest.raises(TypeError, match="and rule 'momentum' acts on it"):
+        first.init(PARAMS)
+
+
 def test_elsewhere_the_rule_and_the_leaf_are_named():
     for key in ("int8", "bool", "key"):
         params = {key: PARAMS[key]}

@@ -184,3 +184,19 @@ def test_parts_without_lookahead_hold_the_iterate():
     y, state = gx.step(tx, params, params, tx.init(params))
     w = gx.lookahead_iterate(state, y)
     np.testing.assert_allclose([w["a"][0], y["a"][0], w["b"][0]], [0.9, 0.8, 0.9], rtol=1e-6)
+
+
+def test_packed_states_hold_the_same_points():
+    params = {"a": jnp.ones((2, 2)), "b": jnp.full(3, 2.0)}
+    for tx, point in (
+        (gx.nag(0.1), gx.lookahead_iterate),
+        (gx.chain(gx.sgd(0.1, 0.5), gx.two_point_lookahead(0.5)), gx.gradient_point),
+        (gx.schedule_free_sgd(0.1), gx.evaluation_point),
+    ):
+        held, state = gx.step(tx, params, params, tx.init(params))
+        expected = point(state, held)
+        packed = gx.packed(tx)
+        for wrapped in (packed, gx.accumulate(packed, 1), gx.partition({"a": packed, "b": tx})):
+            held, state = gx.step(wrapped, params, params, wrapped.init(params))
+            for found in (point(state, held), jax.jit(point)(state, held)):
+                jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found, expected)

@@ -146,8 +146,25 @@ class TestMigrate:
         assert list(report.dropped) == ["scale_by_rms.state"] and "scale_by_adam.state" in report.fresh
 
     def test_nothing_in_common(self):
-        _, _, report = self.moved(gx.switch(5, gx.adam(0.1), gx.sgd(0.1, 0.9)), gx.adam(0.1))
-        assert report.fresh == report.dropped == {"all": "SwitchState in the old state, ChainState here"}
+        two = optax.chain(gx.adam(0.1), gx.sgd(0.1, 0.9))
+        _, _, report = self.moved(two, gx.adam(0.1))
+        assert report.fresh == report.dropped == {"all": "tuple in the old state, ChainState here"}
+
+    def test_the_first_phase_of_a_switch_and_the_phase_that_is_on(self):
+        adam, sgd = gx.adam(0.1), gx.sgd(0.1, 0.9)
+        old, new, report = self.moved(adam, gx.skip_nonfinite(gx.switch(5, adam, sgd)))
+        np.testing.assert_array_equal(new.inner.first.slots["rms"]["s"]["w"], old.slots["rms"]["s"]["w"])
+        assert not report.dropped and not new.inner.switched and not new.inner.then.count
+        for at, out in ((5, adam), (0, sgd)):  # in its first phase, and after it
+            old, new, report = self.moved(gx.switch(at, adam, sgd), out)
+            held = (old.then if old.switched else old.first).slots
+            assert all(jax.tree.leaves(jax.tree.map(np.array_equal, new.slots, held)))
+            assert int(new.count) == 1 and list(report.dropped) == ["SwitchState"] and not report.fresh
+        phases = gx.switch(0, adam, sgd)
+        _, new, report = self.moved(gx.skip_nonfinite(phases), phases)  # both, as they are
+        assert (
+            new.switched and int(new.count) == 1 and not report.fresh and list(report.dropped) == ["SkipNonfiniteState"]
+        )
 
     def test_packed_states_are_carried_leaf_by_leaf(self):
         packed = gx.packed(gx.adam(0.1))

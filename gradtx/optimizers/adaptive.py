@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from gradtx._chain import Chain, chain, seal
@@ -258,8 +259,12 @@ def adopt(
     ['rms', 'lag_v', 'precondition', 'clip_by_value', 'momentum', 'scale_by_learning_rate']
     """
     divided = chain(rms(b2, start="first"), lag_v(), precondition(eps, form="max"))
-    direction = chain(divided, clip_by_value(lambda count: jnp.asarray(count, float) ** 0.25), momentum(b1))
+    direction = chain(divided, clip_by_value(_fourth_root), momentum(b1))
     return chain(direction, *decoupled(weight_decay, decay_mask), scale_by_learning_rate(learning_rate))
+
+
+def _fourth_root(count: jax.Array) -> jax.Array:
+    return jnp.asarray(count, float) ** 0.25
 
 
 def ademamix(

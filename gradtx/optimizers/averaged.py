@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -102,10 +103,16 @@ def asgd(
     >>> [rule.label for rule in gradtx.asgd().rules]
     ['add_decayed_weights', 'scale_by_learning_rate', 'average_iterates']
     """
+    eta, weights = scale_by_learning_rate(learning_rate), add_decayed_weights(decay)
+    rate = functools.partial(_decaying, eta.learning_rate, weights.rate, power)
+    average = average_iterates(functools.partial(_share_from, start))
+    return chain(weights, scale_by_learning_rate(rate), average)
 
-    def rate(count: jax.Array) -> Any:
-        eta, lam = (value(count) if callable(value) else value for value in (learning_rate, decay))
-        return eta / (1 + lam * eta * jnp.asarray(count, float)) ** power
 
-    average = average_iterates(lambda count: 1 / jnp.asarray(jnp.maximum(1, count - start), float))
-    return chain(add_decayed_weights(decay), scale_by_learning_rate(rate), average)
+def _decaying(learning_rate: Hyper, decay: Hyper, power: float, count: jax.Array) -> Any:
+    eta, lam = (value(count) if callable(value) else value for value in (learning_rate, decay))
+    return eta / (1 + lam * eta * jnp.asarray(count, float)) ** power
+
+
+def _share_from(start: int, count: jax.Array) -> Any:
+    return 1 / jnp.asarray(jnp.maximum(1, count - start), float)

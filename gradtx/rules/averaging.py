@@ -55,8 +55,8 @@ class average_iterates(Rule):
     accumulates = True
     last = True
 
-    rate: Hyper | None = hyper(default=None, low=0)
-    pull: Hyper = hyper(default=0.0, low=0)
+    rate: Hyper | None = hyper(default=None, low=0, high=1)
+    pull: Hyper = hyper(default=0.0, low=0, high=1)
     learning_rate: Hyper | None = hyper(default=None)
 
     def __post_init__(self):
@@ -128,7 +128,7 @@ class lookahead(Rule):
     last = True
 
     every: int = 5
-    share: Hyper = hyper(default=0.5, low=0)
+    share: Hyper = hyper(default=0.5, low=0, high=1)
 
     def __post_init__(self):
         super().__post_init__()

@@ -216,7 +216,7 @@ class max_v(Rule):
     nonnegative = ("s",)
     second_moment = "edits"
 
-    decay: Hyper | None = hyper(default=None, low=0)
+    decay: Hyper | None = hyper(default=None, low=0, high=1)
 
     @property
     def equation(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form

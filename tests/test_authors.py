@@ -413,7 +413,8 @@ RULES = {
         "the coefficients that settle returns are 'f'; hand delta on",
     ),
     "a number that nothing settles": (
-        {"scope": "leaf", "measure": lambda self, groups, total: total(abs, groups)} | {"apply": keep},
+        {"scope": "leaf", "measure": lambda self, groups, total: [total(jnp.abs, group) for group in groups]}
+        | {"apply": keep},
         "rule 'mine' measures, and no settle(self, c, measured) makes a coefficient of the number",
     ),
     "a gradient of another shape": (

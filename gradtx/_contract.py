@@ -123,8 +123,8 @@ def _check_run(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
         raise
     if rule.scope is not None and not _overrides(rule, "settle"):
         raise TypeError(
-            f"{named(rule)} measures, and no settle(self, c, measured) makes a coefficient of the number, which would be "
-            "lost."
+            f"{named(rule)} measures, and no settle(self, c, measured) makes a coefficient of the number, which would "
+            "be lost."
         )
     if remembers and rule.accumulates is None:
         raise TypeError(

@@ -43,6 +43,7 @@ OPTAX = {
         ),
         optax.contrib.acprop(LR, b1=0.9, b2=0.999, eps=1e-16),
     ),
+    "yogi": (gx.dialects.optax.yogi(LR), optax.yogi(LR)),
     "adadelta": (gx.adadelta(0.5, 0.9), optax.adadelta(0.5, rho=0.9, eps=1e-6)),
     "ademamix": (gx.ademamix(LR, b3=0.95), optax.contrib.ademamix(LR, b3=0.95, alpha=5.0)),
     "adopt": (gx.adopt(LR, b2=0.99), optax.contrib.adopt(LR, b2=0.99)),

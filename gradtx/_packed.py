@@ -172,7 +172,6 @@ class packed(Wrapper):
         """The state before the first step."""
         return pack_state(self, self.tx.init(params), params)
 
-    @puts_constants
     def update(
         self, updates: Any, state: PackedState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, PackedState]:
@@ -182,6 +181,7 @@ class packed(Wrapper):
     def _step(self, params: Any, grads: Any, state: PackedState, extra: dict[str, Any]) -> tuple[Any, PackedState]:
         return self._update(grads, state, params, extra, apply=True)
 
+    @puts_constants
     def _update(
         self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool
     ) -> tuple[Any, PackedState]:

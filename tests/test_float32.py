@@ -83,6 +83,7 @@ def first_steps(decay: Any) -> dict[str, Any]:
     """Of each rule that takes 1 − β, a chain and its first update at a gradient of 1."""
     beta: Any = decay(0) if callable(decay) else decay
     rest, averaged = 1 - beta, gx.chain(gx.momentum(decay), gx.rms(decay), gx.debias(), PRE)
+    mixed = gx.chain(gx.rms(decay), gx.quasi_hyperbolic(0.0, decay), PRE)
     return {
         "momentum": (gx.momentum(decay), rest),
         "rms": (gx.chain(gx.rms(decay), PRE), rest**-0.5),
@@ -95,6 +96,9 @@ def first_steps(decay: Any) -> dict[str, Any]:
         "momentum, debias": (gx.chain(gx.momentum(decay), gx.debias()), 1.0),
         "nesterov": (gx.nesterov(decay), beta * rest / (1 - beta**2) + 1),
         "trace(nesterov)": (gx.trace(decay, nesterov=True), 1 + beta),
+        "quasi_hyperbolic": (gx.chain(gx.momentum(0.0), gx.scale(0.0), gx.quasi_hyperbolic(decay)), rest),
+        "quasi_hyperbolic(2)": (mixed, (rest * (1 + beta)) ** -0.5),
+        "average_iterates": (gx.average_iterates(0.0, pull=decay), rest),
     }  # fmt: skip
 
 
@@ -128,6 +132,12 @@ class TestFirstStep:
             tx = gx.damped_trace(0.0, decay)
             _, state = tx.update(jnp.ones(2), tx.init(jnp.ones(2)))
             np.testing.assert_allclose(update(tx, state), 1 - decay, rtol=2 * ULP)
+
+    def test_of_the_way_back_in_the_second(self):
+        for share in (0.9, 0.999, 1 - 1e-6, 1.0):
+            tx, g = gx.lookahead(2, share), jnp.ones(2)
+            _, state = tx.update(g, tx.init(g))
+            np.testing.assert_allclose(tx.update(0 * g, state)[0], share - 1, rtol=2 * ULP)
 
     def test_of_a_sweep(self):
         decays = [0.9, 0.999, 0.9999, 1 - 1e-6, 1 - 1e-9]

@@ -247,3 +247,13 @@ def test_errors():
     with pytest.raises(ValueError, match=r"no slots 'offset'.*unpack_state"):
         nag = gx.packed(gx.nag(0.1))
         gx.lookahead_iterate(nag.init(params), params)
+
+
+def test_schedules_may_make_arrays_under_a_transfer_guard():
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(3)}
+    tx = gx.packed(gx.sgd(lambda count: jnp.asarray(count, float) * 0.5))
+    with jax.transfer_guard("disallow"):
+        state = tx.init(params)
+        for _ in range(2):
+            params, state = gx.step(tx, params, params, state)
+    np.testing.assert_array_equal(params["b"], 0.5 * np.ones(3))

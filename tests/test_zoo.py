@@ -444,3 +444,16 @@ def test_adam_with_equal_betas_is_a_squashed_adabelief():
     ours = np.asarray(jax.jit(directions, static_argnums=0)(adam))
     np.testing.assert_allclose(ours, q / np.sqrt(1 + q * q), rtol=1e-9)
     assert np.abs(ours).max() <= 1
+
+
+def test_rectification_after_a_decay_that_fell():
+    """An average older than its decay will ever make another is corrected by nothing: u/√v, here the sign."""
+
+    def decay(count):
+        return jnp.where(count < 20, 0.99, 0.5)
+
+    tx = gx.chain(gx.rms(decay), gx.debias(), gx.rectified_precondition(decay, 0.0, threshold=4.0))
+    g = jnp.array([3.0, -0.1])
+    _, updates = jax.lax.scan(lambda state, _: tx.update(g, state)[::-1], tx.init(g), length=30)
+    np.testing.assert_allclose(updates[20], np.sign(g), rtol=1e-12)
+    np.testing.assert_array_equal(updates[-1], g)

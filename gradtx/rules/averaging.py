@@ -59,6 +59,10 @@ class average_iterates(Rule):
     pull: Hyper = hyper(default=0.0, low=0, high=1)
     learning_rate: Hyper | None = hyper(default=None)
 
+    def complements(self):
+        """1 − κ as well, though κ may be 1."""
+        return super().complements() | {"pull": "pull_complement"}
+
     def __post_init__(self):
         super().__post_init__()
         if self.rate is not None and self.learning_rate is not None:
@@ -74,19 +78,20 @@ class average_iterates(Rule):
 
     def tick(self, h, scalars, weights, count):
         if self.rate is not None:
-            return Tick({"rate": h.rate, "pull": h.pull}, {}, weights)
+            return Tick(vars(h), {}, weights)
         held, weight = {}, jnp.ones_like(scalars.total)
         if self.learning_rate is not None:
             held = {"largest": jnp.maximum(scalars.largest, h.learning_rate)}
             weight = held["largest"] ** 2
         total = scalars.total + weight
         rate = weight / jnp.where(total == 0, 1, total)
-        return Tick({"rate": rate, "pull": h.pull}, {"total": total} | held, weights)
+        coefficients = {"rate": rate, "pull": h.pull, "pull_complement": h.pull_complement}
+        return Tick(coefficients, {"total": total} | held, weights)
 
     def apply(self, signal, slots, param, c):
         u = signal.direction
         behind = slots.average_offset - u
-        step = (1 - c.pull) * u - c.pull * c.rate * behind
+        step = c.pull_complement * u - c.pull * c.rate * behind
         return signal._replace(direction=step), {"average_offset": behind - c.rate * behind}
 
 
@@ -102,7 +107,7 @@ class lookahead(Rule):
         every: k ≥ 1 steps; 5 as in the paper.
         share: a in [0, 1], the part of the way that is kept; 0.5 as in the paper.
 
-    State: ``way`` like the parameters.
+    State: ``way`` like the parameters; ``steps``, how many are in it (a scalar).
 
     Inf and NaN stay in their element, and in its slot until the next return.
 
@@ -130,6 +135,10 @@ class lookahead(Rule):
     every: int = 5
     share: Hyper = hyper(default=0.5, low=0, high=1)
 
+    def complements(self):
+        """1 − a as well, though a may be 1."""
+        return super().complements() | {"share": "share_complement"}
+
     def __post_init__(self):
         super().__post_init__()
         if not isinstance(self.every, int) or isinstance(self.every, bool):
@@ -140,10 +149,14 @@ class lookahead(Rule):
     def slots(self, param):
         return {"way": jnp.zeros_like(param)}
 
+    def scalars(self):
+        return {"steps": 0.0}
+
     def tick(self, h, scalars, weights, count):
-        returns = count % self.every == self.every - 1
-        back = jnp.where(returns, 1 - h.share, 0)
-        return Tick({"back": back, "kept": jnp.where(returns, 0, jnp.ones_like(back))}, {}, weights)
+        returns = scalars.steps >= self.every - 1  # not by the count, which stays where int32 ends
+        back = jnp.where(returns, h.share_complement, 0)
+        held = {"steps": jnp.where(returns, 0, scalars.steps + 1)}
+        return Tick({"back": back, "kept": jnp.where(returns, 0, jnp.ones_like(back))}, held, weights)
 
     def apply(self, signal, slots, param, c):
         way = slots.way + signal.direction

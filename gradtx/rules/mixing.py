@@ -42,17 +42,21 @@ class quasi_hyperbolic(Rule):
     nu: Hyper = hyper(default=0.7)
     nu2: Hyper | None = hyper(default=None)
 
+    def complements(self):
+        """1 − ν and 1 − ν₂ as well, though either may be 1 and more."""
+        return super().complements() | {name: f"{name}_complement" for name in self.hyperparameters()}
+
     def tick(self, h, scalars, weights, count):
-        weights = weights._replace(direction=h.nu * weights.direction + (1 - h.nu))
+        weights = weights._replace(direction=h.nu * weights.direction + h.nu_complement)
         if self.nu2 is not None:
-            weights = weights._replace(second_moment=h.nu2 * weights.second_moment + (1 - h.nu2))
+            weights = weights._replace(second_moment=h.nu2 * weights.second_moment + h.nu2_complement)
         return Tick(vars(h), {}, weights)
 
     def apply(self, signal, slots, param, c):
         g, u, v = signal
         if self.nu2 is not None and v is not None:
-            v = c.nu2 * v + (1 - c.nu2) * abs_sq(g)
-        return signal._replace(direction=c.nu * u + (1 - c.nu) * g, second_moment=v), {}
+            v = c.nu2 * v + c.nu2_complement * abs_sq(g)
+        return signal._replace(direction=c.nu * u + c.nu_complement * g, second_moment=v), {}
 
 
 class add_momentum(Rule):

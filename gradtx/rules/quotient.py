@@ -153,6 +153,9 @@ class rectified_precondition(Rule):
 
     Inf and NaN stay in their element.
 
+    Raises:
+        ValueError: for a ``threshold`` below 4.
+
     Source: Liu et al. (2020), "On the variance of the adaptive learning rate and beyond".
 
     >>> import gradtx, jax.numpy as jnp
@@ -186,7 +189,8 @@ class rectified_precondition(Rule):
     def tick(self, h, scalars, weights, count):
         age = h.decay * (scalars.age + scalars.weight)
         weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
-        rho, most = 1 + 2 * age / weight, (1 + h.decay) / h.decay_complement
+        rho = 1 + 2 * age / weight
+        most = jnp.maximum((1 + h.decay) / h.decay_complement, rho)  # below it just after the decay fell
         divides = rho > self.threshold
         share = safe_divide((rho - 4) * (rho - 2) * most, (most - 4) * (most - 2) * rho)
         gain = jnp.sqrt(jnp.where(divides, share, 1))

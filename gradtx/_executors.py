@@ -492,10 +492,8 @@ def _coefficients(
     wide = promoted(dtype, *(x[0].dtype for x in columns.values()))
     own = _cast(shared[0], wide)
 
-    @jax.jit
     def settled(found: Coefficients) -> Coefficients:
-        found = _cast(found, wide)
-        return _cast(_methods.settled(rule, own, found if isinstance(numbers, dict) else found[""]), dtype)
+        return _settled(rule, wide, dtype, own, found if isinstance(numbers, dict) else found[""])
 
     if rule.scope == "tree":
         return [settled({name: x[0] for name, x in columns.items()}), *shared[1:]], None
@@ -504,6 +502,12 @@ def _coefficients(
         return shared[1:], jax.vmap(settled)({name: in_order(x, order) for name, x in columns.items()})
     each = [settled({name: x[i] for name, x in columns.items()}) for i in order]
     return shared[1:], {name: [one[name] for one in each] for name in each[0]}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _settled(rule: Maths, wide: jnp.dtype, dtype: jnp.dtype, own: Coefficients, found: Any) -> Coefficients:
+    """Traced once for all leaves, and outside of ``jit`` compiled once for all steps."""
+    return _cast(_methods.settled(rule, own, jax.tree.map(lambda x: x.astype(wide), found)), dtype)
 
 
 def _finish(batch: Batch, lanes: list[tuple[jax.Array, ...]], after: Result, work: Work, executor: Executor) -> None:

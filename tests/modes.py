@@ -8,8 +8,6 @@ names entries of ``catalog.py``; all of them without.
 import os
 import sys
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
-
 import jax
 from catalog import ALL, LACKING
 
@@ -50,5 +48,6 @@ def main(names: list[str]) -> int:
     return failed
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # and not where tests are collected, which import this as well
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     sys.exit(main(sys.argv[1:]))

@@ -253,6 +253,7 @@ spread = NamedSharding(mesh, PartitionSpec("d"))
 alone = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(16, 4)), jnp.float32), "b": jnp.ones(3)}
 params = alone | {"w": jax.device_put(alone["w"], spread)}
 chains = {name: getattr(optimizers, name)(0.1) for name in optimizers.__all__}
+del chains["muon"], chains["adafactor"]  # which need whole matrices
 chains["clip"] = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1))
 for name, tx in chains.items():
     gathers = []
@@ -262,7 +263,7 @@ for name, tx in chains.items():
                 state = init(params)
                 for own in state.slots.values():
                     for slot in own.values():
-                        if isinstance(slot, dict):
+                        if isinstance(slot, dict) and slot.keys() == params.keys():
                             assert slot["w"].sharding == spread, (name, slot["w"].sharding)
             step = jax.jit(lambda p, s, tx=tx: gx.step(tx, p, p, s))
             gathers.append(step.lower(params, state).compile().as_text().count("all-gather"))
@@ -289,8 +290,10 @@ def test_sharded_over_eight_devices():
 
 
 def test_the_optimizers_are_one_pass():
+    """But those that measure leaves, or see them whole."""
     for name, tx in OPTIMIZERS.items():
-        assert len(passes(tx.rules)) == 1, name
+        apart = any(rule.whole or rule.scope is not None for rule in tx.rules)
+        assert apart or len(passes(tx.rules)) == 1, name
 
 
 @pytest.mark.skipif(not native.available(), reason=str(native.available()))

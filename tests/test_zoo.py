@@ -171,6 +171,14 @@ def adafactor(t, g, w, s):
     return w - 0.1 * max(1e-3, np.sqrt((w * w).mean())) * u
 
 
+def rprop(t, g, w, s):
+    turned = np.sign(g * s.get("g", 0.0 * g))
+    step = s.get("step", 0.1 + 0.0 * g) * np.where(turned > 0, 1.2, np.where(turned < 0, 0.5, 1.0))
+    s["step"] = np.clip(step, 0.02, 0.3)
+    s["g"] = np.where(turned < 0, 0.0, g)
+    return w - s["step"] * np.sign(s["g"])
+
+
 def adam_atan2(t, g, w, s):
     m, v = ema(s, "m", 0.9, g) / (1 - 0.9**t), ema(s, "v", 0.99, g * g) / (1 - 0.99**t)
     return w - LR * 1.27 * np.arctan2(m, np.sqrt(v))
@@ -215,6 +223,7 @@ PAPERS = {
     "adan": (gx.adan(LR, weight_decay=0.1), adan),
     "mars": (gx.mars(LR), mars),
     "adafactor": (gx.adafactor(0.1, least=2), adafactor),
+    "rprop": (gx.rprop(0.1, 0.5, 1.2, 0.02, 0.3), rprop),
     "adam-atan2": (gx.chain(averages(0.9, 0.99), gx.precondition(0.0), gx.arctan(), rate(LR)), adam_atan2),
     "cube root": (gx.chain(gx.adagrad_sum(), gx.precondition(1e-6, power=1 / 3), rate(LR)), madgrad_root),
     "lookahead": (gx.chain(gx.sgd(LR), gx.lookahead(5, 0.3)), slow_weights),

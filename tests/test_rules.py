@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from test_zoo import OPTAX, PAPERS
 
 import gradtx as gx

@@ -180,6 +180,9 @@ def _impossible(
                     checked(path, read[path], hyperparameter.limits)
                 except ValueError as error:
                     problems.append(f"impossible: {error}")
+            lost = read.get(residual_of(path), np.zeros(()))
+            if not np.all(np.abs(lost) <= np.finfo(lost.dtype).eps):
+                problems.append(f"impossible: {residual_of(path)} is {lost}, and rounding loses less")
     for at, rule, name in _rules(tx, abstract, ""):
         for slot in rule.nonnegative:
             start = f"{at}/slots/{_escaped(name)}/{_escaped(slot)}"
@@ -272,6 +275,10 @@ def _differences(
 
 
 def _check_format(arrays: Mapping[str, Any]) -> None:
+    if others := [name for name in arrays if not isinstance(name, str)]:
+        raise ValueError(
+            f"load_state_dict: entries have names, and {others[0]!r} is none: expected what state_dict gives"
+        )
     if "format" not in arrays:
         raise ValueError("load_state_dict: there is no entry 'format': this was not written by state_dict")
     number = np.asarray(arrays["format"])

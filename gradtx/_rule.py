@@ -272,7 +272,9 @@ class Value(Transformation):
 class Rule(Value, Maths):
     """An elementary rule, as a class to derive from: fields are its hyperparameters, methods its mathematics.
 
-    Deriving makes a frozen dataclass. A rule by itself is an optax transformation, and a chain of one.
+    Deriving makes a frozen dataclass. A rule by itself is an optax transformation, and a chain of one. Methods are
+    compiled, outside of ``jit`` too: a global that one reads stays as it was when it was compiled. What changes is a
+    hyperparameter (a schedule is called in each step), a slot, or a scalar.
 
     Args:
         name: what the rule is called in the state; None: by its class.

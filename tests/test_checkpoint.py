@@ -235,6 +235,35 @@ class TestErrors:
         nan = {"state/slots/momentum/m/b": np.float32("nan")} if not wrapped else {}  # a training may leave
         gx.load_state_dict(tx, PARAMS, arrays | nan)
 
+    def test_in_all_optimizers(self):
+        """Squares, step sizes and weights are not negative, and what a decay lost by rounding is little."""
+        for tx, key in (
+            (gx.yogi(0.1), "yogi_rms/s/b"),
+            (gx.adamax(0.1), "rms/s/b"),
+            (gx.adabelief(0.1), "belief_rms/s/b"),
+            (gx.adopt(0.1), "lag_v/s/b"),
+            (gx.adadelta(0.1), "scale_by_update_rms/x/b"),
+            (gx.radam(0.1), "rectified_precondition/age"),
+            (gx.rprop(0.1), "resilient_step/step/b"),
+            (gx.schedule_free_sgd(0.1), "average_iterates/largest"),
+            (gx.adan(0.1), "add_difference/weight"),
+            (gx.ademamix(0.1), "add_momentum/weight"),
+            (gx.adafactor(0.1), "scale_by_factored_rms/state/s/b"),
+        ):
+            arrays = gx.state_dict(tx.init(PARAMS))
+            gx.load_state_dict(tx, PARAMS, arrays)
+            with pytest.raises(ValueError, match=f"impossible: state/slots/{key} has -1"):
+                gx.load_state_dict(
+                    tx, PARAMS, arrays | {f"state/slots/{key}": np.full_like(arrays[f"state/slots/{key}"], -1)}
+                )
+        for tx in (gx.momentum(0.9), gx.packed(gx.momentum(0.9))):
+            arrays, key = gx.state_dict(tx.init(PARAMS)), "state/hyperparams/momentum/decay_residual"
+            for value in (5, -1e-6, np.nan):
+                with pytest.raises(ValueError, match=f"impossible: {key} is .*, and rounding loses less"):
+                    gx.load_state_dict(tx, PARAMS, arrays | {key: np.float32(value)})
+        with pytest.raises(ValueError, match="3 is none"):
+            gx.load_state_dict(tx, PARAMS, arrays | {3: np.ones(3)})  # pyright: ignore[reportArgumentType] - the mistake
+
     def test_counts_and_scales_of_wrappers(self):
         for tx, changed in (
             (gx.loss_scale(gx.sgd(0.1)), {"state/scale": np.float32(-2)}),

@@ -54,6 +54,7 @@ class average_iterates(Rule):
     equation = r"e \leftarrow (1-c)(e - u), \quad u \leftarrow (1-\kappa(1-c)) u - \kappa c e_{t-1}"
     accumulates = True
     last = True
+    nonnegative = ("total", "largest")
 
     rate: Hyper | None = hyper(default=None, low=0, high=1)
     pull: Hyper = hyper(default=0.0, low=0, high=1)

@@ -86,6 +86,7 @@ class add_momentum(Rule):
 
     equation = r"m \leftarrow \beta m + (1-\beta) g, \quad u \leftarrow u + \alpha m"
     accumulates = True
+    nonnegative = ("weight",)
 
     decay: Hyper = hyper(default=0.9999, low=0, below=1)
     factor: Hyper = hyper(default=5.0)
@@ -197,6 +198,7 @@ class add_difference(Rule):
     )
     accumulates = True
     filters = True
+    nonnegative = ("weight",)
 
     decay: Hyper = hyper(default=0.92, low=0, below=1)
     factor: Hyper | None = hyper(default=None)

@@ -125,6 +125,7 @@ class scale_by_update_rms(Rule):
 
     equation = r"u \leftarrow u \sqrt{x + \epsilon}, \quad x \leftarrow \rho x + (1-\rho) \lvert u\rvert^2"
     accumulates = True
+    nonnegative = ("x",)
 
     decay: Hyper = hyper(default=0.95, low=0, below=1)
     eps_root: Hyper = hyper(default=1e-6, low=0)
@@ -173,6 +174,7 @@ class rectified_precondition(Rule):
         r"a \leftarrow \beta (a + w)"
     )
     second_moment = "uses"
+    nonnegative = ("age", "weight")
 
     decay: Hyper = hyper(default=0.999, low=0, below=1)
     eps: Hyper = hyper(default=1e-8, low=0)

@@ -257,6 +257,7 @@ class infinity(Rule):
 
     equation = r"s \leftarrow \max(\beta s, \lvert g\rvert + \epsilon), \quad v \leftarrow s^2"
     accumulates = True
+    nonnegative = ("s",)
     second_moment = "makes"
 
     decay: Hyper = hyper(default=0.999, low=0, below=1)
@@ -302,6 +303,7 @@ class yogi_rms(Rule):
         r"s \leftarrow s - (1-\beta) \, \mathrm{sign}(s - \lvert g\rvert^2) \lvert g\rvert^2, \quad v \leftarrow s"
     )
     accumulates = True
+    nonnegative = ("s", "weight")
     second_moment = "makes"
 
     decay: Hyper = hyper(default=0.999, low=0, below=1)
@@ -351,6 +353,7 @@ class belief_rms(Rule):
     """
 
     accumulates = True
+    nonnegative = ("s", "weight", "second_weight")
     second_moment = "makes"
 
     decay: Hyper = hyper(default=0.9, low=0, below=1)
@@ -412,6 +415,7 @@ class lag_v(Rule):
 
     equation = r"v \leftarrow v_{t-1}"
     accumulates = False
+    nonnegative = ("s", "weight")
     second_moment = "edits"
 
     first: str = "skip"

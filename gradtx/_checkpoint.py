@@ -181,7 +181,7 @@ def _impossible(
                 except ValueError as error:
                     problems.append(f"impossible: {error}")
             lost = read.get(residual_of(path), np.zeros(()))
-            if not np.all(np.abs(lost) <= np.finfo(lost.dtype).eps):
+            if not np.all(np.abs(lost) <= np.finfo(lost.dtype).eps * np.maximum(1, np.abs(read[path]))):
                 problems.append(f"impossible: {residual_of(path)} is {lost}, and rounding loses less")
     for at, rule, name in _rules(tx, abstract, ""):
         for slot in rule.nonnegative:

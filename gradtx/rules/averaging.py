@@ -132,6 +132,7 @@ class lookahead(Rule):
     equation = r"o \leftarrow o + u, \quad \text{every } k \text{ steps } u \leftarrow u - (1-a) o, \; o \leftarrow 0"
     accumulates = True
     last = True
+    nonnegative = ("steps",)
 
     every: int = 5
     share: Hyper = hyper(default=0.5, low=0, high=1)

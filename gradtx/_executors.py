@@ -99,6 +99,7 @@ class Executor(Protocol):
         ...
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Reference:
     """Leaf by leaf, and the fusing is left to XLA."""
@@ -122,6 +123,7 @@ class _NativeSums(SumOver):
 _NATIVE_SUMS = _NativeSums()
 
 
+@jax.tree_util.register_static
 @dataclass(frozen=True)
 class Native:
     """Many leaves in one call of the compiled kernel, wherever that can run."""
@@ -359,7 +361,7 @@ def execute(work: Work, executor: Executor) -> Result:
     lanes: list[tuple[jax.Array, ...]] = [(u,) for u in work.updates]
     for k, part in enumerate(plan.passes):
         if part.whole:
-            _map_tree(part.rules.start, lanes, after, work)
+            _map_tree(part.rules.start, lanes, after, work, executor)
             continue
         measured = _measure(part.rules.start, lanes, work, executor) if part.measures else None
         for batch in plan.batches:
@@ -523,7 +525,7 @@ def _finish(batch: Batch, lanes: list[tuple[jax.Array, ...]], after: Result, wor
         after.leaves[i] = x
 
 
-def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: Work) -> None:
+def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: Work, executor: Executor) -> None:
     """A rule that maps whole trees, which have None where it does not act."""
     plan, rule = work.plan, work.plan.rules[r]
     acts = {i: batch.leaf for batch in plan.batches if batch.leaf.members[r] for i in batch.leaves}
@@ -540,7 +542,7 @@ def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: W
         params = tree(params | {i: work.params[i] for i in as_it_is})
     incoming = tree({i: work.updates[i].astype(leaf.dtype) for i, leaf in acts.items()} | as_it_is)
     gradient = tree({i: lanes[i][1] if frozen[i] else directions[i] for i in acts} | as_it_is)
-    trees = Trees(incoming, gradient, tree(directions | as_it_is), params, work.extra, work.count)
+    trees = Trees(incoming, gradient, tree(directions | as_it_is), params, work.extra, work.count, executor)
     apply = _mapped if rule.pure else _map_trees
     updates, after.slots[r] = apply(rule, trees, after.slots[r])
     for i, u in enumerate(work.treedef.flatten_up_to(updates)):

@@ -60,6 +60,7 @@ class Trees(NamedTuple):
         params: the parameters, or None if there are none.
         extra: the extra arguments of ``update``.
         count: steps taken before this one.
+        executor: how the step runs over many leaves: it sums functions of them, and maps functions over them.
     """
 
     incoming: Any
@@ -68,6 +69,7 @@ class Trees(NamedTuple):
     params: Any
     extra: dict[str, Any]
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as states do
+    executor: Any
 
 
 class Maths:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,8 @@ import numpy as np
 from gradtx._control import either
 from gradtx._guards import _integer, _next, _zero
 from gradtx._maths import Trees
-from gradtx._mesh import all_of, any_of, size_of, sum_of
-from gradtx._numerics import is_complex, l2_norm, norms, real_dtype, safe_divide, stacked
+from gradtx._mesh import size_of
+from gradtx._numerics import Numbers, is_complex, l2_norm, norms, on_each, real_dtype, safe_divide, stacked
 from gradtx._rule import Rule
 from gradtx._select import flatten_with_keys
 from gradtx._walk import walk, words
@@ -137,59 +138,74 @@ class monitor(Rule):
 
 def _measured(trees: Trees, state: MonitorState) -> MonitorState:
     sizes, treedef = jax.tree.flatten(state.size)
-    tree = treedef.unflatten
     gradients, lanes, updates, params = map(
         jax.tree.leaves, (trees.incoming, trees.gradient, trees.direction, trees.params)
     )
-    measured = list(norms([[x] for x in (*gradients, *updates, *params)]))
-    narrow = [norm.astype(size.dtype) for norm, size in zip(measured, itertools.cycle(sizes), strict=False)]
-    n = len(sizes)
-    nonfinite = [~jnp.isfinite(norm) for norm in measured[:n]]
-    clipped = [_clipped(g, lane) for g, lane in zip(gradients, lanes, strict=True)]
-    zeros = [_share_of_zeros(g, size) for g, size in zip(gradients, sizes, strict=True)]
+    n, total = len(sizes), trees.executor.total
+    measured = norms([[x] for x in (*gradients, *updates, *params)], total)
+    nonfinite = on_each(_is_nonfinite, measured[:n])
+    columns = [measured[:n], measured[n : 2 * n], total.each(_is_zero, gradients), nonfinite]
+    if params:
+        columns.append(measured[2 * n :])
+    # A lane that is the gradient itself has been touched by no rule: there is nothing to compute.
+    clipped = None if all(map(operator.is_, gradients, lanes)) else total.each(_shrinking, gradients, lanes)
+    if clipped is not None:
+        columns.append(clipped)
+    # The scalars of all leaves at once: nothing else is compiled for each leaf but the counts.
+    rows = trees.executor.map_leaves(_of_leaf, [(size,) for size in sizes], [], columns, {})
+    found = iter(zip(*rows, strict=True)) if rows else iter([()] * len(columns))
+
+    def tree() -> Any:
+        return treedef.unflatten(next(found))
+
+    def counts(before: Any) -> Any:
+        return jax.tree.map(_counted, tree(), before)
+
     return MonitorState(
         steps=_next(state.steps),
         wait=state.wait,
         nonfinite_steps=_counted(_any(nonfinite), state.nonfinite_steps),
-        clipped_steps=_counted(_any(clipped), state.clipped_steps),
+        clipped_steps=state.clipped_steps if clipped is None else _counted(_any(clipped), state.clipped_steps),
         size=state.size,
-        gradient_norm=tree(narrow[:n]),
-        update_norm=tree(narrow[n : 2 * n]),
-        param_norm=tree(narrow[2 * n :] or [jnp.full_like(size, jnp.nan) for size in sizes]),
-        zeros=tree(zeros),
-        nonfinite=jax.tree.map(_counted, tree(nonfinite), state.nonfinite),
-        clipped=jax.tree.map(_counted, tree(clipped), state.clipped),
+        gradient_norm=tree(),
+        update_norm=tree(),
+        zeros=tree(),
+        nonfinite=counts(state.nonfinite),
+        param_norm=tree() if params else jax.tree.map(lambda size: jnp.full_like(size, jnp.nan), state.size),
+        clipped=state.clipped if clipped is None else counts(state.clipped),
     )
 
 
-# Traced once for all leaves of one kind.
-@jax.jit
-def _share_of_zeros(g: jax.Array, size: jax.Array) -> jax.Array:
-    return safe_divide(sum_of([jnp.sum(g == 0, dtype=size.dtype)]), size)
+def _of_leaf(size: jax.Array, gradient: jax.Array, update: jax.Array, zeros: jax.Array, *others: jax.Array) -> Any:
+    """What is known of a leaf, in the dtype of its size: of the zeros their share."""
+    gradient, update, zeros, *others = (x.astype(size.dtype) for x in (gradient, update, zeros, *others))
+    return gradient, update, safe_divide(zeros, size), *others
 
 
-def _clipped(g: jax.Array, lane: jax.Array) -> jax.Array:
-    """Whether each element was moved towards 0, or not at all, and some were."""
-    if lane is g:  # no rule has touched it: nothing to compute
-        return jnp.array(False)
-    return _shrunk(g, lane)
+def _is_nonfinite(norm: jax.Array) -> jax.Array:
+    return (~jnp.isfinite(norm)).astype(jnp.float32)
 
 
-@jax.jit
-def _shrunk(g: jax.Array, lane: jax.Array) -> jax.Array:
-    if is_complex(g.dtype):
-        return _shrunk(jnp.stack([g.real, g.imag]), jnp.stack([lane.real, lane.imag]))
-    between = (lane >= jnp.minimum(g, 0)) & (lane <= jnp.maximum(g, 0))
-    return all_of([between.all()]) & any_of([(lane != g).any()])
+def _is_zero(g: jax.Array) -> jax.Array:
+    return (g == 0).astype(real_dtype(g.dtype))
 
 
+def _shrinking(g: jax.Array, lane: jax.Array) -> jax.Array:
+    """Numbers whose sum is above 0 if each element was moved towards 0, or not at all, and some were."""
+    parts = [(g.real, lane.real), (g.imag, lane.imag)] if is_complex(g.dtype) else [(g, lane)]
+    between = [(to >= jnp.minimum(x, 0)) & (to <= jnp.maximum(x, 0)) for x, to in parts]
+    moved = (lane != g).astype(real_dtype(g.dtype))
+    return jnp.where(functools.reduce(jnp.logical_and, between), moved, -jnp.inf)
+
+
+# Traced once for all leaves.
 @jax.jit
 def _counted(flag: jax.Array, count: jax.Array) -> jax.Array:
-    return jnp.where(flag, _next(count), count)
+    return jnp.where(flag > 0, _next(count), count)
 
 
-def _any(flags: Sequence[jax.Array]) -> jax.Array:
-    return jnp.any(stacked(list(flags))) if flags else jnp.array(False)
+def _any(flags: Numbers) -> jax.Array:
+    return jnp.max(stacked(flags), initial=0) if len(flags) else jnp.zeros(())
 
 
 def metrics(state: Any, name: str | None = None) -> dict[str, jax.Array]:

@@ -242,7 +242,8 @@ def _groups(
     traced: dict[Any, tuple[_Group, core.Jaxpr | None]] = {}
     groups: dict[Any, _Group] = {}
     for i, arrays in enumerate(leaves):
-        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *(x[i] for x in local), *shared)
+        own = [x[i] if isinstance(x, list) else x for x in local]  # a vector has the type of its elements
+        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *own, *shared)
         first = jax.typeof(vary(arrays[0], axes))
         scalar = first.update(shape=(), weak_type=False, sharding=first.sharding.update(spec=PartitionSpec()))
         avals = (
@@ -250,7 +251,7 @@ def _groups(
                 first.update(dtype=x.dtype, weak_type=False) if isinstance(x, Part) else jax.typeof(vary(x, axes))
                 for x in arrays
             ),
-            *(scalar.update(dtype=x[i].dtype) for x in local),
+            *(scalar.update(dtype=x.dtype) for x in own),
         )
         if avals not in traced:
             program, jaxpr, consts, same = None, None, [], {}

@@ -116,8 +116,8 @@ class _NativeSums(SumOver):
     def __call__(self, fn, *columns):
         return sum_leaves(fn, list(zip(*columns, strict=True)))
 
-    def each(self, fn, *columns):
-        return sum_each(fn, list(zip(*columns, strict=True)))
+    def each(self, fn, *columns, local=()):
+        return sum_each(fn, list(zip(*columns, strict=True)), local=local)
 
 
 _NATIVE_SUMS = _NativeSums()
@@ -514,13 +514,12 @@ def _settled(rule: Maths, wide: jnp.dtype, dtype: jnp.dtype, own: Coefficients, 
 
 def _finish(batch: Batch, lanes: list[tuple[jax.Array, ...]], after: Result, work: Work, executor: Executor) -> None:
     """What no pass has done for a batch: cast the direction, or take the step."""
-    fn = Fused(
-        (), batch.leaf, False, False, (False, False), work.plan.applies, "param" if work.plan.applies else "update"
-    )
-    params = [(work.params[i],) if work.params is not None and work.plan.applies else () for i in batch.leaves]
-    arrays = [(lanes[i][0], *param) for i, param in zip(batch.leaves, params, strict=True)]
-    in_place = {1: 0} if work.plan.applies else {}
-    mapped = executor.map_leaves(fn, arrays, [], [], in_place)
+    if work.params is None or not work.plan.applies:
+        for i in batch.leaves:
+            after.leaves[i] = lanes[i][0].astype(batch.leaf.update)
+        return
+    fn = Fused((), batch.leaf, False, False, (False, False), True, "param")
+    mapped = executor.map_leaves(fn, [(lanes[i][0], work.params[i]) for i in batch.leaves], [], [], {1: 0})
     for i, (x,) in zip(batch.leaves, mapped, strict=True):
         after.leaves[i] = x
 
@@ -557,14 +556,17 @@ def _map_trees(rule: Maths, trees: Trees, state: Any) -> tuple[Any, Any]:
     return _methods.check_tree(rule, rule.apply_tree(trees, state), trees.direction)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _compiled(rule: Maths, trees: Trees, state: Any) -> tuple[Any, Any]:
-    return _map_trees(rule, trees, state)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(rule: Maths, treedef: Any, places: tuple[int, ...], distinct: list[Any], state: Any) -> tuple[Any, Any]:
+    return _map_trees(rule, treedef.unflatten([distinct[place] for place in places]), state)
 
 
 def _mapped(rule: Maths, trees: Trees, state: Any) -> tuple[Any, Any]:
-    """A pure rule outside of ``jit`` compiled once; it reads no extra arguments."""
-    return _compiled(rule, trees._replace(extra={}), state)
+    """A pure rule outside of ``jit`` compiled once; it reads no extra arguments. One array stays one in all trees."""
+    leaves, treedef = jax.tree.flatten(trees._replace(extra={}))
+    distinct = {id(x): x for x in leaves}
+    place = {key: i for i, key in enumerate(distinct)}
+    return _compiled(rule, treedef, tuple(place[id(x)] for x in leaves), list(distinct.values()), state)
 
 
 def _widen(x: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -178,8 +178,8 @@ def _measured(trees: Trees, state: MonitorState) -> MonitorState:
 
 def _of_leaf(size: jax.Array, gradient: jax.Array, update: jax.Array, zeros: jax.Array, *others: jax.Array) -> Any:
     """What is known of a leaf, in the dtype of its size: of the zeros their share."""
-    gradient, update, zeros, *others = (x.astype(size.dtype) for x in (gradient, update, zeros, *others))
-    return gradient, update, safe_divide(zeros, size), *others
+    share = safe_divide(zeros.astype(size.dtype), size)
+    return gradient.astype(size.dtype), update.astype(size.dtype), share, *(x.astype(size.dtype) for x in others)
 
 
 def _is_nonfinite(norm: jax.Array) -> jax.Array:

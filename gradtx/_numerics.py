@@ -208,9 +208,13 @@ class SumOver:
         """
         return sum_of([jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)])
 
-    def each(self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> Numbers:
-        """The sums over the arrays of each row."""
-        return [self(fn, *([x] for x in row)) for row in zip(*columns, strict=True)]
+    def each(
+        self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array], local: Sequence[Numbers] = ()
+    ) -> Numbers:
+        """The sums over the arrays of each row, of which ``fn`` gets the numbers of its own behind them."""
+        k = len(columns)
+        rows = zip(*columns, *local, strict=True)
+        return [self(lambda *xs, own=row[k:]: fn(*xs, *own), *([x] for x in row[:k])) for row in rows]
 
 
 sum_over = SumOver()
@@ -230,7 +234,7 @@ def norms(groups: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -> N
     """Of each group of arrays the L2 norm over all their elements: real numbers in the widest of their dtypes.
 
     Squares overflow long before a norm does (in float32 at 1.8e19), and vanish below 1e-19. Only when that happens to
-    one of them are the sums taken again, those of the arrays times a power of two. The derivative at 0 is 0.
+    one of them are the sums taken again, each of the arrays times a power of two. The derivative at 0 is 0.
 
     Args:
         groups: lists of arrays.
@@ -253,41 +257,42 @@ def _l2_norms(groups: list[list[jax.Array]], total: SumOver) -> Numbers:
 
 def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> Numbers:
     """The norms of arrays that are all of one width, which alone says what overflows."""
-    info = jnp.finfo(dtype)
-    larger, smaller = np.array([2.0 ** (info.maxexp // 2 - 1), 2.0 ** -int(0.62 * info.maxexp)], dtype)
 
-    def sums(fn: Callable[[jax.Array], jax.Array]) -> Numbers:
+    def sums(fn: Callable[..., jax.Array], *local: Numbers) -> Numbers:
         if all(len(xs) == 1 for xs in groups):
-            return on_each(lambda x: x.astype(dtype), total.each(fn, [x for (x,) in groups]))
-        return [total(fn, xs).astype(dtype) for xs in groups]
+            return on_each(lambda x: x.astype(dtype), total.each(fn, [x for (x,) in groups], local=local))
+        rows = zip(groups, *local, strict=True)
+        return [total(lambda x, own=own: fn(x, *own), xs).astype(dtype) for xs, *own in rows]
 
-    @jax.jit
-    def scale_of(square: jax.Array, least: jax.Array) -> jax.Array:
-        wrong = (square >= info.max) | (square < least)
-        return jnp.where(wrong, jnp.where(square < 1, larger, smaller), jnp.ones_like(square))
-
-    @jax.jit
-    def taken(scale: jax.Array, wanted: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(wanted == scale, new, old)
-
-    squares = sums(abs_sq)
+    found = on_each(jnp.sqrt, sums(abs_sq))
     # Each square below tiny is subnormal or gone, and its digits with it.
-    least = np.asarray([sum(map(size_of, xs)) * float(info.tiny) / float(info.eps) for xs in groups], dtype)
-    wanted = on_each(scale_of, squares, [*least] if isinstance(squares, list) else jnp.asarray(least))
-    shrunk, grown = (jnp.any(stacked(wanted) == scale) for scale in (smaller, larger))
-    last = jnp.where(grown, larger, 0)
+    info = jnp.finfo(dtype)
+    sizes = np.asarray([sum(map(size_of, xs)) for xs in groups])
+    least = np.sqrt(sizes * (float(info.tiny) / float(info.eps))).astype(dtype)
 
     def again(carry: tuple[jax.Array, Numbers]) -> tuple[jax.Array, Numbers]:
-        scale, squares = carry
-        new = sums(lambda x: scaled_sq(x, scale))
-        squares = on_each(functools.partial(taken, scale), wanted, new, squares)
-        return jnp.where(scale == smaller, last, 0), squares
+        wrong, known = carry  # all depends on it: what does not, a compiler would move out of the loop
+        scales = on_each(_scale_of, known, [*least] if isinstance(known, list) else jnp.asarray(least))
+        return ~wrong, on_each(_norm_of, sums(scaled_sq, scales), scales)
 
-    # A loop and not a branch, of which vmap would take both sides always. One turn for each scale that is called for:
-    # with one for each group there would be as many programs.
-    start = jnp.where(shrunk, smaller, last)
-    _, squares = jax.lax.while_loop(lambda carry: carry[0] != 0, again, (start, squares))
-    return on_each(jax.jit(lambda square, scale: jnp.sqrt(square) / scale), squares, wanted)
+    # A loop of one turn and not a branch, of which vmap would take both sides always.
+    wrong = jnp.any(_scale_of(stacked(found), jnp.asarray(least)) != 1)
+    return jax.lax.while_loop(lambda carry: carry[0], again, (wrong, found))[1]
+
+
+# Traced once for all numbers of a list.
+@functools.partial(jax.jit, inline=True)
+def _scale_of(norm: jax.Array, least: jax.Array) -> jax.Array:
+    """The power of two to take arrays by before they are squared; 1 where the sum of the squares was in range."""
+    info = jnp.finfo(norm.dtype)
+    larger, smaller = np.array([2.0 ** (info.maxexp // 2 - 1), 2.0 ** -int(0.62 * info.maxexp)], norm.dtype)
+    wrong = (norm >= np.sqrt(info.max)) | (norm < least)
+    return jnp.where(wrong, jnp.where(norm < 1, larger, smaller), jnp.ones_like(norm))
+
+
+@functools.partial(jax.jit, inline=True)
+def _norm_of(square: jax.Array, scale: jax.Array) -> jax.Array:
+    return jnp.sqrt(square) / scale
 
 
 @_l2_norms.defjvp

@@ -44,6 +44,7 @@ INNER = "the inner constant of a double where: any number without a singularity;
 EQUIVALENT: dict[str, str] = {
     "_numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
     "_numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
+    "_numerics:_scale_of: norm < 1 -> norm < 2": "norms out of range are far from 1 and from 2",
 }
 
 SWAPS: dict[type[ast.AST], type[Any]] = {

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from rounding import assert_same
 
 import gradtx as gx
 from gradtx import native, testing
+from gradtx._numerics import norms
 from gradtx._plan import passes
 
 rng = np.random.default_rng(0)
@@ -306,3 +308,24 @@ def test_many_leaves_are_measured_by_few_calls_of_the_kernel():
     assert text.count("custom_call @gradtx_native_sum") == 2 * 3  # and once more for squares that are out of range
     assert text.count("custom_call @gradtx_native_map") == 3
     assert text.count("stablehlo.slice") + text.count("stablehlo.dynamic_slice") < 10
+
+
+@pytest.mark.skipif(not native.available(), reason=str(native.available()))
+def test_a_monitor_of_many_leaves_is_few_calls_of_the_kernel():
+    """Beside the counts, whose programs are equal, what there is for each leaf is handed out by a call for 64."""
+    params = {str(i): jnp.ones(3) for i in range(130)}
+    tx = gx.chain(gx.sgd(0.1), gx.monitor())
+    with gx.executor("native"):
+        text = jax.jit(tx.update).lower(params, tx.init(params), params).as_text()
+    assert text.count("custom_call @gradtx_native_sum") == 2 * 7 + 3 + 3  # norms and those out of range, zeros, clips
+    assert text.count("custom_call @gradtx_native_map") == 3 + 3
+    assert text.count("stablehlo.slice") + text.count("stablehlo.dynamic_slice") < 30
+
+
+def test_norms_are_taken_again_only_where_one_is_out_of_range():
+    """The sums of scaled squares stay in their loop, out of which the compiler moves what is the same each turn."""
+    xs = [jnp.ones(5)] * 20
+    text = compiled_text(lambda xs: norms([[x] for x in xs]), [x + i for i, x in enumerate(xs)])
+    (body,) = re.findall(r" while\(.*body=%?([\w.\-]+)", text)
+    (computation,) = re.findall(rf"^%?{re.escape(body)} .*?\{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL)
+    assert len(re.findall(r" (?:fusion|reduce|call)\(", computation)) >= len(xs)

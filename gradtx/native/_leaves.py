@@ -95,29 +95,39 @@ def sum_leaves(
     >>> print(sum_leaves(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
     14.0
     """
-    return sum_of([number for _, number in _sums(fn, leaves, shared, each=False)])
+    return sum_of([number for _, number in _sums(fn, leaves, shared, (), each=False)])
 
 
 def sum_each(
-    fn: Callable[..., jax.Array], leaves: Sequence[tuple[jax.Array, ...]], shared: Sequence[jax.Array] = ()
+    fn: Callable[..., jax.Array],
+    leaves: Sequence[tuple[jax.Array, ...]],
+    shared: Sequence[jax.Array] = (),
+    local: Sequence[Numbers] = (),
 ) -> jax.Array:
-    """For each leaf the sum of ``fn(*arrays, *shared)`` over all its elements, as ``sum_leaves``: a vector.
+    """For each leaf the sum of ``fn(*arrays, *scalars, *shared)`` over all its elements, as ``sum_leaves``: a vector.
+
+    The scalars of each leaf's own are those of ``map_leaves``.
 
     >>> from gradtx.native._leaves import sum_each
     >>> import jax.numpy as jnp
     >>> print(sum_each(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
     [5. 9.]
     """
-    found = _sums(fn, leaves, shared, each=True)
+    found = _sums(fn, leaves, shared, local, each=True)
     if not found:
         return jnp.zeros(0, jnp.float32)
     members = list(itertools.chain(*(members for members, _ in found)))
-    sums = jnp.concatenate([sum_of([sums]) for _, sums in found])
+    wide = promoted(*(sums.dtype for _, sums in found))
+    sums = jnp.concatenate([sum_of([sums]).astype(wide) for _, sums in found])
     return in_order(sums, sorted(range(len(members)), key=members.__getitem__))
 
 
 def _sums(
-    fn: Callable[..., jax.Array], leaves: Sequence[tuple[jax.Array, ...]], shared: Sequence[jax.Array], each: bool
+    fn: Callable[..., jax.Array],
+    leaves: Sequence[tuple[jax.Array, ...]],
+    shared: Sequence[jax.Array],
+    local: Sequence[Numbers],
+    each: bool,
 ) -> list[tuple[list[int], jax.Array]]:
     """Leaves with their sum, or with ``each`` a vector of their sums, of one shard."""
 
@@ -125,16 +135,16 @@ def _sums(
         x = fn(*operands)
         return x.astype(promoted(jnp.float32, x.dtype))
 
-    _check("sum_leaves", leaves, (), {})
+    _check("sum_leaves", leaves, local, {})
     found: list[tuple[list[int], jax.Array]] = []
-    for group in _groups(wide, leaves, (), shared, {}, summed=True):
+    for group in _groups(wide, leaves, local, shared, {}, summed=True):
         if group.program is None:
-            sums = [jnp.sum(wide(*leaves[i], *shared)) for i in group.members]
+            sums = [jnp.sum(wide(*leaves[i], *(x[i] for x in local), *shared)) for i in group.members]
             found += [([i], x[None] if each else x) for i, x in zip(group.members, sums, strict=True)]
             continue
         for flat, chunks in group.together(leaves).items():
-            call = SumCall(**group.call(leaves, (), flat, chunks), each=each)
-            sums = call_p.bind(*group.operands(leaves, (), shared, flat, chunks), call=call)
+            call = SumCall(**group.call(leaves, local, flat, chunks), each=each)
+            sums = call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
             found += zip(chunks, sums, strict=True) if each else [(list(itertools.chain(*chunks)), *sums)]
     return found
 

@@ -134,6 +134,5 @@ MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else [
 LACKING = {("keeps to strict types", name) for name in ("seal", "scheduled adamw")}
 LACKING |= {("works on explicit meshes", name) for name in ("orthogonalize", "muon")}
 LACKING |= {("sweeps by vmap", "orthogonalize")}  # five products in a row magnify how a batch of them is rounded
-LACKING |= {("has one clock", "lookahead")}  # what it does in a step is a matter of its number
 WHOLE = ("orthogonalize", "muon", "scale_by_shape", "scale_by_factored_rms")
 LACKING |= {("works in shard map", name) for name in WHOLE}

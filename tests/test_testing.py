@@ -196,6 +196,23 @@ BROKEN = {
 }
 
 
+class ages(gx.Rule):
+    """1/t, whose t overflows before it is a float."""
+
+    equation = r"u \leftarrow u / t"
+
+    def tick(self, h, scalars, weights, count):
+        return gx.Tick({"share": 1 / (count + 1)}, {}, weights)
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=c.share * signal.direction), {}
+
+
+def test_a_count_that_overflows_before_it_is_a_float():
+    with pytest.raises(AssertionError, match="the step at the last count differs from the one before"):
+        testing.check(ages(), only=["has one clock"], report=lambda _: None)
+
+
 def test_each_property_can_fail():
     assert [*BROKEN] == [*testing.PROPERTIES]
 

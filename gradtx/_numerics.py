@@ -73,21 +73,17 @@ def widened(x: Any) -> Any:
 def abs_sq(x: jax.Array) -> jax.Array:
     """|x|², real also for complex x, without the square root that ``abs`` takes; inf where it overflows.
 
-    The maximum changes nothing, but through it no compiler takes √(x²) for |x|, which is finite where x² is not.
+    The maximum changes nothing, but through it no compiler takes √(x²) for |x|, which is finite where x² is not. The
+    minimum changes no square: no compiler takes (a·b)² for a²·b², of which either factor may overflow.
     """
     if is_complex(x.dtype):
         return abs_sq(x.real) + abs_sq(x.imag)
-    return jnp.maximum(jnp.square(x), -1)
+    return jnp.maximum(jnp.square(jnp.minimum(x, jnp.finfo(x.dtype).max)), -1)
 
 
 def scaled_sq(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """|x·scale|², whatever is known of x: no compiler takes it for |x|²·scale², of which either factor may overflow.
-
-    The minimum changes no finite number, but products are not reordered through it.
-    """
-    if is_complex(x.dtype):
-        return scaled_sq(x.real, scale) + scaled_sq(x.imag, scale)
-    return jnp.square(jnp.minimum(x * scale, jnp.finfo(x.dtype).max))
+    """|x·scale|², whatever is known of x."""
+    return abs_sq(x * scale)
 
 
 def split(value: ArrayLike, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:

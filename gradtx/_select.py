@@ -67,7 +67,8 @@ class Mask:
         return hash((self.treedef, self.leaves))
 
     def __repr__(self) -> str:
-        return repr(jax.tree.unflatten(self.treedef, self.leaves))
+        # Where objects are in memory is another place in each process, and this is the name of a partition's part.
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(jax.tree.unflatten(self.treedef, self.leaves)))
 
 
 @dataclass(frozen=True)

@@ -329,3 +329,28 @@ def test_norms_are_taken_again_only_where_one_is_out_of_range():
     (body,) = re.findall(r" while\(.*body=%?([\w.\-]+)", text)
     (computation,) = re.findall(rf"^%?{re.escape(body)} .*?\{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL)
     assert len(re.findall(r" (?:fusion|reduce|call)\(", computation)) >= len(xs)
+
+
+@pytest.mark.parametrize("limit", [gx.clip_by_norm(1.0), gx.clip_by_global_norm(1.0), gx.scale(1e-30)], ids=str)
+def test_squares_of_a_product_that_the_compiler_knows(limit):
+    """Of gradients whose own squares overflow, made where they are used: (a·b)² is not taken as a²·b²."""
+    txs = {name: gx.chain(limit, getattr(gx, name)(0.1)) for name in ("adam", "adagrad", "amsgrad", "mars")}
+    p = jnp.ones(4)
+
+    def steps(tx, g):
+        return jax.lax.scan(lambda state, _: tx.update(g, state, p)[::-1], tx.init(p), length=2)[1]
+
+    with gx.executor("reference"):
+        known = jax.jit(lambda: {name: steps(tx, jnp.full_like(p, 1e30)) for name, tx in txs.items()})()
+        given = jax.jit(lambda g: {name: steps(tx, g) for name, tx in txs.items()})(jnp.full_like(p, 1e30))
+    chex.assert_trees_all_close(known, given, rtol=1e-5)
+    for updates in known.values():
+        np.testing.assert_allclose(updates[0], -0.1, rtol=1e-5)
+
+
+def test_infinity_of_what_the_compiler_knows():
+    tx = gx.chain(gx.infinity(0.9), gx.precondition(0.0))
+    p = jnp.ones(2)
+    with gx.executor("reference"):
+        known = jax.jit(lambda: tx.update(jnp.full_like(p, 1e30), tx.init(p))[0])()
+    np.testing.assert_array_equal(known, 0.0)  # as for each second moment that overflows

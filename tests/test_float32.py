@@ -90,7 +90,7 @@ def first_steps(decay: Any) -> dict[str, Any]:
         "monotone_rms": (gx.chain(gx.monotone_rms(decay), PRE), rest**-0.5),
         "centered_rms": (gx.chain(gx.centered_rms(decay), PRE), (beta * rest) ** -0.5),
         "dampening": (gx.damped_trace(0.5, decay), 1.0),
-        "torch.rmsprop": (dialects.torch.rmsprop(-1.0, decay, eps=0.0), rest**-0.5),
+        "torch.rmsprop": (dialects.torch.rmsprop(1.0, decay, eps=0.0, maximize=True), rest**-0.5),
         "epsilon hat": (gx.chain(gx.momentum(decay), gx.rms(decay), PRE, gx.debias()), 1.0),
         "adam": (averaged, 1.0),
         "momentum, debias": (gx.chain(gx.momentum(decay), gx.debias()), 1.0),

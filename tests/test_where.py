@@ -131,6 +131,14 @@ class Module:
         return cls(*leaves)
 
 
+def test_a_pytree_may_compare_and_print_by_where_it_is():
+    params = Module(jnp.ones((2, 2)), jnp.ones(2))
+    tx = gx.partition([(Module(True, False), gx.adafactor(0.1))], default=gx.adafactor(0.1))
+    _, state = tx.update(params, tx.init(params), params)
+    assert not any("0x" in name for name in state.parts)
+    chex.assert_trees_all_equal_structs(jax.eval_shape(tx.update, params, state, params)[1], state)
+
+
 def test_a_pytree_that_can_be_called_is_a_tree():
     params = Module(jnp.ones((2, 2)), jnp.ones(2))
     tx = gx.adamw(0.1, weight_decay=0.5, decay_mask=jax.tree.map(lambda x: x.ndim > 1, params))

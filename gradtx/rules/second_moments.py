@@ -271,7 +271,7 @@ class infinity(Rule):
 
     def apply(self, signal, slots, param, c):
         s = jnp.maximum(c.decay * slots.s, abs(signal.gradient) + c.eps)
-        return signal._replace(second_moment=jnp.square(s)), {"s": s}
+        return signal._replace(second_moment=abs_sq(s)), {"s": s}
 
 
 class yogi_rms(Rule):

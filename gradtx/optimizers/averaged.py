@@ -30,7 +30,8 @@ def schedule_free_sgd(
     """Schedule-free SGD: SGD steps z, their average x, and gradients in between, at y = (1−β)z + βx.
 
     The parameters held are y. Evaluate and keep ``evaluation_point(state, params)``, which is x. No learning rate
-    schedule is needed but a warm-up.
+    schedule is needed but a warm-up. Two rules hold η: ``set_hyperparams`` has to change it in both, as
+    ``{"scale_by_learning_rate.learning_rate": x, "average_iterates.learning_rate": x}``.
 
     Args:
         learning_rate: η, best with a warm-up; larger than SGD's.

@@ -482,7 +482,7 @@ def _map_batch(
 
 def _coefficients(
     part: Pass, ours: list[int], batch: Batch, measured: Measured | None, work: Work
-) -> tuple[list[Coefficients], dict[str, Numbers] | None]:
+) -> tuple[list[Coefficients], Mapping[str, Numbers] | None]:
     """Those of each rule that are the same for the batch, and those of the first, for each leaf, where they differ."""
     dtype = real_dtype(batch.leaf.dtype)
     shared = [_cast(work.coefficients[batch.leaf.members][r], dtype) for r in ours]

@@ -463,6 +463,11 @@ def test_rectification_after_a_decay_that_fell():
 
     tx = gx.chain(gx.rms(decay), gx.debias(), gx.rectified_precondition(decay, 0.0, threshold=4.0))
     g = jnp.array([3.0, -0.1])
-    _, updates = jax.lax.scan(lambda state, _: tx.update(g, state)[::-1], tx.init(g), length=30)
+
+    def one(state, _):
+        updates, state = tx.update(g, state)
+        return state, updates
+
+    _, updates = jax.lax.scan(one, tx.init(g), length=30)
     np.testing.assert_allclose(updates[20], np.sign(g), rtol=1e-12)
     np.testing.assert_array_equal(updates[-1], g)

@@ -101,7 +101,7 @@ def _same_name(name: str) -> str:
             inner = getattr(tx.rules[-1], "tx", None)
             if isinstance(inner, gx.partition):  # the part of the matrices
                 tx = next(iter(inner.named_parts.values()))
-            shown = " → ".join(f"`{rule}`" for rule in tx.rules)
+            shown = " → ".join(f"`{rule}`" for rule in gx.chain(tx).rules)
             rows.append(f"| {label} | {re.sub('<function .*?>', 'a schedule', shown)} |")
     return "\n".join(["| | at a learning rate of 0.001 |", "|---|---|", *rows]) if rows else ""
 

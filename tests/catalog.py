@@ -127,12 +127,20 @@ ALL = RULES | OPTIMIZERS | CHAINS | WRAPPERS
 # wrappers; the rest, variants among it, is behind a marker.
 FEW = {"adam", "nadamw", "scheduled adamw", "adamw where", "switch", "partition", "skip_nonfinite"}
 REST = {name for name in ALL if "(" in name or name not in RULES} - FEW
+REST |= {  # rules with a neighbour of their kind among the others
+    *("add_momentum", "extrapolate", "infinity", "yogi_rms", "scale_by_update_rms", "resilient_step", "arctan"),
+    *("lookahead", "scale_by_shape", "rectified_precondition", "scale_by_trust_ratio", "clip_by_rms"),
+    *("scale_by_parameter_rms", "trace", "nesterov", "monotone_rms", "adagrad_sum", "scale", "decay_weights"),
+    *("scale_by_inverse_time", "two_point_lookahead", "clip_by_value"),
+}
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]
 
 # By property and name, what is not held to it: optax and a schedule promote by themselves, and what multiplies, or
 # averages over rows and columns, needs whole matrices.
 LACKING = {("keeps to strict types", name) for name in ("seal", "scheduled adamw")}
 LACKING |= {("works on explicit meshes", name) for name in ("orthogonalize", "muon")}
-LACKING |= {("sweeps by vmap", "orthogonalize")}  # five products in a row magnify how a batch of them is rounded
+# Five products in a row magnify how two programs round one.
+CLOSE = ("sweeps by vmap", "scans as it loops", "knows no other values", "computes in float32")
+LACKING |= {(claim, name) for claim in CLOSE for name in ("orthogonalize", "muon")}
 WHOLE = ("orthogonalize", "muon", "scale_by_shape", "scale_by_factored_rms")
 LACKING |= {("works in shard map", name) for name in WHOLE}

@@ -69,7 +69,8 @@ def test_stored_is_what_torch_does(case):
 @pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="keras is not installed: extra [oracles]")
 @live("keras")
 def test_stored_is_what_keras_does(case):
-    np.testing.assert_allclose(run_keras(case), GOLDENS["keras"][case.id], rtol=1e-12, atol=1e-12)
+    near = 1e-7 if (case.framework, case.optimizer) in FLOAT32 else 1e-12  # a float32 rounds as the processor does
+    np.testing.assert_allclose(run_keras(case), GOLDENS["keras"][case.id], rtol=near, atol=near)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam"])

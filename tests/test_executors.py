@@ -254,8 +254,8 @@ mesh = Mesh(np.array(jax.devices()), ("d",))
 spread = NamedSharding(mesh, PartitionSpec("d"))
 alone = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(16, 4)), jnp.float32), "b": jnp.ones(3)}
 params = alone | {"w": jax.device_put(alone["w"], spread)}
-chains = {name: getattr(optimizers, name)(0.1) for name in optimizers.__all__}
-del chains["muon"], chains["adafactor"]  # which need whole matrices
+names = [*optimizers.classics.__all__, "lion", "lamb", "adan", "radam", "cautious_adamw", "schedule_free_adamw"]
+chains = {name: getattr(optimizers, name)(0.1) for name in names}
 chains["clip"] = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1))
 for name, tx in chains.items():
     gathers = []

@@ -244,9 +244,6 @@ def test_errors():
     for function in (gx.pack_state, gx.unpack_state):
         with pytest.raises(TypeError, match=r"expected packed\(...\), found chain"):
             function(gx.adam(0.1), state, params)  # pyright: ignore[reportArgumentType] - the mistake under test
-    with pytest.raises(ValueError, match=r"no slots 'offset'.*unpack_state"):
-        nag = gx.packed(gx.nag(0.1))
-        gx.lookahead_iterate(nag.init(params), params)
 
 
 def test_schedules_may_make_arrays_under_a_transfer_guard():

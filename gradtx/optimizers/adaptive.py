@@ -154,7 +154,7 @@ def yogi(learning_rate: Hyper, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 
 
     >>> import gradtx
     >>> print(gradtx.yogi(0.01))
-    momentum(0.9) → yogi_rms(0.999) → debias() → precondition(0.001, 0) → scale_by_learning_rate(0.01)
+    momentum(0.9) → yogi_rms(0.999, 0) → debias() → precondition(0.001, 0) → scale_by_learning_rate(0.01)
     """
     averages = chain(momentum(b1), yogi_rms(b2), debias())
     return chain(averages, precondition(eps), scale_by_learning_rate(learning_rate))

@@ -112,7 +112,7 @@ def test_mistakes(arguments, capsys):
     assert "error:" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # .ci/run runs it
 def test_a_small_run(tmp_path):
     file, picture = tmp_path / "run.json", tmp_path / "run.png"
     command = [sys.executable, "-W", "error", "-m", "benchmarks"]

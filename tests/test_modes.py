@@ -26,7 +26,7 @@ def on_four_devices(names):
     assert done.stdout.count("\n") >= len(names), done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # .ci/run runs it
 def test_on_four_devices():
     on_four_devices(MIXED)
 

@@ -13,9 +13,13 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+QUICK = ("quickstart", "adam_is_a_chain", "lookahead")  # .ci/run runs the others
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[] if p.stem in QUICK else [pytest.mark.exhaustive], id=p.stem) for p in NOTEBOOKS],
+)
 def test_runs(path):
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -26,7 +26,7 @@ import gradtx as gx
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 FIXTURES = Path(__file__).parent / "fixtures"
-KILLS = int(os.environ.get("KILLS", "3"))  # KILLS=20 pytest -n0 -k killed tests/test_checkpoint.py
+KILLS = int(os.environ.get("KILLS", "3"))  # KILLS=20 pytest -n0 -m "" -k killed tests/test_checkpoint.py
 
 
 def through_npz(arrays):
@@ -328,7 +328,7 @@ class Same(Node):
     pass
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # .ci/run runs it
 def test_a_run_that_is_killed_at_any_moment_ends_as_an_unbroken_one(tmp_path):
     """SIGKILL at random moments, while Orbax writes too: the last state saved leads to the same bits."""
     steps = 40 + 20 * KILLS

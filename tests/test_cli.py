@@ -473,7 +473,7 @@ def test_a_real_interrupt(tmp_path: Path):
 # The default comparison
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # .ci/run runs it
 def test_every_optimizer_trains_both_networks(capsys: pytest.CaptureFixture[str]):
     assert main(["compare", "--json", "numbers.json"]) == 0
     runs = json.loads(Path("numbers.json").read_text())["runs"]

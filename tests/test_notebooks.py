@@ -13,7 +13,7 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-QUICK = ("quickstart", "adam_is_a_chain", "lookahead")  # .ci/run runs the others
+QUICK = ("quickstart", "adam_is_a_chain")  # .ci/run runs the others
 
 
 @pytest.mark.parametrize(

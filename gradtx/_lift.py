@@ -324,7 +324,8 @@ class Lifted:
                     found, residual = split(_scalar(upcoming, f"{name}.{own}", limits, dtype), dtype)
                     ahead.setdefault(name, {})[own] = found
                     if own in rule.complements():
-                        ahead[name][rule.complements()[own]] = (1 - found) - residual
+                        exact = {own: found, residual_of(own): residual}
+                        ahead[name][rule.complements()[own]] = complement(exact, own)
         return state._replace(hyperparams=hyperparams), ahead
 
     def _tick(

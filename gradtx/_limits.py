@@ -30,6 +30,16 @@ class Limits(NamedTuple):
         return " and ".join(f"{word} {limit:g}" for word, limit in words if limit is not None) or "a number"
 
 
+def check_choice(rule: str, name: str, value: Any, options: tuple[str, ...]) -> None:
+    """Refuses an argument that is none of some words.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if value not in options:
+        raise ValueError(f"{rule}: {name} must be {' or '.join(map(repr, options))}, found {value!r}")
+
+
 def checked(
     what: str,
     value: Any,

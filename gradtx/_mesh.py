@@ -83,11 +83,6 @@ def all_of(flags: Sequence[jax.Array]) -> jax.Array:
     return jax.lax.pmin(flag.astype(jnp.int32), axes).astype(bool) if axes else flag
 
 
-def any_of(flags: Sequence[jax.Array]) -> jax.Array:
-    """Whether any flag holds, in any shard."""
-    return ~all_of([~flag for flag in flags])
-
-
 def size_of(x: jax.Array) -> int:
     """The number of elements of an array, over all of its shards."""
     return math.prod((x.size, *(jax.lax.psum(1, axis) for axis in varying(x))))

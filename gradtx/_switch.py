@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from gradtx._chain import Chain, chain
 from gradtx._checks import check_counts, check_injected, check_kind
 from gradtx._control import either
+from gradtx._limits import check_choice
 from gradtx._mesh import puts_constants, starts, sum_of
 from gradtx._numerics import complement, compute_dtype, mix, real_dtype, safe_divide, widened
 from gradtx._rule import Hyper, Rule, Transformation
@@ -141,8 +142,7 @@ class switch(Wrapper):
     carry: Carry = "momentum"
 
     def __post_init__(self):
-        if self.carry not in ("momentum", "reset"):
-            raise ValueError(f"switch: carry must be 'momentum' or 'reset', found {self.carry!r}")
+        check_choice("switch", "carry", self.carry, ("momentum", "reset"))
         for name in ("first", "then"):
             object.__setattr__(self, name, _transformation(name, getattr(self, name)))
         object.__setattr__(self, "at", self.at if callable(self.at) else _step_number("switch: at", self.at, 0))
@@ -289,8 +289,7 @@ class swats(Wrapper):
     carry: Carry = "reset"
 
     def __post_init__(self):
-        if self.carry not in ("momentum", "reset"):
-            raise ValueError(f"swats: carry must be 'momentum' or 'reset', found {self.carry!r}")
+        check_choice("swats", "carry", self.carry, ("momentum", "reset"))
         if not isinstance(self.positive, bool):
             raise TypeError(f"swats: positive must be True or False, found {self.positive!r}")
         if self.rtol is not None:

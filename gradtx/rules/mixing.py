@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from gradtx._limits import check_choice
 from gradtx._maths import Tick
 from gradtx._numerics import abs_sq, mix
 from gradtx._rule import Hyper, Rule, hyper
@@ -143,8 +144,7 @@ class extrapolate(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.first not in ("zero", "same"):
-            raise ValueError(f"extrapolate: first must be 'zero' or 'same', found {self.first!r}")
+        check_choice("extrapolate", "first", self.first, ("zero", "same"))
 
     def slots(self, param):
         return {"previous": jnp.zeros_like(param)}

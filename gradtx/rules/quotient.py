@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from gradtx._limits import check_choice
 from gradtx._maths import Tick
 from gradtx._numerics import abs_sq, mix, safe_divide, safe_sqrt
 from gradtx._rule import Hyper, Rule, hyper
@@ -76,8 +77,7 @@ class precondition(Rule):
         super().__post_init__()
         if isinstance(self.power, bool) or not isinstance(self.power, int | float) or not 0 <= self.power <= 1:
             raise ValueError(f"precondition: power must be a number from 0 to 1, found {self.power!r}")
-        if self.form not in ("add", "max"):
-            raise ValueError(f"precondition: form must be 'add' or 'max', found {self.form!r}")
+        check_choice("precondition", "form", self.form, ("add", "max"))
 
     @property
     def equation(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form

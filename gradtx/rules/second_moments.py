@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from gradtx._limits import check_choice
 from gradtx._maths import Tick
 from gradtx._numerics import abs_sq, fade, mix
 from gradtx._rule import Hyper, Rule, hyper
@@ -44,8 +45,7 @@ class rms(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.start not in ("zero", "first"):
-            raise ValueError(f"{self.label}: start must be 'zero' or 'first', found {self.start!r}")
+        check_choice(self.label, "start", self.start, ("zero", "first"))
 
     def slots(self, param):
         return {"s": jnp.zeros_like(param.real)}
@@ -422,8 +422,7 @@ class lag_v(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.first not in ("skip", "one"):
-            raise ValueError(f"lag_v: first must be 'skip' or 'one', found {self.first!r}")
+        check_choice("lag_v", "first", self.first, ("skip", "one"))
 
     def slots(self, param):
         return {"s": jnp.zeros_like(param.real)}

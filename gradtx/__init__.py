@@ -9,10 +9,20 @@ Chains and rules are optax transformations. See ``gradtx.rules`` and ``gradtx.op
 
 from gradtx import dialects, native
 from gradtx._chain import Chain, chain, seal, step, where
-from gradtx._checkpoint import load_state_dict, state_dict
-from gradtx._describe import describe
-from gradtx._executors import executor, set_executor
-from gradtx._guards import (
+from gradtx._core.contract import Arrays, Named, Tick
+from gradtx._core.hyperparams import hyperparams, set_hyperparams
+from gradtx._core.selectors import path
+from gradtx._core.signal import Signal, Weights
+from gradtx._core.state import ChainState, PackedState
+from gradtx._engine.execution import executor, set_executor
+from gradtx._inspect.describe import describe
+from gradtx._inspect.lookahead import evaluation_point, gradient_point, lookahead_iterate, lookahead_point
+from gradtx._inspect.monitor import Diagnosis, Finding, MonitorState, diagnose, metrics, monitor
+from gradtx._states.checkpoint import load_state_dict, state_dict
+from gradtx._states.migrate import MigrationReport, from_optax, from_torch, migrate
+from gradtx._sweep.sweep import sweep
+from gradtx._sweep.table import SweepTable
+from gradtx._wrappers.guards import (
     AccumulateState,
     LossScaleState,
     SkipNonfiniteState,
@@ -21,20 +31,9 @@ from gradtx._guards import (
     loss_scale,
     skip_nonfinite,
 )
-from gradtx._hyperparams import hyperparams, set_hyperparams
-from gradtx._lookahead import evaluation_point, gradient_point, lookahead_iterate, lookahead_point
-from gradtx._maths import Arrays, Named, Tick
-from gradtx._migrate import MigrationReport, from_optax, from_torch, migrate
-from gradtx._monitor import Diagnosis, Finding, MonitorState, diagnose, metrics, monitor
-from gradtx._packed import pack_state, packed, unpack_state
-from gradtx._partition import PartitionState, partition
-from gradtx._rule import Hyper, Rule, hyper
-from gradtx._select import path
-from gradtx._signal import Signal, Weights
-from gradtx._state import ChainState, PackedState
-from gradtx._sweep import sweep
-from gradtx._sweep_table import SweepTable
-from gradtx._switch import SwatsState, SwitchState, swats, switch
+from gradtx._wrappers.packed import pack_state, packed, unpack_state
+from gradtx._wrappers.partition import PartitionState, partition
+from gradtx._wrappers.switch import SwatsState, SwitchState, swats, switch
 from gradtx.activations import maxout, relu
 from gradtx.optimizers import (
     adabelief,
@@ -119,6 +118,7 @@ from gradtx.rules import (
     two_point_lookahead,
     yogi_rms,
 )
+from gradtx.rules.base import Hyper, Rule, hyper
 
 __version__ = "0.1.0"
 

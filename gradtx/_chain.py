@@ -10,10 +10,10 @@ import jax.core
 import jax.numpy as jnp
 import optax
 
-from gradtx._lift import applied, unique_names
-from gradtx._maths import Trees
-from gradtx._rule import Rule, Transformation, made_by
-from gradtx._select import Select, Selector, selector
+from gradtx._core.contract import Trees
+from gradtx._core.selectors import Select, Selector, selector
+from gradtx._engine.engine import applied, unique_names
+from gradtx.rules.base import Rule, Transformation, made_by
 
 
 class seal(Rule):

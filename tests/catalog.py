@@ -9,7 +9,7 @@ import pytest
 
 import gradtx as gx
 from gradtx import dialects, optimizers
-from gradtx._rule import Transformation
+from gradtx.rules.base import Transformation
 
 LEARNING_RATE = 0.01
 

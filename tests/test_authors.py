@@ -11,7 +11,7 @@ import pytest
 from catalog import RULES as RULES_OF_GRADTX
 
 import gradtx as gx
-from gradtx import _contract
+from gradtx._core import verification
 
 PARAMS = {"w": jnp.array([[1.0, -2.0, 3.0], [0.5, 0.0, -1.0]]), "b": jnp.array([0.5, -0.5])}
 
@@ -499,7 +499,7 @@ def test_a_rule_that_maps_whole_trees_returns_trees_like_those_it_got():
 def test_rules_say_of_themselves_what_a_trace_finds(name):
     for one in (rule for rule in RULES_OF_GRADTX[name].rules if not rule.whole):
         leaf = jax.ShapeDtypeStruct((2, 3), jnp.dtype("float32"))
-        remembers = _contract._remembers(one, leaf, leaf, leaf if one.second_moment in ("edits", "uses") else None)
+        remembers = verification._remembers(one, leaf, leaf, leaf if one.second_moment in ("edits", "uses") else None)
         assert one.accumulates is not None if remembers else not one.accumulates
         assert (one.accumulates is None) == (not one.slots(jnp.ones(2)))
 
@@ -557,7 +557,7 @@ def test_no_rule_is_refused_that_is_right():
         state = tx.init(PARAMS)
         gx.step(tx, PARAMS, PARAMS, state)
         jax.eval_shape(tx.init, jnp.ones(3, jnp.complex64))
-    _contract.check(fitted(in_python), jax.ShapeDtypeStruct((3,), jnp.dtype("float32")))  # calls no schedule
+    verification.check(fitted(in_python), jax.ShapeDtypeStruct((3,), jnp.dtype("float32")))  # calls no schedule
     matrices = rule(**direction(lambda u: u @ jnp.eye(3)))()
     gx.where(lambda path, leaf: leaf.ndim == 2, matrices).init(PARAMS)
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):

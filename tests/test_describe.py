@@ -9,8 +9,8 @@ import pytest
 from catalog import ALL
 
 import gradtx as gx
-from gradtx._latex import plain
-from gradtx._tables import columns, width
+from gradtx._inspect.latex import plain
+from gradtx._inspect.tables import columns, width
 
 PARAMS = {"w": jnp.zeros((10, 10)), "b": jnp.zeros(10, jnp.bfloat16)}
 
@@ -60,7 +60,7 @@ def test_bytes_are_those_of_the_state(name):
 
 
 def on_a_terminal(monkeypatch, most):
-    monkeypatch.setattr("gradtx._describe.columns", lambda: most)
+    monkeypatch.setattr("gradtx._inspect.describe.columns", lambda: most)
 
 
 def test_table(monkeypatch):

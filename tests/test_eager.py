@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 import gradtx as gx
-from gradtx._blank import reads_itself
+from gradtx._core.blank import reads_itself
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

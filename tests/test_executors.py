@@ -20,8 +20,8 @@ from rounding import assert_same
 
 import gradtx as gx
 from gradtx import native, testing
-from gradtx._numerics import norms
-from gradtx._plan import passes
+from gradtx._core.numerics import norms
+from gradtx._engine.plan import passes
 
 rng = np.random.default_rng(0)
 SHAPES = {"matrix": (7, 130), "vector": (300,), "scalar": (), "none": (0, 3)}

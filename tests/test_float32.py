@@ -12,7 +12,7 @@ from float32 import RUNS, errors, last_updates, measured
 
 import gradtx as gx
 from gradtx import dialects
-from gradtx._numerics import complement, fade, mix, split
+from gradtx._core.numerics import complement, fade, mix, split
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

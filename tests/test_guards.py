@@ -21,7 +21,7 @@ from rounding import assert_same
 
 import gradtx as gx
 from gradtx import _guards as guards
-from gradtx._guards import (
+from gradtx._wrappers.guards import (
     LossScaleState,
     SkipNonfiniteState,
     accumulate,
@@ -471,7 +471,7 @@ def test_random_keys_inside_stand_still_too():
 SHARDED = """
     import jax, jax.numpy as jnp, numpy as np, gradtx as gx
     from jax.sharding import NamedSharding, PartitionSpec as P
-    from gradtx._guards import accumulate, loss_scale, skip_nonfinite
+    from gradtx._wrappers.guards import accumulate, loss_scale, skip_nonfinite
 
     assert jax.device_count() == 8
     mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)

@@ -19,7 +19,7 @@ import pytest
 from jax import lax
 
 from gradtx import native
-from gradtx._numerics import safe_divide, safe_sqrt
+from gradtx._core.numerics import safe_divide, safe_sqrt
 from gradtx.native import _library
 from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
 from gradtx.native._parts import Part, as_array, split

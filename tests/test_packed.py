@@ -11,7 +11,7 @@ from rounding import assert_same
 
 import gradtx as gx
 from gradtx import native
-from gradtx._packed import PackedSlot
+from gradtx._wrappers.packed import PackedSlot
 from gradtx.native._primitive import LEAVES_PER_CALL
 
 built = pytest.mark.skipif(not native.available(), reason=str(native.available()))

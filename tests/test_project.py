@@ -20,22 +20,14 @@ ROOT = Path(__file__).parent.parent
 
 # Lowest first; a module imports from its own floor or from below. A package stands for its modules.
 FLOORS = [
-    ["_dtypes"],
-    ["_mesh", "_blank"],
-    ["_control", "_numerics", "_signal", "_select", "_flow", "_tables", "_limits", "_walk", "activations", "native"],
-    ["_latex"],
-    ["_maths"],  # the contract of a rule
-    ["_declarations", "_methods", "_contract", "_plan", "_executors", "_state", "_hyperparams", "_checks"],
-    ["_lift"],
-    ["_rule"],
-    ["_chain"],
+    ["_core", "activations"],
+    ["native"],
+    ["_engine"],
     ["rules"],
-    ["_wrapper"],
-    ["_lookahead", "_switch", "_guards", "_monitor", "_packed", "_partition", "_checkpoint", "_migrate"],
-    ["optimizers", "dialects"],
-    ["_describe", "_sweep_table"],
-    ["_swept"],
-    ["_sweep"],
+    ["_chain"],
+    ["_wrappers"],
+    ["optimizers", "dialects", "_inspect"],
+    ["_states", "_sweep"],
     ["testing"],
     ["workbench"],
     ["__main__"],
@@ -51,11 +43,7 @@ def floor_of(module: str) -> int:
 
 
 def modules():
-    names = [f"gradtx.{info.name}" for info in pkgutil.iter_modules(gradtx.__path__)]
-    for package in ("native", "rules", "optimizers", "dialects", "testing", "workbench"):
-        if (ROOT / "gradtx" / package).is_dir():
-            path = [str(ROOT / "gradtx" / package)]
-            names += [f"gradtx.{package}.{info.name}" for info in pkgutil.iter_modules(path)]
+    names = [info.name for info in pkgutil.walk_packages(gradtx.__path__, "gradtx.")]
     return [name for name in names if name != "gradtx.native._kernel"]  # compiled, and no Python
 
 

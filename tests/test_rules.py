@@ -9,7 +9,7 @@ import pytest
 from test_zoo import OPTAX, PAPERS
 
 import gradtx as gx
-from gradtx._numerics import l2_norm, l2_norms, safe_divide, safe_sqrt
+from gradtx._core.numerics import l2_norm, l2_norms, safe_divide, safe_sqrt
 
 pytestmark = pytest.mark.usefixtures("x64")
 STEPS = 30

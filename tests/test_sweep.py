@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import gradtx as gx
-from gradtx._flow import Flow, flows
+from gradtx._core.dataflow import Flow, flows
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -14,7 +14,7 @@ import pytest
 from rounding import assert_same
 
 import gradtx as gx
-from gradtx._switch import SwatsState, SwitchState, swats, switch
+from gradtx._wrappers.switch import SwatsState, SwitchState, swats, switch
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -14,8 +14,8 @@ from typing import Any
 import gradtx
 from docs.generate.docstrings import code_links, to_markdown
 from gradtx import activations, dialects, native, optimizers, rules, testing
-from gradtx._maths import Maths
-from gradtx._rule import Transformation, Value
+from gradtx._core.contract import Maths
+from gradtx.rules.base import Transformation, Value
 
 __all__ = ["body", "docstring", "entry", "lead", "path_of", "problems", "public", "signature"]
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx._rule import Hyper
+from gradtx.rules.base import Hyper
 
 
 def is_zero(value: Hyper) -> bool:

@@ -25,12 +25,12 @@ import optax
 
 from gradtx import optimizers, rules
 from gradtx._chain import Chain, chain
-from gradtx._maths import Tick
-from gradtx._partition import partition
-from gradtx._rule import Hyper, Rule, hyper
-from gradtx._select import Select
+from gradtx._core.contract import Tick
+from gradtx._core.selectors import Select
+from gradtx._wrappers.partition import partition
 from gradtx.dialects._arguments import is_zero, missing
 from gradtx.optimizers._parts import decoupled, derived
+from gradtx.rules.base import Hyper, Rule, hyper
 
 __all__ = [
     "acprop",

@@ -28,11 +28,11 @@ import jax.numpy as jnp
 
 from gradtx import rules
 from gradtx._chain import Chain, chain
-from gradtx._maths import Arrays, Named
-from gradtx._rule import Hyper, Rule
-from gradtx._select import Select
+from gradtx._core.contract import Arrays, Named
+from gradtx._core.selectors import Select
 from gradtx.dialects._arguments import falling_rate, is_zero, missing, refuse, scalar
 from gradtx.optimizers._parts import decoupled
+from gradtx.rules.base import Hyper, Rule
 
 __all__ = [
     "adadelta",

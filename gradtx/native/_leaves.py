@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax.extend import core
 from jax.sharding import PartitionSpec
 
-from gradtx._dtypes import promoted
-from gradtx._mesh import sum_of, vary, varying
-from gradtx._numerics import Numbers, in_order
+from gradtx._core.dtypes import promoted
+from gradtx._core.mesh import sum_of, vary, varying
+from gradtx._core.numerics import Numbers, in_order
 from gradtx.native import _library
 from gradtx.native._parts import Part, are_all, as_array, split
 from gradtx.native._primitive import LEAVES_PER_CALL, MapCall, SumCall, call_p

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from gradtx._mesh import vary, varying
+from gradtx._core.mesh import vary, varying
 from gradtx.native._library import Op
 
 F32, F64, TRUTH = "f32", "f64", "truth"

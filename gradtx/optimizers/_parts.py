@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
-from gradtx._rule import Hyper, Rule
-from gradtx._select import Select
+from gradtx._core.selectors import Select
 from gradtx.rules import add_decayed_weights
+from gradtx.rules.base import Hyper, Rule
 
 
 def derived(function: Any, *values: Hyper) -> Hyper:

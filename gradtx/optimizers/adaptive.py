@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._chain import Chain, chain, seal
-from gradtx._rule import Hyper
-from gradtx._select import Select
+from gradtx._core.selectors import Select
 from gradtx.optimizers._parts import decoupled, derived
 from gradtx.rules import (
     add_difference,
@@ -28,6 +27,7 @@ from gradtx.rules import (
     scale_by_update_rms,
     yogi_rms,
 )
+from gradtx.rules.base import Hyper
 
 __all__ = [
     "adabelief",

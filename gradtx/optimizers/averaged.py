@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._chain import Chain, chain
-from gradtx._rule import Hyper
-from gradtx._select import Select
+from gradtx._core.selectors import Select
 from gradtx.optimizers._parts import decoupled
 from gradtx.rules import (
     add_decayed_weights,
@@ -20,6 +19,7 @@ from gradtx.rules import (
     rms,
     scale_by_learning_rate,
 )
+from gradtx.rules.base import Hyper
 
 __all__ = ["asgd", "schedule_free_adamw", "schedule_free_sgd"]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from gradtx._chain import Chain, chain
-from gradtx._rule import Hyper
-from gradtx._select import Select
+from gradtx._core.selectors import Select
 from gradtx.rules import (
     adagrad_sum,
     add_decayed_weights,
@@ -20,6 +19,7 @@ from gradtx.rules import (
     scale_by_learning_rate,
     trace,
 )
+from gradtx.rules.base import Hyper
 
 __all__ = [
     "adagrad",

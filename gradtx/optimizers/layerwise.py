@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from gradtx._chain import Chain, chain
-from gradtx._rule import Hyper
-from gradtx._select import Select
+from gradtx._core.selectors import Select
 from gradtx.optimizers._parts import decoupled
 from gradtx.rules import (
     cautious,
@@ -19,6 +18,7 @@ from gradtx.rules import (
     scale_by_trust_ratio,
     trace,
 )
+from gradtx.rules.base import Hyper
 
 __all__ = ["adafactor", "cautious_adamw", "lamb", "lars"]
 

@@ -8,12 +8,12 @@ import jax
 import optax
 
 from gradtx._chain import Chain, chain
-from gradtx._partition import partition
-from gradtx._rule import Hyper
-from gradtx._select import Select
+from gradtx._core.selectors import Select
+from gradtx._wrappers.partition import partition
 from gradtx.optimizers._parts import decoupled
 from gradtx.optimizers.classics import adamw
 from gradtx.rules import momentum, orthogonalize, quasi_hyperbolic, scale_by_learning_rate, scale_by_shape
+from gradtx.rules.base import Hyper
 
 __all__ = ["muon"]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gradtx._chain import Chain, chain
-from gradtx._rule import Hyper
-from gradtx._select import Select
+from gradtx._core.selectors import Select
 from gradtx.optimizers._parts import decoupled, derived
 from gradtx.rules import momentum, quasi_hyperbolic, resilient_step, scale, scale_by_learning_rate, sign
+from gradtx.rules.base import Hyper
 
 __all__ = ["lion", "rprop", "signum"]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from gradtx._maths import Arrays, Named, Total
-from gradtx._numerics import Numbers, norms, safe_divide
-from gradtx._rule import Hyper, Rule, hyper
+from gradtx._core.contract import Arrays, Named, Total
+from gradtx._core.numerics import Numbers, norms, safe_divide
+from gradtx.rules.base import Hyper, Rule, hyper
 
 
 class clip_by_value(Rule):

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx._mesh import check_whole
-from gradtx._numerics import abs_sq, real_dtype
-from gradtx._rule import Rule
+from gradtx._core.mesh import check_whole
+from gradtx._core.numerics import abs_sq, real_dtype
+from gradtx.rules.base import Rule
 
 
 class scale_by_factored_rms(Rule):

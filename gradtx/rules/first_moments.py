@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from gradtx._maths import Arrays, Tick
-from gradtx._numerics import fade, mix, safe_divide
-from gradtx._rule import Hyper, Rule, hyper
+from gradtx._core.contract import Arrays, Tick
+from gradtx._core.numerics import fade, mix, safe_divide
+from gradtx.rules.base import Hyper, Rule, hyper
 
 
 class momentum(Rule):

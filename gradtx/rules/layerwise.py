@@ -6,10 +6,10 @@ import math
 
 import jax.numpy as jnp
 
-from gradtx._dtypes import promoted
-from gradtx._mesh import size_of
-from gradtx._numerics import norms, on_each, real_dtype, safe_divide
-from gradtx._rule import Hyper, Rule, hyper
+from gradtx._core.dtypes import promoted
+from gradtx._core.mesh import size_of
+from gradtx._core.numerics import norms, on_each, real_dtype, safe_divide
+from gradtx.rules.base import Hyper, Rule, hyper
 
 
 class scale_by_trust_ratio(Rule):

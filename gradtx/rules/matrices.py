@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradtx._mesh import check_whole
-from gradtx._numerics import safe_divide
-from gradtx._rule import Hyper, Rule, hyper
+from gradtx._core.mesh import check_whole
+from gradtx._core.numerics import safe_divide
+from gradtx.rules.base import Hyper, Rule, hyper
 
 Coefficients = tuple[tuple[float, float, float], ...]
 

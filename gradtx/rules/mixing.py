@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from gradtx._limits import check_choice
-from gradtx._maths import Tick
-from gradtx._numerics import abs_sq, mix
-from gradtx._rule import Hyper, Rule, hyper
+from gradtx._core.contract import Tick
+from gradtx._core.limits import check_choice
+from gradtx._core.numerics import abs_sq, mix
+from gradtx.rules.base import Hyper, Rule, hyper
 
 
 class quasi_hyperbolic(Rule):

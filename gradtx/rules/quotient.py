@@ -7,11 +7,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from gradtx._limits import check_choice
-from gradtx._maths import Tick
-from gradtx._numerics import abs_sq, mix, safe_divide, safe_sqrt
-from gradtx._rule import Hyper, Rule, hyper
-from gradtx._signal import Weights
+from gradtx._core.contract import Tick
+from gradtx._core.limits import check_choice
+from gradtx._core.numerics import abs_sq, mix, safe_divide, safe_sqrt
+from gradtx._core.signal import Weights
+from gradtx.rules.base import Hyper, Rule, hyper
 
 
 class debias(Rule):

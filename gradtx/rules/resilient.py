@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from gradtx._rule import Hyper, Rule, hyper
+from gradtx.rules.base import Hyper, Rule, hyper
 
 
 class resilient_step(Rule):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from gradtx._maths import Tick
-from gradtx._rule import Hyper, Rule, hyper
+from gradtx._core.contract import Tick
+from gradtx.rules.base import Hyper, Rule, hyper
 
 
 class scale(Rule):

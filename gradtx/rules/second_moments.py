@@ -6,10 +6,10 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from gradtx._limits import check_choice
-from gradtx._maths import Tick
-from gradtx._numerics import abs_sq, fade, mix
-from gradtx._rule import Hyper, Rule, hyper
+from gradtx._core.contract import Tick
+from gradtx._core.limits import check_choice
+from gradtx._core.numerics import abs_sq, fade, mix
+from gradtx.rules.base import Hyper, Rule, hyper
 
 
 class rms(Rule):

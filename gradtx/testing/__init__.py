@@ -25,7 +25,7 @@ import jax
 import optax
 
 from gradtx._chain import Chain, chain
-from gradtx._rule import Rule, Transformation
+from gradtx.rules.base import Rule, Transformation
 from gradtx.testing._examples import params
 from gradtx.testing._properties import ORDERED, Property
 

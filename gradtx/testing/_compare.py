@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradtx._numerics import is_complex
+from gradtx._core.numerics import is_complex
 
 
 def check(holds: bool, message: str) -> None:

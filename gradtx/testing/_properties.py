@@ -18,9 +18,9 @@ import numpy as np
 import optax
 
 import gradtx as gx
-from gradtx import _contract
-from gradtx._rule import Transformation
-from gradtx._tables import columns, width
+from gradtx._core import verification
+from gradtx._inspect.tables import columns, width
+from gradtx.rules.base import Transformation
 from gradtx.testing._compare import check, close, finite, own_buffers, same_types
 from gradtx.testing._examples import DTYPES, normal, params, trees
 from gradtx.testing._modes import (
@@ -234,7 +234,7 @@ def _unread(tx: Transformation) -> str:
     """The hyperparameters that nothing in ``apply`` depends on, in words."""
     found = []
     for rule in tx.rules:
-        if names := _contract.unread(rule, jax.ShapeDtypeStruct((3, 2), jnp.dtype("float32"))):
+        if names := verification.unread(rule, jax.ShapeDtypeStruct((3, 2), jnp.dtype("float32"))):
             read, meant = (", ".join(f"{where}.{name}" for name in names) for where in ("c", "self"))
             found.append(f"rule {rule.name or rule.label!r} does not depend on {read}: does it read {meant}?")
     return f" ({' '.join(found)})" if found else ""

@@ -1,0 +1,216 @@
+"""The contract of a rule: what it says about one array and, once per step, about its scalars.
+
+A rule knows nothing of trees, devices, dtypes of storage or other rules. Executors know all that, and no rule by
+name: they ask a rule only what is declared here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+
+from gradtx._core.limits import Limits
+from gradtx._core.numerics import SumOver
+from gradtx._core.signal import Signal, Weights
+
+Total = SumOver
+"""How a rule sums a function over all elements of arrays, in ``measure``."""
+
+
+Named = SimpleNamespace
+"""Values by their names, as attributes: what a rule reads its hyperparameters, coefficients and slots from."""
+
+
+class Hyperparameters(Named):
+    """This step's hyperparameters; and, where they are data, those of the next step that rules ask for."""
+
+    __slots__ = ("ahead",)
+
+    ahead: Mapping[str, jax.Array]
+
+
+Arrays = dict[str, jax.Array]
+"""Arrays by their names, as a dict: what a rule returns its slots and coefficients in."""
+
+
+class Tick(NamedTuple):
+    """What a rule computes once per step.
+
+    Attributes:
+        coefficients: named scalars for ``apply``; every leaf gets the same.
+        scalars: the rule's scalar slots after this step.
+        weights: the weights of the averages after this rule.
+    """
+
+    coefficients: Arrays
+    scalars: Arrays
+    weights: Weights
+
+
+class Trees(NamedTuple):
+    """What a rule that maps whole trees sees in a step, in the dtype of arithmetic; None for leaves it is not for.
+
+    Attributes:
+        incoming: the updates as they came into the chain.
+        gradient: the gradient lane.
+        direction: the direction lane.
+        params: the parameters, or None if there are none.
+        extra: the extra arguments of ``update``.
+        count: steps taken before this one.
+        executor: how the step runs over many leaves: it sums functions of them, and maps functions over them.
+    """
+
+    incoming: Any
+    gradient: Any
+    direction: Any
+    params: Any
+    extra: dict[str, Any]
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as states do
+    executor: Any
+
+
+class Maths:
+    """What a rule says. The defaults are those of the identity.
+
+    A rule overrides ``apply`` and, where it needs them, ``slots``, ``scalars``, ``tick``, ``measure`` and
+    ``settle``; the class attributes declare what the chain has to know to put it in its place.
+    """
+
+    equation: ClassVar[str] = ""
+    """What the rule does, in LaTeX."""
+
+    accumulates: ClassVar[bool | None] = None
+    """Reads the history of the gradient: from the first such rule on, the gradient lane stays as it is.
+
+    A rule whose direction or second moment depends on its slots has to say so, or that it does not."""
+
+    filters: ClassVar[bool] = False
+    """Edits the gradient that the accumulators after it read, though others before it have read another."""
+
+    second_moment: ClassVar[Literal["makes", "edits", "uses"] | None] = None
+    """Whether the rule makes the second moment, needs and edits it, or needs and uses it up."""
+
+    last: ClassVar[bool] = False
+    """May only stand at the end of a chain."""
+
+    needs_params: ClassVar[bool] = False
+    """Reads the parameters."""
+
+    freezes: ClassVar[bool] = False
+    """Makes every update zero: where it is the last to act, the leaf may be of any dtype, and its gradient be None."""
+
+    takes_anything: bool = False
+    """Sees leaves as they are, whatever their dtype, and refuses those that it has no meaning for itself."""
+
+    nonnegative: ClassVar[tuple[str, ...]] = ()
+    """The slots, weights among them, that no run makes negative: others in a checkpoint are refused."""
+
+    real_only: ClassVar[bool] = False
+    """Has no meaning for complex leaves."""
+
+    scope: ClassVar[Literal["leaf", "tree"] | None] = None
+    """What ``measure`` has to see before ``apply`` can start: the whole leaf, or all leaves."""
+
+    reads: ClassVar[tuple[Literal["direction", "gradient", "second_moment", "param"], ...]] = ("direction",)
+    """The lanes that ``measure`` sees of each leaf; one that reads ``param`` declares ``needs_params`` as well."""
+
+    whole: ClassVar[bool] = False
+    """Maps whole trees by ``init_tree`` and ``apply_tree`` instead of one array at a time."""
+
+    pure: ClassVar[bool] = False
+    """Of a rule that maps whole trees: computes the same from the same arrays, and reads no extra arguments, so that
+    outside of ``jit`` a step with it can be compiled once. Rules that map one array are taken to be so."""
+
+    name: str | None
+    """What the user calls the rule; None: by its label."""
+
+    state_dtype: str | None
+    """The dtype the user wants slots kept in; None: the parameters' own, float32 at least."""
+
+    where: Any
+    """Which leaves the user wants it for, a selector or a tuple of selectors that must all agree; None: all."""
+
+    @property
+    def label(self) -> str:
+        """What the rule is called in a chain, if the user gives no name."""
+        raise NotImplementedError
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The numeric hyperparameters by name: a number, a scalar array, or a schedule of the count."""
+        return {}
+
+    def source(self) -> Any:
+        """What the rule's methods are made of; another value once one was replaced."""
+
+    def blank(self) -> Maths:
+        """The rule without what a step gets as data: one for all values of its hyperparameters."""
+        return self
+
+    def upcoming(self, name: str, h: Named, count: jax.Array) -> jax.Array:
+        """A hyperparameter's value in the next step; as it is now, if nothing says otherwise."""
+        del count
+        return getattr(h, name)
+
+    def limits(self) -> dict[str, Limits]:
+        """The numbers that hyperparameters may be, by name; those without limits may be left out."""
+        return {}
+
+    def complements(self) -> dict[str, str]:
+        """The names under which ``tick`` gets 1 − β of each hyperparameter β that is below 1: ``decay_complement``."""
+        below_one = [name for name in self.hyperparameters() if self.limits().get(name, Limits()).below == 1]
+        return {name: f"{name}_complement" for name in below_one}
+
+    def slots(self, param: jax.Array) -> Arrays:
+        """The rule's state for one leaf, given the leaf in the dtype that slots are kept in."""
+        del param
+        return {}
+
+    def scalars(self) -> dict[str, float]:
+        """The rule's state that is one number for the whole tree, at the start."""
+        return {}
+
+    def tick(self, h: Named, scalars: Named, weights: Weights, count: jax.Array) -> Tick:
+        """Once per step: coefficients from this step's hyperparameters ``h``; count is 0 on the first step.
+
+        1 − β is in ``h`` as well, exact to rounding, for each β that is below 1 (``complements``). From ``1 - h.decay``
+        the digits are gone that a float32 decay shares with 1: for 0.999 it is wrong by 1e-5 of itself.
+        """
+        del scalars, count
+        return Tick(vars(h), {}, weights)
+
+    def measure(self, groups: Sequence[Sequence[Any]], total: Total) -> Any:
+        """One number for each group of leaves, as a vector or a list, or a dict of such by name.
+
+        Each leaf is a group, or all are, as ``scope`` says. Of a leaf it sees the direction, an array; or, if ``reads``
+        names other lanes, their arrays by name, as attributes.
+
+        ``total(fn, arrays)`` is the sum of an elementwise function over all elements of all arrays;
+        ``total(fn, arrays, others)`` that of a function of two arrays, taken from both lists. ``total.each`` of the
+        same has one sum for each array.
+        """
+        raise NotImplementedError
+
+    def settle(self, c: Named, measured: Any) -> Arrays:
+        """Coefficients that follow from what was measured of a leaf's group: a number, or a dict of them by name."""
+        del c
+        return {"measured": measured}
+
+    def apply(self, signal: Signal, slots: Named, param: Any, c: Named) -> tuple[Signal, Arrays]:
+        """The rule itself, for one array: signal and slots before to signal and slots after.
+
+        ``param`` is None but for a rule that declares ``needs_params``. All arrays that are returned have the shape of
+        the leaf, and the slots are those that ``slots`` declares.
+        """
+        del slots, param, c
+        return signal, {}
+
+    def init_tree(self, params: Any) -> Any:
+        """The state of a rule that maps whole trees, given the parameters in the dtype of arithmetic."""
+        del params
+
+    def apply_tree(self, trees: Trees, state: Any) -> tuple[Any, Any]:
+        """A rule that maps whole trees: the lanes and its state before to the direction and its state after."""
+        return trees.direction, state

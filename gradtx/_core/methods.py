@@ -1,0 +1,307 @@
+"""The methods of a rule, called: what they raise and what they return that is wrong, in words.
+
+They are called when a step is traced, once per compilation, so that nothing here takes time in a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._core.contract import Arrays, Maths, Named, Tick, Total
+from gradtx._core.declarations import kind
+from gradtx._core.numerics import Numbers, is_complex, is_inexact, real_dtype
+from gradtx._core.signal import Signal, Weights
+
+
+def numbered(rule: Maths) -> dict[str, float]:
+    """The scalar slots at the start."""
+    with _called(rule, "scalars"):
+        scalars = rule.scalars()
+    if not isinstance(scalars, dict) or not all(isinstance(x, bool | int | float) for x in scalars.values()):
+        raise TypeError(
+            f"{named(rule)}: scalars must return numbers by their names, as {{'weight': 0.0}}, found "
+            f"{scalars if isinstance(scalars, dict) else kind(scalars)}."
+        )
+    return scalars
+
+
+def slotted(rule: Maths, param: jax.Array, kinds_alone: bool = False) -> Arrays:
+    """The slots of a leaf, each of its shape and dtype (or the real one of that).
+
+    Args:
+        rule: the rule.
+        param: the leaf.
+        kinds_alone: whether only what is complex matters, and no other difference of dtypes.
+    """
+    with _called(rule, "slots"):
+        slots = rule.slots(param)
+    who, example = f"{named(rule)}: slots", "{'m': jnp.zeros_like(param)}"
+    if not isinstance(slots, dict):
+        raise TypeError(f"{who} must return arrays by their names, as {example}, found {kind(slots)}.")
+    for name, x in slots.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise TypeError(f"{who} returns a slot by the name {name!r}, which apply could not read as slots.{name}.")
+        if name in rule.scalars():
+            raise TypeError(f"{who} returns {name!r}, and scalars does too: give each a name of its own.")
+        if not hasattr(x, "dtype") or jnp.shape(x) != jnp.shape(param):
+            raise ValueError(
+                f"{who} returns {name} as {kind(x)}, for a leaf of shape {jnp.shape(param)}. A slot has the shape of "
+                f"its leaf: write {example}. One number for all leaves belongs into scalars."
+            )
+        if not kinds_alone and x.dtype not in (param.dtype, real_dtype(param.dtype)):
+            raise TypeError(
+                f"{who} returns {name} in {x.dtype}, for a leaf in {param.dtype}. A slot has the dtype of its leaf: "
+                f"write {example}, of param.real for one that is real. The number of steps is the count that tick gets."
+            )
+    return slots
+
+
+def ticked(rule: Maths, h: Named, scalars: Named, weights: Weights, count: jax.Array) -> Tick:
+    """What a rule computes once per step."""
+    held = set(vars(scalars))
+    with _called(rule, "tick", h=h, scalars=scalars, weights=weights):
+        tick = rule.tick(h, scalars, weights, count)
+    who = f"{named(rule)}: tick"
+    if not isinstance(tick, Tick):
+        raise TypeError(f"{who} must return gradtx.Tick(coefficients, scalars, weights), found {kind(tick)}.")
+    if not isinstance(tick.coefficients, dict):
+        raise TypeError(f"{who} must return coefficients by their names, found {kind(tick.coefficients)}.")
+    if not isinstance(tick.weights, Weights):
+        raise TypeError(f"{who} must return the weights it got, or weights._replace(...), found {kind(tick.weights)}.")
+    _check_names(f"{who} returns the scalars", tick.scalars, held, "scalars")
+    given = (("coefficient", tick.coefficients), ("scalar", tick.scalars), ("weight", tick.weights._asdict()))
+    for what, values in given:
+        for name, value in values.items():
+            _check_number(f"{who} returns the {what} {name}", value)
+    return Tick(_arrays(tick.coefficients), _arrays(tick.scalars), Weights(*map(jnp.asarray, tick.weights)))
+
+
+def to_measure(rule: Maths, lanes: Mapping[str, Any]) -> Any:
+    """The lanes of a leaf as a measurement reads them: the direction, or by name all that the rule declares."""
+    if rule.reads == ("direction",):
+        return lanes["direction"]
+    return Named(**{lane: lanes[lane] for lane in rule.reads})
+
+
+def measured(rule: Maths, groups: Sequence[Sequence[Any]], total: Total) -> Numbers | dict[str, Numbers]:
+    """One number for each group of leaves, or several by name."""
+    with _called(rule, "measure"):
+        found = rule.measure(groups, total)
+    if isinstance(found, dict):
+        return {name: _numbers(rule, numbers, len(groups)) for name, numbers in found.items()}
+    return _numbers(rule, found, len(groups))
+
+
+def _numbers(rule: Maths, found: Any, groups: int) -> Numbers:
+    if isinstance(found, list | tuple):
+        fits = len(found) == groups and not any(jnp.ndim(number) for number in found)
+    else:
+        fits = jnp.shape(found) == (groups,)
+    if not fits:
+        raise ValueError(
+            f"{named(rule)}: measure must return a vector with one number for each of {groups} groups, or a dict of "
+            f"such vectors, found {kind(found)}."
+        )
+    return [jnp.asarray(number) for number in found] if isinstance(found, list | tuple) else jnp.asarray(found)
+
+
+def settled(rule: Maths, c: Arrays, number: Any) -> Arrays:
+    """The coefficients that follow from what was measured."""
+    given = Named(**c)
+    with _called(rule, "settle", c=given):
+        found = rule.settle(given, number)
+    who = f"{named(rule)}: settle"
+    if not isinstance(found, dict):
+        raise TypeError(f"{who} must return coefficients by their names, as {{'factor': ...}}, found {kind(found)}.")
+    for name, value in found.items():
+        _check_number(f"{who} returns the coefficient {name}", value)
+    return _arrays(found)
+
+
+def applied(rule: Maths, signal: Signal, slots: Arrays, param: Any, c: Arrays) -> tuple[Signal, Arrays]:
+    """The signal and the slots of a leaf after the rule."""
+    given, coefficients = Named(**slots), Named(**c)
+    with _called(rule, "apply", signal=signal, slots=given, c=coefficients):
+        returned = rule.apply(signal, given, param, coefficients)
+    who, example = f"{named(rule)}: apply", "return signal._replace(direction=...), {...}"
+    if isinstance(returned, Signal) or not isinstance(returned, tuple) or len(returned) != 2:
+        raise TypeError(f"{who} must return a signal and a dict of slots, found {kind(returned)}: {example}.")
+    after, kept = returned
+    if not isinstance(after, Signal):
+        raise TypeError(f"{who} must return a signal first, found {kind(after)}: {example}.")
+    _check_names(f"{who} returns the slots", kept, slots.keys(), "slots")
+    leaf = signal.direction
+    _check_array(f"{who} returns the direction", after.direction, leaf, leaf.dtype)
+    if after.second_moment is not None:
+        _check_array(f"{who} returns the second moment", after.second_moment, leaf, real_dtype(leaf.dtype))
+    for name, x in kept.items():
+        _check_array(f"{who} returns the slot {name}", x, leaf, slots[name].dtype)
+    return _checked_lanes(rule, who, signal, after), _arrays(kept)
+
+
+def _checked_lanes(rule: Maths, who: str, before: Signal, after: Signal) -> Signal:
+    """The lanes after a rule: those that it changes, it declares."""
+    if after.gradient is not before.gradient and after.gradient is not after.direction and not rule.filters:
+        raise TypeError(
+            f"{who} changes the gradient, which would be lost: a rule in front of the first that accumulates edits the "
+            "gradient by editing the direction; behind it, the gradient stays as it is, but for a rule that says "
+            "filters = True."
+        )
+    found, declared = after.second_moment, rule.second_moment
+    if after.gradient is not before.gradient:
+        _check_array(f"{who} returns the gradient", after.gradient, before.gradient, before.gradient.dtype)
+    if found is None and (declared in ("makes", "edits") or (before.second_moment is not None and declared != "uses")):
+        what = f"declares second_moment = {declared!r}" if declared else "declares no second_moment"
+        raise TypeError(f"{who} returns no second moment, and the rule {what}: {_SECOND_MOMENT}.")
+    if found is not None and before.second_moment is None and declared != "makes":
+        raise TypeError(f"{who} returns a second moment, and there was none: {_SECOND_MOMENT}.")
+    kept = None if found is None or declared == "uses" else jnp.asarray(found)
+    return Signal(after.gradient, jnp.asarray(after.direction), kept)
+
+
+_SECOND_MOMENT = (
+    "second_moment = 'makes' is for a rule that makes one, 'edits' for one that needs and changes it, 'uses' for one "
+    "that needs it and uses it up (signal._replace(second_moment=None))"
+)
+
+
+def check_tree(rule: Maths, returned: Any, directions: Any) -> tuple[Any, Any]:
+    """The directions and the state after a rule that maps whole trees."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise TypeError(f"{named(rule)}: apply_tree must return the directions and the state, found {kind(returned)}.")
+    found, expected = (jax.tree.map(jnp.shape, tree) for tree in (returned[0], directions))
+    if jax.tree.flatten(found) != jax.tree.flatten(expected):  # a module need not compare by what it holds
+        raise ValueError(
+            f"{named(rule)}: apply_tree returned directions of another structure or of other shapes than it got: "
+            f"{found}, not {expected}."
+        )
+    return returned
+
+
+def _check_names(what: str, found: Any, declared: Iterable[str], method: str) -> None:
+    if not isinstance(found, dict):
+        raise TypeError(f"{what} as {kind(found)}: return a dict, with an entry for each that {method} declares.")
+    missing, unknown = sorted(set(declared) - set(found)), sorted(set(found) - set(declared), key=str)
+    if missing:
+        raise TypeError(f"{what} without {_listing(missing)}: return each that the method {method} declares.")
+    if unknown:
+        raise TypeError(
+            f"{what} with {_listing(unknown)}, which would be lost: the method {method} declares "
+            f"{_listing(sorted(declared)) or 'none'}."
+        )
+
+
+def _check_number(what: str, value: Any) -> None:
+    if not isinstance(value, bool | int | float | np.generic | np.ndarray | jax.Array) or jnp.ndim(value):
+        raise TypeError(f"{what} as {kind(value)}: it must be one number. What differs by element belongs into apply.")
+
+
+def _check_array(what: str, x: Any, leaf: jax.Array, dtype: jnp.dtype) -> None:
+    shape = () if isinstance(x, int | float | complex) else getattr(x, "shape", None)
+    if shape != leaf.shape:
+        raise ValueError(
+            f"{what} as {kind(x)}, for a leaf of shape {leaf.shape}. Nothing is broadcast: return an array of "
+            "that shape, as jnp.zeros_like(signal.direction) is."
+        )
+    found = jnp.result_type(x)
+    if not is_inexact(found) and not isinstance(x, int | float):
+        raise TypeError(f"{what} in {found}, and it must be in {dtype}: write x.astype(signal.direction.dtype).")
+    if is_complex(found) and not is_complex(dtype):
+        raise TypeError(f"{what} in {found}, and it must be real: its imaginary part would be lost. Take x.real.")
+
+
+def _arrays(values: Mapping[str, Any]) -> Arrays:
+    return {name: jnp.asarray(value) for name, value in values.items()}
+
+
+# -- Words ------------------------------------------------------------------------------------------------------------
+
+
+def named(rule: Maths) -> str:
+    """The beginning of a message about a rule."""
+    return f"gradtx: rule {rule.name or rule.label!r}"
+
+
+def _listing(names: Iterable[Any]) -> str:
+    return ", ".join(map(repr, names))
+
+
+@contextlib.contextmanager
+def _called(rule: Maths, method: str, **given: Any) -> Iterator[None]:
+    """What a method raises, with the name of the rule in front; what is not in what it was given, in words."""
+    try:
+        yield
+    except Exception as error:
+        who = f"{named(rule)}: {method}"
+        if str(error).startswith("gradtx: ") and not isinstance(error, dataclasses.FrozenInstanceError):
+            raise
+        if (words := _words(rule, error, given)) is not None:
+            raise TypeError(f"{who} {words}") from error
+        if type(error).__module__ == "builtins" and len(error.args) == 1:
+            raise type(error)(f"{who}: {error}") from error
+        error.add_note(f"{who} raised this.")
+        raise
+
+
+def _words(rule: Maths, error: Exception, given: Mapping[str, Any]) -> str | None:
+    match error:
+        case dataclasses.FrozenInstanceError():
+            return "sets an attribute of the rule. A rule is a value: what changes is a slot, or a scalar."
+        case jax.errors.TracerArrayConversionError():
+            return "gives an array to numpy, which would need its numbers before there are any: take jax.numpy."
+        case jax.errors.TracerBoolConversionError():
+            return (
+                "decides by a number of the step, in an if, while, and, or, not, min or max of Python, before there is "
+                "any: take jnp.where, &, |, ~, jnp.minimum or jnp.maximum."
+            )
+        case jax.errors.ConcretizationTypeError() | jax.errors.TracerIntegerConversionError():
+            return "makes a number of Python of an array, by float(), int() or as an index: keep it an array."
+        case TypeError() if "SimpleNamespace' object is not subscriptable" in str(error):
+            return "reads by [...] what is an attribute: slots.m, c.decay, h.decay, scalars.weight."
+        case TypeError() if "sequence by non-int" in str(error) or "concatenate tuple" in str(error):
+            return (
+                "computes with the signal as a whole: take signal.direction, and return signal._replace(direction=...)."
+            )
+        case AttributeError() if "can't set attribute" in str(error):
+            return "sets a lane in place: write signal._replace(direction=...)."
+        case AttributeError(name=str(name), obj=obj):
+            for what, values in given.items():
+                if obj is values:
+                    return f"reads {what}.{name}, and {_source(rule, what, name, values)}."
+            if obj is rule:
+                held = [what for what, values in given.items() if isinstance(values, Named) and name in vars(values)]
+                hint = f"; is {held[0]}.{name} meant?" if held else "."
+                return f"reads self.{name}, which the rule does not have{hint}"
+    return None
+
+
+def _source(rule: Maths, what: str, name: str, values: Any) -> str:
+    """Where that comes from what is read, and what there is."""
+    if isinstance(values, Signal):
+        return "a signal has gradient, direction and second_moment; signal._replace(direction=...) changes one"
+    if isinstance(values, Weights):
+        return "weights have direction and second_moment"
+    known = _listing(vars(values)) or "none"
+    if what == "slots":
+        hint = f"a scalar is for tick, which hands it on as a coefficient, c.{name}" if name in rule.scalars() else (
+            f"declare it there, as {{{name!r}: jnp.zeros_like(param)}}")  # fmt: skip
+        return f"the method slots declares {known}; {hint}"
+    if what == "scalars":
+        return f"the method scalars declares {known}; declare it there, as {{{name!r}: 0.0}}"
+    fields = {field.name: field for field in dataclasses.fields(rule)}  # pyright: ignore[reportArgumentType] - a dataclass
+    hint = ""
+    if name in fields and "hyper" not in fields[name].metadata:
+        hint = f"; the field {name} is no hyper(), and is read as self.{name}"
+    elif what == "c" and name in rule.hyperparameters():
+        hint = f"; hand {name} on"
+    if what == "h":
+        return f"the hyperparameters (fields made by gradtx.hyper) are {known}{hint}"
+    giver = "settle" if rule.scope is not None else "tick"
+    return f"the coefficients that {giver} returns are {known}{hint}"

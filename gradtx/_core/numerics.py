@@ -1,0 +1,309 @@
+"""Numbers: which dtype arithmetic happens in, and the few operations that are singular at zero.
+
+Arithmetic is in float32 or wider, whatever the leaves are stored in, and every function here has finite
+derivatives at zero, so that one may differentiate through an update.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+
+from gradtx._core.dtypes import promoted
+from gradtx._core.mesh import size_of, sum_of
+
+
+def compute_dtype(*xs: ArrayLike) -> jnp.dtype:
+    """The dtype that arithmetic on these numbers happens in: their promotion, float32 at least.
+
+    By their dtypes alone: a weakly typed float64 scalar, such as ``jnp.array(0.5)``, is float64 here.
+    """
+    return widest(*(jnp.result_type(x) for x in xs))
+
+
+@functools.lru_cache(maxsize=256)
+def widest(*dtypes: jnp.dtype) -> jnp.dtype:
+    """The promotion of dtypes, float32 at least; so also of float8 and others, for which jax promotes nothing."""
+    wide = [jnp.dtype(jnp.float32) if has_few_bits(dtype) else dtype for dtype in dtypes]
+    return promoted(jnp.float32, *wide)
+
+
+def has_few_bits(dtype: DTypeLike) -> bool:
+    """Whether the dtype is a floating one of 8 bits or fewer."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 2
+
+
+def added(param: jax.Array, update: jax.Array) -> jax.Array:
+    """The parameter after an update, as ``optax.apply_updates`` has it; float8 is added in float32."""
+    dtypes = (param.dtype, update.dtype)
+    wide = (widest if any(map(has_few_bits, dtypes)) else promoted)(*dtypes)
+    return (param.astype(wide) + update.astype(wide)).astype(param.dtype)
+
+
+def real_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype of the absolute value: float32 for complex64, float64 for complex128, else itself."""
+    return jnp.finfo(dtype).dtype
+
+
+def is_inexact(dtype: DTypeLike) -> bool:
+    """Whether the dtype is floating or complex (bfloat16 and float16 included)."""
+    return jnp.issubdtype(dtype, jnp.inexact)
+
+
+def is_complex(dtype: DTypeLike) -> bool:
+    """Whether the dtype is complex."""
+    return jnp.issubdtype(dtype, jnp.complexfloating)
+
+
+def widened(x: Any) -> Any:
+    """A low-precision array, abstract ones included, in float32; anything else as it is."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not is_inexact(dtype) or compute_dtype(x) == dtype:
+        return x
+    wide = compute_dtype(x)
+    return x.update(dtype=wide) if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x, wide)
+
+
+def abs_sq(x: jax.Array) -> jax.Array:
+    """|x|², real also for complex x, without the square root that ``abs`` takes; inf where it overflows.
+
+    The maximum changes nothing, but through it no compiler takes √(x²) for |x|, which is finite where x² is not. The
+    minimum changes no square: no compiler takes (a·b)² for a²·b², of which either factor may overflow.
+    """
+    if is_complex(x.dtype):
+        return abs_sq(x.real) + abs_sq(x.imag)
+    return jnp.maximum(jnp.square(jnp.minimum(x, jnp.finfo(x.dtype).max)), -1)
+
+
+def scaled_sq(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """|x·scale|², whatever is known of x."""
+    return abs_sq(x * scale)
+
+
+def split(value: ArrayLike, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
+    """A number as the sum of two of a dtype: itself rounded, and the residual, which is 0 if nothing was rounded.
+
+    From 1 − β of a rounded β the digits are gone that β shares with 1: for 0.9999 all but four. The residual has them.
+    """
+    if isinstance(value, jax.Array):
+        rounded = value.astype(dtype)
+        wide = promoted(value.dtype, dtype)
+        residual = (value.astype(wide) - rounded.astype(wide)).astype(dtype)
+        return rounded, jnp.where(jnp.isfinite(rounded), residual, 0)
+    exact = np.asarray(value, np.float64)
+    rounded = exact.astype(dtype)
+    with np.errstate(invalid="ignore"):
+        residual = np.where(np.isfinite(rounded), exact - rounded.astype(np.float64), 0).astype(dtype)
+    return jax.device_put(rounded), jax.device_put(residual)
+
+
+def residual_of(name: str) -> str:
+    """The name under which a state holds the residual of a hyperparameter."""
+    return f"{name}_residual"
+
+
+def without_residuals(held: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters alone, of all that a state holds of a rule's."""
+    residuals = {residual_of(name) for name in held}
+    return {name: value for name, value in held.items() if name not in residuals}
+
+
+def complement(held: Mapping[str, Any], name: str) -> jax.Array:
+    """1 minus a hyperparameter, by name from those that a state holds, exact to rounding."""
+    value = jnp.asarray(held[name])
+    return (1 - value) - held.get(residual_of(name), 0)
+
+
+def fade(decay: jax.Array, complement: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """decay·old + new, for a decay of more digits than its dtype has: those that the complement, 1 − decay, has.
+
+    The decay goes in as two numbers above 0, so that an infinite ``old`` stays what it is.
+    """
+    lower = decay * (1 - jnp.finfo(decay.dtype).eps)
+    lost = jnp.where(decay < 0.5, 0, (1 - decay) - complement)  # below ½ the difference is the less exact of the two
+    return lower * old + (new + ((decay - lower) + lost) * old)
+
+
+def mix(decay: jax.Array, complement: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """One step of an exponential average: decay·old + complement·new, where the complement is 1 − decay.
+
+    The weights sum to 1, so that it settles at a number that does not change; one step from 0 is complement·new.
+    """
+    return fade(decay, complement, old, complement * new)
+
+
+@jax.custom_jvp
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """√x whose derivative at 0 is 0 instead of infinite. NaN stays NaN; negative x gives NaN."""
+    return jax.lax.sqrt(x)
+
+
+@safe_sqrt.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    return safe_sqrt(x), jnp.where(x == 0, 0, dx / (2 * jnp.sqrt(jnp.where(x == 0, 1, x))))
+
+
+@jax.custom_jvp
+@functools.partial(jax.jit, inline=True)  # one operation outside of jit as well, in which nobody sees 0/0
+def safe_divide(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x/y, and 0 where y is 0, with derivative 0 there."""
+    quotient = x / y
+    zero = y == 0
+    if zero.ndim and zero.shape != quotient.shape:
+        zero = zero | jax.lax.full_like(quotient, False, bool)  # which is also sharded as the quotient is
+    return jax.lax.select(zero, jax.lax.full_like(quotient, 0), quotient)
+
+
+@safe_divide.defjvp
+def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x, y), (dx, dy) = primals, tangents
+    quotient = safe_divide(x, y)
+    return quotient, jnp.where(y == 0, 0, (dx - quotient * dy) / jnp.where(y == 0, 1, y))
+
+
+Numbers = list[jax.Array] | jax.Array
+"""Numbers as a list or as a vector, as whoever computes them likes best. XLA compiles the same few operations once for
+all numbers of a list, but the cutting of one out of a vector once for each place; the compiled kernel takes vectors."""
+
+
+def on_each(fn: Callable[..., Any], *numbers: Numbers) -> Any:
+    """An elementwise function of each number: of a vector at once."""
+    if isinstance(numbers[0], list):
+        return [fn(*one) for one in zip(*numbers, strict=True)]
+    return fn(*numbers)
+
+
+def stacked(numbers: Numbers) -> jax.Array:
+    """Numbers as a vector. From a list the compiler makes a program that copies them, and does not compute them too."""
+    return jnp.stack(jax.lax.optimization_barrier(numbers)) if isinstance(numbers, list) else numbers
+
+
+def in_order(numbers: Numbers, places: Sequence[int]) -> jax.Array:
+    """The numbers at these places as a vector."""
+    if isinstance(numbers, list):
+        return stacked([numbers[place] for place in places])
+    if list(places) == list(range(numbers.size)):
+        return numbers
+    return numbers.at[np.asarray(places)].get(mode="promise_in_bounds")
+
+
+class SumOver:
+    """Sums of a function over all elements of arrays, in all shards, in float32 or wider."""
+
+    def __call__(self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> jax.Array:
+        """The sum of ``fn``, of one array of each column, over all elements of all of them; 0 for none.
+
+        The compiler may not reorder the products in ``fn`` and those that made the arrays.
+        """
+        return sum_of([jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)])
+
+    def each(
+        self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array], local: Sequence[Numbers] = ()
+    ) -> Numbers:
+        """The sums over the arrays of each row, of which ``fn`` gets the numbers of its own behind them."""
+        k = len(columns)
+        rows = zip(*columns, *local, strict=True)
+        return [self(lambda *xs, own=row[k:]: fn(*xs, *own), *([x] for x in row[:k])) for row in rows]
+
+
+sum_over = SumOver()
+
+
+def l2_norm(xs: Sequence[jax.Array]) -> jax.Array:
+    """The L2 norm over all elements of all arrays; see ``norms``."""
+    return norms([xs])[0]
+
+
+def l2_norms(groups: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -> jax.Array:
+    """``norms`` as a vector."""
+    return stacked(norms(groups, total))
+
+
+def norms(groups: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -> Numbers:
+    """Of each group of arrays the L2 norm over all their elements: real numbers in the widest of their dtypes.
+
+    Squares overflow long before a norm does (in float32 at 1.8e19), and vanish below 1e-19. Only when that happens to
+    one of them are the sums taken again, each of the arrays times a power of two. The derivative at 0 is 0.
+
+    Args:
+        groups: lists of arrays.
+        total: how to sum a function over all elements of arrays; the same one each time, for what is compiled.
+    """
+    groups = [[x.astype(compute_dtype(x)) for x in xs if x.size] for xs in groups]
+    if not any(groups):
+        return [jnp.zeros((), jnp.float32) for _ in groups]
+    return _l2_norms(groups, total)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+@functools.partial(jax.jit, static_argnums=1)
+def _l2_norms(groups: list[list[jax.Array]], total: SumOver) -> Numbers:
+    dtypes = sorted({real_dtype(x.dtype) for xs in groups for x in xs}, key=lambda dtype: dtype.itemsize)
+    found = [_norms([[x for x in xs if real_dtype(x.dtype) == d] for xs in groups], d, total) for d in dtypes]
+    found = [on_each(lambda norm: norm.astype(dtypes[-1]), numbers) for numbers in found]
+    return found[0] if len(found) == 1 else functools.reduce(jnp.hypot, map(stacked, found))
+
+
+def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> Numbers:
+    """The norms of arrays that are all of one width, which alone says what overflows."""
+
+    def sums(fn: Callable[..., jax.Array], *local: Numbers) -> Numbers:
+        if all(len(xs) == 1 for xs in groups):
+            return on_each(lambda x: x.astype(dtype), total.each(fn, [x for (x,) in groups], local=local))
+        rows = zip(groups, *local, strict=True)
+        return [total(lambda x, own=own: fn(x, *own), xs).astype(dtype) for xs, *own in rows]
+
+    found = on_each(jnp.sqrt, sums(abs_sq))
+    # Each square below tiny is subnormal or gone, and its digits with it.
+    info = jnp.finfo(dtype)
+    sizes = np.asarray([sum(map(size_of, xs)) for xs in groups])
+    least = np.sqrt(sizes * (float(info.tiny) / float(info.eps))).astype(dtype)
+
+    def again(carry: tuple[jax.Array, Numbers]) -> tuple[jax.Array, Numbers]:
+        wrong, known = carry  # all depends on it: what does not, a compiler would move out of the loop
+        scales = on_each(_scale_of, known, [*least] if isinstance(known, list) else jnp.asarray(least))
+        return ~wrong, on_each(_norm_of, sums(scaled_sq, scales), scales)
+
+    # A loop of one turn and not a branch, of which vmap would take both sides always.
+    wrong = jnp.any(_scale_of(stacked(found), jnp.asarray(least)) != 1)
+    return jax.lax.while_loop(lambda carry: carry[0], again, (wrong, found))[1]
+
+
+# Traced once for all numbers of a list.
+@functools.partial(jax.jit, inline=True)
+def _scale_of(norm: jax.Array, least: jax.Array) -> jax.Array:
+    """The power of two to take arrays by before they are squared; 1 where the sum of the squares was in range."""
+    info = jnp.finfo(norm.dtype)
+    larger, smaller = np.array([2.0 ** (info.maxexp // 2 - 1), 2.0 ** -int(0.62 * info.maxexp)], norm.dtype)
+    wrong = (norm >= np.sqrt(info.max)) | (norm < least)
+    return jnp.where(wrong, jnp.where(norm < 1, larger, smaller), jnp.ones_like(norm))
+
+
+@functools.partial(jax.jit, inline=True)
+def _norm_of(square: jax.Array, scale: jax.Array) -> jax.Array:
+    return jnp.sqrt(square) / scale
+
+
+@_l2_norms.defjvp
+def _(
+    total: SumOver, primals: tuple[list[list[jax.Array]]], tangents: tuple[list[list[jax.Array]]]
+) -> tuple[Numbers, Numbers]:
+    (groups,), (tangent,) = primals, tangents
+    found = _l2_norms(groups, total)
+    along = [
+        sum_of(
+            [
+                jnp.sum((safe_divide(x, norm.astype(x.dtype)).conj() * dx).real).astype(norm.dtype)
+                for x, dx in zip(xs, dxs, strict=True)
+            ]
+        ).astype(norm.dtype)
+        for norm, xs, dxs in zip(found, groups, tangent, strict=True)
+    ]
+    return found, along if isinstance(found, list) else jnp.stack(along)

@@ -1,0 +1,211 @@
+"""A rule held to its contract before the first step: traced for one leaf, without computing anything."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from gradtx._core.contract import Maths, Named
+from gradtx._core.dataflow import Flow, flows
+from gradtx._core.declarations import DECLARATIONS, check_declared, parameters
+from gradtx._core.methods import applied, measured, named, numbered, settled, slotted, ticked, to_measure
+from gradtx._core.numerics import SumOver, real_dtype
+from gradtx._core.signal import Signal, Weights
+
+AnyMaths = TypeVar("AnyMaths", bound=Maths)
+
+_sound: weakref.WeakKeyDictionary[type, set[Hashable]] = weakref.WeakKeyDictionary()
+"""Of each class, the structures that ``check`` has found right: fields that are no numbers."""
+
+
+def check(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
+    """A rule as it will run on a leaf, in the dtype of arithmetic; traced once for each structure of the rule.
+
+    Raises:
+        TypeError: for what the rule does not say or does not return, for what it reads and nothing gives, and for what
+            cannot be traced.
+        ValueError: for arrays of other shapes than the leaf's.
+    """
+    hash(rule)  # in words of its own
+    known = _sound.setdefault(type(rule), set())
+    structure = _structure(rule)
+    if structure in known:
+        return
+    _check_complete(rule)
+    if not rule.whole:
+        _check_run(rule, leaf)
+    if len(known) >= 100:
+        known.clear()
+    known.add(structure)
+
+
+def _structure(rule: Maths) -> Hashable:
+    """The fields of a rule; of a hyperparameter only its kind, so that no schedule is kept alive."""
+    return tuple(
+        (type(value) if isinstance(value, float | None) else callable(value))
+        if "hyper" in field.metadata
+        else id(value)
+        if isinstance(value, jax.Array)
+        else value
+        for field in dataclasses.fields(rule)  # pyright: ignore[reportArgumentType] - a rule is a dataclass
+        if field.name not in ("name", "state_dtype", "where")
+        for value in [getattr(rule, field.name)]
+    )
+
+
+def _overrides(rule: Maths, name: str) -> bool:
+    return getattr(type(rule), name) is not getattr(Maths, name)
+
+
+def _check_complete(rule: Maths) -> None:
+    who = named(rule)
+    for name in DECLARATIONS:
+        check_declared(who, name, getattr(rule, name))
+    mine, others = "apply", ("apply_tree", "init_tree")
+    if rule.whole:
+        mine, others = "apply_tree", ("apply", "slots", "measure", "settle")
+    for name in others:
+        if _overrides(rule, name):
+            raise TypeError(
+                f"{who} defines {name}, which nothing calls, since it declares whole = {rule.whole}. A rule maps one "
+                "array by apply, or with whole = True all of them by apply_tree."
+            )
+    if not _overrides(rule, mine):
+        own = [name for name, value in vars(type(rule)).items() if inspect.isfunction(value) and name[:2] != "__"]
+        found = f" It defines {', '.join(own)}." if own else ""
+        raise TypeError(
+            f"{who} does nothing: it has no {mine}.{found} Write def {mine}({', '.join(['self', *parameters(mine)])})."
+        )
+    if rule.scope is None and (_overrides(rule, "measure") or _overrides(rule, "settle")):
+        raise TypeError(
+            f"{who} defines {'measure' if _overrides(rule, 'measure') else 'settle'}, which nothing calls, since it "
+            "declares no scope: write scope = 'leaf' to measure each leaf, or 'tree' to measure all together."
+        )
+    if rule.scope is not None and not _overrides(rule, "measure"):
+        raise TypeError(f"{who} declares scope = {rule.scope!r}, so it must define measure(self, groups, total).")
+    if rule.scope is None and rule.reads != Maths.reads:
+        raise TypeError(
+            f"{who} declares reads = {rule.reads!r} and no scope, so that nothing is measured: write scope."
+        )
+    if "param" in rule.reads and not rule.needs_params:
+        raise TypeError(f"{who} declares reads = {rule.reads!r}, so it must declare needs_params = True.")
+    if "second_moment" in rule.reads and rule.second_moment not in ("edits", "uses"):
+        raise TypeError(f"{who} declares reads = {rule.reads!r}, so it must declare second_moment = 'edits' or 'uses'.")
+    numbered(rule)
+
+
+def _check_run(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
+    """The rule on one leaf, without what it does not declare to read."""
+    real = jax.ShapeDtypeStruct(leaf.shape, real_dtype(leaf.dtype))
+    param = leaf if rule.needs_params else None
+    second_moment = real if rule.second_moment in ("edits", "uses") else None
+    try:
+        remembers = _remembers(rule, leaf, param, second_moment)
+    except Exception as error:
+        uses = "second_moment = 'uses' (or 'edits')"
+        for reads, declaration, given in (
+            ("param", "needs_params = True", (leaf, second_moment)),
+            ("signal.second_moment", uses, (param, real)),
+            ("param and signal.second_moment", f"needs_params = True and {uses}", (leaf, real)),
+        ):
+            if error.__cause__ is not None and given != (param, second_moment) and _runs(rule, leaf, *given):
+                raise TypeError(
+                    f"{named(rule)}: apply reads {reads}, which is None for a rule that does not declare it: write "
+                    f"{declaration}."
+                ) from error
+        raise
+    if rule.scope is not None and not _overrides(rule, "settle"):
+        raise TypeError(
+            f"{named(rule)} measures, and no settle(self, c, measured) makes a coefficient of the number, which would "
+            "be lost."
+        )
+    if remembers and rule.accumulates is None:
+        raise TypeError(
+            f"{named(rule)}: what apply returns depends on its slots, so the rule has to say whether it accumulates. "
+            "Write accumulates = True if it averages or sums gradients, as momentum and rms do: behind it the gradient "
+            "stays as it is, and rules change the direction alone. Write accumulates = False if it edits the direction "
+            "as a clip does: in front of the first rule that accumulates, such rules edit the gradient too."
+        )
+
+
+def _runs(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
+    """Whether the methods of a rule return, be it something wrong."""
+    try:
+        _remembers(rule, leaf, param, second_moment)
+    except Exception as error:
+        return error.__cause__ is None
+    return True
+
+
+def _remembers(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
+    """Whether the direction or the second moment depends on the slots; the whole step of a rule is traced for it."""
+    return _reaches(rule, leaf, param, second_moment, None)
+
+
+def unread(rule: Maths, leaf: jax.ShapeDtypeStruct) -> list[str]:
+    """The numbers among the hyperparameters that neither lanes nor slots depend on: is ``self`` read instead?"""
+    second_moment = jax.ShapeDtypeStruct(leaf.shape, real_dtype(leaf.dtype))
+    lanes = leaf if rule.needs_params else None, second_moment if rule.second_moment in ("edits", "uses") else None
+    numbers = [name for name, value in rule.hyperparameters().items() if not callable(value)]
+    return [name for name in numbers if not rule.whole and not _reaches(rule, leaf, *lanes, name)]
+
+
+def _reaches(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any, name: str | None) -> bool:
+    """Whether the lanes depend on the slots; or, given the name of a hyperparameter, lanes or slots on that."""
+    rule = timeless(rule)
+    real = real_dtype(leaf.dtype)
+    scalar, count = jax.ShapeDtypeStruct((), real), jax.ShapeDtypeStruct((), jnp.int32)
+    slots = jax.eval_shape(lambda x: slotted(rule, x), leaf)
+    complements = rule.complements()
+    h = dict.fromkeys([*rule.hyperparameters(), *complements.values()], scalar)
+    scalars = dict.fromkeys(rule.scalars(), scalar)
+
+    def step(slots: Any, h: Any, lanes: Any, scalars: Any, weights: Any, count: Any) -> Any:
+        gradient, direction, second_moment, param = lanes
+        tick = ticked(rule, Named(**h), Named(**scalars), Weights(*weights), count)
+        c = {name: value.astype(real) for name, value in tick.coefficients.items()}
+        if rule.scope is not None:
+            seen = to_measure(rule, Signal(gradient, direction, second_moment)._asdict() | {"param": param})
+            groups = [[seen], [seen]] if rule.scope == "leaf" else [[seen, seen]]
+            found = measured(rule, groups, _total)
+            first = jax.tree.map(lambda x: x[0].astype(real), found, is_leaf=lambda x: not isinstance(x, dict))
+            c = settled(rule, c, first)
+            c = {name: value.astype(real) for name, value in c.items()}
+        signal, after = applied(rule, Signal(gradient, direction, second_moment), slots, param, c)
+        lanes_after = signal.direction, signal.second_moment
+        return lanes_after if name is None else (lanes_after, after)
+
+    follow = range(len(slots))
+    if name is not None:  # dicts are flattened in the order of their keys
+        follow = [len(slots) + sorted(h).index(own) for own in (name, complements.get(name)) if own is not None]
+    lanes = (leaf, leaf, second_moment, param)
+    found = flows(step, slots, h, lanes, scalars, (scalar, scalar), count, follow=follow)
+    return any(flow is not Flow.NONE for flow in found)
+
+
+def timeless(rule: AnyMaths) -> AnyMaths:
+    """The rule with a schedule that anyone can call in place of each of its own, which may want numbers."""
+    schedules = [name for name, value in rule.hyperparameters().items() if callable(value)]
+    rule = copy.copy(rule) if schedules else rule
+    for name in schedules:
+        object.__setattr__(rule, name, lambda count: jnp.zeros(()))
+    return rule
+
+
+class _Sums(SumOver):
+    """The sums of a measurement that is tried; of no arrays they would be 0."""
+
+    def __call__(self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> jax.Array:
+        if not callable(fn) or not columns:
+            raise TypeError("total takes a function and the arrays to sum it over, as in total(jnp.square, groups[0])")
+        return super().__call__(fn, *columns)
+
+
+_total = _Sums()

@@ -1,0 +1,1 @@
+"""What one looks at: plans, equations, health, points looked ahead to."""

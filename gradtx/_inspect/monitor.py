@@ -1,0 +1,477 @@
+"""Gradient health: a rule that watches, the numbers it saw, and what they mean."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._core.contract import Trees
+from gradtx._core.control import either
+from gradtx._core.mesh import size_of
+from gradtx._core.numerics import Numbers, is_complex, l2_norm, norms, on_each, real_dtype, safe_divide, stacked
+from gradtx._core.selectors import flatten_with_keys
+from gradtx._core.walk import walk, words
+from gradtx._wrappers.guards import _integer, _next, _zero
+from gradtx.rules.base import Rule
+
+
+class MonitorState(NamedTuple):
+    """The state of ``monitor``: "tree" is a tree like the parameters, with one scalar for each leaf.
+
+    Real numbers are float32 (float64 for float64 and complex128 parameters), counts int32 and saturating. Norms and
+    shares are those of the last measured step, 0 before the first; counts are of all measured steps.
+
+    Attributes:
+        steps: measured steps.
+        wait: steps to go until the next measured one.
+        nonfinite_steps: steps with an inf or NaN in the gradient of any leaf.
+        clipped_steps: steps in which the gradient of any leaf was clipped.
+        size: a tree, the number of elements, as a real number.
+        gradient_norm: a tree, the L2 norm of the gradient as it came into the chain.
+        update_norm: a tree, the L2 norm of the direction where the monitor stands.
+        param_norm: a tree, the L2 norm of the parameters; NaN where ``update`` got none.
+        zeros: a tree, the share of elements of the gradient that are 0.
+        nonfinite: a tree, the number of steps with an inf or NaN in the gradient.
+        clipped: a tree, the number of steps in which the gradient was clipped.
+    """
+
+    steps: jax.Array
+    wait: jax.Array
+    nonfinite_steps: jax.Array
+    clipped_steps: jax.Array
+    size: Any
+    gradient_norm: Any
+    update_norm: Any
+    param_norm: Any
+    zeros: Any
+    nonfinite: Any
+    clipped: Any
+
+
+class monitor(Rule):
+    r"""Watch gradients and updates, change nothing: u ← u.
+
+    Put it at the end of a chain, where the direction is the update (behind a rule that must be last itself, seal that:
+    ``chain(..., seal(nag_lookahead()), monitor())``), and read it with ``metrics`` and ``diagnose``. Per leaf it
+    measures, of the gradient g as it came in, the gradient lane ḡ and the direction u where it stands:
+
+        ‖g‖, ‖u‖, ‖p‖,    the share of zeros in g,    steps with an inf or NaN in g,    steps with g clipped
+
+    A leaf counts as **clipped** in a step if each element of ḡ lies between 0 and that of g, and not all are equal.
+    That is what a clip by norm or by value in front of the first accumulator does (and a ``scale`` below 1), and what
+    weight decay does not. Not counted are clips behind an accumulator: of the direction, nobody knows how long it
+    should be. Nor those of plain SGD seen from behind its learning rate, which turns ḡ round: there, put another
+    monitor right behind the clip.
+
+    Args:
+        every: n ≥ 1: measure the first step and every n-th from there. The others only count down (``lax.cond``).
+
+    State: ``MonitorState``, six real numbers and two counts for each leaf, in the slot ``state``. Norms are taken in
+    float32 or wider, and do not overflow.
+
+    Inf and NaN: pass, and are counted; the norm of such a leaf is inf or NaN in that step. Inside ``skip_nonfinite``
+    or ``loss_scale`` there are none; a monitor in front of those (``chain(monitor(), skip_nonfinite(tx))``) sees them.
+    Complex leaves: the norm of their absolute values. A leaf of size 0 has norm 0 and no zeros.
+
+    Raises:
+        TypeError: if ``every`` is no integer.
+        ValueError: if it is below 1, or more than int32 holds.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.clip_by_norm(1.0), gradtx.momentum_sgd(0.5), gradtx.monitor())
+    >>> params = {"w": jnp.array([1.0, 2.0, 2.0])}
+    >>> updates, state = tx.update({"w": jnp.array([3.0, 4.0, 0.0])}, tx.init(params), params)
+    >>> seen = gradtx.metrics(state)
+    >>> print(seen["gradient_norm/w"], seen["update_norm/w"], seen["update_ratio/w"], seen["clipped"])
+    5.0 0.05 0.0166 1.0
+    """
+
+    equation = r"u \leftarrow u"
+    whole = True
+    pure = True
+
+    every: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "every", _integer(self.label, "every", self.every, low=1))
+
+    def init_tree(self, params: Any) -> MonitorState:
+        """Nothing measured."""
+
+        def zeros() -> Any:
+            return jax.tree.map(lambda p: jnp.zeros((), real_dtype(p.dtype)), params)
+
+        def counts() -> Any:
+            return jax.tree.map(lambda p: _zero(), params)
+
+        return MonitorState(
+            steps=_zero(),
+            wait=_zero(),
+            nonfinite_steps=_zero(),
+            clipped_steps=_zero(),
+            size=jax.tree.map(lambda p: jnp.array(size_of(p), real_dtype(p.dtype)), params),
+            gradient_norm=zeros(),
+            update_norm=zeros(),
+            param_norm=zeros(),
+            zeros=zeros(),
+            nonfinite=counts(),
+            clipped=counts(),
+        )
+
+    def apply_tree(self, trees: Trees, state: MonitorState) -> tuple[Any, MonitorState]:
+        """The direction as it is, and what was seen."""
+        if self.every == 1:
+            return trees.direction, _measured(trees, state)
+        due = state.wait == 0
+        state = either(due, lambda: _measured(trees, state), lambda: state)
+        return trees.direction, state._replace(wait=jnp.where(due, self.every - 1, state.wait - 1))
+
+
+def _measured(trees: Trees, state: MonitorState) -> MonitorState:
+    sizes, treedef = jax.tree.flatten(state.size)
+    gradients, lanes, updates, params = map(
+        jax.tree.leaves, (trees.incoming, trees.gradient, trees.direction, trees.params)
+    )
+    n, total = len(sizes), trees.executor.total
+    measured = norms([[x] for x in (*gradients, *updates, *params)], total)
+    nonfinite = on_each(_is_nonfinite, measured[:n])
+    columns = [measured[:n], measured[n : 2 * n], total.each(_is_zero, gradients), nonfinite]
+    if params:
+        columns.append(measured[2 * n :])
+    # A lane that is the gradient itself has been touched by no rule: there is nothing to compute.
+    clipped = None if all(map(operator.is_, gradients, lanes)) else total.each(_shrinking, gradients, lanes)
+    if clipped is not None:
+        columns.append(clipped)
+    # The scalars of all leaves at once: nothing else is compiled for each leaf but the counts.
+    rows = trees.executor.map_leaves(_of_leaf, [(size,) for size in sizes], [], columns, {})
+    found = iter(zip(*rows, strict=True)) if rows else iter([()] * len(columns))
+
+    def tree() -> Any:
+        return treedef.unflatten(next(found))
+
+    def counts(before: Any) -> Any:
+        return jax.tree.map(_counted, tree(), before)
+
+    return MonitorState(
+        steps=_next(state.steps),
+        wait=state.wait,
+        nonfinite_steps=_counted(_any(nonfinite), state.nonfinite_steps),
+        clipped_steps=state.clipped_steps if clipped is None else _counted(_any(clipped), state.clipped_steps),
+        size=state.size,
+        gradient_norm=tree(),
+        update_norm=tree(),
+        zeros=tree(),
+        nonfinite=counts(state.nonfinite),
+        param_norm=tree() if params else jax.tree.map(lambda size: jnp.full_like(size, jnp.nan), state.size),
+        clipped=state.clipped if clipped is None else counts(state.clipped),
+    )
+
+
+def _of_leaf(size: jax.Array, gradient: jax.Array, update: jax.Array, zeros: jax.Array, *others: jax.Array) -> Any:
+    """What is known of a leaf, in the dtype of its size: of the zeros their share."""
+    share = safe_divide(zeros.astype(size.dtype), size)
+    return gradient.astype(size.dtype), update.astype(size.dtype), share, *(x.astype(size.dtype) for x in others)
+
+
+def _is_nonfinite(norm: jax.Array) -> jax.Array:
+    return (~jnp.isfinite(norm)).astype(jnp.float32)
+
+
+def _is_zero(g: jax.Array) -> jax.Array:
+    return (g == 0).astype(real_dtype(g.dtype))
+
+
+def _shrinking(g: jax.Array, lane: jax.Array) -> jax.Array:
+    """Numbers whose sum is above 0 if each element was moved towards 0, or not at all, and some were."""
+    parts = [(g.real, lane.real), (g.imag, lane.imag)] if is_complex(g.dtype) else [(g, lane)]
+    between = [(to >= jnp.minimum(x, 0)) & (to <= jnp.maximum(x, 0)) for x, to in parts]
+    moved = (lane != g).astype(real_dtype(g.dtype))
+    return jnp.where(functools.reduce(jnp.logical_and, between), moved, -jnp.inf)
+
+
+# Traced once for all leaves.
+@jax.jit
+def _counted(flag: jax.Array, count: jax.Array) -> jax.Array:
+    return jnp.where(flag > 0, _next(count), count)
+
+
+def _any(flags: Numbers) -> jax.Array:
+    return jnp.max(stacked(flags), initial=0) if len(flags) else jnp.zeros(())
+
+
+def metrics(state: Any, name: str | None = None) -> dict[str, jax.Array]:
+    """What the monitors in a state have seen: named scalars, for any logger. Works inside ``jit`` as well.
+
+    Args:
+        state: of a chain with a ``monitor`` in it, or any state that holds one: of a wrapper, of an optax chain.
+        name: the rule to read, as it is called in its chain, if there are several.
+
+    Returns:
+        A flat dict of scalars. For each leaf, by its path, as in ``"gradient_norm/layer_0/w"``, and under the bare name
+        for all leaves together:
+
+        - ``gradient_norm``: ‖g‖ as it came into the chain;
+        - ``gradient_rms``: ‖g‖/√n, the root mean square of its n elements, which does not grow with the layer;
+        - ``update_norm``: ‖u‖ where the monitor stands;
+        - ``param_norm``: ‖p‖; NaN where there are no parameters;
+        - ``update_ratio``: ‖u‖/‖p‖; NaN where there are no parameters or all are 0, for then there is no such ratio;
+        - ``zeros``: the share of elements of g that are 0;
+        - ``nonfinite``: measured steps with an inf or NaN in g, a count (of all leaves: in any of them);
+        - ``clipped``: the share of measured steps in which g was clipped (of all leaves: any of them).
+
+        And ``steps``, how many were measured. A tree that is one array has the path ``params``. With several monitors,
+        each name stands behind that of the rule, ``"monitor_1/steps"``; behind its place in the state where two rules
+        have the same name, ``"first/monitor/steps"``.
+
+    A state with more axes, stacked by ``vmap`` or ``scan``, gives arrays with those axes.
+
+    Raises:
+        ValueError: if the state holds no monitor, or none of this name, or several of it.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.sgd(0.1), gradtx.monitor())
+    >>> params = {"a": jnp.array([3.0]), "b": jnp.array([0.0, 4.0])}
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    >>> seen = gradtx.metrics(state)
+    >>> print(seen["gradient_norm"], seen["gradient_norm/b"], seen["update_ratio"], seen["zeros/b"], seen["steps"])
+    5.0 4.0 0.1 0.5 1
+    """
+    found = _monitors(state)
+    if name is not None:
+        chosen = {path: one for path, one in found.items() if path == name or path.endswith(f"/{name}")}
+        if len(chosen) != 1:
+            listing = ", ".join(map(repr, found)) or "none"
+            raise ValueError(f"metrics: {len(chosen) or 'no'} monitors are named {name!r}; this state has: {listing}")
+        found = {"": next(iter(chosen.values()))}
+    if not found:
+        raise ValueError(
+            f"metrics: this {type(state).__name__} holds no MonitorState. Put monitor() into the chain, and give the "
+            "state that init or update returned."
+        )
+    if len(found) == 1:
+        return _metrics(*found.values())
+    return {f"{path}/{key}": value for path, one in found.items() for key, value in _metrics(one).items()}
+
+
+def _monitors(state: Any) -> dict[str, MonitorState]:
+    """The monitors' states by the names of the rules; by their places in the state where those are not unique."""
+    found = list(walk(state, MonitorState))
+    places = [words(keys) for keys, _ in found]
+    names = [place[-1] if place else "" for place in places]
+    if len(set(names)) < len(names):
+        names = ["/".join(place) for place in places]
+    return {name: part for name, (_, part) in zip(names, found, strict=True)}
+
+
+@jax.jit
+def _metrics(state: MonitorState) -> dict[str, jax.Array]:
+    if state.steps.ndim:
+        return jax.vmap(_metrics)(state)
+    paths, _ = flatten_with_keys(state.size)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") or "params" for path, _ in paths]
+    if len(set(names)) < len(names):  # keys with a slash in them
+        names = [jax.tree_util.keystr(path) for path, _ in paths]
+    seen: dict[str, jax.Array] = {"steps": state.steps}
+
+    def add(quantity: str, of_all: jax.Array, of_leaves: list[jax.Array]) -> None:
+        seen[quantity] = of_all
+        seen.update({f"{quantity}/{name}": value for name, value in zip(names, of_leaves, strict=True)})
+
+    sizes, gradients, updates, params, zeros, nonfinite, clipped = map(jax.tree.leaves, state[4:])
+    size = sum(sizes, start=jnp.zeros((), jnp.float32))
+    gradient, update, param = map(l2_norm, (gradients, updates, params))
+    add("gradient_norm", gradient, gradients)
+    add("gradient_rms", _rms(gradient, size), [_rms(g, n) for g, n in zip(gradients, sizes, strict=True)])
+    add("update_norm", update, updates)
+    add("param_norm", param, params)
+    add("update_ratio", _ratio(update, param), [_ratio(u, p) for u, p in zip(updates, params, strict=True)])
+    in_all = sum((z * n for z, n in zip(zeros, sizes, strict=True)), start=jnp.zeros_like(size))
+    add("zeros", safe_divide(in_all, size), zeros)
+    add("nonfinite", state.nonfinite_steps, nonfinite)
+    steps = state.steps.astype(jnp.float32)
+    add("clipped", safe_divide(state.clipped_steps, steps), [safe_divide(count, steps) for count in clipped])
+    return seen
+
+
+def _rms(norm: jax.Array, size: jax.Array) -> jax.Array:
+    return safe_divide(norm, jnp.sqrt(size))
+
+
+def _ratio(update: jax.Array, param: jax.Array) -> jax.Array:
+    return jnp.where(param == 0, jnp.nan, safe_divide(update, param))
+
+
+class Finding(NamedTuple):
+    """One problem that ``diagnose`` found; prints as a line.
+
+    Attributes:
+        problem: "nonfinite", "exploding", "vanishing", "dead", "large updates", "small updates" or "clipped".
+        leaves: the paths of the leaves that have it, the worst first.
+        values: what was measured of each of them.
+        measure: what that is, and the threshold, in words.
+        advice: what to try.
+    """
+
+    problem: str
+    leaves: tuple[str, ...]
+    values: tuple[float, ...]
+    measure: str
+    advice: str
+
+    def __str__(self) -> str:
+        shown = [f"{leaf} ({value:.2g})" for leaf, value in zip(self.leaves[:4], self.values, strict=False)]
+        more = f" and {len(self.leaves) - 4} more" if len(self.leaves) > 4 else ""
+        return f"{self.problem}: {', '.join(shown)}{more}: {self.measure}. {self.advice}"
+
+
+class Diagnosis(tuple[Finding, ...]):
+    """What ``diagnose`` found: a tuple of ``Finding``, empty if nothing is wrong. Prints one line for each."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self)) or "healthy"
+
+    __repr__ = __str__
+
+
+ADVICE = {
+    "nonfinite": "Try a smaller step, or clip_by_global_norm; skip_nonfinite drops such steps, loss_scale for float16.",
+    "exploding": "Try clip_by_norm or clip_by_global_norm, smaller initial weights, or a smaller step.",
+    "vanishing": "Try ReLU or maxout, an initialisation that keeps the scale (He's), fewer layers, or rms scaling.",
+    "dead": "Try a smaller step, smaller initial weights, or maxout. Rows of an embedding that no example used are "
+    "zero rightly.",
+    "large updates": "Try a smaller learning rate, or one that warms up.",
+    "small updates": "Try a larger learning rate, or parameters in a wider dtype.",
+    "clipped": "The limit, and not the gradient, sets the length of the step. Try a higher one, or smaller initial "
+    "weights.",
+}
+"""What to try against each problem, the worst problem first."""
+
+
+def diagnose(
+    metrics: Mapping[str, Any],
+    *,
+    vanishing: float = 1e-3,
+    exploding: float = 30.0,
+    dead: float = 0.9,
+    large_update: float = 0.1,
+    small_update: float = 2.0**-24,
+    nonfinite: float = 0.0,
+    clipped: float = 0.9,
+) -> Diagnosis:
+    """What is wrong with the gradients and updates that a monitor at the end of a chain saw, and what to try.
+
+    Args:
+        metrics: from ``metrics(state)``, or those names with plain numbers; others are ignored.
+        vanishing: a leaf's gradient has vanished if its root mean square is below this part of the largest leaf's:
+            it learns a thousand times slower. By the element and not by the norm, so that the verdict does not depend
+            on how wide a layer is, and biases compare with weights. Leaves that explode are no measure for others.
+        exploding: a leaf's gradient explodes if its norm is above this. For a loss near 1 norms near 1 are usual, and
+            so are clips at 1. A leaf that is clipped all the time (see ``clipped``) does not count.
+        dead: a leaf is dead if this share of its gradient is 0, or more. With one image in a batch half of a ReLU
+            layer is zero rightly; nine tenths are not.
+        large_update: updates are too large above this part of the parameters (in norm): ten steps move a leaf by as
+            much as it is. A thousandth is usual. A leaf of small norm, as biases that start at 0 are, counts as a tenth
+            of a leaf of mean size: its first steps are large against nothing but itself.
+        small_update: updates are too small below this part: float32 rounds them away. Pass 2⁻⁸ for bfloat16.
+            A ratio that is NaN is not judged.
+        nonfinite: the share of steps with an inf or NaN in the gradient that is put up with. With a loss scale, allow
+            a few.
+        clipped: a leaf is nearly always clipped from this share of steps on.
+
+    Returns:
+        A ``Diagnosis``, the worst problem first; empty if all is well. Counts and shares of steps are those of all
+        measured steps, everything else is of the last one: a single mini-batch, so look more than once.
+
+    Raises:
+        ValueError: for metrics of several monitors (choose one: ``metrics(state, name)``), of several steps or runs, or
+            of none.
+        TypeError: inside ``jit``, where the numbers are not known.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.sgd(0.01), gradtx.monitor())
+    >>> params = {"first": jnp.ones(3), "last": jnp.ones(3)}
+    >>> _, state = tx.update({"first": jnp.full(3, 1e-7), "last": jnp.ones(3)}, tx.init(params), params)
+    >>> for finding in gradtx.diagnose(gradtx.metrics(state)):
+    ...     print(finding.problem, finding.leaves)
+    vanishing ('first',)
+    small updates ('first',)
+    >>> gradtx.diagnose(gradtx.metrics(state), vanishing=1e-8, small_update=0)
+    healthy
+    """
+    _check(metrics)
+    leaves = [key.removeprefix("gradient_norm/") for key in metrics if key.startswith("gradient_norm/")]
+
+    def each(quantity: str) -> dict[str, float]:
+        found = {leaf: metrics[f"{quantity}/{leaf}"] for leaf in leaves}
+        return {leaf: math.nan if value is None else float(value) for leaf, value in found.items()}
+
+    norms, rms, updates, params = map(each, ("gradient_norm", "gradient_rms", "update_norm", "param_norm"))
+    ratios, zeros, shares = map(each, ("update_ratio", "zeros", "clipped"))
+    bad = {leaf: count / float(metrics["steps"]) for leaf, count in each("nonfinite").items()}
+    largest = max((rms[leaf] for leaf in leaves if norms[leaf] <= exploding), default=0.0)
+    relative = {leaf: rms[leaf] / largest if largest else math.nan for leaf in leaves}
+    least = 0.1 * math.sqrt(sum(p**2 for p in params.values()) / max(len(params), 1))
+    steps = {leaf: updates[leaf] / (max(params[leaf], least) or math.nan) for leaf in leaves}
+    found = {
+        "nonfinite": (
+            {leaf: bad[leaf] for leaf in leaves if bad[leaf] > nonfinite},
+            "share of steps with inf or NaN in the gradient",
+        ),
+        "exploding": (
+            {leaf: norms[leaf] for leaf in leaves if norms[leaf] > exploding and shares[leaf] < clipped},
+            f"norm of the gradient, above {exploding:g}",
+        ),
+        "vanishing": (
+            {leaf: relative[leaf] for leaf in leaves if relative[leaf] < vanishing and zeros[leaf] < dead},
+            f"root mean square of the gradient by that of the largest, below {vanishing:g}",
+        ),
+        "dead": (
+            {leaf: zeros[leaf] for leaf in leaves if zeros[leaf] >= dead},
+            f"share of zeros in the gradient, {dead:g} or more",
+        ),
+        "large updates": (
+            {leaf: steps[leaf] for leaf in leaves if steps[leaf] > large_update},
+            f"norm of the update by that of the parameters, above {large_update:g}",
+        ),
+        "small updates": (
+            {leaf: ratios[leaf] for leaf in leaves if ratios[leaf] < small_update},
+            f"norm of the update by that of the parameters, below {small_update:.2g}",
+        ),
+        "clipped": (
+            {leaf: shares[leaf] for leaf in leaves if shares[leaf] >= clipped},
+            f"share of steps with a clipped gradient, {clipped:g} or more",
+        ),
+    }
+    return Diagnosis(_finding(problem, *found[problem], ADVICE[problem]) for problem in ADVICE if found[problem][0])
+
+
+def _finding(problem: str, values: Mapping[str, float], measure: str, advice: str) -> Finding:
+    low_is_bad = problem in ("vanishing", "small updates")
+    leaves = sorted(values, key=lambda leaf: values[leaf] if low_is_bad else -values[leaf])
+    return Finding(problem, tuple(leaves), tuple(values[leaf] for leaf in leaves), measure, advice)
+
+
+def _check(metrics: Mapping[str, Any]) -> None:
+    """Refuse what has no numbers of one monitor at one time."""
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"diagnose: expected the dict that metrics returned, found {type(metrics).__name__}")
+    if "steps" not in metrics:
+        several = any(key.endswith("/steps") for key in metrics)
+        hint = "several monitors: choose one by metrics(state, name)" if several else "no monitor"
+        raise ValueError(f"diagnose: these are the metrics of {hint}")
+    steps = metrics["steps"]
+    if isinstance(steps, jax.core.Tracer):
+        raise TypeError("diagnose: inside jit the numbers are not known; return the metrics, and diagnose outside")
+    if np.shape(steps):
+        raise ValueError(f"diagnose: these metrics have shape {np.shape(steps)}: diagnose one step or run at a time")
+    if not steps:
+        raise ValueError("diagnose: nothing has been measured yet")

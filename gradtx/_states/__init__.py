@@ -1,0 +1,1 @@
+"""States on disk, in other versions, and from other libraries."""

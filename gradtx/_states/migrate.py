@@ -1,0 +1,822 @@
+"""States of other chains and of other frameworks' optimizers, to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import keystr
+
+from gradtx import rules
+from gradtx._chain import Chain
+from gradtx._core.numerics import is_complex, is_inexact, residual_of, without_residuals
+from gradtx._core.selectors import flatten_with_keys, flatten_with_paths
+from gradtx._core.state import ChainState, PackedState
+from gradtx._core.walk import rebuilt, walk
+from gradtx._engine import checks
+from gradtx._wrappers.packed import PackedSlot
+from gradtx._wrappers.partition import PartitionState, partition
+from gradtx._wrappers.switch import SwitchState
+from gradtx.rules.base import Rule
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From another chain
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class MigrationReport(NamedTuple):
+    """What ``migrate`` did, by ``rule.slot`` (and ``rule.slot/leaf`` for single leaves); it prints as a list.
+
+    Attributes:
+        kept: what was carried, and as what.
+        fresh: what the new state has as its ``init`` made it, and why.
+        dropped: what only the old state has, and why it went.
+    """
+
+    kept: dict[str, str]
+    fresh: dict[str, str]
+    dropped: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = []
+        for title, entries in self._asdict().items():
+            lines += [f"{title}:"] + [f"  {name}{reason and f': {reason}'}" for name, reason in entries.items()]
+        return "\n".join(lines)
+
+
+def migrate(
+    state: Any,
+    tx: optax.GradientTransformation,
+    params: Any,
+    rename: Mapping[str, str] | None = None,
+    hyperparams: bool = False,
+    keep_rows: bool = False,
+) -> tuple[Any, MigrationReport]:
+    """What another chain's state can give to this one's; the rest starts fresh, and the report says what and why.
+
+    Args:
+        state: of another chain, or of this one for other parameters.
+        tx: the transformation to go on with.
+        params: the parameters to go on with.
+        rename: ``{"old_rule": "new_rule"}`` or ``{"old_rule.slot": "new_rule.slot"}``, where names differ.
+        hyperparams: whether hyperparameters of the same name are carried too. False, the default: they are those
+            that ``tx`` was built with, since who writes ``adam(3e-4)`` means 3e-4. The report lists where they differ.
+            Scheduled ones are their schedule's either way.
+        keep_rows: whether a leaf that has more or fewer rows than it had, and is the same otherwise, keeps those that
+            both have, as an embedding of a vocabulary that grew should. False: it starts fresh.
+
+    Returns:
+        The new state and a ``MigrationReport``.
+
+    Slots are carried by the names of rule and slot, leaf by leaf, by the leaf's path, if its shape is the same and both
+    are real or both complex; floating dtypes are cast. The slots of a rule belong together, an average and its weight:
+    where one is missing, all start fresh. Numbers are carried as they are: of an average renamed to a heavy ball the
+    scale differs, which ``switch`` converts. The count is carried. The new state shares arrays with the old one: once
+    one of them is donated, the other is gone.
+
+    **Some leaves of a rule fresh, others carried**, as for a new head: the weight of an average is one number for all
+    leaves, so ``debias`` does not help the fresh ones. They start at zero under a full weight, and for a constant
+    gradient the steps of Adam are (1−b1ᵗ)/√(1−b2ᵗ) times too long, 3.2 at first and 6.6 at most. A ``partition`` with
+    a part of their own avoids it.
+
+    Wrappers of the same type are carried field by field. Into or out of another one, the chain within is carried, if it
+    is the only one on both sides: an Adam goes into a ``skip_nonfinite`` of Adam and back. Into a ``switch`` it goes
+    as its first phase, and the steps until the switch are counted anew; out of one goes the phase that is on.
+
+    From a chain into a ``partition`` each part takes what its leaves had, and out of one, or into one of other parts, a
+    rule takes from all parts that have it, if their weights are the same. A ``packed`` state is carried leaf by leaf as
+    any other.
+
+    Raises:
+        ValueError: for a state that is stacked, as under ``jax.vmap``; if ``rename`` names something that is not there,
+            or two things the same.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> params = jnp.zeros(2)
+    >>> state = gradtx.adam(0.1).init(params)._replace(count=jnp.array(7))
+    >>> state, report = gradtx.migrate(state, gradtx.amsgrad(0.01), params)
+    >>> print(report)
+    kept:
+      count: 7
+      momentum.m
+      momentum.weight
+      rms.s
+      rms.weight
+    fresh:
+      max_v.s: not in the old state
+      scale_by_learning_rate.learning_rate: 0.01 as given, 0.1 in the old state
+    dropped:
+    """
+    report = MigrationReport({}, {}, {})
+    stacked = next((chain.count for chain in _chains(state) if jnp.ndim(chain.count)), None)
+    if stacked is not None:
+        raise ValueError(
+            f"migrate: this state is stacked: its count has shape {jnp.shape(stacked)}. Take one member of it, "
+            "jax.tree.map(lambda x: x[i], state), and stack what becomes of each again."
+        )
+    new = tx.init(params)
+    rename = dict(rename or {})
+    _check_rename(rename, _chains(state, within=True), _chains(new, within=True))
+    return _Migration(rename, hyperparams, keep_rows).carry(state, new, "", report), report
+
+
+class _Migration(NamedTuple):
+    rename: dict[str, str]
+    hyperparams: bool
+    keep_rows: bool
+
+    def carry(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
+        """The new state with what the old one gives."""
+        if isinstance(new, _CHAINS) and isinstance(old, _CHAINS):
+            return self._carry_chain(old, new, at, report)
+        if isinstance(new, PartitionState) and isinstance(old, PartitionState) and old.parts.keys() != new.parts.keys():
+            return self._carry_parts(old, new, at, report)
+        if _is_state(new) and type(old) is type(new):
+            apart = _WEIGHED if _weighs(old) != _weighs(new) else ()
+            report.fresh.update({_join(at, field): "only one of the two states has weights" for field in apart})
+            fields = zip(new._fields, old, new, strict=True)
+            values: list[Any] = [
+                n if field in apart else self.carry(o, n, _join(at, field), report) for field, o, n in fields
+            ]
+            return type(new)(*values)
+        if _is_state(new) or _is_state(old):
+            return self._carry_the_only_chain(old, new, at, report)
+        olds = dict(_nodes(old))
+        nodes = []
+        for path, node in _nodes(new):
+            where = _join(at, path)
+            if path not in olds:
+                report.fresh[where] = "not in the old state"
+                nodes.append(node)
+            elif _is_state(node) or _is_state(olds[path]):
+                nodes.append(self.carry(olds.pop(path), node, where, report))
+            else:
+                nodes.append(_carry_leaf(olds.pop(path), node, where, report, self.keep_rows))
+        report.dropped.update({_join(at, path): "not in the new state" for path in olds})
+        if isinstance(new, PackedSlot):
+            return new.with_arrays(dict(zip(new.by_keys(), nodes, strict=True)))
+        return jax.tree.unflatten(jax.tree.structure(new, is_leaf=_is_inner_state(new)), nodes)
+
+    def _carry_the_only_chain(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
+        """Between states of different types."""
+        ours, theirs = _cores(new), _cores(old)
+        kinds = f"{type(old).__name__} in the old state, {type(new).__name__} here"
+        if len(ours) != 1 or len(theirs) != 1:
+            report.fresh[at or "all"] = kinds
+            report.dropped[at or "all"] = kinds
+            return new
+        for state, entries in ((new, report.fresh), (old, report.dropped)):
+            both = isinstance(ours[0], SwitchState) and isinstance(theirs[0], SwitchState)
+            if not isinstance(state, _CORES) and not (both and isinstance(state, SwitchState)):
+                part = "phase that is on" if isinstance(state, SwitchState) else "chain within"
+                entries[_join(at, type(state).__name__)] = f"{kinds}; only the {part} is carried"
+        carried = self._carry_core(theirs[0], ours[0], at, report)
+        return rebuilt(new, (*_CORES, SwitchState), lambda _: carried)
+
+    def _carry_core(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
+        """Between chains, partitions and switches: into the first phase of one, and out of the phase that is on."""
+        if isinstance(old, SwitchState) and isinstance(new, SwitchState):
+            return self.carry(old, new, at, report)
+        if isinstance(old, SwitchState):
+            return self.carry(old.then if old.switched else old.first, new, at, report)
+        if isinstance(new, SwitchState):
+            return new._replace(first=self.carry(old, new.first, _join(at, "first"), report))
+        either_parts = isinstance(old, PartitionState) or isinstance(new, PartitionState)
+        return (self._carry_parts if either_parts else self._carry_chain)(old, new, at, report)
+
+    def _carry_parts(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
+        """Between chains and partitions, or partitions of other parts: leaf by leaf."""
+        chain = _joined(old, at, report) if isinstance(old, PartitionState) else old
+        if not isinstance(new, PartitionState):
+            return self._carry_chain(chain, new, at, report)
+        parts, dropped = {}, []
+        for part, state in new.parts.items():
+            ours, inside = _cores(state), MigrationReport({}, {}, {})
+            if len(ours) != 1 or not isinstance(ours[0], _CHAINS):
+                report.fresh[_join(at, "parts", part)] = "no chain, and no wrapper of one"
+                parts[part] = state
+                continue
+            carried = self._carry_chain(chain, ours[0], "", inside)
+            parts[part] = rebuilt(state, _CHAINS, lambda _, carried=carried: carried)
+            for entries, more in ((report.kept, inside.kept), (report.fresh, inside.fresh)):
+                entries.update({_join(at, "parts", part, name): note for name, note in more.items()})
+            dropped.append(_by_leaf(inside.dropped, chain))
+        nowhere = [name for name in dropped[0] if all(name in others for others in dropped)] if dropped else []
+        report.dropped.update({_join(at, name): "no part takes it" for name in nowhere})
+        return PartitionState(parts)
+
+    def _carry_chain(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
+        report.kept[_join(at, "count")] = str(old.count)
+        theirs = self._renamed(old.slots)
+        slots = {rule: self._carry_rule(theirs, rule, own, at, report) for rule, own in new.slots.items()}
+        taken = {f"{rule}.{slot}" for rule, own in new.slots.items() for slot in own}
+        for name, (old_name, _) in theirs.items():
+            if name not in taken:
+                report.dropped[_join(at, old_name)] = "no such slot in the new state"
+        hyperparams = self._carry_hyperparams(old, new, at, report)
+        return new._replace(count=jnp.asarray(old.count), hyperparams=hyperparams, slots=slots)
+
+    def _carry_rule(
+        self, theirs: dict[str, Any], rule: str, own: dict[str, Any], at: str, report: MigrationReport
+    ) -> dict[str, Any]:
+        """The slots of one rule: all of them, or none."""
+        missing = [slot for slot in own if f"{rule}.{slot}" not in theirs]
+        trial, after = MigrationReport({}, {}, {}), {}
+        for slot in own if not missing else ():
+            name = _join(at, f"{rule}.{slot}")
+            old_name, tree = theirs[f"{rule}.{slot}"]
+            part = MigrationReport({}, {}, {})
+            after[slot] = self.carry(tree, own[slot], name, part)
+            if not part.kept and jax.tree.leaves(own[slot]):
+                missing.append(slot)
+            whole = not part.fresh and not part.dropped and all(not note for note in part.kept.values())
+            if whole and not _has_state(own[slot]):  # one line for the slot, not one for each leaf
+                part.kept.clear()
+                part.kept[name] = ""
+            if old_name != f"{rule}.{slot}":
+                part.kept.update({k: f"{note and note + ', '}from {old_name}" for k, note in part.kept.items()})
+            for entries, more in zip(trial, part, strict=True):
+                entries.update(more)
+        if not missing:
+            for entries, more in zip(report, trial, strict=True):
+                entries.update(more)
+            return after
+        for slot in own:
+            name = _join(at, f"{rule}.{slot}")
+            if slot not in missing:
+                report.fresh[name] = f"belongs to {rule}.{missing[0]}, which is fresh"
+            elif f"{rule}.{slot}" not in theirs:
+                report.fresh[name] = "not in the old state"
+            else:
+                reasons = {
+                    path: why for path, why in trial.fresh.items() if path == name or path.startswith(f"{name}/")
+                }
+                report.fresh.update(reasons or {name: "nothing in it fits"})
+        for slot in own:
+            if f"{rule}.{slot}" in theirs:
+                report.dropped[_join(at, theirs[f"{rule}.{slot}"][0])] = f"{rule} starts fresh"
+        return own
+
+    def _carry_hyperparams(
+        self, old: Any, new: Any, at: str, report: MigrationReport
+    ) -> dict[str, dict[str, jax.Array]]:
+        theirs = self._renamed(old.hyperparams)
+        after = {rule: dict(own) for rule, own in new.hyperparams.items()}
+        for rule, own in new.hyperparams.items():
+            for name, value in without_residuals(own).items():
+                _, before = theirs.get(f"{rule}.{name}", ("", value))
+                before = jnp.asarray(before, value.dtype)
+                if np.array_equal(before, value):
+                    continue
+                if self.hyperparams:
+                    after[rule][name] = before
+                    if (residual := residual_of(name)) in own:
+                        _, lost = theirs.get(f"{rule}.{residual}", ("", 0))
+                        after[rule][residual] = jnp.asarray(lost, value.dtype)
+                    report.kept[_join(at, f"{rule}.{name}")] = f"{before:g}, instead of {value:g} as given"
+                else:
+                    report.fresh[_join(at, f"{rule}.{name}")] = f"{value:g} as given, {before:g} in the old state"
+        return after
+
+    def _renamed(self, tree: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, Any]]:
+        """``{new rule.slot: (old rule.slot, what it holds)}``."""
+        out: dict[str, tuple[str, Any]] = {}
+        for rule, own in tree.items():
+            for slot, value in own.items():
+                old = f"{rule}.{slot}"
+                name = self.rename.get(old, f"{self.rename.get(rule, rule)}.{slot}")
+                if name in out:
+                    raise ValueError(f"migrate: both {out[name][0]!r} and {old!r} would become {name!r}; see rename")
+                out[name] = old, value
+        return out
+
+
+class _Table(dict[str, Any]):
+    """The nodes of trees by their paths, where no one tree has them."""
+
+
+def _joined(old: PartitionState, at: str, report: MigrationReport) -> ChainState:
+    """The chains of all parts as one: of each rule the leaves of all, where what is not a leaf's is the same in all."""
+    chains = {
+        part: cores[0]
+        for part, state in old.parts.items()
+        if len(cores := _cores(state)) == 1 and isinstance(cores[0], _CHAINS)
+    }
+    slots: dict[str, Any] = {}
+    hyperparams: dict[str, Any] = {}
+    for rule in dict.fromkeys(rule for chain in chains.values() for rule in (*chain.slots, *chain.hyperparams)):
+        holders = {part: chain.slots[rule] for part, chain in chains.items() if rule in chain.slots}
+        tables: dict[str, _Table] = {}
+        agree = True
+        for own in holders.values():
+            for slot, tree in own.items():
+                table = tables.setdefault(slot, _Table())
+                for path, node in _nodes(tree):
+                    agree = agree and (path not in table or _same(table[path], node))
+                    table[path] = node
+        if agree and tables:
+            slots[rule] = tables
+        elif tables:
+            report.dropped[_join(at, rule)] = f"the parts {', '.join(holders)} have other weights"
+        hyperparams[rule] = next((c.hyperparams[rule] for c in chains.values() if rule in c.hyperparams), {})
+    counts = [int(chain.count) for chain in chains.values()]
+    if len(set(counts)) > 1:
+        report.kept[_join(at, "count of the parts")] = f"{sorted(counts)}, the largest"
+    return ChainState(jnp.asarray(max(counts, default=0), jnp.int32), hyperparams, slots)
+
+
+def _by_leaf(dropped: Iterable[str], chain: Any) -> list[str]:
+    """The names of what was dropped, of each leaf where it was a whole slot."""
+    paths = {f"{rule}.{slot}": _nodes(tree) for rule, own in chain.slots.items() for slot, tree in own.items()}
+    return [_join(name, path) for name in dropped for path, _ in paths.get(name, [("", None)])]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return not _is_state(one) and not _is_state(other) and np.array_equal(one, other)
+
+
+def _carry_leaf(old: Any, new: Any, at: str, report: MigrationReport, keep_rows: bool) -> Any:
+    old, new = (x if isinstance(x, jax.Array) else jnp.asarray(x) for x in (old, new))
+    castable = all(is_inexact(x.dtype) for x in (old, new)) and is_complex(old.dtype) == is_complex(new.dtype)
+    rows = min(old.shape[0], new.shape[0]) if old.ndim and new.ndim and old.shape[1:] == new.shape[1:] else 0
+    if keep_rows and old.shape != new.shape and castable and rows:
+        report.kept[at] = f"{rows} rows of {old.shape[0]}, and {new.shape[0] - rows} fresh"
+        return new.at[:rows].set(old[:rows].astype(new.dtype))
+    if old.shape != new.shape:
+        report.fresh[at] = f"shape {old.shape} in the old state, {new.shape} here"
+    elif old.dtype != new.dtype and not castable:
+        report.fresh[at] = f"{old.dtype} in the old state, {new.dtype} here"
+    else:
+        report.kept[at] = "" if old.dtype == new.dtype else f"{old.dtype} as {new.dtype}"
+        return old if old.dtype == new.dtype else old.astype(new.dtype)
+    return new
+
+
+def _check_rename(rename: Mapping[str, str], olds: list[Any], news: list[Any]) -> None:
+    known, targets = _names(olds), _names(news)
+    for old, new in rename.items():
+        if old not in known or new not in targets:
+            name, names, which = (old, known, "old") if old not in known else (new, targets, "new")
+            raise ValueError(
+                f"migrate: rename: no {name!r} in the {which} state, which has: {', '.join(sorted(names))}"
+            )
+        if known[old] != targets[new]:
+            raise ValueError(f"migrate: rename: {old!r} is a {known[old]}, {new!r} is a {targets[new]}")
+
+
+def _names(chains: Iterable[Any]) -> dict[str, str]:
+    names = {}
+    for state in chains:
+        named = [(rule, without_residuals(own)) for rule, own in state.hyperparams.items()]
+        for rule, own in [*named, *state.slots.items()]:
+            names |= {rule: "rule"} | {f"{rule}.{name}": "part of a rule" for name in own}
+    return names
+
+
+def _chains(tree: Any, within: bool = False) -> list[Any]:
+    """The outermost chains' states; with ``within``, those in their slots too."""
+    return [state for _, state in walk(tree, _CHAINS, within)]
+
+
+def _cores(tree: Any) -> list[Any]:
+    """The outermost states of chains, partitions and switches."""
+    return [state for _, state in walk(tree, (*_CORES, SwitchState), within=False)]
+
+
+_CHAINS = (ChainState, PackedState)
+_CORES = (*_CHAINS, PartitionState)
+
+
+_WEIGHED = ("sums", "held", "weight")
+"""The fields of an ``AccumulateState`` that mean something else where micro-batches are weighed."""
+
+
+def _weighs(state: Any) -> bool:
+    return getattr(state, "weight", None) is not None
+
+
+def _is_state(node: Any) -> bool:
+    """States are NamedTuples, in gradtx and in optax."""
+    return isinstance(node, tuple) and hasattr(node, "_fields")
+
+
+def _is_inner_state(tree: Any) -> Any:
+    return lambda node: node is not tree and _is_state(node)
+
+
+def _has_state(tree: Any) -> bool:
+    return any(_is_state(node) for node in jax.tree.leaves(tree, is_leaf=_is_state))
+
+
+def _nodes(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves, and states in their place, by path; those that are packed by their own."""
+    if isinstance(tree, _Table):
+        return list(tree.items())
+    if isinstance(tree, PackedSlot):
+        return [("/".join(keys), leaf) for keys, leaf in tree.by_keys().items()]
+    found = flatten_with_keys(tree, _is_inner_state(tree))[0]
+    return [(keystr(keys, simple=True, separator="/"), node) for keys, node in found]
+
+
+def _join(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From other frameworks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def from_optax(tx: Chain | Rule, optax_state: Any, params: Any, count: int | None = None) -> ChainState:
+    r"""The state of a chain that goes on where an optax optimizer stands.
+
+    Args:
+        tx: the same optimizer as a chain of gradtx: what ``gradtx.dialects.optax`` gives for the same arguments.
+            Hyperparameters and schedules are its own.
+        optax_state: the optimizer's state: ``sgd``, ``adam``, ``adamw``, ``amsgrad``, ``nadam``, ``nadamw``,
+            ``rmsprop``, ``adagrad`` and ``ema``, also in ``optax.chain``, ``optax.masked`` (for rules with the same
+            ``where``) or ``optax.inject_hyperparams``, beside clips, decay, schedules and whatever has no state.
+        params: the parameters.
+        count: steps taken. None, the default: what the state's counters say. SGD, RMSProp and AdaGrad at a constant
+            learning rate count nothing; nor do their steps depend on it, and 0 is taken.
+
+    What is converted: optax keeps the sum of AdaGrad with what it started from, :math:`s = S - s_0`; for a centered
+    RMSProp two raw moments, :math:`d = \nu - |\mu|^2`; and instead of the weights of averages a count, t: weights are
+    those that ``tx`` has after t steps, with its own decays and schedules (:math:`1 - \beta^t` for a constant one).
+
+    The trajectory is the one optax would have continued, to rounding, if ``tx`` is the same optimizer. That is not
+    checked further than that each part of the state has a rule that holds such a thing, in order.
+
+    Raises:
+        TypeError: if ``tx`` is no chain or rule. Make the state of a wrapper from that of the chain in it.
+        ValueError: for a state, or a rule of ``tx``, that has no counterpart on the other side; if counters differ,
+            or there is none and a rule needs it; if trees or shapes differ.
+
+    >>> import gradtx, jax.numpy as jnp, optax
+    >>> params, theirs = jnp.zeros(2), optax.adam(0.1)
+    >>> updates, their_state = theirs.update(jnp.array([1.0, -2.0]), theirs.init(params))
+    >>> state = gradtx.from_optax(gradtx.dialects.optax.adam(0.1), their_state, params)
+    >>> print(state.count, state.slots["momentum"]["m"], state.slots["momentum"]["weight"])
+    1 [ 0.1 -0.2] 0.1
+    """
+    parts = list(_optax_parts(optax_state))
+    counts = {_count("from_optax", "count", part[0]) for kind, part in parts if kind == "count"}
+    offers = [(kind, part) for kind, part in parts if kind != "count"]
+    return _ported("from_optax", tx, params, offers, counts, count, maximum="debiased")
+
+
+_OPTAX: dict[str, tuple[str, ...]] = {
+    # What the fields of a state are; by name, since not all of them are public.
+    "ScaleByAdamState": ("count", "average", "square"),
+    "ScaleByAmsgradState": ("count", "average", "square", "maximum"),
+    "ScaleByRmsState": ("square",),
+    "ScaleByRmsWithCountState": ("count", "square"),
+    "ScaleByRStdDevState": ("variance",),
+    "ScaleByRStdDevWithCountState": ("count", "variance"),
+    "ScaleByRssState": ("sum",),
+    "TraceState": ("heavy ball",),
+    "EmaState": ("count", "average"),
+    "ScaleByScheduleState": ("count",),
+}
+
+_OPTAX_WRAPPERS = ("MaskedState", "InjectHyperparamsState", "InjectStatefulHyperparamsState")
+
+
+def _optax_parts(state: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Counts and moments, in order, each with its kind."""
+    kind = type(state).__name__
+    if kind in _OPTAX:
+        fields = list(state)
+        for part in _OPTAX[kind]:
+            taken = 2 if part == "variance" else 1
+            yield part, tuple(map(_unmasked, fields[:taken]))
+            del fields[:taken]
+    elif kind in _OPTAX_WRAPPERS:
+        if "count" in state._fields:
+            yield "count", (state.count,)
+        yield from _optax_parts(state.inner_state)
+    elif type(state) in (tuple, list):
+        for inner in state:
+            yield from _optax_parts(inner)
+    elif jax.tree.leaves(state):
+        raise ValueError(
+            f"from_optax: a {kind} has no counterpart. Known are {', '.join(_OPTAX)}, in tuples and in "
+            f"{', '.join(_OPTAX_WRAPPERS)}."
+        )
+
+
+def from_torch(
+    tx: Any,  # a chain or a rule; or a partition, of which the state is a PartitionState
+    state_dict: Mapping[str, Any],
+    params: Any,
+    names: Mapping[str, int | str] | Sequence[str],
+    count: int | None = None,
+) -> Any:
+    r"""The state of a chain that goes on where an optimizer of torch stands.
+
+    Args:
+        tx: the same optimizer as a chain of gradtx: what ``gradtx.dialects.torch`` gives for the same arguments.
+            Hyperparameters are its own; a learning rate that a scheduler of torch has changed is to be given to it.
+        state_dict: what ``optimizer.state_dict()`` gives, with tensors or numpy arrays: of ``SGD``, ``Adam``,
+            ``AdamW`` (``amsgrad`` too), ``NAdam``, ``RMSprop`` or ``Adagrad``.
+        params: the parameters.
+        names: which parameter of torch each one is: ``{path: number}`` by the order in which the optimizer got them, or
+            ``{path: name}`` where it got names; or just the paths in torch's order. A path is the keys from the root
+            with slashes between, as ``encoder/0/kernel``.
+        count: steps taken. None, the default: what the state says. SGD counts nothing; nor do its steps depend on it,
+            unless damped or scheduled, and 0 is taken.
+
+    Layouts are yours to convert. Slots must have the shapes of the parameters: where torch's weight is transposed (that
+    of ``torch.nn.Linear`` is, against a kernel of Flax), transpose the arrays in ``state_dict`` too. A square one in
+    the wrong layout cannot be told from the right one.
+
+    Groups of other learning rates, and parameters that took no step yet, are parts of a ``partition``: with one for
+    ``tx`` the state is a ``PartitionState``, whose parts are filled each by itself, and names are needed only for what
+    torch has a state of. A chain whose rules say ``where`` they act may stand for groups that differ.
+
+    What is converted: as in ``from_optax``; torch's product of Nadam's momenta, :math:`P_t`, is found anew from t.
+
+    Raises:
+        TypeError: if ``tx`` is no chain or rule.
+        ValueError: for names that fit neither side; if a parameter has no state, or some have taken more steps than
+            others; for groups with other arguments, and states of other optimizers, as RAdam's; and as ``from_optax``.
+
+    >>> import gradtx, jax.numpy as jnp, numpy as np
+    >>> theirs = {"state": {0: {"momentum_buffer": np.array([1.0, 2.0])}}, "param_groups": [{"params": [0]}]}
+    >>> tx = gradtx.dialects.torch.sgd(0.1, momentum=0.9)
+    >>> state = gradtx.from_torch(tx, theirs, {"w": jnp.zeros(2)}, names=["w"])
+    >>> print(state.slots["trace"]["b"]["w"])
+    [1. 2.]
+    """
+    if isinstance(tx, partition):
+        return _torch_parts(tx, state_dict, params, names, count)
+    missing = [key for key in ("state", "param_groups") if not isinstance(state_dict, Mapping) or key not in state_dict]
+    missing += ["param_groups/params"] * (not missing and any("params" not in g for g in state_dict["param_groups"]))
+    if missing:
+        raise ValueError(f"from_torch: there is no {', '.join(missing)}: give it what optimizer.state_dict() returns")
+    leaves, treedef = flatten_with_paths(params)
+    numbers = _torch_numbers(names, [path for path, _ in leaves], state_dict["param_groups"])
+    _check_groups(tx, state_dict, set(numbers.values()))
+    shapes = {path: np.shape(leaf) for path, leaf in leaves}
+    held = {path: state_dict["state"].get(number, {}) for path, number in numbers.items()}
+    held = {path: {k: _numpy(x) for k, x in own.items() if x is not None} for path, own in held.items()}
+    kinds = {kind for own in held.values() for kind in own}
+    if not kinds and state_dict["state"]:  # these took no step: theirs begin when they do
+        return _ported("from_torch", tx, params, [], set(), count or 0, maximum="raw", fresh=True)
+    if kinds == {"momentum_buffer"} and not any(isinstance(rule, _COUNTING) for rule in tx.rules):
+        held = {
+            path: own or {"momentum_buffer": np.zeros(shapes[path])} for path, own in held.items()
+        }  # as torch begins
+    lacking = [f"{path!r} has no {kind}" for path, own in held.items() for kind in sorted(kinds - own.keys())]
+    if lacking:
+        raise ValueError(
+            f"from_torch: {'; '.join(lacking)}, as others have. A parameter that never had a gradient has no state in "
+            "torch: put it into a part of its own (from_torch takes a partition), or leave it out of params."
+        )
+    trees = {kind: treedef.unflatten([held[path][kind] for path, _ in leaves]) for kind in kinds}
+    counts = {_count("from_torch", "step", step) for step in jax.tree.leaves(trees.pop("step", None))}
+    trees.pop("mu_product", None)
+    offers = []
+    for fields, kind in _TORCH.items():
+        if all(field in trees for field in fields):
+            offers.append((kind, tuple(trees.pop(field) for field in fields)))
+    if trees:
+        raise ValueError(f"from_torch: {', '.join(map(repr, sorted(trees)))} of torch's state has no counterpart")
+    return _ported("from_torch", tx, params, offers, counts, count, maximum="raw")
+
+
+_TORCH = {
+    ("exp_avg",): "average",
+    ("exp_avg_sq",): "square",
+    ("max_exp_avg_sq",): "maximum",
+    ("grad_avg", "square_avg"): "variance",
+    ("square_avg",): "square",
+    ("momentum_buffer",): "heavy ball",
+    ("sum",): "sum",
+}
+"""What the entries of a parameter's state are; two together where they come first."""
+
+
+_NOT_OF_THE_STEP = frozenset(
+    ("params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable", "maximize")
+)
+
+
+def _check_groups(tx: Chain | Rule, state_dict: Mapping[str, Any], numbers: set[Any]) -> None:
+    """Refuses what is told by the groups' arguments only: another optimizer's state, and groups of other rates."""
+    groups = [group for group in state_dict["param_groups"] if numbers & set(group["params"])]
+    states = [own for number, own in state_dict["state"].items() if number in numbers and own]
+    moments = any("exp_avg_sq" in own for own in states)
+    for group in groups:
+        if moments and "betas" in group and not {"amsgrad", "momentum_decay"} & group.keys():
+            raise ValueError(
+                "from_torch: this is the state of RAdam or SparseAdam, whose groups have betas and neither amsgrad nor "
+                "momentum_decay; its moments are Adam's, its steps are not."
+            )
+    nadam = any("mu_product" in own for own in states)
+    if moments and nadam != any(isinstance(rule, rules.nesterov) for rule in tx.rules):
+        made, is_for = ("NAdam", "nadam") if nadam else ("Adam", "adam")
+        raise ValueError(f"from_torch: this is a state of {made}, and {tx} is none: see gradtx.dialects.torch.{is_for}")
+    differing = [
+        f"{key} ({', '.join(str(group.get(key)) for group in groups)})"
+        for key in sorted({key for group in groups for key in group} - _NOT_OF_THE_STEP)
+        if len({repr(_plain(group.get(key))) for group in groups}) > 1
+    ]
+    if differing and all(rule.where is None for rule in tx.rules):
+        raise ValueError(
+            f"from_torch: the groups differ in {', '.join(differing)}, and {tx} is one for all. Give it a partition "
+            "with a chain for each group."
+        )
+
+
+def _plain(value: Any) -> Any:
+    return _numpy(value).tolist() if hasattr(value, "detach") else value
+
+
+def _torch_parts(tx: partition, state_dict: Any, params: Any, names: Any, count: int | None) -> PartitionState:
+    """The state of a partition, part by part; what is frozen needs no name, and has no state."""
+    leaves, treedef = flatten_with_paths(params)
+    parts = tx.part_of(leaves, treedef)
+    given = dict(names) if isinstance(names, Mapping) else {path: i for i, path in enumerate(names)}
+    states = {}
+    for part, inside in tx.named_parts.items():
+        ours = [path for (path, _), own in zip(leaves, parts, strict=True) if own == part]
+        pruned = treedef.unflatten([x if own == part else None for (_, x), own in zip(leaves, parts, strict=True)])
+        if not set(ours) & given.keys():
+            states[part] = inside.init(pruned)
+        else:
+            own_names = {path: given[path] for path in ours if path in given}
+            states[part] = from_torch(inside, state_dict, pruned, own_names, count)
+    return PartitionState(states)
+
+
+def _count(who: str, what: str, value: Any) -> int:
+    """A number of steps."""
+    number = _numpy(value)
+    if number.dtype.kind not in "iuf" or number.size != 1 or not number.reshape(()) >= 0 or number % 1:
+        raise ValueError(f"{who}: {what} must be a number of steps, 0 or more, found {value!r}")
+    return int(number.reshape(()))
+
+
+def _torch_numbers(
+    names: Mapping[str, int | str] | Sequence[str], paths: list[str], groups: Sequence[Mapping[str, Any]]
+) -> dict[str, int]:
+    """The number that each parameter has in torch's state."""
+    given = dict(names) if isinstance(names, Mapping) else {path: i for i, path in enumerate(names)}
+    if set(given) != set(paths):
+        raise ValueError(f"from_torch: names has {sorted(given)}, the parameters are {sorted(paths)}")
+    known = {number: number for group in groups for number in group["params"]}
+    for group in groups:
+        known |= dict(zip(group.get("param_names", ()), group["params"], strict=False))
+    unknown = [f"{path!r}: {name!r}" for path, name in given.items() if name not in known]
+    if unknown:
+        raise ValueError(f"from_torch: torch's optimizer has no {', '.join(unknown)}; it has {list(known)}")
+    numbers = {path: known[name] for path, name in given.items()}
+    if len(set(numbers.values())) != len(numbers):
+        raise ValueError(f"from_torch: names gives one parameter of torch to several: {given}")
+    return numbers
+
+
+def _numpy(value: Any) -> np.ndarray:
+    """A tensor of torch, which need not be installed, or an array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if "bfloat16" in str(value.dtype) else value
+    return np.asarray(value)
+
+
+_HOLDERS: dict[type[Rule], tuple[str, tuple[str, ...]]] = {
+    rules.momentum: ("average", ("m",)),
+    rules.nesterov: ("average", ("m",)),
+    rules.trace: ("heavy ball", ("b",)),
+    rules.damped_trace: ("heavy ball", ("b",)),
+    rules.rms: ("square", ("s",)),
+    rules.centered_rms: ("variance", ("m", "d")),
+    rules.adagrad_sum: ("sum", ("s",)),
+    rules.max_v: ("maximum", ("s",)),
+}
+"""The kind of moment that a rule holds, and in which slots."""
+
+_COUNTING = (rules.debias, rules.nesterov, rules.damped_trace, rules.scale_by_inverse_time)
+"""The rules of gradtx whose steps depend on how many there were, through the count or the weights."""
+
+
+def _ported(
+    who: str,
+    tx: Chain | Rule,
+    params: Any,
+    offers: Sequence[tuple[str, tuple[Any, ...]]],
+    counts: set[int],
+    count: int | None,
+    maximum: str,
+    fresh: bool = False,
+) -> ChainState:
+    """The state of a chain with these moments, each taken by the next rule that holds such a one."""
+    if not isinstance(tx, Chain | Rule):
+        raise TypeError(f"{who}: tx must be a chain or a rule, found {type(tx).__name__}; go by what stands in it")
+    lifted = tx._lifted
+    start = lifted.init(params)
+    if fresh and not _steps(who, tx, counts, count):
+        return start
+    left, unfed, taken = list(offers), [], {}
+    for name, rule in zip(lifted.names, lifted.rules, strict=True):
+        if not jax.tree.leaves(start.slots.get(name)):
+            continue
+        kind, own = next((held for holder, held in _HOLDERS.items() if type(rule) is holder), ("", ()))
+        at = next((i for i, offer in enumerate(left) if offer[0] == kind), None)
+        if at is None:
+            unfed.append(name)
+            continue
+        if kind == "maximum":
+            _check_maximum(who, tx.rules, rule, maximum)
+        taken[name] = own, left.pop(at)[1]
+    if unfed or left:
+        raise ValueError(
+            f"{who}: tx is not the optimizer that made this state."
+            + (f" Nothing in it is for the rules {', '.join(unfed)}." if unfed else "")
+            + (f" No rule takes from it: {', '.join(kind for kind, _ in left)}." if left else "")
+        )
+    state = lifted.after(start, params, _steps(who, tx, counts, count))
+    leaves, treedef = checks.named_leaves(params, "parameters")
+    slots = dict(state.slots)
+    for name, acts in zip(lifted.names, lifted.chosen(leaves, treedef), strict=True):
+        own, trees = taken.get(name, ((), ()))
+        what = f"state for {name}"
+        moments = [checks.flatten_like(treedef, leaves, tree, what, "parameters", acts) for tree in trees]
+        initial = state.hyperparams.get(name, {}).get("initial", 0.0)  # of adagrad_sum
+        held = [None if xs[0] is None else _held(float(initial), *map(_wide, xs)) for xs in zip(*moments, strict=True)]
+        for i, slot in enumerate(own):
+            values = treedef.unflatten([None if x is None else x[i] for x in held])
+            slots[name] = slots[name] | {slot: jax.tree.map(_like(who, f"{name}.{slot}"), slots[name][slot], values)}
+    return state._replace(slots=slots)
+
+
+def _held(initial: float, value: np.ndarray, square: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+    """One leaf of a moment as our rule's slots hold it."""
+    if square is None:
+        return (value - initial,)
+    return value, np.maximum(square - np.abs(value) ** 2, 0)
+
+
+def _wide(x: Any) -> np.ndarray:
+    array = np.asarray(x)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
+def _like(who: str, name: str) -> Any:
+    """Puts a value where a slot is, in its dtype."""
+
+    def like(slot: jax.Array, value: np.ndarray) -> jax.Array:
+        if np.iscomplexobj(value) and not is_complex(slot.dtype):
+            raise ValueError(f"{who}: {name} is real, and complex there")
+        return jax.device_put(value.astype(slot.dtype), slot.sharding)
+
+    return like
+
+
+def _check_maximum(who: str, rules_: Sequence[Any], rule: Any, maximum: str) -> None:
+    """Whether AMSGrad's maximum is of the same thing on both sides, raw or debiased."""
+    debiases = [i for i, other in enumerate(rules_) if isinstance(other, rules.debias)]
+    if debiases and (debiases[0] < rules_.index(rule)) != (maximum == "debiased"):
+        order = "before" if maximum == "debiased" else "after"
+        raise ValueError(
+            f"{who}: the maximum there is of the {maximum} second moment, so debias must stand {order} max_v: see "
+            "gradtx.dialects."
+        )
+
+
+def _unmasked(tree: Any) -> Any:
+    """None, where optax has a ``MaskedNode``."""
+    return jax.tree.map(lambda x: None if _is_hole(x) else x, tree, is_leaf=_is_hole)
+
+
+def _is_hole(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _steps(who: str, tx: Chain | Rule, counts: set[int], count: int | None) -> int:
+    """How many steps were taken: as given, or as counted."""
+    if count is not None:
+        return _count(who, "count", count)
+    if len(counts) > 1:
+        raise ValueError(f"{who}: the counters differ, {sorted(counts)}; say which it is: count=...")
+    if counts:
+        return counts.pop()
+    for rule in _counting(tx):
+        raise ValueError(f"{who}: there is no counter in this state, and {rule} needs one; say it: count=...")
+    return 0
+
+
+def _counting(tx: Chain | Rule) -> list[Rule]:
+    """The rules whose steps depend on how many there were."""
+    return [
+        rule
+        for rule in tx.rules
+        if any(callable(value) for value in rule.hyperparameters().values())
+        or isinstance(rule, _COUNTING)
+        or not type(rule).__module__.startswith("gradtx.")
+    ]

@@ -1,0 +1,161 @@
+"""One run of a sweep: what it gets as its optimizer, and whether that can be swept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradtx._chain import step
+from gradtx._core.dataflow import Flow, flows
+from gradtx._core.hyperparams import Found, find, find_name, written
+from gradtx._core.limits import checked
+from gradtx._core.numerics import split
+from gradtx._engine.execution import executor
+from gradtx._wrappers.base import Wrapper
+
+__all__ = ["Point", "Run", "Train", "one_run", "result_names", "traced"]
+
+Point = Mapping[str, float]
+"""Hyperparameters by name."""
+
+Train = Callable[[Any, jax.Array], Any]
+"""A training as the user writes it: transformation and key to a tree of scalars."""
+
+Seen = dict[str, tuple[str, Found]]
+"""Hyperparameters by the names that were given, with their full names."""
+
+Run = Callable[[jax.Array, jax.Array], Any]
+"""The same as a function of the hyperparameters' values, in order, each with its residual, and the key's data."""
+
+
+def one_run(train: Train, tx: optax.GradientTransformation, names: Sequence[str], seen: Any = None) -> Run:
+    """A run of ``train`` as a function of arrays only; ``seen`` as in ``_Swept``."""
+
+    def run(values: jax.Array, key: jax.Array) -> Any:
+        swept = _Swept(tx, dict(zip(names, values, strict=True)), seen)
+        return train(swept, jax.random.wrap_key_data(key))
+
+    return run
+
+
+def traced(train: Train, tx: optax.GradientTransformation, points: Sequence[Point], shapes: Any) -> Any:
+    """The shapes of the results of a run, after all is refused that cannot be swept.
+
+    Args:
+        train: the training.
+        tx: its transformation.
+        points: all that it is to be run with.
+        shapes: of the arguments of a ``Run``.
+
+    Raises:
+        ValueError: see ``sweep``.
+    """
+    seen: Seen = {}
+    try:
+        results = jax.eval_shape(one_run(train, tx, tuple(points[0]), seen), *shapes)
+    except jax.errors.JAXTypeError as error:
+        error.add_note("sweep: train is compiled, for all runs at once: see what the documentation says of train.")
+        raise
+    if not seen:
+        raise ValueError("sweep: train never called init of the transformation it was given, so all rows would be one")
+    for name, (full, found) in seen.items():
+        other = next(short for short in seen if seen[short][0] == full)
+        if other != name:
+            raise ValueError(f"sweep: {full} is given twice, as {other!r} and {name!r}")
+        rule, own = full.split(".")[-2:] if "." in full else (full, full)
+        checked(f"sweep: {rule}: {own}", [point[name] for point in points], found.known.limits, found.value.dtype)
+    return results
+
+
+class _Swept(Wrapper):
+    """The transformation that a run gets: its state starts at the hyperparameters of the row.
+
+    Args:
+        tx: the transformation itself.
+        values: of the hyperparameters, by name; under trace.
+        seen: if given, the full names are noted in it, and steps are checked to keep what they start with.
+    """
+
+    tx: optax.GradientTransformation
+    values: Any
+    seen: Any = None
+
+    def _key(self) -> tuple[Any, ...]:
+        return (id(self),)  # values under trace: another run is another transformation
+
+    def init(self, params: Any) -> Any:
+        """The state before the first step."""
+        state = self.tx.init(params)
+        known = find(state)
+        full = {name: find_name("sweep", known, name) for name in self.values}
+        if self.seen is not None:
+            self.seen.update({name: (one, known[one]) for name, one in full.items()})
+        return written(
+            state, {full[name]: _split(value, known[full[name]].value.dtype) for name, value in self.values.items()}
+        )
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        """One step of the transformation itself."""
+        update = optax.with_extra_args_support(self.tx).update
+        if self.seen is not None:
+            _check_kept(lambda u, s: update(u, s, params, **extra_args), updates, state, self.seen)
+        return update(updates, state, params, **extra_args)
+
+    def _step(self, params: Any, grads: Any, state: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
+        if self.seen is not None:
+            return super()._step(params, grads, state, extra)
+        return step(self.tx, params, grads, state, **extra)
+
+
+def _split(value: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """A value and its residual in the dtype of the hyperparameter."""
+    rounded, residual = split(value[0], dtype)
+    return rounded, residual + value[1].astype(dtype)
+
+
+def _check_kept(update: Callable[..., Any], updates: Any, state: Any, names: Seen) -> None:
+    """Refuses hyperparameters that a step does not leave in the state, or does not read there."""
+    known, before = find(state), len(jax.tree.leaves(updates))
+    for name, (full, _) in names.items():
+        with executor("reference"):  # a call of the kernel would hide what it does not read
+            outputs = flows(update, updates, state, follow=before + known[full].leaf)  # both sides: updates, then state
+        own = outputs.pop(before + known[full].leaf)
+        if own is not Flow.SAME:
+            raise ValueError(
+                f"sweep: {name!r} is overwritten in each step, as by a schedule: what a row starts with would be lost. "
+                f"Build the optimizer with a number for {full}. To sweep the height of a schedule, put "
+                "gradtx.scale(1.0) at the end of the chain, and sweep its factor."
+            )
+        if all(flow is Flow.NONE for flow in outputs):
+            raise ValueError(f"sweep: {name!r} changes nothing: no step of this optimizer reads {full} in the state")
+
+
+def result_names(results: Any, names: Sequence[str]) -> list[str]:
+    """The columns of the results of a run.
+
+    Args:
+        results: their shapes, as a tree.
+        names: of the other columns.
+
+    Raises:
+        TypeError: for results that are no scalars.
+        ValueError: for none, or names that other columns have.
+    """
+    found = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(results)[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "result"
+        if leaf.shape != () or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
+            raise TypeError(
+                f"sweep: train returned {name!r} of shape {leaf.shape} and dtype {leaf.dtype}; results are scalars. "
+                "Return its last element or its mean, or its elements one by one, as in list(x)."
+            )
+        if name in names:
+            raise ValueError(f"sweep: the result {name!r} is called like another column; call it otherwise")
+        found.append(name)
+    if not found:
+        raise ValueError("sweep: train returned nothing; return a scalar, or a dict of scalars, for each run")
+    return found

@@ -16,10 +16,12 @@ from gradtx._core.signal import Signal, Weights
 from gradtx._core.state import ChainState, PackedState
 from gradtx._engine.execution import executor, set_executor
 from gradtx._inspect.describe import describe
+from gradtx._inspect.diagnose import Diagnosis, Finding, diagnose
 from gradtx._inspect.lookahead import evaluation_point, gradient_point, lookahead_iterate, lookahead_point
-from gradtx._inspect.monitor import Diagnosis, Finding, MonitorState, diagnose, metrics, monitor
+from gradtx._inspect.monitor import MonitorState, metrics, monitor
 from gradtx._states.checkpoint import load_state_dict, state_dict
-from gradtx._states.migrate import MigrationReport, from_optax, from_torch, migrate
+from gradtx._states.migrate import MigrationReport, migrate
+from gradtx._states.ports import from_optax, from_torch
 from gradtx._sweep.sweep import sweep
 from gradtx._sweep.table import SweepTable
 from gradtx._wrappers.guards import (

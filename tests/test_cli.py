@@ -21,12 +21,13 @@ from PIL import Image
 
 import gradtx
 from gradtx.__main__ import main
-from gradtx.workbench import compare as comparison
 from gradtx.workbench import files as writing
 from gradtx.workbench.options import parse
 from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.runs import kind as running
 from gradtx.workbench.settings import Impossible
 from gradtx.workbench.signals import ending
+from gradtx.workbench.sweeps import kind as sweeping
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -211,8 +212,8 @@ def test_mistakes(
     def no_training(*_, **__):
         raise AssertionError("training began")
 
-    monkeypatch.setattr(comparison, "train", no_training)
-    monkeypatch.setattr(comparison, "sweep_rates", no_training)
+    monkeypatch.setattr(running, "train", no_training)
+    monkeypatch.setattr(sweeping, "sweep_rates", no_training)
     Path("folder.png").mkdir()
     assert main(arguments) == 2
     printed = capsys.readouterr()
@@ -288,8 +289,8 @@ def test_a_file_that_cannot_be_written_after_all(capsys: pytest.CaptureFixture[s
         shutil.rmtree("folder")
         return train(*args, **kwargs)
 
-    train = comparison.train
-    monkeypatch.setattr(comparison, "train", train_and_lose_the_folder)
+    train = running.train
+    monkeypatch.setattr(running, "train", train_and_lose_the_folder)
     Path("folder").mkdir()
     arguments = ["--network", "relu", "--optimizers", "sgd", "--output", "folder/picture.png"]
     assert main(["compare", *TINY, *arguments]) == 1
@@ -316,11 +317,11 @@ def test_each_file_by_itself(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 def test_an_error_keeps_what_is_finished(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     def train_once(*args, **kwargs):
-        monkeypatch.setattr(comparison, "train", lambda *args, **kwargs: 1 // 0)
+        monkeypatch.setattr(running, "train", lambda *args, **kwargs: 1 // 0)
         return train(*args, **kwargs)
 
-    train = comparison.train
-    monkeypatch.setattr(comparison, "train", train_once)
+    train = running.train
+    monkeypatch.setattr(running, "train", train_once)
     with pytest.raises(ZeroDivisionError):
         main(["compare", *TINY, "--network", "relu", "--optimizers", "sgd", "adam", "--json", "n.json"])
     assert "SGD" in capsys.readouterr().out and files() == ["gradtx-compare.png", "n.json"]
@@ -374,7 +375,7 @@ def test_an_encoding_without_frames_and_names(capsys: pytest.CaptureFixture[str]
 def interrupt_run(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Press Ctrl-C in the first epoch of a run, counted from 1."""
     runs = []
-    train = comparison.train
+    train = running.train
 
     def interrupted_train(*args, progress, **kwargs):
         def progress_or_stop(*each):
@@ -385,7 +386,7 @@ def interrupt_run(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         runs.append(args)
         return train(*args, progress=progress_or_stop, **kwargs)
 
-    monkeypatch.setattr(comparison, "train", interrupted_train)
+    monkeypatch.setattr(running, "train", interrupted_train)
 
 
 def test_ctrl_c_shows_what_is_finished(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
@@ -417,9 +418,9 @@ def test_signals(name: str, when: str, capsys: pytest.CaptureFixture[str], monke
 
         monkeypatch.setattr(owner, attribute, and_send)
 
-    monkeypatch.setattr(comparison, "watch", lambda *args: None)
+    monkeypatch.setattr(running, "watch", lambda *args: None)
     if when == "training":
-        send_in(comparison, "train", 2)
+        send_in(running, "train", 2)
     send_in(writing, "_part", 3)  # the first two are for the check before the training
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     arguments = ["--network", "relu", "--optimizers", "sgd", "adam", "--json", "numbers.json"]

@@ -13,13 +13,13 @@ from PIL import Image
 
 import gradtx
 from gradtx.__main__ import main
-from gradtx.workbench import sweeps as sweeping
 from gradtx.workbench.data import load_digits
 from gradtx.workbench.recipes import make_optimizer
 from gradtx.workbench.settings import Settings
-from gradtx.workbench.sweep_picture import draw_sweeps
-from gradtx.workbench.sweep_report import print_sweeps
-from gradtx.workbench.sweeps import RATES, Range, Sweep
+from gradtx.workbench.sweeps import sweep as sweeping
+from gradtx.workbench.sweeps.picture import draw_sweeps
+from gradtx.workbench.sweeps.report import print_sweeps
+from gradtx.workbench.sweeps.sweep import RATES, Range, Sweep
 from gradtx.workbench.training import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -19,11 +19,12 @@ from sklearn.datasets import load_digits as read_digits
 import gradtx
 from gradtx.workbench.data import load_digits, split_digits
 from gradtx.workbench.files import check_writable, write_whole
-from gradtx.workbench.health import Health, monitors, watched
 from gradtx.workbench.networks import ACTIVATIONS, Network, Params
-from gradtx.workbench.picture import LINES, draw, spread
+from gradtx.workbench.picture import LINES, spread
 from gradtx.workbench.recipes import RECIPES, make_optimizer
-from gradtx.workbench.runs import Run
+from gradtx.workbench.runs.health import Health, monitors, watched
+from gradtx.workbench.runs.picture import draw
+from gradtx.workbench.runs.run import Run
 from gradtx.workbench.settings import Settings
 from gradtx.workbench.training import (
     Data,

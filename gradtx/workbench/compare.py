@@ -6,29 +6,21 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from rich.console import Console
 
-from gradtx import SweepTable
 from gradtx.workbench.data import load_digits
 from gradtx.workbench.files import write_whole
-from gradtx.workbench.health import watch
-from gradtx.workbench.networks import Network
-from gradtx.workbench.picture import draw
-from gradtx.workbench.recipes import RECIPES, make_optimizer
-from gradtx.workbench.record import runs_record, sweeps_record, to_json
-from gradtx.workbench.report import Bar, print_report
-from gradtx.workbench.runs import Run
+from gradtx.workbench.kind import Kind
+from gradtx.workbench.progress import Bar
+from gradtx.workbench.record import to_json
+from gradtx.workbench.runs.kind import RUNS
 from gradtx.workbench.settings import Settings
 from gradtx.workbench.signals import ending, status
-from gradtx.workbench.sweep_picture import draw_sweeps
-from gradtx.workbench.sweep_report import print_sweeps
-from gradtx.workbench.sweeps import RATES, Sweep, sweep_rates
+from gradtx.workbench.sweeps.kind import SWEEPS
 from gradtx.workbench.terminal import Page, say, show
-from gradtx.workbench.training import Data, train
-from gradtx.workbench.verdict import UNTRAINED, verdict
 
 __all__ = ["compare"]
 
@@ -71,77 +63,6 @@ def compare(settings: Settings) -> int:
             signals.hold()
             problem = _keep(kind, settings, done, interrupted) if done else 0
         return problem if signals.signal is None else status(signals.signal)
-
-
-def _run(settings: Settings, name: str, network: Network, optimizer: str, data: Data, bar: Bar) -> Run:
-    rate = settings.learning_rate or RECIPES[optimizer].learning_rate
-    tx = make_optimizer(optimizer, rate, settings.clip_norm, settings.clip_layer, settings.clip_value)
-    history = train(
-        network,
-        tx,
-        data,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        progress=lambda epoch, measures: bar.step(name, optimizer, f"training loss {measures.train_loss:.2e}"),
-    )
-    looks = settings.health or verdict(history.measures) in UNTRAINED
-    health = watch(network, tx, data, settings) if looks else None
-    return Run(name, optimizer, rate, str(tx), history.measures, health, history.seconds)
-
-
-def _sweep(settings: Settings, name: str, network: Network, optimizer: str, data: Data, bar: Bar) -> Sweep:
-    def progress(done: SweepTable) -> None:
-        bar.step(name, optimizer, f"learning rate {done['learning_rate'][-1]:.2g}, seed {done['seed'][-1]}")
-
-    return sweep_rates(settings, name, network, optimizer, data, progress)
-
-
-class Kind(NamedTuple):
-    """A kind of comparison.
-
-    Attributes:
-        name: what is done with one network and one optimizer, many of them.
-        unit: the steps that each of those takes.
-        steps: how many of them, by the settings.
-        one: does one.
-        result: what came out, in a few words.
-        report: prints all.
-        record: all as it is written to the JSON file.
-        draw: all as a picture.
-    """
-
-    name: str
-    unit: str
-    steps: Callable[[Settings], int]
-    one: Callable[..., Any]
-    result: Callable[[Any], str]
-    report: Callable[[Settings, Sequence[Any], Console], None]
-    record: Callable[[Sequence[Any]], dict[str, Any]]
-    draw: Callable[[Settings, Sequence[Any]], bytes]
-
-
-RUNS = Kind(
-    name="runs",
-    unit="epochs",
-    steps=lambda settings: settings.epochs,
-    one=_run,
-    result=lambda run: f"training loss {run.measures.train_loss[-1]:.2e}",
-    report=print_report,
-    record=runs_record,
-    draw=draw,
-)
-
-SWEEPS = Kind(
-    name="sweeps",
-    unit="runs",
-    steps=lambda settings: len(RATES) * settings.seeds,
-    one=_sweep,
-    result=lambda sweep: f"best learning rate {sweep.rates[sweep.best]:.2g}",
-    report=print_sweeps,
-    record=sweeps_record,
-    draw=draw_sweeps,
-)
 
 
 def _keep(kind: Kind, settings: Settings, done: Sequence[Any], interrupted: bool) -> int:

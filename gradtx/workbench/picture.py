@@ -1,4 +1,4 @@
-"""A comparison as a picture: the training loss, and under it the gradient norm of each layer."""
+"""What the pictures of all kinds of comparison share: the page, the lines, the axes, labels at their ends."""
 
 from __future__ import annotations
 
@@ -9,17 +9,26 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from sklearn.isotonic import isotonic_regression
 
 from gradtx.workbench.recipes import RECIPES
-from gradtx.workbench.runs import Run
 from gradtx.workbench.settings import Settings
 
-__all__ = ["LINES", "draw", "draw_losses", "limits_of_losses", "page", "panels_of", "spread"]
+__all__ = [
+    "LINES",
+    "STYLE",
+    "Line",
+    "draw_losses",
+    "limits",
+    "limits_of_losses",
+    "page",
+    "panels_of",
+    "plot",
+    "set_axes",
+    "spread",
+]
 
 
 class Line(NamedTuple):
@@ -67,27 +76,6 @@ COLUMNS = 3
 """Panels of gradient norms side by side."""
 
 
-def draw(settings: Settings, runs: Sequence[Run]) -> bytes:
-    """A PNG with one column for each network: training loss, then a panel of gradient norms for each optimizer.
-
-    Panels of one kind have the same axes. A cross marks the last finite
-    number of a training that ended in others; what leaves an axis, leaves the panel.
-
-    Args:
-        settings: of the comparison.
-        runs: at least one.
-    """
-    losses = limits_of_losses([run.measures.train_loss for run in runs])
-    norms = _limits_of_norms(runs)
-
-    def column(above: SubFigure, below: SubFigure, name: str, rows: int, columns: int) -> None:
-        of_network = [run for run in runs if run.network == name]
-        _draw_losses(above, of_network, losses, settings.title(name))
-        _draw_norms(below, of_network, norms, rows, columns)
-
-    return page(settings, runs, column)
-
-
 def page(
     settings: Settings, done: Sequence[Any], column: Callable[[SubFigure, SubFigure, str, int, int], None]
 ) -> bytes:
@@ -112,7 +100,7 @@ def page(
     return file.getvalue()
 
 
-def _limits(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
+def limits(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
     """The range of the positive finite values, held within low and high, with a little air; two decades at least."""
     shown = values[np.isfinite(values) & (values > 0)]
     if not shown.size:
@@ -124,14 +112,10 @@ def _limits(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
 def limits_of_losses(curves: Sequence[np.ndarray]) -> tuple[float, float]:
     """The range of training losses, by epoch from before training."""
     highest = 10 * max((float(losses[0]) for losses in curves if 0 < losses[0] < np.inf), default=1.0)
-    return _limits(np.concatenate(curves), SMALLEST_LOSS, highest)
+    return limits(np.concatenate(curves), SMALLEST_LOSS, highest)
 
 
-def _limits_of_norms(runs: Sequence[Run]) -> tuple[float, float]:
-    return _limits(np.concatenate([run.measures.gradient_norms.ravel() for run in runs]), 1e-12, 1e6)
-
-
-def _set_axes(axes: Axes, epochs: int, limits: tuple[float, float]) -> None:
+def set_axes(axes: Axes, epochs: int, limits: tuple[float, float]) -> None:
     """An axis of epochs, and a logarithmic one with these limits."""
     axes.set_yscale("log")
     axes.set_ylim(limits)
@@ -142,17 +126,11 @@ def _set_axes(axes: Axes, epochs: int, limits: tuple[float, float]) -> None:
     axes.tick_params(which="both", length=0)
 
 
-def _plot(axes: Axes, values: np.ndarray, line: Line, width: float) -> None:
+def plot(axes: Axes, values: np.ndarray, line: Line, width: float) -> None:
     """A curve; if it ends in numbers that are not finite, a cross on the last one that is."""
     finite = np.flatnonzero(np.isfinite(values))
     cross = finite[-1:].tolist() if len(finite) < len(values) else []
     axes.plot(values, color=line.colour, linestyle=line.dashes, linewidth=width, marker="x", markevery=cross)
-
-
-def _draw_losses(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float], title: str) -> None:
-    diverged = {run.optimizer: " (diverged)" * (run.verdict == "diverged") for run in runs}
-    losses = {run.optimizer: run.measures.train_loss for run in runs}
-    draw_losses(figure, losses, limits, title, diverged)
 
 
 def draw_losses(
@@ -164,12 +142,12 @@ def draw_losses(
 ) -> None:
     """The training loss by epoch, a curve for each optimizer, with its name and a note at its right end."""
     axes = figure.subplots()
-    _set_axes(axes, len(next(iter(losses.values()))) - 1, limits)
+    set_axes(axes, len(next(iter(losses.values()))) - 1, limits)
     axes.set_title(title, fontweight="bold", fontsize=12, pad=10)
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss (cross-entropy, nats)")
     for optimizer, values in losses.items():
-        _plot(axes, values, LINES[optimizer], 1.8)
+        plot(axes, values, LINES[optimizer], 1.8)
     _label_ends(axes, {optimizer: float(values[-1]) for optimizer, values in losses.items()}, notes)
 
 
@@ -210,19 +188,6 @@ def spread(places: Sequence[float], gap: float) -> np.ndarray:
     return moved[np.argsort(order)]
 
 
-def _draw_norms(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float], rows: int, columns: int) -> None:
-    panels = panels_of(figure, [run.optimizer for run in runs], rows, columns)
-    layers = runs[0].measures.gradient_norms.shape[1]
-    colours = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 0.85, layers))]
-    for axes, run in zip(panels, runs, strict=True):
-        _set_axes(axes, len(run.measures.train_loss) - 1, limits)
-        for norms, colour in zip(run.measures.gradient_norms.T, colours, strict=True):
-            _plot(axes, norms, Line(colour), 1.3)
-    figure.supxlabel("epoch", fontsize=10, color="#333333")
-    figure.supylabel("gradient norm", fontsize=10, color="#333333")
-    _explain_layers(figure, colours)
-
-
 def panels_of(figure: SubFigure, optimizers: Sequence[str], rows: int, columns: int) -> list[Axes]:
     """A panel for each optimizer, with its name, all on the same axes; the lowest ones are numbered."""
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -234,18 +199,3 @@ def panels_of(figure: SubFigure, optimizers: Sequence[str], rows: int, columns: 
     for axes in panels[-columns:]:
         axes.tick_params(labelbottom=True)
     return panels
-
-
-def _explain_layers(figure: SubFigure, colours: Sequence[str]) -> None:
-    """A legend of the layers' colours; of some, if there are many."""
-    last = len(colours) - 1
-    named = sorted({round(last * part / 4) for part in range(5)})
-    figure.legend(
-        [Line2D([], [], color=colours[i], linewidth=2) for i in named],
-        [f"{i + 1}" + " (output)" * (i == last) for i in named],
-        loc="outside upper left",
-        ncols=len(named),
-        title="L2 norm of the training loss's gradient in layer",
-        alignment="left",
-        frameon=False,
-    )

@@ -1,67 +1,22 @@
-"""A comparison as text: a bar while it runs, a table when it is done."""
+"""Runs as text: a table, and what is wrong with the gradients."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from types import TracebackType
-from typing import IO, cast
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gradtx.workbench.networks import ACTIVATIONS
 from gradtx.workbench.recipes import RECIPES
-from gradtx.workbench.runs import Run
+from gradtx.workbench.runs.run import Run
 from gradtx.workbench.settings import Settings
-from gradtx.workbench.terminal import Lenient, say
+from gradtx.workbench.table import table_of_numbers
 from gradtx.workbench.verdict import ADVICE
 
-__all__ = ["Bar", "print_report", "table_of_numbers"]
+__all__ = ["print_report"]
 
 _COLOURS = {"diverged": "red", "not trained enough": "yellow", "overfitting": "yellow", "good": "green"}
-
-
-class Bar:
-    """A progress bar over everything to do, on stderr; where that is no terminal, a line for each optimizer.
-
-    Args:
-        total: the number of steps of the bar.
-        unit: what they are.
-    """
-
-    def __init__(self, total: int, unit: str):
-        console = Console(file=cast(IO[str], Lenient(sys.stderr)))
-        self._quiet = not console.is_terminal
-        columns = (BarColumn(24), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn(), "{task.description}")
-        self._progress = Progress(*columns, console=console, transient=True, disable=self._quiet)
-        self._task = self._progress.add_task("compiling", total=total)
-
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._progress.stop()
-
-    def start(self, network: str, optimizer: str) -> None:
-        """Say what is being compiled."""
-        self._progress.update(self._task, description=f"{_title(network, optimizer)}: compiling")
-
-    def step(self, network: str, optimizer: str, text: str) -> None:
-        """Move on by one step, and say what came out."""
-        self._progress.update(self._task, advance=1, description=f"{_title(network, optimizer)}: {text}")
-
-    def finish(self, network: str, optimizer: str, text: str, seconds: float) -> None:
-        """Say that an optimizer is done, where no bar shows it."""
-        if self._quiet:
-            say(f"{_title(network, optimizer)}: {text}, {seconds:.1f} s")
-
-
-def _title(network: str, optimizer: str) -> str:
-    return f"{RECIPES[optimizer].title} on {ACTIVATIONS[network].title}"
 
 
 def print_report(settings: Settings, runs: Sequence[Run], console: Console | None = None) -> None:
@@ -110,16 +65,6 @@ def _print_health(console: Console, runs: Sequence[Run]) -> None:
 def _some(leaves: Sequence[str]) -> str:
     """The worst two, and how many more."""
     return ", ".join(leaves[:2]) + (f" and {len(leaves) - 2} more" if len(leaves) > 2 else "")
-
-
-def table_of_numbers(title: str, heads: Sequence[str]) -> Table:
-    """An empty table of optimizers, and a column of numbers for each head, that fits into 80 columns."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.show_edge = table.pad_edge = False
-    table.add_column("optimizer", no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    return table
 
 
 def _table(settings: Settings, network: str, runs: Sequence[Run]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gradtx.workbench.health import Health
+from gradtx.workbench.runs.health import Health
 from gradtx.workbench.training import Measures
 from gradtx.workbench.verdict import verdict
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from gradtx.workbench.picture import LINES, draw_losses, limits_of_losses, page, panels_of
 from gradtx.workbench.settings import Settings
-from gradtx.workbench.sweeps import Sweep
+from gradtx.workbench.sweeps.sweep import Sweep
 
 __all__ = ["draw_sweeps"]
 

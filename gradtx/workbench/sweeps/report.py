@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gradtx.workbench.recipes import RECIPES
-from gradtx.workbench.report import table_of_numbers
 from gradtx.workbench.settings import Settings
-from gradtx.workbench.sweeps import Sweep
+from gradtx.workbench.sweeps.sweep import Sweep
+from gradtx.workbench.table import table_of_numbers
 from gradtx.workbench.verdict import TRAINED
 
 __all__ = ["print_sweeps"]

@@ -1,0 +1,1 @@
+"""Many learning rates and seeds for each network and optimizer: ``--sweep``."""

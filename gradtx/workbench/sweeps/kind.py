@@ -1,0 +1,35 @@
+"""Sweeps: many trainings for each network and optimizer."""
+
+from __future__ import annotations
+
+from gradtx import SweepTable
+from gradtx.workbench.kind import Kind
+from gradtx.workbench.networks import Network
+from gradtx.workbench.progress import Bar
+from gradtx.workbench.settings import Settings
+from gradtx.workbench.sweeps.picture import draw_sweeps
+from gradtx.workbench.sweeps.record import sweeps_record
+from gradtx.workbench.sweeps.report import print_sweeps
+from gradtx.workbench.sweeps.sweep import RATES, Sweep, sweep_rates
+from gradtx.workbench.training import Data
+
+__all__ = ["SWEEPS"]
+
+
+def _sweep(settings: Settings, name: str, network: Network, optimizer: str, data: Data, bar: Bar) -> Sweep:
+    def progress(done: SweepTable) -> None:
+        bar.step(name, optimizer, f"learning rate {done['learning_rate'][-1]:.2g}, seed {done['seed'][-1]}")
+
+    return sweep_rates(settings, name, network, optimizer, data, progress)
+
+
+SWEEPS = Kind(
+    name="sweeps",
+    unit="runs",
+    steps=lambda settings: len(RATES) * settings.seeds,
+    one=_sweep,
+    result=lambda sweep: f"best learning rate {sweep.rates[sweep.best]:.2g}",
+    report=print_sweeps,
+    record=sweeps_record,
+    draw=draw_sweeps,
+)

@@ -24,18 +24,13 @@ from gradtx._states.migrate import MigrationReport, migrate
 from gradtx._states.ports import from_optax, from_torch
 from gradtx._sweep.sweep import sweep
 from gradtx._sweep.table import SweepTable
-from gradtx._wrappers.guards import (
-    AccumulateState,
-    LossScaleState,
-    SkipNonfiniteState,
-    accumulate,
-    current_loss_scale,
-    loss_scale,
-    skip_nonfinite,
-)
+from gradtx._wrappers.accumulate import AccumulateState, accumulate
+from gradtx._wrappers.loss_scale import LossScaleState, current_loss_scale, loss_scale
 from gradtx._wrappers.packed import pack_state, packed, unpack_state
 from gradtx._wrappers.partition import PartitionState, partition
-from gradtx._wrappers.switch import SwatsState, SwitchState, swats, switch
+from gradtx._wrappers.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
+from gradtx._wrappers.swats import SwatsState, swats
+from gradtx._wrappers.switch import SwitchState, switch
 from gradtx.activations import maxout, relu
 from gradtx.optimizers import (
     adabelief,

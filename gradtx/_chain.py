@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.core
@@ -13,7 +13,8 @@ import optax
 from gradtx._core.contract import Trees
 from gradtx._core.selectors import Select, Selector, selector
 from gradtx._engine.engine import applied, unique_names
-from gradtx.rules.base import Rule, Transformation, made_by
+from gradtx._engine.transformation import Transformation, check_transformation, made_by
+from gradtx.rules.base import Rule
 
 
 class seal(Rule):
@@ -45,8 +46,7 @@ class seal(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.tx, optax.GradientTransformation):
-            raise TypeError(f"seal: expected an optax transformation, found {self.tx!r}")
+        check_transformation("seal", "tx", self.tx)
 
     @property
     def label(self) -> str:
@@ -152,13 +152,8 @@ def chain(*rules: optax.GradientTransformation, name: str | None = None, state_d
     """
     flat: list[Rule] = []
     for i, rule in enumerate(rules):
-        if isinstance(rule, Transformation):
-            flat += rule.rules
-        elif isinstance(rule, optax.GradientTransformation):
-            flat.append(seal(rule))
-        else:
-            hint = " (call it to make a rule)" if isinstance(rule, type) or callable(rule) else ""
-            raise TypeError(f"chain: argument {i} is {rule!r}{hint}, not a gradtx rule or an optax transformation")
+        check_transformation("chain", f"argument {i}", rule)
+        flat += cast("tuple[Rule, ...]", rule.rules) if isinstance(rule, Transformation) else [seal(rule)]
     if name is not None:
         flat = [dataclasses.replace(r, name=f"{name}.{own}") for r, own in zip(flat, unique_names(flat), strict=True)]
     if state_dtype is not None:

@@ -9,7 +9,7 @@ import pytest
 
 import gradtx as gx
 from gradtx import dialects, optimizers
-from gradtx.rules.base import Transformation
+from gradtx._engine.transformation import Transformation
 
 LEARNING_RATE = 0.01
 

@@ -349,7 +349,11 @@ class TestPartition:
             ),
             (lambda: gx.partition({}), ValueError, "no parts"),
             (lambda: gx.partition({"a": "frozen"}), TypeError, "'freeze' or 'pass', found 'frozen'"),
-            (lambda: gx.partition({"a": gx.sgd}), TypeError, "expected a transformation"),
+            (
+                lambda: gx.partition({"a": gx.sgd}),
+                TypeError,
+                "partition: a part must be a gradtx chain or rule, or an optax tr",
+            ),
             (lambda: gx.partition(["kernel"]), TypeError, "dict or pairs"),
             (lambda: gx.partition([("a", gx.sgd(1)), ("a", gx.sgd(2))]), ValueError, "same name"),
             (lambda: gx.partition({"default": "pass"}, "pass"), ValueError, "same name"),

@@ -14,8 +14,8 @@ from typing import Any
 import gradtx
 from docs.generate.docstrings import code_links, to_markdown
 from gradtx import activations, dialects, native, optimizers, rules, testing
-from gradtx._core.contract import Maths
-from gradtx.rules.base import Transformation, Value
+from gradtx._core.contract import AbstractRule
+from gradtx._engine.transformation import Transformation, Value
 
 __all__ = ["body", "docstring", "entry", "lead", "path_of", "problems", "public", "signature"]
 
@@ -180,9 +180,9 @@ def _members(path: str, thing: Any) -> Iterator[str]:
     """Methods, properties and attributes with docstrings: a class's own, and what makes a chain or a rule one."""
     if not _is_class(thing) or (issubclass(thing, gradtx.Rule) and thing is not gradtx.Rule):
         return
-    family = {gradtx.Chain: (gradtx.Chain, Transformation), gradtx.Rule: (Maths, gradtx.Rule)}.get(thing, (thing,))
+    families = {gradtx.Chain: (gradtx.Chain, Transformation), gradtx.Rule: (AbstractRule, gradtx.Rule)}
     seen: set[str] = set()
-    for owner in family:
+    for owner in families.get(thing, (thing,)):
         notes = _below(owner)
         for name, member in vars(owner).items():
             if name.startswith("_") or name in seen or (thing is not gradtx.Rule and not callable(member)

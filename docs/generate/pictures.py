@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 import gradtx as gx
-from gradtx.rules.base import Transformation
+from gradtx._engine.transformation import Transformation
 from gradtx.workbench.picture import STYLE, spread
 
 __all__ = ["GRADIENT", "bars", "descend", "lines", "over_time", "plane", "root_v", "svg", "updates", "valley"]

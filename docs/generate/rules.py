@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 import gradtx as gx
 from docs.generate.pictures import GRADIENT, STEPS, bars, descend, lines, over_time, plane, root_v, updates
-from gradtx.rules.base import Transformation
+from gradtx._engine.transformation import Transformation
 
 __all__ = ["RULES", "Entry"]
 

@@ -72,7 +72,7 @@ class Trees(NamedTuple):
     executor: Any
 
 
-class Maths:
+class AbstractRule:
     """What a rule says. The defaults are those of the identity.
 
     A rule overrides ``apply`` and, where it needs them, ``slots``, ``scalars``, ``tick``, ``measure`` and
@@ -145,7 +145,7 @@ class Maths:
     def source(self) -> Any:
         """What the rule's methods are made of; another value once one was replaced."""
 
-    def blank(self) -> Maths:
+    def blank(self) -> AbstractRule:
         """The rule without what a step gets as data: one for all values of its hyperparameters."""
         return self
 

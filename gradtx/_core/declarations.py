@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gradtx._core.contract import Maths, Tick
+from gradtx._core.contract import AbstractRule, Tick
 from gradtx._core.signal import Signal, Weights
 
 HOOKS = ("slots", "scalars", "tick", "measure", "settle", "apply", "init_tree", "apply_tree")
@@ -152,7 +152,7 @@ def _check_field(who: str, field: dataclasses.Field[Any], base: type, hyper: Any
 
 def parameters(name: str) -> list[str]:
     """The arguments that a method is called with."""
-    return [*inspect.signature(getattr(Maths, name)).parameters][1:]
+    return [*inspect.signature(getattr(AbstractRule, name)).parameters][1:]
 
 
 def _check_call(who: str, cls: type, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,6 +39,53 @@ def check_choice(rule: str, name: str, value: Any, options: tuple[str, ...]) -> 
     """
     if value not in options:
         raise ValueError(f"{rule}: {name} must be {' or '.join(map(repr, options))}, found {value!r}")
+
+
+_MOST = int(jnp.iinfo(jnp.int32).max)
+
+
+def integer(rule: str, name: str, value: Any, low: int, otherwise: str = "") -> int:
+    """An argument that is an integer of int32, and at least ``low``.
+
+    Args:
+        rule, name: of which the argument is, and its name, for the error.
+        value: what was given.
+        low: the least that it may be.
+        otherwise: what else it may be, for the error.
+
+    Raises:
+        TypeError: for something else than an integer.
+        ValueError: for one out of range.
+    """
+    wanted = f"an integer from {low} to {_MOST}{otherwise}"
+    try:
+        number = None if isinstance(value, bool | jax.core.Tracer) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{rule}: {name} must be {wanted}, found {value!r}")
+    if not low <= number <= _MOST:
+        raise ValueError(f"{rule}: {name} must be {wanted}, found {number}")
+    return number
+
+
+def number(rule: str, name: str, value: Any, otherwise: str = "", infinite: bool = False) -> float:
+    """An argument that is a real number.
+
+    Args:
+        rule, name, value, otherwise: as for ``integer``.
+        infinite: whether it may be infinite.
+
+    Raises:
+        TypeError: for something else than a number.
+        ValueError: for NaN, and for infinity unless it may be infinite.
+    """
+    found = _numbers(value)
+    if found is None or found.shape != ():
+        raise TypeError(f"{rule}: {name} must be a number{otherwise}, found {value!r}")
+    if np.isnan(found) or (np.isinf(found) and not infinite):
+        raise ValueError(f"{rule}: {name} must be {'a number' if infinite else 'finite'}{otherwise}, found {found:g}")
+    return float(found)
 
 
 def checked(

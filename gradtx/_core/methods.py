@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx._core.contract import Arrays, Maths, Named, Tick, Total
+from gradtx._core.contract import AbstractRule, Arrays, Named, Tick, Total
 from gradtx._core.declarations import kind
 from gradtx._core.numerics import Numbers, is_complex, is_inexact, real_dtype
 from gradtx._core.signal import Signal, Weights
 
 
-def numbered(rule: Maths) -> dict[str, float]:
+def numbered(rule: AbstractRule) -> dict[str, float]:
     """The scalar slots at the start."""
     with _called(rule, "scalars"):
         scalars = rule.scalars()
@@ -32,7 +32,7 @@ def numbered(rule: Maths) -> dict[str, float]:
     return scalars
 
 
-def slotted(rule: Maths, param: jax.Array, kinds_alone: bool = False) -> Arrays:
+def slotted(rule: AbstractRule, param: jax.Array, kinds_alone: bool = False) -> Arrays:
     """The slots of a leaf, each of its shape and dtype (or the real one of that).
 
     Args:
@@ -63,7 +63,7 @@ def slotted(rule: Maths, param: jax.Array, kinds_alone: bool = False) -> Arrays:
     return slots
 
 
-def ticked(rule: Maths, h: Named, scalars: Named, weights: Weights, count: jax.Array) -> Tick:
+def ticked(rule: AbstractRule, h: Named, scalars: Named, weights: Weights, count: jax.Array) -> Tick:
     """What a rule computes once per step."""
     held = set(vars(scalars))
     with _called(rule, "tick", h=h, scalars=scalars, weights=weights):
@@ -83,14 +83,14 @@ def ticked(rule: Maths, h: Named, scalars: Named, weights: Weights, count: jax.A
     return Tick(_arrays(tick.coefficients), _arrays(tick.scalars), Weights(*map(jnp.asarray, tick.weights)))
 
 
-def to_measure(rule: Maths, lanes: Mapping[str, Any]) -> Any:
+def to_measure(rule: AbstractRule, lanes: Mapping[str, Any]) -> Any:
     """The lanes of a leaf as a measurement reads them: the direction, or by name all that the rule declares."""
     if rule.reads == ("direction",):
         return lanes["direction"]
     return Named(**{lane: lanes[lane] for lane in rule.reads})
 
 
-def measured(rule: Maths, groups: Sequence[Sequence[Any]], total: Total) -> Numbers | dict[str, Numbers]:
+def measured(rule: AbstractRule, groups: Sequence[Sequence[Any]], total: Total) -> Numbers | dict[str, Numbers]:
     """One number for each group of leaves, or several by name."""
     with _called(rule, "measure"):
         found = rule.measure(groups, total)
@@ -99,7 +99,7 @@ def measured(rule: Maths, groups: Sequence[Sequence[Any]], total: Total) -> Numb
     return _numbers(rule, found, len(groups))
 
 
-def _numbers(rule: Maths, found: Any, groups: int) -> Numbers:
+def _numbers(rule: AbstractRule, found: Any, groups: int) -> Numbers:
     if isinstance(found, list | tuple):
         fits = len(found) == groups and not any(jnp.ndim(number) for number in found)
     else:
@@ -112,7 +112,7 @@ def _numbers(rule: Maths, found: Any, groups: int) -> Numbers:
     return [jnp.asarray(number) for number in found] if isinstance(found, list | tuple) else jnp.asarray(found)
 
 
-def settled(rule: Maths, c: Arrays, number: Any) -> Arrays:
+def settled(rule: AbstractRule, c: Arrays, number: Any) -> Arrays:
     """The coefficients that follow from what was measured."""
     given = Named(**c)
     with _called(rule, "settle", c=given):
@@ -125,7 +125,7 @@ def settled(rule: Maths, c: Arrays, number: Any) -> Arrays:
     return _arrays(found)
 
 
-def applied(rule: Maths, signal: Signal, slots: Arrays, param: Any, c: Arrays) -> tuple[Signal, Arrays]:
+def applied(rule: AbstractRule, signal: Signal, slots: Arrays, param: Any, c: Arrays) -> tuple[Signal, Arrays]:
     """The signal and the slots of a leaf after the rule."""
     given, coefficients = Named(**slots), Named(**c)
     with _called(rule, "apply", signal=signal, slots=given, c=coefficients):
@@ -146,7 +146,7 @@ def applied(rule: Maths, signal: Signal, slots: Arrays, param: Any, c: Arrays) -
     return _checked_lanes(rule, who, signal, after), _arrays(kept)
 
 
-def _checked_lanes(rule: Maths, who: str, before: Signal, after: Signal) -> Signal:
+def _checked_lanes(rule: AbstractRule, who: str, before: Signal, after: Signal) -> Signal:
     """The lanes after a rule: those that it changes, it declares."""
     if after.gradient is not before.gradient and after.gradient is not after.direction and not rule.filters:
         raise TypeError(
@@ -172,7 +172,7 @@ _SECOND_MOMENT = (
 )
 
 
-def check_tree(rule: Maths, returned: Any, directions: Any) -> tuple[Any, Any]:
+def check_tree(rule: AbstractRule, returned: Any, directions: Any) -> tuple[Any, Any]:
     """The directions and the state after a rule that maps whole trees."""
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise TypeError(f"{named(rule)}: apply_tree must return the directions and the state, found {kind(returned)}.")
@@ -224,7 +224,7 @@ def _arrays(values: Mapping[str, Any]) -> Arrays:
 # -- Words ------------------------------------------------------------------------------------------------------------
 
 
-def named(rule: Maths) -> str:
+def named(rule: AbstractRule) -> str:
     """The beginning of a message about a rule."""
     return f"gradtx: rule {rule.name or rule.label!r}"
 
@@ -234,7 +234,7 @@ def _listing(names: Iterable[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _called(rule: Maths, method: str, **given: Any) -> Iterator[None]:
+def _called(rule: AbstractRule, method: str, **given: Any) -> Iterator[None]:
     """What a method raises, with the name of the rule in front; what is not in what it was given, in words."""
     try:
         yield
@@ -250,7 +250,7 @@ def _called(rule: Maths, method: str, **given: Any) -> Iterator[None]:
         raise
 
 
-def _words(rule: Maths, error: Exception, given: Mapping[str, Any]) -> str | None:
+def _words(rule: AbstractRule, error: Exception, given: Mapping[str, Any]) -> str | None:
     match error:
         case dataclasses.FrozenInstanceError():
             return "sets an attribute of the rule. A rule is a value: what changes is a slot, or a scalar."
@@ -282,7 +282,7 @@ def _words(rule: Maths, error: Exception, given: Mapping[str, Any]) -> str | Non
     return None
 
 
-def _source(rule: Maths, what: str, name: str, values: Any) -> str:
+def _source(rule: AbstractRule, what: str, name: str, values: Any) -> str:
     """Where that comes from what is read, and what there is."""
     if isinstance(values, Signal):
         return "a signal has gradient, direction and second_moment; signal._replace(direction=...) changes one"

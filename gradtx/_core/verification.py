@@ -12,20 +12,20 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.contract import Maths, Named
+from gradtx._core.contract import AbstractRule, Named
 from gradtx._core.dataflow import Flow, flows
 from gradtx._core.declarations import DECLARATIONS, check_declared, parameters
 from gradtx._core.methods import applied, measured, named, numbered, settled, slotted, ticked, to_measure
 from gradtx._core.numerics import SumOver, real_dtype
 from gradtx._core.signal import Signal, Weights
 
-AnyMaths = TypeVar("AnyMaths", bound=Maths)
+AnyRule = TypeVar("AnyRule", bound=AbstractRule)
 
 _sound: weakref.WeakKeyDictionary[type, set[Hashable]] = weakref.WeakKeyDictionary()
 """Of each class, the structures that ``check`` has found right: fields that are no numbers."""
 
 
-def check(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
+def check(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> None:
     """A rule as it will run on a leaf, in the dtype of arithmetic; traced once for each structure of the rule.
 
     Raises:
@@ -46,7 +46,7 @@ def check(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
     known.add(structure)
 
 
-def _structure(rule: Maths) -> Hashable:
+def _structure(rule: AbstractRule) -> Hashable:
     """The fields of a rule; of a hyperparameter only its kind, so that no schedule is kept alive."""
     return tuple(
         (type(value) if isinstance(value, float | None) else callable(value))
@@ -60,11 +60,11 @@ def _structure(rule: Maths) -> Hashable:
     )
 
 
-def _overrides(rule: Maths, name: str) -> bool:
-    return getattr(type(rule), name) is not getattr(Maths, name)
+def _overrides(rule: AbstractRule, name: str) -> bool:
+    return getattr(type(rule), name) is not getattr(AbstractRule, name)
 
 
-def _check_complete(rule: Maths) -> None:
+def _check_complete(rule: AbstractRule) -> None:
     who = named(rule)
     for name in DECLARATIONS:
         check_declared(who, name, getattr(rule, name))
@@ -90,7 +90,7 @@ def _check_complete(rule: Maths) -> None:
         )
     if rule.scope is not None and not _overrides(rule, "measure"):
         raise TypeError(f"{who} declares scope = {rule.scope!r}, so it must define measure(self, groups, total).")
-    if rule.scope is None and rule.reads != Maths.reads:
+    if rule.scope is None and rule.reads != AbstractRule.reads:
         raise TypeError(
             f"{who} declares reads = {rule.reads!r} and no scope, so that nothing is measured: write scope."
         )
@@ -101,7 +101,7 @@ def _check_complete(rule: Maths) -> None:
     numbered(rule)
 
 
-def _check_run(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
+def _check_run(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> None:
     """The rule on one leaf, without what it does not declare to read."""
     real = jax.ShapeDtypeStruct(leaf.shape, real_dtype(leaf.dtype))
     param = leaf if rule.needs_params else None
@@ -135,7 +135,7 @@ def _check_run(rule: Maths, leaf: jax.ShapeDtypeStruct) -> None:
         )
 
 
-def _runs(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
+def _runs(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
     """Whether the methods of a rule return, be it something wrong."""
     try:
         _remembers(rule, leaf, param, second_moment)
@@ -144,12 +144,12 @@ def _runs(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: An
     return True
 
 
-def _remembers(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
+def _remembers(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
     """Whether the direction or the second moment depends on the slots; the whole step of a rule is traced for it."""
     return _reaches(rule, leaf, param, second_moment, None)
 
 
-def unread(rule: Maths, leaf: jax.ShapeDtypeStruct) -> list[str]:
+def unread(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> list[str]:
     """The numbers among the hyperparameters that neither lanes nor slots depend on: is ``self`` read instead?"""
     second_moment = jax.ShapeDtypeStruct(leaf.shape, real_dtype(leaf.dtype))
     lanes = leaf if rule.needs_params else None, second_moment if rule.second_moment in ("edits", "uses") else None
@@ -157,7 +157,7 @@ def unread(rule: Maths, leaf: jax.ShapeDtypeStruct) -> list[str]:
     return [name for name in numbers if not rule.whole and not _reaches(rule, leaf, *lanes, name)]
 
 
-def _reaches(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any, name: str | None) -> bool:
+def _reaches(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any, name: str | None) -> bool:
     """Whether the lanes depend on the slots; or, given the name of a hyperparameter, lanes or slots on that."""
     rule = timeless(rule)
     real = real_dtype(leaf.dtype)
@@ -190,7 +190,7 @@ def _reaches(rule: Maths, leaf: jax.ShapeDtypeStruct, param: Any, second_moment:
     return any(flow is not Flow.NONE for flow in found)
 
 
-def timeless(rule: AnyMaths) -> AnyMaths:
+def timeless(rule: AnyRule) -> AnyRule:
     """The rule with a schedule that anyone can call in place of each of its own, which may want numbers."""
     schedules = [name for name, value in rule.hyperparameters().items() if callable(value)]
     rule = copy.copy(rule) if schedules else rule

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradtx._core.contract import Maths
+from gradtx._core.contract import AbstractRule
 from gradtx._core.numerics import is_complex, is_inexact, without_residuals
 from gradtx._core.selectors import Leaves, flatten_with_paths
 from gradtx._core.state import ChainState, PackedState
@@ -122,7 +122,7 @@ def check_injected(what: str, value: Any) -> None:
         frame = frame.f_back
 
 
-def check_real(leaves: Leaves, chosen: Chosen, rules: Sequence[Maths], names: Sequence[str], what: str) -> None:
+def check_real(leaves: Leaves, chosen: Chosen, rules: Sequence[AbstractRule], names: Sequence[str], what: str) -> None:
     """Some rules have no meaning for complex numbers."""
     for rule, name, ours in zip(rules, names, chosen, strict=True):
         for (path, leaf), applies in zip(leaves, ours, strict=True):
@@ -184,7 +184,7 @@ def difference(found: Iterable[str], expected: Iterable[str]) -> str:
 
 
 def check_params(
-    params: Any, treedef: Any, updates: Leaves, chosen: Chosen, rules: Sequence[Maths], names: Sequence[str]
+    params: Any, treedef: Any, updates: Leaves, chosen: Chosen, rules: Sequence[AbstractRule], names: Sequence[str]
 ) -> list[Any] | None:
     """The parameters' leaves, in the order of the updates', or None if there are none and no rule reads them."""
     if params is None:
@@ -215,7 +215,7 @@ def _kind(leaf: Any) -> str:
     return "complex" if dtype is not None and is_complex(dtype) else "real"
 
 
-def check_order(rules: Sequence[Maths], names: Sequence[str], leaf: str = "") -> None:
+def check_order(rules: Sequence[AbstractRule], names: Sequence[str], leaf: str = "") -> None:
     """A second moment needs one that makes it and one that uses it; some rules stand last.
 
     Args:

@@ -17,7 +17,7 @@ import optax
 
 from gradtx._core import methods, selectors, verification
 from gradtx._core.blank import Lesson, is_blank, looks_ahead
-from gradtx._core.contract import Hyperparameters, Maths, Tick
+from gradtx._core.contract import AbstractRule, Hyperparameters, Tick
 from gradtx._core.control import only_types
 from gradtx._core.limits import Limits, checked, scheduled
 from gradtx._core.mesh import puts_constants, starts
@@ -62,7 +62,7 @@ class Stepper(Hashable, Protocol):
 class Lifted:
     """Named rules that act on trees. What ``init`` and ``update`` of a rule or a chain do."""
 
-    def __init__(self, rules: Sequence[Maths]):
+    def __init__(self, rules: Sequence[AbstractRule]):
         self.rules = tuple(rules)
         self.names = unique_names(self.rules)
         self.layout = _layout(self.rules, self.names)
@@ -282,7 +282,7 @@ class Lifted:
             for own, value in rule.hyperparameters().items():
                 yield f"{name}.{own}", Hyperparameter(limits.get(own, Limits()), callable(value))
 
-    def _named(self) -> Iterable[tuple[str, Maths]]:
+    def _named(self) -> Iterable[tuple[str, AbstractRule]]:
         return zip(self.names, self.rules, strict=True)
 
     def _hyperparams(self, count: jax.Array, dtype: Any, held: Hyperparams | None) -> Hyperparams:
@@ -401,7 +401,7 @@ class Blanks(Lifted):
 
     def __init__(
         self,
-        rules: Sequence[Maths],
+        rules: Sequence[AbstractRule],
         names: Sequence[str],
         layout: Layout,
         where: Sequence[Any],
@@ -502,7 +502,7 @@ def _grouped(chosen: checks.Chosen) -> dict[tuple[bool, ...], list[int]]:
     return groups
 
 
-def unique_names(rules: Iterable[Maths]) -> tuple[str, ...]:
+def unique_names(rules: Iterable[AbstractRule]) -> tuple[str, ...]:
     """A name for each rule: the given one, or its label, then label_1, label_2, ..."""
     rules = list(rules)
     given = Counter(rule.name for rule in rules if rule.name is not None)
@@ -516,7 +516,7 @@ def unique_names(rules: Iterable[Maths]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _layout(rules: Sequence[Maths], names: Sequence[str]) -> Layout:
+def _layout(rules: Sequence[AbstractRule], names: Sequence[str]) -> Layout:
     hyperparams, slots = {}, {}
     for name, rule in zip(names, rules, strict=True):
         hyperparams[name] = dict.fromkeys(rule.hyperparameters(), "scalar")
@@ -536,7 +536,7 @@ def _array(leaf: Any) -> jax.Array:
     return jnp.asarray(leaf, jnp.result_type(leaf))
 
 
-def _slots(rule: Maths, param: jax.Array) -> Scalars:
+def _slots(rule: AbstractRule, param: jax.Array) -> Scalars:
     """The slots of a rule for one leaf, in the dtype they are kept in, and sharded as the parameter is."""
     slots = methods.slotted(rule, param)
     if rule.state_dtype is not None:
@@ -567,7 +567,7 @@ def _buffer(x: jax.Array) -> int:
     return shards[0].data.unsafe_buffer_pointer() if shards else id(x)
 
 
-def _with_complements(own: Scalars, rule: Maths) -> Scalars:
+def _with_complements(own: Scalars, rule: AbstractRule) -> Scalars:
     """The hyperparameters of a rule, and the complements of those that are below 1."""
     values = {name: own[name] for name in rule.hyperparameters()}
     return values | {given: complement(own, name) for name, given in rule.complements().items()}

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from gradtx import native
 from gradtx._core import methods
-from gradtx._core.contract import Maths, Trees
+from gradtx._core.contract import AbstractRule, Trees
 from gradtx._core.dtypes import promoted
 from gradtx._core.numerics import Numbers, SumOver, added, in_order, real_dtype, sum_over, widest
 from gradtx._core.signal import Signal
@@ -34,7 +34,7 @@ class Resting(NamedTuple):
         gradient: as it came in, None, float0, or an array of whatever dtype; or what a rule that maps whole trees made.
         frozen: whether a rule freezes it.
         computed: whether there are zeros in its place, as rules that act on it before it is frozen keep slots for it.
-        members: per rule, whether the rule sees it as it is (see ``Maths.takes_anything``).
+        members: per rule, whether the rule sees it as it is (see ``AbstractRule.takes_anything``).
     """
 
     gradient: Any
@@ -282,7 +282,7 @@ class Fused:
         finish: see above.
     """
 
-    rules: tuple[tuple[Maths, tuple[str, ...], tuple[str, ...], tuple[jnp.dtype, ...]], ...]
+    rules: tuple[tuple[AbstractRule, tuple[str, ...], tuple[str, ...], tuple[jnp.dtype, ...]], ...]
     leaf: Leaf
     accumulated: bool
     second_moment: bool
@@ -310,7 +310,7 @@ class Fused:
             out += [after[slot].astype(d) for slot, d in zip(names, kept, strict=True)]
         return (*self._finished(signal, stored), *out)
 
-    def apart(self, avals: Sequence[Any]) -> Iterator[tuple[Maths, Fused, list[Any]]]:
+    def apart(self, avals: Sequence[Any]) -> Iterator[tuple[AbstractRule, Fused, list[Any]]]:
         """Each rule, the function of it alone, and what its arrays are like."""
         before = 1 + self.accumulated + self.second_moment + self.reads_param
         u = jax.ShapeDtypeStruct(avals[0].shape, self.leaf.dtype)
@@ -405,7 +405,7 @@ def _measure(r: int, lanes: list[tuple[jax.Array, ...]], work: Work, executor: E
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _measured(rule: Maths, executor: Executor, groups: list[list[dict[str, jax.Array]]]) -> Any:
+def _measured(rule: AbstractRule, executor: Executor, groups: list[list[dict[str, jax.Array]]]) -> Any:
     """Outside of ``jit`` compiled once: a loop that each call makes anew would be compiled anew."""
     return methods.measured(
         rule, [[methods.to_measure(rule, lanes) for lanes in group] for group in groups], executor.total
@@ -508,7 +508,7 @@ def _coefficients(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _settled(rule: Maths, wide: jnp.dtype, dtype: jnp.dtype, own: Coefficients, found: Any) -> Coefficients:
+def _settled(rule: AbstractRule, wide: jnp.dtype, dtype: jnp.dtype, own: Coefficients, found: Any) -> Coefficients:
     """Traced once for all leaves, and outside of ``jit`` compiled once for all steps."""
     return _cast(methods.settled(rule, own, jax.tree.map(lambda x: x.astype(wide), found)), dtype)
 
@@ -553,16 +553,18 @@ def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: W
             lanes[i] = (u.astype(acts[i].dtype), *([directions[i]] if freezes else []), *lanes[i][1:])
 
 
-def _map_trees(rule: Maths, trees: Trees, state: Any) -> tuple[Any, Any]:
+def _map_trees(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:
     return methods.check_tree(rule, rule.apply_tree(trees, state), trees.direction)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _compiled(rule: Maths, treedef: Any, places: tuple[int, ...], distinct: list[Any], state: Any) -> tuple[Any, Any]:
+def _compiled(
+    rule: AbstractRule, treedef: Any, places: tuple[int, ...], distinct: list[Any], state: Any
+) -> tuple[Any, Any]:
     return _map_trees(rule, treedef.unflatten([distinct[place] for place in places]), state)
 
 
-def _mapped(rule: Maths, trees: Trees, state: Any) -> tuple[Any, Any]:
+def _mapped(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:
     """A pure rule outside of ``jit`` compiled once; it reads no extra arguments. One array stays one in all trees."""
     leaves, treedef = jax.tree.flatten(trees._replace(extra={}))
     distinct = {id(x): x for x in leaves}

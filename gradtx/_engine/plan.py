@@ -1,6 +1,6 @@
 """How a chain runs on given leaves: in how many passes over memory, and which leaves go together.
 
-A plan follows from the rules and the leaves' shapes and dtypes alone, and knows of a rule only what ``Maths``
+A plan follows from the rules and the leaves' shapes and dtypes alone, and knows of a rule only what ``AbstractRule``
 declares. Rules that map one array at a time fuse into one pass; a measurement over whole leaves, and a rule that maps
 whole trees, start another.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from gradtx._core.contract import Maths
+from gradtx._core.contract import AbstractRule
 
 
 class Leaf(NamedTuple):
@@ -93,7 +93,7 @@ class Plan(NamedTuple):
         applies: whether the last pass takes the step as well, and gives parameters instead of updates.
     """
 
-    rules: tuple[Maths, ...]
+    rules: tuple[AbstractRule, ...]
     passes: tuple[Pass, ...]
     batches: tuple[Batch, ...]
     applies: bool
@@ -160,7 +160,7 @@ class Plan(NamedTuple):
         return "\n".join(self.lines())
 
 
-def passes(rules: tuple[Maths, ...]) -> tuple[Pass, ...]:
+def passes(rules: tuple[AbstractRule, ...]) -> tuple[Pass, ...]:
     """The passes of a chain: a new one before each measurement, and around each rule that maps whole trees."""
     starts = {0, len(rules)}
     for r, rule in enumerate(rules):
@@ -172,7 +172,7 @@ def passes(rules: tuple[Maths, ...]) -> tuple[Pass, ...]:
     )
 
 
-def plan(rules: Sequence[Maths], leaves: Sequence[Leaf | None], applies: bool = False) -> Plan:
+def plan(rules: Sequence[AbstractRule], leaves: Sequence[Leaf | None], applies: bool = False) -> Plan:
     """How these rules run on these leaves; None for a leaf that nothing is done to."""
     alike: dict[Leaf, list[int]] = {}
     known = {i: leaf for i, leaf in enumerate(leaves) if leaf is not None}

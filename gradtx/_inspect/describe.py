@@ -12,12 +12,13 @@ import optax
 from gradtx._chain import Chain, chain, seal
 from gradtx._core.selectors import Leaves, flatten_with_paths
 from gradtx._core.verification import timeless
+from gradtx._engine.transformation import Transformation, show
 from gradtx._inspect.latex import plain
 from gradtx._inspect.tables import aligned, broken, columns, fitted, line, markdown, width
 from gradtx._wrappers.base import Wrapper
 from gradtx._wrappers.packed import packed
 from gradtx._wrappers.partition import partition
-from gradtx.rules.base import Rule, Transformation, show
+from gradtx.rules.base import Rule
 
 
 class Row(NamedTuple):

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 
 from gradtx._core.contract import Trees
 from gradtx._core.control import either
+from gradtx._core.counts import incremented, zero
+from gradtx._core.limits import integer
 from gradtx._core.mesh import size_of
 from gradtx._core.numerics import Numbers, is_complex, l2_norm, norms, on_each, real_dtype, safe_divide, stacked
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.walk import walk, words
-from gradtx._wrappers.guards import _integer, _next, _zero
 from gradtx.rules.base import Rule
 
 
@@ -99,7 +100,7 @@ class monitor(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "every", _integer(self.label, "every", self.every, low=1))
+        object.__setattr__(self, "every", integer(self.label, "every", self.every, low=1))
 
     def init_tree(self, params: Any) -> MonitorState:
         """Nothing measured."""
@@ -108,13 +109,13 @@ class monitor(Rule):
             return jax.tree.map(lambda p: jnp.zeros((), real_dtype(p.dtype)), params)
 
         def counts() -> Any:
-            return jax.tree.map(lambda p: _zero(), params)
+            return jax.tree.map(lambda p: zero(), params)
 
         return MonitorState(
-            steps=_zero(),
-            wait=_zero(),
-            nonfinite_steps=_zero(),
-            clipped_steps=_zero(),
+            steps=zero(),
+            wait=zero(),
+            nonfinite_steps=zero(),
+            clipped_steps=zero(),
             size=jax.tree.map(lambda p: jnp.array(size_of(p), real_dtype(p.dtype)), params),
             gradient_norm=zeros(),
             update_norm=zeros(),
@@ -159,7 +160,7 @@ def _measured(trees: Trees, state: MonitorState) -> MonitorState:
         return jax.tree.map(_counted, tree(), before)
 
     return MonitorState(
-        steps=_next(state.steps),
+        steps=incremented(state.steps),
         wait=state.wait,
         nonfinite_steps=_counted(_any(nonfinite), state.nonfinite_steps),
         clipped_steps=state.clipped_steps if clipped is None else _counted(_any(clipped), state.clipped_steps),
@@ -198,7 +199,7 @@ def _shrinking(g: jax.Array, lane: jax.Array) -> jax.Array:
 # Traced once for all leaves.
 @jax.jit
 def _counted(flag: jax.Array, count: jax.Array) -> jax.Array:
-    return jnp.where(flag > 0, _next(count), count)
+    return jnp.where(flag > 0, incremented(count), count)
 
 
 def _any(flags: Numbers) -> jax.Array:

@@ -13,15 +13,16 @@ import numpy as np
 import optax
 
 from gradtx._chain import seal
+from gradtx._core.contract import AbstractRule
 from gradtx._core.limits import checked
 from gradtx._core.numerics import is_complex, real_dtype, residual_of
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.state import ChainState, PackedState, known_to
 from gradtx._core.walk import walk, word
+from gradtx._engine.transformation import Transformation
 from gradtx._wrappers.base import Wrapper
-from gradtx._wrappers.guards import LossScaleState
+from gradtx._wrappers.loss_scale import LossScaleState
 from gradtx._wrappers.packed import PackedSlot
-from gradtx.rules.base import Rule, Transformation
 
 FORMAT = 1
 """The number of the format that is written. Every one that ever was is read."""
@@ -204,7 +205,7 @@ _COUNTS = dict.fromkeys(
 """The counts in states, of gradtx and of optax, and the least that each can be."""
 
 
-def _rules(tx: Any, state: Any, at: str) -> Iterator[tuple[str, Rule, str]]:
+def _rules(tx: Any, state: Any, at: str) -> Iterator[tuple[str, AbstractRule, str]]:
     """Each rule in a transformation, with the path of its chain's state and its name there."""
     at = at or "state"
     if isinstance(tx, Wrapper):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import optax
@@ -11,9 +11,9 @@ from gradtx._chain import chain, seal, started
 from gradtx._core import selectors
 from gradtx._core.mesh import puts_constants, starts
 from gradtx._engine import checks
+from gradtx._engine.transformation import Transformation, check_transformation, made_by
 from gradtx._wrappers.base import Wrapper
 from gradtx.rules import freeze
-from gradtx.rules.base import Transformation, made_by
 
 
 class PartitionState(NamedTuple):
@@ -62,12 +62,10 @@ class partition(Wrapper):
 
     def __post_init__(self):
         pairs = self.parts.items() if isinstance(self.parts, Mapping) else self.parts
-        try:
-            pairs = [(selectors.selector(select), _transformation(tx)) for select, tx in pairs]
-        except ValueError as error:
-            if "unpack" not in str(error):
-                raise
-            raise TypeError(f"partition: parts must be a dict or pairs, {{select: tx}}, found {self.parts!r}") from None
+        pairs = list(pairs) if isinstance(pairs, Iterable) else [pairs]
+        if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+            raise TypeError(f"partition: parts must be a dict or pairs, {{select: tx}}, found {self.parts!r}")
+        pairs = [(selectors.selector(select), _transformation(tx)) for select, tx in pairs]
         if not pairs:
             raise ValueError("partition: there are no parts")
         object.__setattr__(self, "parts", tuple(pairs))
@@ -165,11 +163,9 @@ def _name(select: selectors.Selector) -> str:
 
 
 def _transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
-    words = {"freeze": freeze(), "pass": chain()}
-    if isinstance(tx, str) and tx in words:
-        return words[tx]
+    if isinstance(tx, str):
+        tx = {"freeze": freeze(), "pass": chain()}.get(tx, tx)
     if isinstance(tx, Transformation):
         return tx
-    if isinstance(tx, optax.GradientTransformation):
-        return optax.with_extra_args_support(tx)
-    raise TypeError(f"partition: expected a transformation, 'freeze' or 'pass', found {tx!r}")
+    check_transformation("partition", "a part", tx, ", 'freeze' or 'pass'")
+    return optax.with_extra_args_support(tx)

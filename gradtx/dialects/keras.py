@@ -30,10 +30,11 @@ import jax.numpy as jnp
 from gradtx import rules
 from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
+from gradtx._engine.transformation import Transformation
 from gradtx._wrappers.partition import partition
 from gradtx.dialects._arguments import falling_rate, is_zero, missing, refuse
 from gradtx.optimizers._parts import derived
-from gradtx.rules.base import Hyper, Rule, Transformation
+from gradtx.rules.base import Hyper, Rule
 
 __all__ = [
     "adadelta",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from gradtx._core.contract import Tick
+from gradtx._core.limits import integer
 from gradtx.rules.base import Hyper, Rule, hyper
 
 
@@ -143,10 +144,7 @@ class lookahead(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.every, int) or isinstance(self.every, bool):
-            raise TypeError(f"lookahead: every must be an integer, found {self.every!r}")
-        if self.every < 1:
-            raise ValueError(f"lookahead: every must be at least 1, found {self.every}")
+        object.__setattr__(self, "every", integer(self.label, "every", self.every, low=1))
 
     def slots(self, param):
         return {"way": jnp.zeros_like(param)}

@@ -25,7 +25,8 @@ import jax
 import optax
 
 from gradtx._chain import Chain, chain
-from gradtx.rules.base import Rule, Transformation
+from gradtx._engine.transformation import Transformation
+from gradtx.rules.base import Rule
 from gradtx.testing._examples import params
 from gradtx.testing._properties import ORDERED, Property
 

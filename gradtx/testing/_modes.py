@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gradtx as gx
-from gradtx.rules.base import Transformation
+from gradtx._engine.transformation import Transformation
 from gradtx.testing._compare import check, close
 from gradtx.testing._examples import normal
 

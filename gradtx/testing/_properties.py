@@ -19,8 +19,8 @@ import optax
 
 import gradtx as gx
 from gradtx._core import verification
+from gradtx._engine.transformation import Transformation
 from gradtx._inspect.tables import columns, width
-from gradtx.rules.base import Transformation
 from gradtx.testing._compare import check, close, finite, own_buffers, same_types
 from gradtx.testing._examples import DTYPES, normal, params, trees
 from gradtx.testing._modes import (
@@ -226,7 +226,7 @@ def sweeps_by_vmap(tx: Transformation) -> None:
     for i, factor in enumerate(factors):
         alone = _update(tx, p, times(factor), p)
         close(jax.tree.map(lambda x, i=i: x[i], together), alone, "vmap and a run alone differ", rtol=2e-6)
-    rebuilt = _update(gx.chain(*map(_halved, tx.rules)), p, times(0.5), p)
+    rebuilt = _update(gx.chain(*map(_halved, gx.chain(tx).rules)), p, times(0.5), p)
     close(rebuilt, _update(tx, p, times(0.5), p), f"hyperparameters in the state are not used{_unread(tx)}", rtol=2e-6)
 
 

@@ -1,0 +1,120 @@
+"""Steps left out where a gradient is inf or NaN."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradtx._core.control import Once, either
+from gradtx._core.counts import incremented, zero
+from gradtx._core.limits import integer
+from gradtx._core.mesh import all_of, puts_constants, starts
+from gradtx._core.numerics import is_inexact
+from gradtx._engine.transformation import check_transformation
+from gradtx._wrappers.base import Wrapper, checked_state, filled, run_inside, strong_started
+
+
+class SkipNonfiniteState(NamedTuple):
+    """The state of ``skip_nonfinite``.
+
+    Attributes:
+        inner: the state of the transformation inside.
+        skipped: steps skipped so far, int32, saturating.
+        consecutive: steps skipped since the last good one, int32, saturating.
+        finite: whether the last step's gradients were all finite, a bool; True before the first step.
+    """
+
+    inner: Any
+    skipped: jax.Array
+    consecutive: jax.Array
+    finite: jax.Array
+
+
+class skip_nonfinite(Wrapper):
+    """Skips a step whole if any gradient is inf or NaN: no update, and nothing inside changes, its count included.
+
+    With all gradients finite, g finite: u, s ← tx(g, s). Otherwise u ← 0, s ← s; ``tx`` does not run, and nothing of
+    the bad gradients is kept. One inf or NaN in one leaf skips the step for every leaf.
+
+    Args:
+        tx: a gradtx chain or rule, or any optax transformation. It gets the extra arguments of ``update``.
+        max_consecutive: n ≥ 0, how many steps in a row may be skipped. In every further one the updates are NaN in all
+            elements, so that the loss becomes NaN and a run that cannot recover is seen to fail, instead of standing
+            still for ever; ``tx`` and its state are not touched even then, and after good parameters are put back, the
+            next good step works as ever. None, the default: no limit; look at ``state.consecutive`` now and then.
+
+    State: ``SkipNonfiniteState``. Leaves that are not floating or complex count as finite, and are zero in a skipped
+    step; None is no leaf. Updates have the dtypes that ``tx`` gives.
+
+    What finite gradients make of the parameters is not looked at: an update that is infinite because ``tx`` made it so
+    is passed on.
+
+    Arrays sharded over a mesh are one array: an inf or NaN in one shard skips the step on every device; inside
+    ``shard_map`` too, where types say what is sharded. With ``check_vma=False`` they do not: there the gradients must
+    be the same on all devices.
+
+    Raises:
+        TypeError: if ``tx`` is no transformation, or ``max_consecutive`` no integer; in ``update``, for a state that
+            ``init`` did not make.
+        ValueError: for a negative ``max_consecutive``, or one that int32 does not hold.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.skip_nonfinite(gradtx.sgd(0.1, momentum=0.9))
+    >>> state = tx.init(jnp.zeros(2))
+    >>> updates, state = tx.update(jnp.array([1.0, jnp.inf]), state)
+    >>> print(updates, state.skipped, state.inner.count)
+    [0. 0.] 1 0
+    >>> updates, state = tx.update(jnp.array([1.0, 2.0]), state)
+    >>> print(updates, state.skipped, state.inner.count)
+    [-0.1 -0.2] 1 1
+    """
+
+    tx: optax.GradientTransformation
+    max_consecutive: int | None = None
+
+    def __post_init__(self):
+        check_transformation(self.label, "tx", self.tx)
+        object.__setattr__(self, "max_consecutive", limit(self.label, self.max_consecutive))
+
+    def _members(self, state: SkipNonfiniteState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
+        return {"": (self.tx, state.inner)}
+
+    @starts
+    def init(self, params: Any) -> SkipNonfiniteState:
+        """The state before the first step: nothing skipped."""
+        return SkipNonfiniteState(strong_started(self.tx, params), zero(), zero(), jnp.array(True))
+
+    @puts_constants
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, SkipNonfiniteState]:
+        """What ``tx`` makes of finite gradients; zeros, or NaN after too many in a row, instead of others."""
+        state = checked_state(self.label, state, SkipNonfiniteState, "skipped", "consecutive")
+        finite = _all_finite(updates)
+        consecutive = jnp.where(finite, 0, incremented(state.consecutive))
+
+        run = Once(lambda gradients: run_inside(self.tx, gradients, state.inner, params, extra_args), updates)
+
+        def skip() -> tuple[Any, Any]:
+            too_many = False if self.max_consecutive is None else consecutive > self.max_consecutive
+            return filled(run.types[0], jnp.where(too_many, jnp.nan, 0.0)), state.inner
+
+        updates, inner = either(finite, run, skip)
+        skipped = jnp.where(finite, state.skipped, incremented(state.skipped))
+        return updates, SkipNonfiniteState(inner, skipped, consecutive, finite)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether no floating or complex leaf has an inf or a NaN, in any shard."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_inexact(jnp.result_type(leaf))]
+    return all_of([jnp.isfinite(leaf).all() for leaf in leaves])
+
+
+def limit(who: str, max_consecutive: Any) -> int | None:
+    """How many steps in a row may be skipped; None: as many as there are.
+
+    Raises:
+        TypeError, ValueError: for something else than an integer from 0.
+    """
+    return None if max_consecutive is None else integer(who, "max_consecutive", max_consecutive, 0, " or None")

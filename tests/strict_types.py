@@ -2,8 +2,8 @@
 
     python tests/strict_types.py
 
-They have to accept the README's examples, all in one file, and to refuse ``wrong_types.py`` in just the lines that are
-marked there. Exits with status 1 and prints the differences if not.
+They have to accept the examples of the guide's tour, all in one file, and to refuse ``wrong_types.py`` in just the
+lines that are marked there. Exits with status 1 and prints the differences if not.
 """
 
 import json
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+TOUR = ROOT / "docs" / "guide" / "tour.md"
 WRONG = ROOT / "tests" / "wrong_types.py"
 # Not about gradtx: optax has types but no py.typed, and jax leaves some types in the signatures of jax.numpy unknown.
 PYRIGHT = {"typeCheckingMode": "strict", "reportMissingTypeStubs": False, "extraPaths": [str(ROOT)]}
@@ -52,14 +53,14 @@ def of_mypy(folder, files):
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        readme = folder / "readme.py"
-        readme.write_text("\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)))
+        tour = folder / "tour.py"
+        tour.write_text("\n".join(re.findall(r"```python\n(.*?)```", TOUR.read_text(), re.DOTALL)))
         wrong = folder / WRONG.name
         wrong.write_text(WRONG.read_text())
         expected = {(wrong.name, i) for i, line in enumerate(wrong.read_text().splitlines(), 1) if "# wrong" in line}
         failed = False
         for checker, check in {"pyright": of_pyright, "mypy": of_mypy}.items():
-            errors = check(folder, [readme, wrong])
+            errors = check(folder, [tour, wrong])
             for file, line in sorted(errors.keys() - expected):
                 text = (folder / file).read_text().splitlines()[line - 1].strip()
                 print(f"{checker} refuses {file}, line {line}: {text}\n  {'; '.join(errors[file, line])}")

@@ -1,7 +1,6 @@
-"""What the README shows is true: its Python runs, its table is what is printed, its commands work."""
+"""What the README shows is true: its Python runs, its commands work, its links lead somewhere."""
 
-import contextlib
-import io
+import math
 import re
 import shlex
 import subprocess
@@ -12,8 +11,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-import gradtx as gx
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -22,19 +19,17 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_python_runs_and_prints_what_it_says():
-    namespace = {}
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        for block in blocks("python"):
-            exec(block, namespace)
-    (shown,) = blocks("text")
-    (table, step), (shown_table, shown_step) = (text.split("a step: ") for text in (printed.getvalue(), shown))
-    assert table == shown_table
-    assert step == shown_step if gx.native.available() else "in XLA" in step
+def test_the_ten_lines_find_the_minimum():
     example = {}
-    exec(blocks("python")[0], example)
-    assert float(jnp.linalg.norm(example["params"])) < 0.1  # the ten lines do find the minimum
+    (python,) = blocks("python")
+    exec(python, example)
+    assert float(jnp.linalg.norm(example["params"])) < 0.1
+
+
+def test_it_is_two_screens():
+    """Of 45 lines in 120 columns, a picture aside; what else there is to show stands in the guide."""
+    rows = sum(max(1, math.ceil(len(line) / 120)) for line in README.splitlines())
+    assert rows <= 90
 
 
 def test_the_two_commands_come_first():

@@ -131,10 +131,10 @@ def chain(*rules: optax.GradientTransformation, name: str | None = None, state_d
         name: put before the name of each rule, as ``name.rule``.
         state_dtype: of the slots of every rule that does not say so itself (see ``Rule``).
 
-    The gradient phase: until the first rule that accumulates (momentum, trace, damped_trace, nesterov, rms,
-    monotone_rms, centered_rms, adagrad_sum), the gradient and the direction are one lane, so that a clip or a weight
-    decay at the front edits the gradient itself. From then on the gradient stays as it is, and such rules edit the
-    direction.
+    The gradient phase: until the first rule that accumulates (that averages, sums or remembers gradients, as momentum
+    and rms do, and says so: ``rule.accumulates``), the gradient and the direction are one lane, so that a clip or a
+    weight decay at the front edits the gradient itself. From then on the gradient stays as it is, and such rules edit
+    the direction.
 
     The order is checked when the chain is first used (``init``), so that half a chain can be named and reused: a
     second moment must be used by a later rule, and ``precondition`` needs one.

@@ -122,6 +122,13 @@ CLASSES = {
         {"accumulates": "yes", "apply": keep},
         "accumulates must be True, False or None, found 'yes'",
     ),
+    "holds a word": ({"holds": "average", "apply": keep}, "holds must be a dict, from slots to 'average', 'trace', "),
+    "holds of no kind": ({"holds": {"m": "mean"}, "apply": keep}, "or 'maximum', found {'m': 'mean'}"),
+    "holds misspelt": ({"hold": {"m": "average"}, "apply": keep}, "is it 'holds'"),
+    "steady_weight of nothing": (
+        {"steady_weight": lambda self: 1.0, "apply": keep},
+        "def steady_weight(self, h)",
+    ),
     "last a method": ({"last": lambda self: True, "apply": keep}, "last must be True or False, found a function"),
     "equation a list": ({"equation": ["u"], "apply": keep}, "equation must be LaTeX in a string"),
     "a declaration annotated": (
@@ -374,6 +381,10 @@ RULES = {
     "scalars that are arrays": (
         {"scalars": lambda self: {"w": jnp.zeros(2)}, "apply": keep},
         "scalars must return numbers by their names",
+    ),
+    "a moment in no slot": (
+        M | {"holds": {"s": "square"}} | returning(lambda s, slots, *_: (s, vars(slots))),
+        "declares that it holds a moment in 's', and the method slots declares 'm'",
     ),
     "measure without scope": (
         {"measure": lambda self, groups, total: jnp.ones(len(groups)), "apply": keep},

@@ -242,6 +242,7 @@ OPTAX = {
         ),
     ),
     "nadam": (gx.nadam, optax.nadam),
+    "lion": (lambda lr: gx.lion(lr, weight_decay=0.001), optax.lion),
     "sgd": (lambda lr: gx.sgd(lr, 0.9), lambda lr: optax.sgd(lr, 0.9)),
     "sgd nesterov": (lambda lr: gx.sgd(lr, 0.9, nesterov=True), lambda lr: optax.sgd(lr, 0.9, nesterov=True)),
     "rmsprop": (like_optax.rmsprop, optax.rmsprop),
@@ -286,6 +287,44 @@ def test_goes_on_as_optax_would(name, rate):
     close(trained(tx, params, ours, BEFORE, STEPS)[0], trained(theirs, params, state, BEFORE, STEPS)[0])
 
 
+class scaled_ball(gx.Rule):
+    """A user's heavy ball that holds b·rate, from nothing of gradtx's."""
+
+    accumulates = True
+    holds = {"step": "trace"}
+    rate: gx.Hyper = gx.hyper(default=0.01)
+
+    def from_moment(self, slot, moment, h):
+        return moment * h.rate
+
+    def slots(self, param):
+        return {"step": jnp.zeros_like(param)}
+
+    def apply(self, signal, slots, param, c):
+        step = 0.9 * slots.step + c.rate * signal.direction
+        return signal._replace(direction=-step), {"step": step}
+
+
+class by_the_count(gx.Rule):
+    """A user's bias correction."""
+
+    def tick(self, h, scalars, weights, count):
+        return gx.Tick({"share": 1 - 0.5 ** (count + 1.0)}, {}, weights)
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=signal.direction / c.share), {}
+
+
+def test_rules_of_users():
+    theirs = optax.sgd(0.01, 0.9)
+    params, state = trained(theirs, start(), theirs.init(start()), 0, BEFORE)
+    tx = gx.chain(scaled_ball())
+    ours = gx.from_optax(tx, state, params)
+    close(trained(tx, params, ours, BEFORE, STEPS)[0], trained(theirs, params, state, BEFORE, STEPS)[0])
+    with pytest.raises(ValueError, match=r"by_the_count\(\) needs one; say it: count="):
+        gx.from_optax(gx.chain(scaled_ball(), by_the_count()), state, params)
+
+
 @pytest.mark.parametrize(
     "name", ["adam", "nadam", "amsgrad", "sgd", "rmsprop momentum", "chain", "a schedule of the decay"]
 )
@@ -312,10 +351,11 @@ class TestOptaxErrors:
     @pytest.mark.parametrize(
         ("tx", "theirs", "message"),
         [
-            (gx.adam(0.1), optax.sgd(0.1, 0.9), "Nothing in it is for the rules momentum, rms. No rule .* heavy ball"),
+            (gx.adam(0.1), optax.sgd(0.1, 0.9), "Nothing in it is for the rules momentum, rms. No rule .* trace"),
             (gx.sgd(0.1), optax.adam(0.1), "No rule takes from it: average, square"),
             (gx.amsgrad(0.1), optax.amsgrad(0.1), "of the debiased second moment, so debias must stand before max_v"),
-            (gx.adam(0.1), optax.lion(0.1), "a ScaleByLionState has no counterpart. Known are ScaleByAdamState"),
+            (gx.adam(0.1), optax.adadelta(0.1), "a ScaleByAdaDeltaState has no counterpart. Known are ScaleByAdam"),
+            (gx.adam(0.1), optax.lion(0.1), "Nothing in it is for the rules rms"),
             (gx.nag(0.1), optax.chain(optax.ema(0.9)), "Nothing in it is for the rules nag_lookahead"),
             (gx.chain(gx.sgd(0.1, 0.9), gx.debias()), optax.sgd(0.1, 0.9), r"debias\(\) needs one; say it: count="),
             (gx.sgd(RATE, 0.9), optax.sgd(0.1, 0.9), r"scale_by_learning_rate.* needs one; say it: count="),

@@ -128,6 +128,37 @@ class small_steps_from_one(gx.Rule):
         return signal._replace(direction=1e3 * (m - 1)), {"m": m}
 
 
+class sums(gx.trace):
+    """A trace that says of itself that it is an average."""
+
+    def steady_weight(self, h):
+        return 1.0
+
+
+class doubles(Direction):
+    def of(self, u):
+        return 2 * u
+
+
+class says_that_it_doubles(Direction):
+    def scales_by(self, h):
+        return 2.0
+
+    def of(self, u):
+        return jnp.clip(u, -0.01, 0.01)
+
+
+class forgets(Direction):
+    def of(self, u):
+        return jnp.sign(u)
+
+
+class weighs_otherwise(gx.momentum):
+    def tick(self, h, scalars, weights, count):
+        tick = super().tick(h, scalars, weights, count)
+        return tick._replace(scalars={"weight": jnp.ones(())})
+
+
 class loop_from_a_constant(Direction):
     def of(self, u):
         return u / jax.lax.fori_loop(0, 2, lambda _, x: x + abs(u).max(), 1.0)
@@ -187,6 +218,10 @@ BROKEN = {
     "is odd": (shifted(), "f(−g, −p) is not −f(g, p): b is "),
     "turns with the gradient": (real_part(), "for |z| = 1: w is "),
     "stores slots as told": (small_steps_from_one(), "updates: b is "),
+    "says what it holds": (
+        sums(),
+        "rule 'sums' declares a steady weight of 1, and a step from there makes it 1.9",
+    ),
     "runs in every executor": (counts_traces(), "kernel and reference differ: 0/matrix is "),
     "works in shard map": (loop_from_a_constant(), "carry"),
     "works on explicit meshes": (flattened(), "sharding"),
@@ -211,6 +246,20 @@ class ages(gx.Rule):
 def test_a_count_that_overflows_before_it_is_a_float():
     with pytest.raises(AssertionError, match="the step at the last count differs from the one before"):
         testing.check(ages(), only=["has one clock"], report=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (doubles(), "declares that it scales by 1, and makes "),
+        (says_that_it_doubles(), "declares that it scales by 2, and makes "),
+        (forgets(), "forgets how large the gradient is: declare normalizes = True"),
+        (weighs_otherwise(), "holds in 'm' something else than its weight times a constant gradient"),
+    ],
+)
+def test_says_what_it_holds(rule, message):
+    with pytest.raises(AssertionError, match=message):
+        testing.check(rule, only=["says what it holds"], report=lambda _: None)
 
 
 def test_each_property_can_fail():

@@ -6,6 +6,7 @@ name: they ask a rule only what is declared here.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 
 from gradtx._core.limits import Limits
-from gradtx._core.numerics import SumOver
+from gradtx._core.numerics import SumOver, complement
 from gradtx._core.signal import Signal, Weights
 
 Total = SumOver
@@ -34,6 +35,35 @@ class Hyperparameters(Named):
 
 Arrays = dict[str, jax.Array]
 """Arrays by their names, as a dict: what a rule returns its slots and coefficients in."""
+
+
+class MomentKind(enum.StrEnum):
+    """The kinds of moments of the gradient that a slot may hold, by the words that ``holds`` takes."""
+
+    AVERAGE = "average"
+    """Of the directions, which the direction is made of from there on; its weight is 1 in the end."""
+
+    TRACE = "trace"
+    """The same for a sum in which what is old fades, as heavy ball's."""
+
+    SQUARE = "square"
+    """The average of the squared moduli."""
+
+    CENTER = "center"
+    """The average that ``VARIANCE`` is about."""
+
+    VARIANCE = "variance"
+    """The average of the squared moduli less the squared modulus of the average."""
+
+    SUM = "sum"
+    """The sum of the squared moduli."""
+
+    MAXIMUM = "maximum"
+    """The largest second moment so far."""
+
+
+FIRST_MOMENTS = (MomentKind.AVERAGE, MomentKind.TRACE)
+"""The kinds that a direction is made of."""
 
 
 class Tick(NamedTuple):
@@ -102,6 +132,18 @@ class AbstractRule:
     freezes: ClassVar[bool] = False
     """Makes every update zero: where it is the last to act, the leaf may be of any dtype, and its gradient be None."""
 
+    holds: ClassVar[Mapping[str, str]] = {}
+    """The slots that hold moments of the gradient, each with its kind (see ``MomentKind``), as ``{"m": "average"}``.
+
+    By it ``switch`` hands a first moment on, and states of other frameworks find their place. Its weight is the scalar
+    slot ``weight``; where there is none, the weight that it would have after infinitely many steps."""
+
+    debiases: ClassVar[bool] = False
+    """Divides averages by their weights: its own, where it holds one; or else all that come in."""
+
+    normalizes: ClassVar[bool] = False
+    """Forgets how large the gradient is, as the sign does: an average behind it is no average of gradients."""
+
     takes_anything: bool = False
     """Sees leaves as they are, whatever their dtype, and refuses those that it has no meaning for itself."""
 
@@ -162,6 +204,34 @@ class AbstractRule:
         """The names under which ``tick`` gets 1 − β of each hyperparameter β that is below 1: ``decay_complement``."""
         below_one = [name for name in self.hyperparameters() if self.limits().get(name, Limits()).below == 1]
         return {name: f"{name}_complement" for name in below_one}
+
+    def steady_weight(self, h: Named) -> Any:
+        """The total weight of the gradients in the rule's first moment after infinitely many steps: 1 for an average.
+
+        A trace has to say another, as 1/(1−μ); ``h`` is as in ``tick``.
+        """
+        del h
+        return 1.0
+
+    def scales_by(self, h: Named) -> Any:
+        """The factor by which the rule multiplies the direction, which an average behind it is larger by; ``h`` as in
+        ``tick``.
+        """
+        del h
+        return 1.0
+
+    def from_moment(self, slot: str, moment: Any, h: Named) -> Any:
+        """A slot of one leaf, from the moment of its kind as others hold it: an array of numpy, float64 or wider.
+
+        Only a rule whose slot differs from what ``holds`` calls it has to say so; ``h`` is as in ``tick``.
+        """
+        del slot, h
+        return moment
+
+    def hyperparameters_from(self, values: Mapping[str, Any]) -> Named:
+        """The hyperparameters as ``tick`` gets them, from those that a state holds, residuals among them."""
+        given = {name: values[name] for name in self.hyperparameters()}
+        return Named(**given, **{named: complement(values, name) for name, named in self.complements().items()})
 
     def slots(self, param: jax.Array) -> Arrays:
         """The rule's state for one leaf, given the leaf in the dtype that slots are kept in."""

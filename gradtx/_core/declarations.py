@@ -9,13 +9,16 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from gradtx._core.contract import AbstractRule, Tick
+from gradtx._core.contract import AbstractRule, MomentKind, Tick
 from gradtx._core.signal import Signal, Weights
 
-HOOKS = ("slots", "scalars", "tick", "measure", "settle", "apply", "init_tree", "apply_tree")
+HOOKS = (
+    *("slots", "scalars", "tick", "measure", "settle", "apply", "init_tree", "apply_tree"),
+    *("steady_weight", "scales_by", "from_moment"),
+)
 """The methods that a rule overrides."""
 
 DECLARATIONS: dict[str, tuple[Any, ...]] = {
@@ -28,11 +31,31 @@ DECLARATIONS: dict[str, tuple[Any, ...]] = {
     "scope": ("leaf", "tree", None),
     "reads": ("direction", "gradient", "second_moment", "param"),
     "whole": (True, False),
+    "holds": tuple(MomentKind),
+    "debiases": (True, False),
+    "normalizes": (True, False),
 }
 """What a rule declares, and the values that it may have; ``equation``, a string, is another."""
 
 CLOSED = ("init", "update", "rules", "names", "acts_on")
 """What is the same for all rules: a chain calls none of these of its members."""
+
+
+def those_of_gradtx(says: Callable[[type[AbstractRule]], bool]) -> list[str]:
+    """The names of gradtx's rules whose classes declare something; one that depends on the form is not asked."""
+
+    def below(cls: type) -> Iterator[type]:
+        for derived in cls.__subclasses__():
+            yield derived
+            yield from below(derived)
+
+    rules = [cls for cls in below(AbstractRule) if cls.__module__.startswith("gradtx.rules.")]
+    return [cls.__name__ for cls in rules if _always(cls) and says(cls)]
+
+
+def _always(cls: type) -> bool:
+    """Whether what a class declares is the same for all its rules."""
+    return not any(isinstance(inspect.getattr_static(cls, name), property) for name in DECLARATIONS)
 
 
 def check_body(cls: type) -> None:
@@ -178,15 +201,20 @@ def check_declared(who: str, name: str, value: Any) -> None:
         return
     if name == "reads":
         if not isinstance(value, tuple) or not value or not set(value) <= set(options):
-            raise ValueError(f"{who}: reads must be a tuple of {_either(map(repr, options))}, found {value!r}.")
+            raise ValueError(f"{who}: reads must be a tuple of {either(map(repr, options))}, found {value!r}.")
+        return
+    if name == "holds":
+        if not isinstance(value, Mapping) or not all(kind in options for kind in value.values()):
+            kinds = either(repr(str(kind)) for kind in options)
+            raise ValueError(f"{who}: holds must be a dict, from slots to {kinds}, found {value!r}.")
         return
     if not isinstance(value, bool | str | None) or value not in options:
-        raise ValueError(f"{who}: {name} must be {_either(map(repr, options))}, found {kind(value)}.")
+        raise ValueError(f"{who}: {name} must be {either(map(repr, options))}, found {kind(value)}.")
 
 
 def _check_spelling(who: str, cls: type, base: type, name: str, value: Any) -> None:
     known = HOOKS if callable(value) or isinstance(value, staticmethod | classmethod) else ()
-    known = (*DECLARATIONS, "equation") if isinstance(value, bool | str | None) else known
+    known = (*DECLARATIONS, "equation") if isinstance(value, bool | str | dict | None) else known
     likely = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.8)
     if likely and getattr(cls, likely[0]) is getattr(base, likely[0]):
         raise TypeError(
@@ -210,6 +238,7 @@ def kind(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def _either(words: Iterable[str]) -> str:
+def either(words: Iterable[str]) -> str:
+    """Words in a list, with "or" before the last."""
     *first, last = words
-    return f"{', '.join(first)} or {last}"
+    return f"{', '.join(first)} or {last}" if first else last

@@ -126,6 +126,12 @@ def _check_run(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> None:
             f"{named(rule)} measures, and no settle(self, c, measured) makes a coefficient of the number, which would "
             "be lost."
         )
+    slots = jax.eval_shape(lambda x: slotted(rule, x), leaf)
+    if unknown := sorted(set(rule.holds) - set(slots)):
+        raise TypeError(
+            f"{named(rule)} declares that it holds a moment in {', '.join(map(repr, unknown))}, and the method slots "
+            f"declares {', '.join(map(repr, slots)) or 'none'}."
+        )
     if remembers and rule.accumulates is None:
         raise TypeError(
             f"{named(rule)}: what apply returns depends on its slots, so the rule has to say whether it accumulates. "
@@ -147,6 +153,27 @@ def _runs(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_mom
 def _remembers(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
     """Whether the direction or the second moment depends on the slots; the whole step of a rule is traced for it."""
     return _reaches(rule, leaf, param, second_moment, None)
+
+
+def depends_on_count(rule: AbstractRule) -> bool:
+    """Whether steps depend on how many there were before: through the count, a weight, or a schedule.
+
+    Of a rule that maps whole trees, whether its code reads a count.
+    """
+    if any(callable(value) for value in rule.hyperparameters().values()):
+        return True
+    if rule.whole:
+        code = getattr(rule.apply_tree, "__code__", None)
+        return code is None or "count" in code.co_names
+    real, count = jax.ShapeDtypeStruct((), jnp.dtype("float32")), jax.ShapeDtypeStruct((), jnp.int32)
+    h = dict.fromkeys([*rule.hyperparameters(), *rule.complements().values()], real)
+    scalars = dict.fromkeys(rule.scalars(), real)
+
+    def coefficients(h: Any, scalars: Any, weights: Any, count: Any) -> Any:
+        return ticked(rule, Named(**h), Named(**scalars), Weights(*weights), count).coefficients
+
+    follow = range(len(h), len(h) + len(scalars) + 3)  # all but the hyperparameters
+    return any(flow is not Flow.NONE for flow in flows(coefficients, h, scalars, (real, real), count, follow=follow))
 
 
 def unread(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from gradtx._core.contract import AbstractRule
+from gradtx._core.declarations import either, those_of_gradtx
 from gradtx._core.numerics import is_complex, is_inexact, without_residuals
 from gradtx._core.selectors import Leaves, flatten_with_paths
 from gradtx._core.state import ChainState, PackedState
@@ -228,12 +229,13 @@ def check_order(rules: Sequence[AbstractRule], names: Sequence[str], leaf: str =
         if rule.second_moment in ("edits", "uses") and maker is None:
             raise ValueError(
                 f"gradtx: rule {name!r} (position {i} of the chain{leaf}) needs a second moment, and no rule before it "
-                "makes one. Put rms(), centered_rms(), monotone_rms() or adagrad_sum() before it."
+                f"makes one. Put one that does before it: {_called(lambda rule: rule.second_moment == 'makes')}."
             )
         if rule.second_moment == "makes" and maker is not None:
             raise ValueError(
                 f"gradtx: rule {name!r} (position {i} of the chain{leaf}) replaces the second moment of {maker!r}, "
-                "which nothing has used. Put a precondition() between them, or take one of them out."
+                "which nothing has used. Put a rule that uses it between them "
+                f"({_called(lambda rule: rule.second_moment == 'uses')}), or take one of them out."
             )
         if rule.second_moment is not None:
             maker = name if rule.second_moment != "uses" else None
@@ -241,9 +243,14 @@ def check_order(rules: Sequence[AbstractRule], names: Sequence[str], leaf: str =
             raise ValueError(f"gradtx: rule {name!r} must be the last of its chain{leaf}; {names[i + 1]!r} follows it.")
     if maker is not None:
         raise ValueError(
-            f"gradtx: the second moment of rule {maker!r} is never used{leaf}. Put precondition() after it, or take it "
-            "out."
+            f"gradtx: the second moment of rule {maker!r} is never used{leaf}. Put a rule that uses it behind it "
+            f"({_called(lambda rule: rule.second_moment == 'uses')}), or take it out."
         )
+
+
+def _called(says: Callable[[type[AbstractRule]], bool]) -> str:
+    """The rules of gradtx that declare something, as they are called."""
+    return either(f"{name}()" for name in those_of_gradtx(says))
 
 
 def check_state(state: Any, layout: Layout, treedef: Any, updates: Leaves, chosen: Chosen) -> list[Any]:

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import optax
 
-from gradtx import rules
 from gradtx._chain import Chain
+from gradtx._core.contract import AbstractRule, MomentKind
 from gradtx._core.numerics import is_complex
 from gradtx._core.selectors import flatten_with_paths
 from gradtx._core.state import ChainState
+from gradtx._core.verification import depends_on_count
 from gradtx._engine import checks
 from gradtx._wrappers.partition import PartitionState, partition
 from gradtx.rules.base import Rule
@@ -26,8 +27,9 @@ def from_optax(tx: Chain | Rule, optax_state: Any, params: Any, count: int | Non
         tx: the same optimizer as a chain of gradtx: what ``gradtx.dialects.optax`` gives for the same arguments.
             Hyperparameters and schedules are its own.
         optax_state: the optimizer's state: ``sgd``, ``adam``, ``adamw``, ``amsgrad``, ``nadam``, ``nadamw``,
-            ``rmsprop``, ``adagrad`` and ``ema``, also in ``optax.chain``, ``optax.masked`` (for rules with the same
-            ``where``) or ``optax.inject_hyperparams``, beside clips, decay, schedules and whatever has no state.
+            ``lion``, ``rmsprop``, ``adagrad`` and ``ema``, also in ``optax.chain``, ``optax.masked`` (for rules with
+            the same ``where``) or ``optax.inject_hyperparams``, beside clips, decay, schedules and whatever has no
+            state.
         params: the parameters.
         count: steps taken. None, the default: what the state's counters say. SGD, RMSProp and AdaGrad at a constant
             learning rate count nothing; nor do their steps depend on it, and 0 is taken.
@@ -52,40 +54,37 @@ def from_optax(tx: Chain | Rule, optax_state: Any, params: Any, count: int | Non
     1 [ 0.1 -0.2] 0.1
     """
     parts = list(_optax_parts(optax_state))
-    counts = {_count("from_optax", "count", part[0]) for kind, part in parts if kind == "count"}
-    offers = [(kind, part) for kind, part in parts if kind != "count"]
+    counts = {_count("from_optax", "count", tree) for kind, tree in parts if kind is None}
+    offers = [(kind, tree) for kind, tree in parts if kind is not None]
     return _ported("from_optax", tx, params, offers, counts, count, maximum="debiased")
 
 
-_OPTAX: dict[str, tuple[str, ...]] = {
-    # What the fields of a state are; by name, since not all of them are public.
-    "ScaleByAdamState": ("count", "average", "square"),
-    "ScaleByAmsgradState": ("count", "average", "square", "maximum"),
-    "ScaleByRmsState": ("square",),
-    "ScaleByRmsWithCountState": ("count", "square"),
-    "ScaleByRStdDevState": ("variance",),
-    "ScaleByRStdDevWithCountState": ("count", "variance"),
-    "ScaleByRssState": ("sum",),
-    "TraceState": ("heavy ball",),
-    "EmaState": ("count", "average"),
-    "ScaleByScheduleState": ("count",),
+_OPTAX: dict[str, tuple[MomentKind | None, ...]] = {
+    # The kinds of the fields of a state, None for a count; by name, since not all of them are public.
+    "ScaleByAdamState": (None, MomentKind.AVERAGE, MomentKind.SQUARE),
+    "ScaleByAmsgradState": (None, MomentKind.AVERAGE, MomentKind.SQUARE, MomentKind.MAXIMUM),
+    "ScaleByLionState": (None, MomentKind.AVERAGE),
+    "ScaleByRmsState": (MomentKind.SQUARE,),
+    "ScaleByRmsWithCountState": (None, MomentKind.SQUARE),
+    "ScaleByRStdDevState": (MomentKind.CENTER, MomentKind.VARIANCE),
+    "ScaleByRStdDevWithCountState": (None, MomentKind.CENTER, MomentKind.VARIANCE),
+    "ScaleByRssState": (MomentKind.SUM,),
+    "TraceState": (MomentKind.TRACE,),
+    "EmaState": (None, MomentKind.AVERAGE),
+    "ScaleByScheduleState": (None,),
 }
 
 _OPTAX_WRAPPERS = ("MaskedState", "InjectHyperparamsState", "InjectStatefulHyperparamsState")
 
 
-def _optax_parts(state: Any) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Counts and moments, in order, each with its kind."""
+def _optax_parts(state: Any) -> Iterator[tuple[MomentKind | None, Any]]:
+    """Moments with their kinds, and counts with None, in order."""
     kind = type(state).__name__
     if kind in _OPTAX:
-        fields = list(state)
-        for part in _OPTAX[kind]:
-            taken = 2 if part == "variance" else 1
-            yield part, tuple(map(_unmasked, fields[:taken]))
-            del fields[:taken]
+        yield from zip(_OPTAX[kind], map(_unmasked, state), strict=False)  # what is behind is no moment
     elif kind in _OPTAX_WRAPPERS:
         if "count" in state._fields:
-            yield "count", (state.count,)
+            yield None, state.count
         yield from _optax_parts(state.inner_state)
     elif type(state) in (tuple, list):
         for inner in state:
@@ -155,7 +154,7 @@ def from_torch(
     kinds = {kind for own in held.values() for kind in own}
     if not kinds and state_dict["state"]:  # these took no step: theirs begin when they do
         return _ported("from_torch", tx, params, [], set(), count or 0, maximum="raw", fresh=True)
-    if kinds == {"momentum_buffer"} and not any(isinstance(rule, _COUNTING) for rule in tx.rules):
+    if kinds == {"momentum_buffer"} and not _counting(tx):
         held = {
             path: own or {"momentum_buffer": np.zeros(shapes[path])} for path, own in held.items()
         }  # as torch begins
@@ -168,26 +167,24 @@ def from_torch(
     trees = {kind: treedef.unflatten([held[path][kind] for path, _ in leaves]) for kind in kinds}
     counts = {_count("from_torch", "step", step) for step in jax.tree.leaves(trees.pop("step", None))}
     trees.pop("mu_product", None)
-    offers = []
-    for fields, kind in _TORCH.items():
-        if all(field in trees for field in fields):
-            offers.append((kind, tuple(trees.pop(field) for field in fields)))
+    square = MomentKind.VARIANCE if "grad_avg" in trees else MomentKind.SQUARE
+    kinds_of = _TORCH | {"square_avg": square}
+    offers = [(kind, trees.pop(entry)) for entry, kind in kinds_of.items() if entry in trees]
     if trees:
         raise ValueError(f"from_torch: {', '.join(map(repr, sorted(trees)))} of torch's state has no counterpart")
     return _ported("from_torch", tx, params, offers, counts, count, maximum="raw")
 
 
 _TORCH = {
-    ("exp_avg",): "average",
-    ("exp_avg_sq",): "square",
-    ("max_exp_avg_sq",): "maximum",
-    ("grad_avg", "square_avg"): "variance",
-    ("square_avg",): "square",
-    ("momentum_buffer",): "heavy ball",
-    ("sum",): "sum",
+    "exp_avg": MomentKind.AVERAGE,
+    "exp_avg_sq": MomentKind.SQUARE,
+    "max_exp_avg_sq": MomentKind.MAXIMUM,
+    "grad_avg": MomentKind.CENTER,
+    "square_avg": MomentKind.SQUARE,
+    "momentum_buffer": MomentKind.TRACE,
+    "sum": MomentKind.SUM,
 }
-"""What the entries of a parameter's state are; two together where they come first."""
-
+"""The kinds of the entries of a parameter's state."""
 
 _NOT_OF_THE_STEP = frozenset(
     ("params", "param_names", "initial_lr", "foreach", "fused", "capturable", "differentiable", "maximize")
@@ -206,7 +203,8 @@ def _check_groups(tx: Chain | Rule, state_dict: Mapping[str, Any], numbers: set[
                 "momentum_decay; its moments are Adam's, its steps are not."
             )
     nadam = any("mu_product" in own for own in states)
-    if moments and nadam != any(isinstance(rule, rules.nesterov) for rule in tx.rules):
+    debiases_its_average = any(rule.debiases and MomentKind.AVERAGE in rule.holds.values() for rule in tx.rules)
+    if moments and nadam != debiases_its_average:
         made, is_for = ("NAdam", "nadam") if nadam else ("Adam", "adam")
         raise ValueError(f"from_torch: this is a state of {made}, and {tx} is none: see gradtx.dialects.torch.{is_for}")
     differing = [
@@ -277,27 +275,11 @@ def _numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-_HOLDERS: dict[type[Rule], tuple[str, tuple[str, ...]]] = {
-    rules.momentum: ("average", ("m",)),
-    rules.nesterov: ("average", ("m",)),
-    rules.trace: ("heavy ball", ("b",)),
-    rules.damped_trace: ("heavy ball", ("b",)),
-    rules.rms: ("square", ("s",)),
-    rules.centered_rms: ("variance", ("m", "d")),
-    rules.adagrad_sum: ("sum", ("s",)),
-    rules.max_v: ("maximum", ("s",)),
-}
-"""The kind of moment that a rule holds, and in which slots."""
-
-_COUNTING = (rules.debias, rules.nesterov, rules.damped_trace, rules.scale_by_inverse_time)
-"""The rules of gradtx whose steps depend on how many there were, through the count or the weights."""
-
-
 def _ported(
     who: str,
     tx: Chain | Rule,
     params: Any,
-    offers: Sequence[tuple[str, tuple[Any, ...]]],
+    offers: Sequence[tuple[MomentKind, Any]],
     counts: set[int],
     count: int | None,
     maximum: str,
@@ -310,18 +292,18 @@ def _ported(
     start = lifted.init(params)
     if fresh and not _steps(who, tx, counts, count):
         return start
-    left, unfed, taken = list(offers), [], {}
+    left, unfed, moments = list(offers), [], {}
     for name, rule in zip(lifted.names, lifted.rules, strict=True):
         if not jax.tree.leaves(start.slots.get(name)):
             continue
-        kind, own = next((held for holder, held in _HOLDERS.items() if type(rule) is holder), ("", ()))
-        at = next((i for i, offer in enumerate(left) if offer[0] == kind), None)
-        if at is None:
+        places = {slot: _first_of(kind, left) for slot, kind in rule.holds.items()}
+        if not places or None in places.values():
             unfed.append(name)
             continue
-        if kind == "maximum":
+        if MomentKind.MAXIMUM in rule.holds.values():
             _check_maximum(who, tx.rules, rule, maximum)
-        taken[name] = own, left.pop(at)[1]
+        moments[name] = {slot: left[place] for slot, place in places.items() if place is not None}
+        left = [offer for i, offer in enumerate(left) if i not in places.values()]
     if unfed or left:
         raise ValueError(
             f"{who}: tx is not the optimizer that made this state."
@@ -331,23 +313,36 @@ def _ported(
     state = lifted.after(start, params, _steps(who, tx, counts, count))
     leaves, treedef = checks.named_leaves(params, "parameters")
     slots = dict(state.slots)
-    for name, acts in zip(lifted.names, lifted.chosen(leaves, treedef), strict=True):
-        own, trees = taken.get(name, ((), ()))
-        what = f"state for {name}"
-        moments = [checks.flatten_like(treedef, leaves, tree, what, "parameters", acts) for tree in trees]
-        initial = state.hyperparams.get(name, {}).get("initial", 0.0)  # of adagrad_sum
-        held = [None if xs[0] is None else _held(float(initial), *map(_wide, xs)) for xs in zip(*moments, strict=True)]
-        for i, slot in enumerate(own):
-            values = treedef.unflatten([None if x is None else x[i] for x in held])
-            slots[name] = slots[name] | {slot: jax.tree.map(_like(who, f"{name}.{slot}"), slots[name][slot], values)}
+    for name, rule, acts in zip(lifted.names, lifted.rules, lifted.chosen(leaves, treedef), strict=True):
+        h = rule.hyperparameters_from(jax.tree.map(_wide, state.hyperparams.get(name, {})))
+        flat = {
+            slot: (kind, checks.flatten_like(treedef, leaves, tree, f"state for {name}", "parameters", acts))
+            for slot, (kind, tree) in moments.get(name, {}).items()
+        }
+        for slot, arrays in _from_moments(rule, flat, h).items():
+            like = _like(who, f"{name}.{slot}")
+            slots[name] = slots[name] | {slot: jax.tree.map(like, slots[name][slot], treedef.unflatten(arrays))}
     return state._replace(slots=slots)
 
 
-def _held(initial: float, value: np.ndarray, square: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
-    """One leaf of a moment as our rule's slots hold it."""
-    if square is None:
-        return (value - initial,)
-    return value, np.maximum(square - np.abs(value) ** 2, 0)
+def _first_of(kind: str, offers: Sequence[tuple[MomentKind, Any]]) -> int | None:
+    """The place of the first moment of a kind."""
+    return next((i for i, (offered, _) in enumerate(offers) if offered == kind), None)
+
+
+def _from_moments(
+    rule: AbstractRule, moments: Mapping[str, tuple[MomentKind, list[Any]]], h: Any
+) -> dict[str, list[Any]]:
+    """The slots of a rule, one array for each leaf, from the moments that another framework holds."""
+    wide = {slot: [None if x is None else _wide(x) for x in arrays] for slot, (_, arrays) in moments.items()}
+    slots = {kind: slot for slot, (kind, _) in moments.items()}
+    if MomentKind.VARIANCE in slots:  # there, a raw moment beside its center
+        variance, center = slots[MomentKind.VARIANCE], slots[MomentKind.CENTER]
+        pairs = zip(wide[variance], wide[center], strict=True)
+        wide[variance] = [
+            None if x is None or mean is None else np.maximum(x - np.abs(mean) ** 2, 0) for x, mean in pairs
+        ]
+    return {slot: [None if x is None else rule.from_moment(slot, x, h) for x in xs] for slot, xs in wide.items()}
 
 
 def _wide(x: Any) -> np.ndarray:
@@ -366,14 +361,14 @@ def _like(who: str, name: str) -> Any:
     return like
 
 
-def _check_maximum(who: str, rules_: Sequence[Any], rule: Any, maximum: str) -> None:
+def _check_maximum(who: str, rules: Sequence[AbstractRule], rule: AbstractRule, maximum: str) -> None:
     """Whether AMSGrad's maximum is of the same thing on both sides, raw or debiased."""
-    debiases = [i for i, other in enumerate(rules_) if isinstance(other, rules.debias)]
-    if debiases and (debiases[0] < rules_.index(rule)) != (maximum == "debiased"):
+    debiases = [i for i, other in enumerate(rules) if other.debiases and not other.holds]
+    if debiases and (debiases[0] < rules.index(rule)) != (maximum == "debiased"):
         order = "before" if maximum == "debiased" else "after"
         raise ValueError(
-            f"{who}: the maximum there is of the {maximum} second moment, so debias must stand {order} max_v: see "
-            "gradtx.dialects."
+            f"{who}: the maximum there is of the {maximum} second moment, so {rules[debiases[0]].label} must stand "
+            f"{order} {rule.label}: see gradtx.dialects."
         )
 
 
@@ -401,10 +396,4 @@ def _steps(who: str, tx: Chain | Rule, counts: set[int], count: int | None) -> i
 
 def _counting(tx: Chain | Rule) -> list[Rule]:
     """The rules whose steps depend on how many there were."""
-    return [
-        rule
-        for rule in tx.rules
-        if any(callable(value) for value in rule.hyperparameters().values())
-        or isinstance(rule, _COUNTING)
-        or not type(rule).__module__.startswith("gradtx.")
-    ]
+    return [rule for rule in tx.rules if depends_on_count(rule)]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.contract import AbstractRule
-from gradtx._core.numerics import complement, compute_dtype, real_dtype, safe_divide
+from gradtx._core.contract import FIRST_MOMENTS, AbstractRule
+from gradtx._core.declarations import either, those_of_gradtx
+from gradtx._core.numerics import compute_dtype, real_dtype, safe_divide
 from gradtx._core.state import ChainState
 from gradtx._engine.transformation import Transformation
-from gradtx.rules import damped_trace, debias, momentum, nesterov, scale, scale_by_learning_rate, sign, trace
 
 Hyperparams = dict[str, dict[str, jax.Array]]
 
@@ -46,60 +47,58 @@ class Place(NamedTuple):
 
     def steady(self, hyperparams: Hyperparams) -> jax.Array:
         """The weight after infinitely many steps."""
-        h = hyperparams[self.name]
-        if isinstance(self.rule, trace | damped_trace):
-            return complement({"dampening": 0.0} | h, "dampening") / complement(h, "decay")
-        return jnp.ones_like(h["decay"])
+        return jnp.asarray(self.rule.steady_weight(_named(self.name, self.rule, hyperparams)))
 
     def gain(self, hyperparams: Hyperparams) -> jax.Array:
         """The factor by which the rules before it scale the gradient."""
-        gain = jnp.ones_like(hyperparams[self.name]["decay"])
-        for name, rule in self.before:
-            if isinstance(rule, scale):
-                gain = gain * hyperparams[name]["factor"]
-            elif isinstance(rule, scale_by_learning_rate):
-                gain = -gain * hyperparams[name]["learning_rate"]
-        return gain
+        factors = [rule.scales_by(_named(name, rule, hyperparams)) for name, rule in self.before]
+        return jnp.asarray(math.prod(factors))
 
     def changes(self) -> list[AbstractRule]:
         """The rules before it that make something else of the gradient, which an average of theirs is not one of."""
-        return [rule for _, rule in self.before if rule.second_moment is not None or isinstance(rule, sign)]
+        return [rule for _, rule in self.before if rule.normalizes or rule.second_moment == "uses"]
 
 
-_SLOTS = {momentum: "m", nesterov: "m", trace: "b", damped_trace: "b"}
+def _named(name: str, rule: AbstractRule, hyperparams: Hyperparams) -> Any:
+    return rule.hyperparameters_from(hyperparams.get(name, {}))
+
+
+def _slot_of(rule: AbstractRule) -> str | None:
+    """The slot that holds a first moment, if a rule has one."""
+    return next((slot for slot, kind in rule.holds.items() if kind in FIRST_MOMENTS), None)
 
 
 def place_of(tx: Transformation) -> Place:
     """The one first moment of a chain."""
     named = list(zip(tx.names, tx.rules, strict=True))
-    found = [i for i, (_, rule) in enumerate(named) if isinstance(rule, tuple(_SLOTS))]
-    if len(found) != 1:
-        has = "has none" if not found else f"has {len(found)}: {', '.join(repr(tx.names[i]) for i in found)}"
+    slots = {i: slot for i, (_, rule) in enumerate(named) if (slot := _slot_of(rule)) is not None}
+    if len(slots) != 1:
+        has = "has none" if not slots else f"has {len(slots)}: {', '.join(repr(tx.names[i]) for i in slots)}"
+        holders = those_of_gradtx(lambda rule: not set(FIRST_MOMENTS).isdisjoint(rule.holds.values()))
         raise ValueError(
-            "switch: carry='momentum' hands over one first moment (momentum, nesterov, trace or damped_trace), and the "
-            f"chain of rules {', '.join(map(repr, tx.names)) or '(none)'} {has}. Change the chain (sgd, for example, "
-            "takes momentum=0.9), or start afresh with carry='reset'."
+            f"switch: carry='momentum' hands over one first moment ({either(holders)}, or of a rule that says so by "
+            f"holds), and the chain of rules {', '.join(map(repr, tx.names)) or '(none)'} {has}. Change the chain "
+            "(sgd, for example, takes momentum=0.9), or start afresh with carry='reset'."
         )
-    (i,) = found
+    ((i, slot),) = slots.items()
     name, rule = named[i]
-    slot = next(slot for kind, slot in _SLOTS.items() if isinstance(rule, kind))
-    scaling = [*named[: i + 1], *((its, one) for its, one in named[i:] if isinstance(one, debias))]
-    restricted = [own for own, one in scaling if one.where is not None]
+    scaling = [*named[: i + 1], *((label, one) for label, one in named[i:] if one.debiases)]
+    restricted = [label for label, one in scaling if one.where is not None]
     if restricted:
         raise ValueError(
             f"switch: carry='momentum' hands over the first moment of all leaves, and rule {restricted[0]!r} is for "
             "some only. Put a switch in each part of a partition, or start afresh with carry='reset'."
         )
-    debiased = any(isinstance(rule, debias | nesterov) for _, rule in named[i:])
+    debiased = any(rule.debiases for _, rule in named[i:])
     return Place(name, rule, slot, named[:i], debiased)
 
 
 def read(tx: Transformation, state: ChainState) -> Moment:
     """The first moment that a chain leaves behind."""
     place, h = place_of(tx), state.hyperparams
-    slots = state.slots[place.name]
-    debiased = jnp.asarray(place.debiased)
-    return Moment(slots[place.slot], slots["weight"], place.steady(h), place.gain(h), debiased)
+    slots, steady = state.slots[place.name], place.steady(h)
+    weight = slots["weight"] if "weight" in place.rule.scalars() else steady
+    return Moment(slots[place.slot], weight, steady, place.gain(h), jnp.asarray(place.debiased))
 
 
 def written(tx: Transformation, state: ChainState, moment: Moment) -> ChainState:
@@ -108,8 +107,10 @@ def written(tx: Transformation, state: ChainState, moment: Moment) -> ChainState
     unbias = moment.debiased & (not place.debiased)
     factor = safe_divide(place.steady(h), jnp.where(unbias, moment.weight, moment.steady))
     tree = scaled(factor * safe_divide(place.gain(h), moment.gain), moment.tree)
-    carried = {place.slot: tree, "weight": factor * moment.weight}
-    return state._replace(slots=state.slots | {place.name: jax.tree.map(like, carried, state.slots[place.name])})
+    slots = state.slots[place.name]
+    carried = {place.slot: tree} | ({"weight": factor * moment.weight} if "weight" in place.rule.scalars() else {})
+    kept = {slot: slots[slot] for slot in slots if slot not in carried}
+    return state._replace(slots=state.slots | {place.name: jax.tree.map(like, kept | carried, slots)})
 
 
 def _this_step(tx: Transformation, state: ChainState) -> Hyperparams:

@@ -17,8 +17,8 @@ from gradtx._core.mesh import puts_constants, starts, sum_of
 from gradtx._core.numerics import complement, mix, safe_divide, widened
 from gradtx._core.state import ChainState
 from gradtx._engine.checks import check_kind
+from gradtx._wrappers import handover
 from gradtx._wrappers.base import Wrapper, checked_state
-from gradtx._wrappers.handover import scaled
 from gradtx._wrappers.switch import Carry, step_number
 from gradtx.rules import debias, momentum, precondition, rms, scale, scale_by_learning_rate
 from gradtx.rules.base import Hyper
@@ -192,20 +192,20 @@ class swats(Wrapper):
         inner = state.inner
         ratio = _debiased(state.average, inner)
         first_step = state.count == state.switched_at
-        held = {"momentum": either(first_step, lambda: self._handed_over(inner), lambda: inner.slots["momentum"])}
         hyperparams = {name: own for name, own in inner.hyperparams.items() if name in self._sgd.names}
         hyperparams["scale"] = {"factor": ratio}
-        steps, after = self._sgd.update(grads, ChainState(inner.count, hyperparams, held), params)
+        sgd = ChainState(inner.count, hyperparams, {"momentum": inner.slots["momentum"]})
+        sgd = either(first_step, lambda: self._started(sgd, inner), lambda: sgd)
+        steps, after = self._sgd.update(grads, sgd, params)
         kept = {name: after.hyperparams.get(name, own) for name, own in inner.hyperparams.items()}
         inner = inner._replace(count=after.count, hyperparams=kept, slots=inner.slots | after.slots)
         return steps, state._replace(sgd_rate=_learning_rate(inner) * ratio, inner=inner)
 
-    def _handed_over(self, inner: ChainState) -> dict[str, Any]:
-        slots = inner.slots["momentum"]
+    def _started(self, sgd: ChainState, adam: ChainState) -> ChainState:
+        """The state that SGD starts with."""
         if self.carry == "reset":
-            return jax.tree.map(jnp.zeros_like, slots)
-        factor = safe_divide(jnp.ones_like(slots["weight"]), slots["weight"])
-        return {"m": scaled(factor, slots["m"]), "weight": factor * slots["weight"]}
+            return sgd._replace(slots=jax.tree.map(jnp.zeros_like, sgd.slots))
+        return handover.written(self._sgd, sgd, handover.read(self._adam, adam))
 
 
 def _dot(xs: Any, ys: Any) -> jax.Array:

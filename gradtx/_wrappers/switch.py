@@ -66,9 +66,10 @@ class switch(Wrapper):
             ``then``, so that steps go on in the same direction and at full length. "reset": nothing, as in the
             paper of SWATS; heavy ball then stalls for about 1/(1−μ) steps (see below).
 
-    **What is carried.** Each phase must have one first moment: ``momentum``, ``nesterov``, ``trace`` or
-    ``damped_trace``. Written with the total weight w that its state holds and the weight W that it would hold after
-    infinitely many steps, which is 1 for an average and 1/(1−μ) for a trace:
+    **What is carried.** Each phase must have one first moment: a rule that declares that it ``holds`` an average or a
+    trace, as ``momentum``, ``nesterov``, ``trace`` and ``damped_trace`` do. Written with the total weight w that its
+    state holds and the weight W that it would hold after infinitely many steps (``steady_weight``), which is 1 for an
+    average and 1/(1−μ) for a trace:
 
         slot ← slot · W'/W,  weight ← w · W'/W      (a prime marks ``then``)
         slot ← slot · W'/w,  weight ← W'            if ``first`` debiases and ``then`` does not
@@ -76,7 +77,8 @@ class switch(Wrapper):
     So the average m = (1−β)·b of the article's momentum and the accumulator b of heavy ball are converted into each
     other exactly, and what Adam debiased is debiased in being handed over, once and for all: b = m̂/(1−μ). Nadam
     debiases by itself. A learning rate or a ``scale`` in front of the first moment (as Keras has it) is divided out
-    and multiplied in; other rules there, such as clips, are taken to leave the scale of the gradient alone. V is
+    and multiplied in (``scales_by``); other rules there, such as clips, are taken to leave the scale of the gradient
+    alone. V is
     dropped. How long the steps are is then up to the learning rate of ``then`` alone: ``momentum_sgd(Λ)`` and
     ``sgd(Λ·(1−μ), momentum=μ)`` go on with Λ·m̂, where Adam went by α·m̂/√V. ``swats`` estimates such a Λ.
 

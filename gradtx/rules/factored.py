@@ -58,6 +58,7 @@ class scale_by_factored_rms(Rule):
     whole = True
     pure = True
     accumulates = True
+    normalizes = True
     nonnegative = ("state",)
 
     power: float = 0.8

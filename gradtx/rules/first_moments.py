@@ -34,6 +34,7 @@ class momentum(Rule):
 
     equation = r"m \leftarrow \beta m + (1-\beta) u, \quad u \leftarrow m"
     accumulates = True
+    holds = {"m": "average"}
     nonnegative = ("weight",)
 
     decay: Hyper = hyper(default=0.9, low=0, below=1)
@@ -79,6 +80,7 @@ class trace(Rule):
     """
 
     accumulates = True
+    holds = {"b": "trace"}
     nonnegative = ("weight",)
 
     decay: Hyper = hyper(default=0.9, low=0, below=1)
@@ -87,6 +89,9 @@ class trace(Rule):
     @property
     def equation(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form
         return r"b \leftarrow \mu b + u, \quad u \leftarrow " + (r"u + \mu b" if self.nesterov else "b")
+
+    def steady_weight(self, h):
+        return 1 / h.decay_complement
 
     def slots(self, param):
         return {"b": jnp.zeros_like(param)}
@@ -130,6 +135,7 @@ class damped_trace(Rule):
     """
 
     accumulates = True
+    holds = {"b": "trace"}
     equation = r"b \leftarrow \mu b + (1-\tau_t) u, \quad u \leftarrow b"
 
     decay: Hyper = hyper(default=0.9, low=0, below=1)
@@ -138,6 +144,9 @@ class damped_trace(Rule):
     def complements(self):
         """1 − τ as well, though τ may be 1."""
         return super().complements() | {"dampening": "dampening_complement"}
+
+    def steady_weight(self, h):
+        return h.dampening_complement / h.decay_complement
 
     def slots(self, param):
         return {"b": jnp.zeros_like(param)}
@@ -186,6 +195,8 @@ class nesterov(Rule):
     """
 
     accumulates = True
+    holds = {"m": "average"}
+    debiases = True
     nonnegative = ("weight",)
     equation = (
         r"m \leftarrow \beta m + (1-\beta) u, \quad "

@@ -38,6 +38,7 @@ class scale_by_trust_ratio(Rule):
     scope = "leaf"
     reads = ("direction", "param")
     needs_params = True
+    normalizes = True
 
     coefficient: Hyper = hyper(default=1.0, low=0)
     eps: Hyper = hyper(default=0.0, low=0)

@@ -59,6 +59,7 @@ class orthogonalize(Rule):
     equation = r"u \leftarrow U f(\Sigma) V^\top \text{ of } u = U \Sigma V^\top, \quad f(\Sigma) \approx 1"
     whole = True
     pure = True
+    normalizes = True
 
     coefficients: Coefficients = dataclasses.field(default=JORDAN, kw_only=True)
     stacked: int = dataclasses.field(default=0, kw_only=True)

@@ -34,6 +34,7 @@ class debias(Rule):
     """
 
     equation = r"u \leftarrow u / w_u, \quad v \leftarrow v / w_v, \quad w_u, w_v \leftarrow 1"
+    debiases = True
 
     def tick(self, h, scalars, weights, count):
         divisors = {f"w_{lane}": jnp.where(w == 0, 1, w) for lane, w in zip("uv", weights, strict=True)}
@@ -125,6 +126,7 @@ class scale_by_update_rms(Rule):
 
     equation = r"u \leftarrow u \sqrt{x + \epsilon}, \quad x \leftarrow \rho x + (1-\rho) \lvert u\rvert^2"
     accumulates = True
+    normalizes = True
     nonnegative = ("x",)
 
     decay: Hyper = hyper(default=0.95, low=0, below=1)

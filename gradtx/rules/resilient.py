@@ -46,6 +46,7 @@ class resilient_step(Rule):
         r"d \leftarrow \mathrm{clip}(\eta_{\mathrm{sign}(g g_{t-1})} d), \quad u \leftarrow d \, \mathrm{sign}(g)"
     )
     accumulates = True
+    normalizes = True
     nonnegative = ("step",)
     real_only = True
 

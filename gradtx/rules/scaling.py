@@ -27,6 +27,9 @@ class scale(Rule):
 
     factor: Hyper = hyper()
 
+    def scales_by(self, h):
+        return h.factor
+
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=c.factor * signal.direction), {}
 
@@ -74,6 +77,7 @@ class sign(Rule):
 
     equation = r"u \leftarrow \mathrm{sign}(u)"
     real_only = True
+    normalizes = True
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=jnp.sign(signal.direction)), {}
@@ -97,6 +101,9 @@ class scale_by_learning_rate(Rule):
     equation = r"u \leftarrow -\eta u"
 
     learning_rate: Hyper = hyper()
+
+    def scales_by(self, h):
+        return -h.learning_rate
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=-c.learning_rate * signal.direction), {}

@@ -37,6 +37,7 @@ class rms(Rule):
 
     equation = r"s \leftarrow \beta s + (1-\beta) \lvert g\rvert^2, \quad v \leftarrow s"
     accumulates = True
+    holds = {"s": "square"}
     nonnegative = ("s", "weight")
     second_moment = "makes"
 
@@ -92,6 +93,7 @@ class monotone_rms(rms):
     """
 
     equation = r"s \leftarrow \max(\beta s + (1-\beta) \lvert g\rvert^2, s), \quad v \leftarrow s"
+    holds = {}  # no average of squares, though it derives from one
 
     def apply(self, signal, slots, param, c):
         s = jnp.maximum(mix(c.decay, c.decay_complement, slots.s, abs_sq(signal.gradient)), slots.s)
@@ -127,6 +129,7 @@ class centered_rms(Rule):
         r"m \leftarrow \beta m + (1-\beta) g, \quad v \leftarrow d"
     )
     accumulates = True
+    holds = {"m": "center", "d": "variance"}
     nonnegative = ("d", "weight")
     second_moment = "makes"
 
@@ -174,10 +177,14 @@ class adagrad_sum(Rule):
 
     equation = r"s \leftarrow s + \lvert g\rvert^2, \quad v \leftarrow s_0 + s"
     accumulates = True
+    holds = {"s": "sum"}
     nonnegative = ("s",)
     second_moment = "makes"
 
     initial: Hyper = hyper(default=0.0, low=0)
+
+    def from_moment(self, slot, moment, h):
+        return moment - h.initial  # others add it to the sum once and for all
 
     def slots(self, param):
         return {"s": jnp.zeros_like(param.real)}
@@ -213,6 +220,7 @@ class max_v(Rule):
     """
 
     accumulates = False
+    holds = {"s": "maximum"}
     nonnegative = ("s",)
     second_moment = "edits"
 
@@ -360,6 +368,10 @@ class belief_rms(Rule):
     second_decay: Hyper = hyper(default=0.999, low=0, below=1)
     eps: Hyper = hyper(default=0.0, low=0)
     lagged: bool = False
+
+    @property
+    def holds(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form
+        return {} if self.lagged else {"m": "average"}
 
     @property
     def equation(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form

@@ -22,6 +22,7 @@ from gradtx._core import verification
 from gradtx._engine.transformation import Transformation
 from gradtx._inspect.tables import columns, width
 from gradtx.testing._compare import check, close, finite, own_buffers, same_types
+from gradtx.testing._declared import says_what_it_holds
 from gradtx.testing._examples import DTYPES, normal, params, trees
 from gradtx.testing._modes import (
     keeps_to_strict_types,
@@ -425,6 +426,7 @@ ORDERED: tuple[Property, ...] = (
     is_odd,
     turns_with_the_gradient,
     stores_slots_as_told,
+    says_what_it_holds,
     runs_in_every_executor,
     works_in_shard_map,
     works_on_explicit_meshes,

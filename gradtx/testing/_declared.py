@@ -1,0 +1,77 @@
+"""What a rule declares of its moments and factors, beside what one step of it computes."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._core.contract import FIRST_MOMENTS, AbstractRule, Arrays, Named
+from gradtx._core.methods import applied, named, numbered, slotted, ticked
+from gradtx._core.signal import Signal, Weights
+from gradtx._engine.transformation import Transformation
+from gradtx.testing._compare import check
+
+WEIGHTS = Weights(np.float32(1), np.float32(1))  # pyright: ignore[reportArgumentType] - as good as arrays
+
+SPREAD = np.array([[1e-6, -1e-4], [1e-2, -0.5], [1.0, 2.0]], np.float32)
+"""A gradient of elements of many sizes."""
+
+
+def says_what_it_holds(tx: Transformation) -> None:
+    """moments, their weights and factors are those that the rule declares, for switch and ports to go by"""
+    for rule in tx.rules:
+        numbers = not any(callable(value) for value in rule.hyperparameters().values())
+        if numbers and not rule.whole and rule.scope is None:
+            _check(rule)
+
+
+@functools.lru_cache(maxsize=256)
+def _check(rule: AbstractRule) -> None:
+    h = rule.hyperparameters_from({name: jnp.float32(value) for name, value in rule.hyperparameters().items()})
+    first_moments = [slot for slot, kind in rule.holds.items() if kind in FIRST_MOMENTS]
+    if first_moments and "weight" in rule.scalars():
+        _check_moment(rule, h, first_moments[0])
+    if not rule.slots(jnp.zeros(())) and rule.second_moment is None and not rule.freezes:
+        _check_factor(rule, h)
+
+
+def _check_moment(rule: AbstractRule, h: Named, slot: str) -> None:
+    who, steady = named(rule), np.float32(rule.steady_weight(h))
+    later = ticked(rule, h, Named(**numbered(rule) | {"weight": jnp.asarray(steady)}), WEIGHTS, jnp.int32(10))
+    weight = float(later.scalars["weight"])
+    check(
+        abs(weight - float(steady)) <= 1e-5 * abs(float(steady)),
+        f"{who} declares a steady weight of {steady:.6g}, and a step from there makes it {weight:.6g}",
+    )
+    _, slots, scalars = _first_step(rule, h, jnp.ones((3, 2)))
+    same = np.allclose(slots[slot], float(scalars["weight"]), rtol=1e-5)
+    check(same or rule.debiases, f"{who} holds in {slot!r} something else than its weight times a constant gradient")
+
+
+def _check_factor(rule: AbstractRule, h: Named) -> None:
+    factor, direction = float(rule.scales_by(h)), _direction(rule, h, SPREAD)
+    factors = direction / SPREAD
+    linear = np.allclose(factors, factors[0, 0], rtol=1e-5)
+    if linear and not np.allclose(factors, factor, rtol=1e-5):  # a factor of the leaf's shape cannot be declared
+        linear = np.allclose(_direction(rule, h, SPREAD.T) / SPREAD.T, factors[0, 0], rtol=1e-5)
+    check(
+        np.allclose(factors, factor, rtol=1e-5) if linear else factor == 1,
+        f"{named(rule)} declares that it scales by {factor:.6g}, and makes {direction.ravel()} of {SPREAD.ravel()}",
+    )
+    forgets = np.any(direction) and np.allclose(_direction(rule, h, 1e-3 * SPREAD), direction, rtol=1e-3)
+    check(not forgets or rule.normalizes, f"{named(rule)} forgets how large the gradient is: declare normalizes = True")
+
+
+def _direction(rule: AbstractRule, h: Named, gradient: np.ndarray) -> np.ndarray:
+    return np.asarray(_first_step(rule, h, jnp.asarray(gradient))[0])
+
+
+def _first_step(rule: AbstractRule, h: Named, gradient: jax.Array) -> tuple[jax.Array, Arrays, Arrays]:
+    """The direction, the slots and the scalars after the first step of a rule alone."""
+    tick = ticked(rule, h, Named(**{name: jnp.float32(x) for name, x in numbered(rule).items()}), WEIGHTS, jnp.int32(0))
+    param = jnp.zeros_like(gradient) if rule.needs_params else None
+    signal, slots = applied(rule, Signal(gradient, gradient, None), slotted(rule, gradient), param, tick.coefficients)
+    return signal.direction, slots, tick.scalars

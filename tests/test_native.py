@@ -666,10 +666,11 @@ def test_the_kernel_refuses_what_does_not_fit():
     x = jnp.arange(8.0)
 
     def call(match, code, *operands, result=x, inputs=1, outputs=1, temporaries=0, flat=()):
-        run = jax.ffi.ffi_call(_library.MAP, jax.ShapeDtypeStruct(result.shape, result.dtype))
+        run = jax.ffi.ffi_call(_library.TARGET, jax.ShapeDtypeStruct(result.shape, result.dtype))
         attributes = {"code": np.asarray(code, np.int32).ravel(), "constants": np.zeros(0)}
         attributes |= {"inputs": np.int64(inputs), "outputs": np.int64(outputs), "temporaries": np.int64(temporaries)}
         attributes |= {"flat_inputs": np.asarray(flat, np.int64), "flat_outputs": np.zeros(0, np.int64)}
+        attributes |= {"sums": np.int64(0), "conditional": False}
         run = functools.partial(run, **attributes)
         if match is None:
             return run(jnp.zeros((1, 0)), *operands)

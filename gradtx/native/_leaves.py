@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,10 +14,10 @@ from jax.sharding import PartitionSpec
 
 from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import sum_of, vary, varying
-from gradtx._core.numerics import Numbers, in_order
+from gradtx._core.numerics import Numbers, in_order, stacked
 from gradtx.native import _library
 from gradtx.native._parts import Part, are_all, as_array, split
-from gradtx.native._primitive import LEAVES_PER_CALL, MapCall, SumCall, call_p
+from gradtx.native._primitive import LEAVES_PER_CALL, Call, call_p, evaluated, joined
 from gradtx.native._program import Program, Unsupported, aval_of, compile_jaxpr
 
 
@@ -26,6 +27,7 @@ def map_leaves(
     shared: Sequence[jax.Array] = (),
     local: Sequence[Numbers] = (),
     aliases: Mapping[int, int] | None = None,
+    when: jax.Array | None = None,
 ) -> list[tuple[Any, ...]]:
     """``[fn(*arrays, *scalars, *shared) for arrays, scalars in zip(leaves, zip(*local))]``, in one pass over each leaf.
 
@@ -36,13 +38,16 @@ def map_leaves(
         shared: scalars, the same for each leaf.
         local: for each scalar that leaves have of their own, a list or a vector.
         aliases: {position of an array in the leaf's tuple: position of an output} that may be the same memory.
+        when: a boolean scalar. Where it is false ``fn`` does not run: an output is the array that it aliases, cast to
+            the output's dtype, and zeros if it aliases none. The kernel then touches no memory that it need not write;
+            aliases of several dtypes are no memory in common, and left to JAX, which selects in its own pass.
 
     Leaves whose parts are all there is of some flat arrays go together, and the outputs that may have the same memory
     are parts of flat arrays too. Other parts are copied, and their outputs are arrays.
 
     Raises:
         ValueError: for arrays of a leaf that differ in shape, parts that are not in their flat arrays, local scalars of
-            another number of leaves, and aliases of what is not there.
+            another number of leaves, aliases of what is not there, and a condition that is no boolean scalar.
 
     >>> from gradtx.native._leaves import map_leaves
     >>> import jax.numpy as jnp
@@ -53,34 +58,78 @@ def map_leaves(
     [0.5 2.5]
     2.0
     """
+    return map_and_sum(fn, leaves, shared, local, aliases, when)[0]
+
+
+def map_and_sum(
+    fn: Callable[..., tuple[jax.Array, ...]],
+    leaves: Sequence[tuple[jax.Array | Part, ...]],
+    shared: Sequence[jax.Array] = (),
+    local: Sequence[Numbers] = (),
+    aliases: Mapping[int, int] | None = None,
+    when: jax.Array | None = None,
+    sums: int = 0,
+) -> tuple[list[tuple[Any, ...]], list[jax.Array]]:
+    """``map_leaves``, and in the same pass sums over the elements of each leaf.
+
+    Args:
+        fn: as for ``map_leaves``; its last outputs are to be summed, and are not among the results.
+        leaves, shared, local, aliases: as for ``map_leaves``.
+        when: as for ``map_leaves``; where it is false the sums are zeros.
+        sums: the number of outputs that are summed.
+
+    Returns:
+        The other outputs of each leaf, and for each sum a vector of one number for each leaf: over all shards, in
+        float32 or wider. The kernel adds in float64, in an order that does not depend on the number of threads.
+
+    >>> from gradtx.native._leaves import map_and_sum
+    >>> import jax.numpy as jnp
+    >>> leaves = [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]
+    >>> doubled, (squares,) = map_and_sum(lambda x: (2 * x, x * x), leaves, sums=1)
+    >>> print(*doubled[0], *doubled[1], squares)
+    [2. 4.] 6.0 [5. 9.]
+    """
     aliases = {} if aliases is None else aliases
-    _check("map_leaves", leaves, local, aliases)
+    _check(leaves, local, aliases, when)
+
+    def widened(*operands: jax.Array) -> tuple[jax.Array, ...]:
+        results = tuple(fn(*operands))
+        written = len(results) - sums
+        return (*results[:written], *(x.astype(promoted(jnp.float32, x.dtype)) for x in results[written:]))
+
     results: list[tuple[Any, ...]] = [()] * len(leaves)
-    for group in _groups(fn, leaves, local, shared, aliases, summed=False):
+    totals: list[tuple[list[int], Sequence[jax.Array]]] = []
+    for group in _groups(widened, leaves, local, shared, aliases, when, sums):
         if group.program is None:
-            for i in group.members:
-                results[i] = tuple(fn(*map(as_array, leaves[i]), *(x[i] for x in local), *shared))
-                _check_outputs(aliases, len(results[i]))
+            rows = [
+                evaluated(widened, [*map(as_array, leaves[i])], [*(x[i] for x in local), *shared], aliases, when, sums)
+                for i in group.members
+            ]
+            written = len(rows[0]) - sums
+            _check_outputs(aliases, written)
+            for i, row in zip(group.members, rows, strict=True):
+                results[i] = tuple(row[:written])
+            totals.append((group.members, [stacked([row[written + k] for row in rows]) for k in range(sums)]))
             continue
         for flat, chunks in group.together(leaves).items():
-            call = MapCall(**group.call(leaves, local, flat, chunks), aliases=group.aliases)
-            found = call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
-            flat_results = iter(found[len(found) - len(chunks) * len(flat) :])
+            call = group.call(leaves, local, flat, chunks, when, sums)
+            found = call_p.bind(*group.operands(leaves, local, shared, flat, chunks, when), call=call)
+            numbers = found[len(found) - sums :]
+            flat_results = iter(found[len(found) - sums - len(chunks) * len(flat) :])
             own = iter(found)
             for chunk in chunks:
                 shapes = [jnp.shape(leaves[i][0]) for i in chunk]
                 parts = {output: split(next(flat_results), shapes) for output in call.flat_outputs}
                 for k, i in enumerate(chunk):
                     results[i] = tuple(parts[o][k] if o in parts else next(own) for o in range(call.outputs))
-    return results
+            totals.append((list(itertools.chain(*chunks)), numbers))
+    return results, [_of_all_shards([(members, x[k]) for members, x in totals]) for k in range(sums)]
 
 
 def sum_leaves(
     fn: Callable[..., jax.Array], leaves: Sequence[tuple[jax.Array, ...]], shared: Sequence[jax.Array] = ()
 ) -> jax.Array:
-    """The sum of ``fn(*arrays, *shared)`` over all elements of all leaves, in all shards, in float32 or wider.
-
-    The kernel adds in float64, in an order that does not depend on the number of threads.
+    """The sum of ``fn(*arrays, *shared)`` over all elements of all leaves, as ``map_and_sum``.
 
     Args:
         fn: elementwise in the arrays; returns one array of the leaf's shape.
@@ -95,7 +144,7 @@ def sum_leaves(
     >>> print(sum_leaves(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
     14.0
     """
-    return sum_of([number for _, number in _sums(fn, leaves, shared, (), each=False)])
+    return jnp.sum(sum_each(fn, leaves, shared))
 
 
 def sum_each(
@@ -104,53 +153,36 @@ def sum_each(
     shared: Sequence[jax.Array] = (),
     local: Sequence[Numbers] = (),
 ) -> jax.Array:
-    """For each leaf the sum of ``fn(*arrays, *scalars, *shared)`` over all its elements, as ``sum_leaves``: a vector.
-
-    The scalars of each leaf's own are those of ``map_leaves``.
+    """For each leaf the sum of ``fn(*arrays, *scalars, *shared)`` over all its elements, as ``map_and_sum``: a vector.
 
     >>> from gradtx.native._leaves import sum_each
     >>> import jax.numpy as jnp
     >>> print(sum_each(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
     [5. 9.]
     """
-    found = _sums(fn, leaves, shared, local, each=True)
-    if not found:
+    _, (sums,) = map_and_sum(lambda *operands: (fn(*operands),), leaves, shared, local, sums=1)
+    return sums
+
+
+def _of_all_shards(parts: Sequence[tuple[list[int], jax.Array]]) -> jax.Array:
+    """The sums of all leaves in order, from those of the shards of some leaves each."""
+    if not parts:
         return jnp.zeros(0, jnp.float32)
-    members = list(itertools.chain(*(members for members, _ in found)))
-    wide = promoted(*(sums.dtype for _, sums in found))
-    sums = jnp.concatenate([sum_of([sums]).astype(wide) for _, sums in found])
-    return in_order(sums, sorted(range(len(members)), key=members.__getitem__))
+    alike: dict[tuple[str, ...], list[tuple[list[int], jax.Array]]] = {}
+    for members, sums in parts:
+        alike.setdefault(varying(sums), []).append((members, sums))
+    order = [i for group in alike.values() for members, _ in group for i in members]
+    whole = joined([sum_of([joined([sums for _, sums in group])]) for group in alike.values()])
+    return in_order(whole, sorted(range(len(order)), key=order.__getitem__))
 
 
-def _sums(
-    fn: Callable[..., jax.Array],
-    leaves: Sequence[tuple[jax.Array, ...]],
-    shared: Sequence[jax.Array],
-    local: Sequence[Numbers],
-    each: bool,
-) -> list[tuple[list[int], jax.Array]]:
-    """Leaves with their sum, or with ``each`` a vector of their sums, of one shard."""
-
-    def wide(*operands: jax.Array) -> jax.Array:
-        x = fn(*operands)
-        return x.astype(promoted(jnp.float32, x.dtype))
-
-    _check("sum_leaves", leaves, local, {})
-    found: list[tuple[list[int], jax.Array]] = []
-    for group in _groups(wide, leaves, local, shared, {}, summed=True):
-        if group.program is None:
-            sums = [jnp.sum(wide(*leaves[i], *(x[i] for x in local), *shared)) for i in group.members]
-            found += [([i], x[None] if each else x) for i, x in zip(group.members, sums, strict=True)]
-            continue
-        for flat, chunks in group.together(leaves).items():
-            call = SumCall(**group.call(leaves, local, flat, chunks), each=each)
-            sums = call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
-            found += zip(chunks, sums, strict=True) if each else [(list(itertools.chain(*chunks)), *sums)]
-    return found
-
-
-def _check(who: str, leaves: Sequence[tuple[Any, ...]], local: Sequence[Numbers], aliases: Mapping[int, int]) -> None:
+def _check(
+    leaves: Sequence[tuple[Any, ...]], local: Sequence[Numbers], aliases: Mapping[int, int], when: jax.Array | None
+) -> None:
     """Refuse what would pair elements that do not belong together, or is not there."""
+    who = "map_leaves"
+    if when is not None and (when.shape, when.dtype) != ((), jnp.bool_):
+        raise ValueError(f"{who}: the condition has to be a boolean scalar, found {when.dtype} of shape {when.shape}")
     for i, arrays in enumerate(leaves):
         if len(arrays) != len(leaves[0]):
             raise ValueError(f"{who}: leaf {i} has {len(arrays)} arrays, leaf 0 has {len(leaves[0])}")
@@ -216,26 +248,42 @@ class _Group:
         return together
 
     def call(
-        self, leaves: Sequence[Any], local: Sequence[Any], flat: tuple[int, ...], chunks: Chunks
-    ) -> dict[str, Any]:
-        """What a ``Call`` has to know."""
-        return {
-            "program": self.program,
-            "chunks": tuple(map(len, chunks)),
-            "arrays": len(leaves[chunks[0][0]]),
-            "local": len(local),
-            "jaxprs": tuple(self.jaxprs[i] for i in itertools.chain(*chunks)),
-            "flat": flat,
-        }
+        self,
+        leaves: Sequence[Any],
+        local: Sequence[Any],
+        flat: tuple[int, ...],
+        chunks: Chunks,
+        when: jax.Array | None,
+        sums: int,
+    ) -> Call:
+        assert self.program is not None
+        return Call(
+            program=self.program,
+            chunks=tuple(map(len, chunks)),
+            arrays=len(leaves[chunks[0][0]]),
+            local=len(local),
+            jaxprs=tuple(self.jaxprs[i] for i in itertools.chain(*chunks)),
+            flat=flat,
+            aliases=self.aliases,
+            sums=sums,
+            conditional=when is not None,
+        )
 
     def operands(
-        self, leaves: Sequence[Any], local: Sequence[Any], shared: Sequence[Any], flat: tuple[int, ...], chunks: Chunks
+        self,
+        leaves: Sequence[Any],
+        local: Sequence[Any],
+        shared: Sequence[Any],
+        flat: tuple[int, ...],
+        chunks: Chunks,
+        when: jax.Array | None,
     ) -> list[Any]:
         """The operands of a ``Call``."""
         members = list(itertools.chain(*chunks))
         arrays = [as_array(x) for i in members for a, x in enumerate(leaves[i]) if a not in flat]
         flats = [leaves[chunk[0]][a].flat for chunk in chunks for a in flat]
-        operands = [*arrays, *(in_order(x, members) for x in local), *flats, *shared, *self.consts]
+        condition = [] if when is None else [when]
+        operands = [*arrays, *(in_order(x, members) for x in local), *flats, *shared, *self.consts, *condition]
         return [vary(x, self.axes) for x in operands]
 
 
@@ -245,7 +293,8 @@ def _groups(
     local: Sequence[Numbers],
     shared: Sequence[jax.Array],
     aliases: Mapping[int, int],
-    summed: bool,
+    when: jax.Array | None,
+    sums: int,
 ) -> list[_Group]:
     """Leaves by what the kernel has to do for them. The function is traced once for each kind of leaf."""
     ops = _library.load().ops
@@ -253,7 +302,8 @@ def _groups(
     groups: dict[Any, _Group] = {}
     for i, arrays in enumerate(leaves):
         own = [x[i] if isinstance(x, list) else x for x in local]  # a vector has the type of its elements
-        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *own, *shared)
+        condition = [] if when is None else [when]
+        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *own, *shared, *condition)
         first = jax.typeof(vary(arrays[0], axes))
         scalar = first.update(shape=(), weak_type=False, sharding=first.sharding.update(spec=PartitionSpec()))
         avals = (
@@ -269,12 +319,11 @@ def _groups(
                 closed = jax.make_jaxpr(fn)(*avals, *(vary(x, axes) for x in shared))
                 jaxpr, consts = closed.jaxpr, closed.consts
                 dtypes = [aval_of(var).dtype for var in jaxpr.outvars]
-                _check_outputs(aliases, len(dtypes))
+                _check_outputs(aliases, len(dtypes) - sums)
                 same = {a: o for a, o in sorted(aliases.items()) if arrays[a].dtype == dtypes[o]}
-                try:
-                    program = compile_jaxpr(jaxpr, len(arrays), ops, same, summed)
-                except Unsupported:
-                    program = None
+                if when is None or len(same) == len(aliases):
+                    with contextlib.suppress(Unsupported):
+                        program = compile_jaxpr(jaxpr, len(arrays), ops, same, sums)
             pairs = tuple(same.items())
             key = (program, pairs, axes, avals[len(arrays) :], *map(id, consts))
             traced[avals] = groups.setdefault(key, _Group(program, consts, pairs, axes)), jaxpr

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import jax
 
-FORMAT = 4
+FORMAT = 5
 """Of programs and calls, as in kernel.cc: changes with the instructions, their meaning, and the order of operands."""
 
 # A compiled module may be kept on disk and run by a later version of the kernel.
-MAP, SUM = f"gradtx_native_map_{FORMAT}", f"gradtx_native_sum_{FORMAT}"
+TARGET = f"gradtx_native_map_{FORMAT}"
 
 REBUILD = "build it anew: pip install -e . in a checkout, else pip install --force-reinstall gradtx"
 
@@ -104,8 +104,7 @@ def load() -> Availability:
             versions = ["{}.{}".format(*version) for version in (ours, theirs)]
             return Availability(f"built for version {versions[0]} of XLA's interface, this jaxlib has {versions[1]}")
         library.gradtx_native_ops.restype = library.gradtx_native_target.restype = ctypes.c_char_p
-        for name, handler in ((MAP, library.gradtx_native_map), (SUM, library.gradtx_native_sum)):
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+        jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(library.gradtx_native_map), platform="cpu")
     except Exception as error:  # of whatever kind: a library that does not load is as good as none
         return Availability(f"{path} does not load: {error}")
     ops = {}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import abc
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,8 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
+from gradtx._core.dtypes import promoted
+from gradtx._core.numerics import stacked
 from gradtx.native import _library
 from gradtx.native._parts import element, join, split
 from gradtx.native._program import Program, aval_of
@@ -25,20 +26,26 @@ LEAVES_PER_CALL = 64
 
 
 @dataclass(frozen=True)
-class Call(abc.ABC):
+class Call:
     """A function over leaves that the kernel has a program for.
 
     Operands are the arrays of all leaves, then vectors of one scalar for each leaf, then for each chunk its flat
-    arrays, in which one position of all its leaves stands, then the scalars that are the same for all. Two calls are
-    equal if they compute the same; their derivatives are taken from ``jaxprs`` before that matters.
+    arrays, in which one position of all its leaves stands, then the scalars that are the same for all, then the
+    condition, if there is one. Results are the outputs of each leaf, then for each chunk its flat ones, then vectors of
+    one sum for each leaf. Two calls are equal if they compute the same; their derivatives are taken from ``jaxprs``
+    before that matters.
 
     Attributes:
-        program: what the kernel runs.
-        chunks: how many leaves go together in one call of the kernel.
-        arrays: how many of a leaf there are, of its own and in flat ones.
-        local: how many scalars each leaf has of its own.
+        program: the instructions for each leaf.
+        chunks: the number of leaves that go together in one call of the kernel.
+        arrays: the number of arrays of a leaf, of its own and in flat ones.
+        local: the number of scalars that each leaf has of its own.
         jaxprs: per leaf, the function itself; its constants are the last of the shared scalars.
         flat: the positions, among the arrays of a leaf, of those that are parts of flat ones.
+        aliases: (array, output) that are the same memory. The outputs of flat arrays are parts of flat ones too.
+        sums: the number of the function's last outputs that are summed over the elements of a leaf, and not written.
+        conditional: whether there is a condition. Where it is false outputs are the arrays that they alias, other
+            outputs and the sums are zeros.
     """
 
     program: Program
@@ -46,30 +53,82 @@ class Call(abc.ABC):
     arrays: int
     local: int
     jaxprs: tuple[core.Jaxpr, ...] = field(compare=False)
-    flat: tuple[int, ...] = ()
+    flat: tuple[int, ...]
+    aliases: tuple[tuple[int, int], ...]
+    sums: int
+    conditional: bool
 
-    @abc.abstractmethod
+    @property
+    def outputs(self) -> int:
+        """The number of outputs of a leaf that are written, of its own and in flat ones."""
+        return len(self.jaxprs[0].outvars) - self.sums
+
+    @property
+    def flat_outputs(self) -> tuple[int, ...]:
+        """The positions, among the outputs of a leaf, of those that are parts of flat ones."""
+        return tuple(dict(self.aliases)[array] for array in self.flat)
+
     def avals(self, *operands: Any) -> Sequence[Any]:
         """The results' abstract values, given the operands'."""
+        rows = [[aval_of(var) for var in jaxpr.outvars] for jaxpr in self.jaxprs]
+        flat = [x for columns in self._split(operands)[2] for x in columns]
+        return [*self._own(rows), *flat, *(self._vector(x, len(rows)) for x in rows[0][self.outputs :])]
 
-    @abc.abstractmethod
     def reference(self, *operands: jax.Array) -> list[jax.Array]:
         """The results in JAX."""
+        rows = self._evaluate(operands)
+        flat = [
+            join([leaf[output] for leaf in chunk]) for chunk in self._in_chunks(rows) for output in self.flat_outputs
+        ]
+        sums = [stacked([row[self.outputs + k] for row in rows]) for k in range(self.sums)]
+        return [*self._own(rows), *flat, *sums]
 
-    @abc.abstractmethod
     def native(self, *operands: jax.Array) -> list[jax.Array]:
         """The results by the kernel, where that can run."""
+        own, flat, sums = [], [], []
+        arrays, outputs = self.arrays - len(self.flat), self.outputs - len(self.flat)
+        inputs_of_own = [i for i in range(self.arrays) if i not in self.flat]
+        outputs_of_own = [i for i in range(self.outputs) if i not in self.flat_outputs]
+        aliases = [(inputs_of_own.index(a), outputs_of_own.index(o)) for a, o in self.aliases if a not in self.flat]
+        avals = self.avals(*map(jax.typeof, operands))
+        for leaves, call_operands in zip(self.chunks, self._calls(operands), strict=True):
+            in_place = {1 + i * arrays + a: i * outputs + o for i in range(leaves) for a, o in aliases}
+            first = 1 + leaves * arrays
+            in_place |= {first + j: leaves * outputs + j for j in range(len(self.flat))}
+            call = jax.ffi.ffi_call(
+                _library.TARGET,
+                [
+                    *avals[len(own) : len(own) + leaves * outputs],
+                    *map(jax.typeof, call_operands[first : first + len(self.flat)]),
+                    *(self._vector(x, leaves) for x in avals[len(avals) - self.sums :]),
+                ],
+                input_output_aliases=in_place,
+            )
+            found = call(*call_operands, **self._attributes())
+            own += found[: leaves * outputs]
+            flat += found[leaves * outputs : len(found) - self.sums]
+            sums.append(found[len(found) - self.sums :])
+        return [*own, *flat, *map(joined, zip(*sums, strict=True))]
 
-    def _split(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any], Sequence[Any]]:
-        """Arrays per leaf, vectors of local scalars, flat arrays per chunk, shared scalars."""
+    def _own(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        """The outputs that are not parts of flat ones, of all leaves."""
+        return [x for row in rows for o, x in enumerate(row[: self.outputs]) if o not in self.flat_outputs]
+
+    def _vector(self, aval: Any, leaves: int) -> Any:
+        """The abstract value of a vector of sums of such numbers."""
+        return aval.update(shape=(leaves,), weak_type=False, sharding=aval.sharding.update(spec=PartitionSpec(None)))
+
+    def _split(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any], Sequence[Any], Any]:
+        """Arrays per leaf, vectors of local scalars, flat arrays per chunk, shared scalars, the condition."""
         leaves, own = sum(self.chunks), self.arrays - len(self.flat)
+        *operands, when = operands if self.conditional else (*operands, None)
         ends = np.cumsum([leaves * own, self.local, len(self.chunks) * len(self.flat)])
         arrays, local, flat, shared = (operands[i:j] for i, j in itertools.pairwise([0, *ends, len(operands)]))
-        return _rows(arrays, leaves), list(local), _rows(flat, len(self.chunks)), shared
+        return _rows(arrays, leaves), list(local), _rows(flat, len(self.chunks)), shared, when
 
     def _evaluate(self, operands: Sequence[jax.Array]) -> list[list[jax.Array]]:
-        """Per leaf, what the function returns."""
-        arrays, local, flat, shared = self._split(operands)
+        """Per leaf, the outputs of the function and its sums."""
+        arrays, local, flat, shared, when = self._split(operands)
         whole: list[list[jax.Array]] = []
         for chunk, columns in zip(self._in_chunks(arrays), flat, strict=True):
             parts = [split(x, [own[0].shape for own in chunk]) for x in columns]
@@ -81,17 +140,18 @@ class Call(abc.ABC):
         for i, (jaxpr, own) in enumerate(zip(self.jaxprs, whole, strict=True)):
             count = len(shared) - len(jaxpr.constvars)
             function = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, shared[count:]))
-            results.append(function(*own, *(element(x, i) for x in local), *shared[:count]))
+            scalars = [*(element(x, i) for x in local), *shared[:count]]
+            results.append(evaluated(function, own, scalars, dict(self.aliases), when, self.sums))
         return results
 
     def _in_chunks(self, rows: Any) -> Iterable[Any]:
-        """What there is one of for each leaf, chunk by chunk."""
+        """Rows of one for each leaf, chunk by chunk."""
         ends = itertools.accumulate(self.chunks, initial=0)
         return (rows[start:stop] for start, stop in itertools.pairwise(ends))
 
     def _calls(self, operands: Sequence[jax.Array]) -> Any:
-        """For each call of the kernel its operands: coefficients, the arrays of its leaves, and flat ones."""
-        arrays, local, flat, shared = self._split(operands)
+        """For each call of the kernel its operands: coefficients, arrays of its leaves, flat ones, the condition."""
+        arrays, local, flat, shared, when = self._split(operands)
         dtype = jnp.float64 if self.program.wide else jnp.float32
 
         def coefficients(*scalars: jax.Array) -> jax.Array:
@@ -103,108 +163,67 @@ class Call(abc.ABC):
         else:
             tables = [coefficients(*(x[0] for x in local))[None]] * len(self.chunks)
         for rows, chunk, columns in zip(tables, self._in_chunks(arrays), flat, strict=True):
-            yield [rows, *(x for leaf in chunk for x in leaf), *columns]
+            yield [rows, *(x for leaf in chunk for x in leaf), *columns, *([] if when is None else [when])]
 
     def _attributes(self) -> dict[str, Any]:
         return {
             "inputs": np.int64(self.arrays),
             "flat_inputs": np.asarray(self.flat, np.int64),
+            "outputs": np.int64(self.outputs),
+            "flat_outputs": np.asarray(self.flat_outputs, np.int64),
+            "sums": np.int64(self.sums),
+            "conditional": self.conditional,
             "code": np.asarray(self.program.code, np.int32),
             "constants": np.asarray(self.program.constants, np.float64),
             "temporaries": np.int64(self.program.temporaries),
         }
 
 
-@dataclass(frozen=True)
-class MapCall(Call):
-    """The function's outputs for each leaf, those of ``aliases`` (array, output) in the memory of the array.
+def evaluated(
+    fn: Callable[..., Sequence[jax.Array]],
+    arrays: Sequence[jax.Array],
+    scalars: Sequence[jax.Array],
+    aliases: Mapping[int, int],
+    when: jax.Array | None,
+    sums: int,
+) -> list[jax.Array]:
+    """The outputs of a function of one leaf in JAX, the last ones summed over its elements.
 
-    The outputs of arrays that are parts of flat ones are so too; results are the others of each leaf, then for each
-    chunk the flat ones.
+    Where the condition is false outputs are the arrays that they alias, cast, and all others zeros; then there is no
+    derivative by anything else, also where that of the function is infinite or none.
     """
-
-    aliases: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def outputs(self) -> int:
-        """How many of a leaf there are, of its own and in flat ones."""
-        return len(self.jaxprs[0].outvars)
-
-    @property
-    def flat_outputs(self) -> tuple[int, ...]:
-        """The positions, among the outputs of a leaf, of those that are parts of flat ones."""
-        return tuple(dict(self.aliases)[array] for array in self.flat)
-
-    def avals(self, *operands: Any) -> Sequence[Any]:
-        own = [[aval_of(var) for var in jaxpr.outvars] for jaxpr in self.jaxprs]
-        return [*self._own(own), *(x for columns in self._split(operands)[2] for x in columns)]
-
-    def reference(self, *operands: jax.Array) -> list[jax.Array]:
-        rows = self._evaluate(operands)
-        flat = [
-            join([leaf[output] for leaf in chunk]) for chunk in self._in_chunks(rows) for output in self.flat_outputs
+    if when is None:
+        results = fn(*arrays, *scalars)
+        written = len(results) - sums
+    else:
+        operands = (*arrays, *scalars)
+        results = fn(*(_given(when, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x for x in operands))
+        written = len(results) - sums
+        kept = {output: arrays[array] for array, output in aliases.items()}
+        results = [
+            jnp.where(when, x, kept[o].astype(x.dtype) if o in kept else jnp.zeros_like(x))
+            for o, x in enumerate(results)
         ]
-        return [*self._own(rows), *flat]
-
-    def native(self, *operands: jax.Array) -> list[jax.Array]:
-        own, flat = [], []
-        arrays, outputs = self.arrays - len(self.flat), self.outputs - len(self.flat)
-        inputs_of_own = [i for i in range(self.arrays) if i not in self.flat]
-        outputs_of_own = [i for i in range(self.outputs) if i not in self.flat_outputs]
-        aliases = [(inputs_of_own.index(a), outputs_of_own.index(o)) for a, o in self.aliases if a not in self.flat]
-        avals = self.avals(*map(jax.typeof, operands))
-        for leaves, call_operands in zip(self.chunks, self._calls(operands), strict=True):
-            in_place = {1 + i * arrays + a: i * outputs + o for i in range(leaves) for a, o in aliases}
-            in_place |= {1 + leaves * arrays + j: leaves * outputs + j for j in range(len(self.flat))}
-            results = [
-                *avals[len(own) : len(own) + leaves * outputs],
-                *map(jax.typeof, call_operands[1 + leaves * arrays :]),
-            ]
-            call = jax.ffi.ffi_call(_library.MAP, results, input_output_aliases=in_place)
-            found = call(
-                *call_operands,
-                outputs=np.int64(self.outputs),
-                flat_outputs=np.asarray(self.flat_outputs, np.int64),
-                **self._attributes(),
-            )
-            own += found[: leaves * outputs]
-            flat += found[leaves * outputs :]
-        return [*own, *flat]
-
-    def _own(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
-        """The outputs that are not parts of flat ones, of all leaves."""
-        return [x for row in rows for o, x in enumerate(row) if o not in self.flat_outputs]
+    return [*results[:written], *map(jnp.sum, results[written:])]
 
 
-@dataclass(frozen=True)
-class SumCall(Call):
-    """The sum of the function's output over all elements of all leaves; with ``each``, per chunk a vector of sums."""
+@jax.custom_jvp
+def _given(when: jax.Array, x: jax.Array) -> jax.Array:
+    """The same number, which nothing depends on where the condition is false."""
+    del when
+    return x
 
-    each: bool = False
 
-    def avals(self, *operands: Any) -> Sequence[Any]:
-        del operands
-        aval = aval_of(self.jaxprs[0].outvars[0])
-        shapes = [(leaves,) for leaves in self.chunks] if self.each else [()]
-        specs = [PartitionSpec(*(None for _ in shape)) for shape in shapes]
-        return [
-            aval.update(shape=shape, weak_type=False, sharding=aval.sharding.update(spec=spec))
-            for shape, spec in zip(shapes, specs, strict=True)
-        ]
+@_given.defjvp
+def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+    (when, x), (_, dx) = primals, tangents
+    return x, jnp.where(when, dx, jnp.zeros_like(dx))
 
-    def reference(self, *operands: jax.Array) -> list[jax.Array]:
-        sums = [jnp.sum(x) for (x,) in self._evaluate(operands)]
-        if self.each:
-            return [jnp.stack(chunk) for chunk in self._in_chunks(sums)]
-        return [functools.reduce(jnp.add, sums)]
 
-    def native(self, *operands: jax.Array) -> list[jax.Array]:
-        avals, summed = self.avals(), np.int64(self.program.result or 0)
-        sums = [
-            jax.ffi.ffi_call(_library.SUM, aval)(*chunk, summed=summed, **self._attributes())
-            for aval, chunk in zip(itertools.cycle(avals), self._calls(operands), strict=False)
-        ]
-        return sums if self.each else [functools.reduce(jnp.add, sums)]
+def joined(vectors: Sequence[jax.Array]) -> jax.Array:
+    """Vectors one after another, in the widest of their dtypes."""
+    wide = promoted(*(x.dtype for x in vectors))
+    return jnp.concatenate([x.astype(wide) for x in vectors]) if len(vectors) > 1 else vectors[0]
 
 
 def _rows(values: Sequence[Any], rows: int) -> list[Sequence[Any]]:

@@ -69,7 +69,6 @@ class Program:
         wide: whether a block may hold float64.
         steps: what to compute from the scalar arguments before.
         coefficients: which scalars, of arguments and results of steps, the program reads, in order.
-        result: the slot of the only output, if that is to be summed and not stored.
     """
 
     code: tuple[int, ...]
@@ -78,7 +77,6 @@ class Program:
     wide: bool
     steps: tuple[Step, ...]
     coefficients: tuple[int, ...]
-    result: int | None = None
 
     def scalars(self, *arguments: jax.Array) -> list[jax.Array]:
         """The coefficients, from the function's scalar arguments."""
@@ -97,7 +95,7 @@ def aval_of(atom: core.Var | core.Literal) -> Any:
 
 
 def compile_jaxpr(
-    jaxpr: core.Jaxpr, arrays: int, ops: dict[str, Op], aliases: dict[int, int], summed: bool = False
+    jaxpr: core.Jaxpr, arrays: int, ops: dict[str, Op], aliases: dict[int, int], sums: int = 0
 ) -> Program:
     """The program of a jaxpr whose first ``arrays`` arguments, after its constants, are arrays and the rest scalars.
 
@@ -106,7 +104,7 @@ def compile_jaxpr(
         arrays: how many of its arguments are arrays, all of one shape.
         ops: the instructions of the kernel.
         aliases: {array argument: output} that are the same memory.
-        summed: whether the only output is left in a slot to be summed.
+        sums: the number of last outputs that are summed over the elements, and not stored.
 
     Raises:
         Unsupported: the kernel cannot do this.
@@ -128,10 +126,9 @@ def compile_jaxpr(
     for var in jaxpr.outvars:
         if aval_of(var).shape != shape:
             raise Unsupported(f"an output of shape {aval_of(var).shape} for arrays of shape {shape}")
-    roots = [graph.output(value) for value in outputs]
-    if summed and (len(roots) != 1 or graph[roots[0]].kind not in _NUMPY):
-        raise Unsupported("a sum in half precision, or of several outputs")
-    return _Assembler(graph, roots, arrays, aliases, summed).program()
+    written = len(outputs) - sums
+    roots = [graph.output(value) for value in outputs[:written]]
+    return _Assembler(graph, roots, [graph.sum(value) for value in outputs[written:]], arrays, aliases).program()
 
 
 # -- The graph --------------------------------------------------------------------------------------------------------
@@ -220,6 +217,12 @@ class _Graph:
         if self.is_scalar(node):
             node = self.node("copy", (node,), F32)
         return self.node(f"store_{half}", (node,), half)
+
+    def sum(self, value: _Value) -> int:
+        """The node to be summed over the elements."""
+        if self.kind(value.dtype) == TRUTH or jnp.dtype(value.dtype).name in _HALVES:
+            raise Unsupported(f"a sum of dtype {value.dtype}")
+        return self.operand(value)
 
     def operand(self, value: _Value) -> int:
         if isinstance(value, _Vector):
@@ -485,29 +488,31 @@ class _Instruction:
     op: str
     kind: str
     args: tuple[int, ...]  # nodes
-    node: int  # what it computes
+    node: int | None  # what it computes; None if it stores an output or adds to a sum
+    to: int = -1  # the output or the sum
 
 
 class _Assembler:
     """Orders the nodes that the outputs need, fuses them, and gives each a slot."""
 
-    def __init__(self, graph: _Graph, roots: list[int], arrays: int, aliases: dict[int, int], summed: bool):
-        self.graph, self.roots, self.arrays, self.summed = graph, roots, arrays, summed
-        self.outputs = 0 if summed else len(roots)
+    def __init__(self, graph: _Graph, roots: list[int], sums: list[int], arrays: int, aliases: dict[int, int]):
+        self.graph, self.roots, self.sums, self.arrays = graph, roots, sums, arrays
         self.aliased = {output: array for array, output in aliases.items()}
         self.uses = self._count_uses()
         self.instructions: list[_Instruction] = []
         self.done: set[int] = set()
 
     def program(self) -> Program:
+        for k, root in enumerate(self.sums):  # first, as what they read may be overwritten then
+            self._emit_sum(k, root)
         for root in self.roots:
             self._emit(root)
         return self._allocate()
 
     def _count_uses(self) -> Counter[int]:
-        uses: Counter[int] = Counter(self.roots)
+        uses: Counter[int] = Counter([*self.roots, *self.sums])
         seen: set[int] = set()
-        stack = list(self.roots)
+        stack = [*self.roots, *self.sums]
         while stack:
             node = stack.pop()
             if node in seen or self.graph[node].op in ("input", "scalar"):
@@ -526,6 +531,16 @@ class _Assembler:
             self._emit(arg)
         args = self._with_variant(op, args)
         self.instructions.append(_Instruction(op, self._number_kind(node), args, node))
+
+    def _emit_sum(self, k: int, node: int) -> None:
+        kind, product = self.graph[node].kind, self._inner(node, "mul")
+        op, args = "sum", (node,)
+        if product and not self._scalars(product):
+            op, args = "sumprod", product
+        for arg in args:
+            self._emit(arg)
+        args = self._with_variant(op, args)
+        self.instructions.append(_Instruction(op, kind, args, None, k))
 
     def _number_kind(self, node: int) -> str:
         """What an instruction computes with: of a test, the kind of what it tests."""
@@ -617,13 +632,11 @@ class _Assembler:
     # Places.
 
     def _allocate(self) -> Program:
-        graph, arrays, outputs = self.graph, self.arrays, self.outputs
+        graph, arrays, outputs = self.graph, self.arrays, len(self.roots)
         instructions, home = self._with_stores()
         last_use: dict[int, int] = {}
         for t, instruction in enumerate(instructions):
             last_use |= dict.fromkeys(instruction.args, t)
-        if self.summed:
-            last_use[self.roots[0]] = len(instructions)
 
         place: dict[int, int] = {}  # of a node: its slot
         free: list[int] = []
@@ -643,10 +656,10 @@ class _Assembler:
                     slots.append(place[arg])
             over = {arg for arg in instruction.args if last_use[arg] == t and place.get(arg, 0) >= base}
             # A place may be read and written at once only by elements of one size.
-            width = _BYTES[graph[instruction.node].kind] if instruction.node >= 0 else 0
+            width = 0 if instruction.node is None else _BYTES[graph[instruction.node].kind]
             free += [place[arg] for arg in over if _BYTES[graph[arg].kind] == width]
-            if instruction.node < 0:  # a store
-                to = arrays + ~instruction.node
+            if instruction.node is None:
+                to = instruction.to
             elif instruction.node in home:
                 to = arrays + home[instruction.node]
             elif free:
@@ -654,7 +667,7 @@ class _Assembler:
             else:
                 to, temporaries = base + temporaries, temporaries + 1
             free += [place[arg] for arg in over if _BYTES[graph[arg].kind] != width]
-            if instruction.node >= 0:
+            if instruction.node is not None:
                 place[instruction.node] = to
                 if instruction.node not in last_use and to >= base:
                     free.append(to)
@@ -666,7 +679,6 @@ class _Assembler:
         slot_of = {-1 - scalars[node]: base + temporaries + i for i, node in enumerate(order)}
         code = [[*row[:4], *(slot_of.get(s, s) for s in row[4:]), *([0] * (8 - len(row)))] for row in rows]
         refs = [graph[node].args[0] for node in order]
-        result = place.get(self.roots[0], graph[self.roots[0]].args[0]) if self.summed else None
         return Program(
             code=tuple(int(word) for row in code for word in row),
             constants=tuple(float(ref.array()) for ref in refs if isinstance(ref, Constant)),
@@ -674,16 +686,11 @@ class _Assembler:
             wide=any(node.kind == F64 for node in graph.nodes),
             steps=tuple(graph.steps),
             coefficients=tuple(ref for ref in refs if not isinstance(ref, Constant)),
-            result=result,
         )
 
     def _with_stores(self) -> tuple[list[_Instruction], dict[int, int]]:
         """The instructions, with copies for outputs not written where they are computed; {node: output} of the rest."""
         graph = self.graph
-        if self.summed:
-            if graph.is_scalar(self.roots[0]):
-                raise Unsupported("a sum of a scalar")
-            return self.instructions, {}
         overwritten, first = set(self.aliased.values()), {}
         for output, root in enumerate(self.roots):
             node = graph[root]
@@ -696,7 +703,8 @@ class _Assembler:
         last_read: dict[int, int] = {}  # of input arrays
         times: dict[int, int] = {}
         for t, instruction in enumerate(instructions):
-            times[instruction.node] = t
+            if instruction.node is not None:
+                times[instruction.node] = t
             last_read |= {graph[arg].args[0]: t for arg in instruction.args if graph[arg].op == "input"}
         homes: dict[int, int] = {}
         stores: list[_Instruction] = []
@@ -708,7 +716,7 @@ class _Assembler:
             if free and root not in homes:
                 homes[root] = output
             else:
-                stores.append(_Instruction(_copy(node.kind), node.kind, (root,), ~output))
+                stores.append(_Instruction(_copy(node.kind), node.kind, (root,), None, self.arrays + output))
         return instructions + stores, homes
 
 

@@ -18,7 +18,6 @@
 #include <limits>
 #include <memory>
 #include <mutex>
-#include <numeric>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -51,7 +50,7 @@ namespace {
 namespace ffi = xla::ffi;
 
 // Changes with the meaning of programs and calls; _library.py writes the same.
-constexpr int32_t kFormat = 4;
+constexpr int32_t kFormat = 5;
 
 // ---- Numbers -------------------------------------------------------------------------------------------------------
 
@@ -170,6 +169,10 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(logical_or, 2, a | b, 0, 1)                                                \
   X(logical_xor, 2, a ^ b, 0, 1)                                               \
   X(logical_copy, 1, a, 0, 1)
+// From numbers to a sum over the elements, for which there is a place of its own in each leaf.
+#define GRADTX_SUMS(X)                                                         \
+  X(sum, 1, a, 0)                                                              \
+  X(sumprod, 2, a * b, 0)
 // From one type to another: name, from, to, expression.
 #define GRADTX_CONVERSIONS(X)                                                  \
   X(load_bf16, kBf16, kF32, from_bf16(a))                                      \
@@ -187,17 +190,17 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
 
 #define GRADTX_ENUM(name, ...) name##_,
 enum Op : int32_t {
-  GRADTX_MATHS(GRADTX_ENUM) GRADTX_TESTS(GRADTX_ENUM) GRADTX_LOGIC(GRADTX_ENUM) select_,
+  GRADTX_MATHS(GRADTX_ENUM) GRADTX_TESTS(GRADTX_ENUM) GRADTX_LOGIC(GRADTX_ENUM) GRADTX_SUMS(GRADTX_ENUM) select_,
   GRADTX_CONVERSIONS(GRADTX_ENUM) kOps
 };
 
 #define GRADTX_TEXT(name, arity, expression, ...) #name " " #arity " " #__VA_ARGS__ "\n"
 #define GRADTX_TEXT_1(name, from, to, expression) #name " 1 0\n"
 constexpr char kOpsText[] = GRADTX_MATHS(GRADTX_TEXT) GRADTX_TESTS(GRADTX_TEXT) GRADTX_LOGIC(GRADTX_TEXT)
-    "select 3 0, 2, 4, 6\n" GRADTX_CONVERSIONS(GRADTX_TEXT_1);
+    GRADTX_SUMS(GRADTX_TEXT) "select 3 0, 2, 4, 6\n" GRADTX_CONVERSIONS(GRADTX_TEXT_1);
 
-// Of a block's elements. kNumber stands for the one of the two that an instruction says.
-enum Type : uint8_t { kNothing, kTruth, kBf16, kF16, kF32, kF64, kNumber };
+// Of a block's elements. kNumber stands for the one of the two that an instruction says, kSum for no block at all.
+enum Type : uint8_t { kNothing, kTruth, kBf16, kF16, kF32, kF64, kNumber, kSum };
 template <Type>
 struct Storage;
 template <> struct Storage<kTruth> { using T = uint8_t; };
@@ -224,9 +227,11 @@ constexpr uint32_t set_of(Int... members) {
 #define GRADTX_MATHS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kNumber, __VA_ARGS__)
 #define GRADTX_TESTS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kTruth, __VA_ARGS__)
 #define GRADTX_LOGIC_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kTruth, kTruth, __VA_ARGS__)
+#define GRADTX_SUMS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kSum, __VA_ARGS__)
 #define GRADTX_CONVERSION_SIGNATURE(name, from, to, expression) GRADTX_SIGNATURE(1, from, to, 0)
 constexpr Signature kSignatures[] = {
     GRADTX_MATHS(GRADTX_MATHS_SIGNATURE) GRADTX_TESTS(GRADTX_TESTS_SIGNATURE) GRADTX_LOGIC(GRADTX_LOGIC_SIGNATURE)
+    GRADTX_SUMS(GRADTX_SUMS_SIGNATURE)
     {3, {kTruth, kNumber, kNumber, kNumber}, kNumber, set_of(0, 2, 4, 6)},
     GRADTX_CONVERSIONS(GRADTX_CONVERSION_SIGNATURE)};
 static_assert(sizeof kSignatures / sizeof *kSignatures == kOps);
@@ -235,7 +240,7 @@ struct Instruction {
   int32_t op;
   int32_t is_f64;   // whether the numbers are double
   int32_t scalars;  // which operands are scalars, as above
-  int32_t to, a, b, c, e;  // slots
+  int32_t to, a, b, c, e;  // slots; what a sum is written to is the number of the sum
 };
 constexpr size_t kWords = sizeof(Instruction) / sizeof(int32_t);
 
@@ -277,6 +282,7 @@ struct Operand<T, true> {
 GRADTX_MATHS(GRADTX_FUNCTION)
 GRADTX_TESTS(GRADTX_FUNCTION)
 GRADTX_LOGIC(GRADTX_FUNCTION)
+GRADTX_SUMS(GRADTX_FUNCTION)
 
 template <class F, class T, class To, int kArity, int kScalars>
 GRADTX_INLINE void loop(void* const* slots, const Instruction& in, int n) {
@@ -320,15 +326,31 @@ GRADTX_INLINE void choices(void* const* slots, const Instruction& in, int n) {
   }
 }
 
+// The sum over a block in double, in an order that depends on n alone: many sums side by side, which become vectors.
+template <class F, class T, int kArity>
+GRADTX_INLINE double total(void* const* slots, const Instruction& in, int n) {
+  constexpr int kSums = 32;
+  const T* a = static_cast<const T*>(slots[in.a]);
+  const T* b = static_cast<const T*>(slots[kArity == 1 ? in.a : in.b]);
+  double sums[kSums] = {};
+  int i = 0;
+  for (; i + kSums <= n; i += kSums)
+    for (int j = 0; j < kSums; ++j) sums[j] += static_cast<double>(F::of(a[i + j], b[i + j], T{}, T{}));
+  for (int half = kSums / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
+  for (; i < n; ++i) sums[0] += static_cast<double>(F::of(a[i], b[i], T{}, T{}));
+  return sums[0];
+}
+
 // What to bring into the cache while a block is computed: the same inputs, one block on.
 struct Ahead {
   const char* data;
   int64_t bytes;
 };
 
-// Runs the program over one block of n elements.
-GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* const* slots, int n, const Ahead* ahead,
-                             int64_t inputs) {
+// Runs the program over one block of n elements, and adds to its sums.
+GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* const* slots, double* sums, int n,
+                             const Ahead* ahead, int64_t inputs) {
   for (int64_t k = 0; k < size; ++k) {
     for (int64_t i = 0; i < inputs; ++i) {  // memory works while the arithmetic does, a share with each instruction
       const int64_t end = ahead[i].bytes * (k + 1) / size;
@@ -351,6 +373,11 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
   case name##_:                                                         \
     variants<name##_f, uint8_t, uint8_t, arity, __VA_ARGS__>(slots, in, n); \
     break;
+#define GRADTX_SUMS_CASE(name, arity, expression, ...)                              \
+  case name##_:                                                                     \
+    if (in.is_f64) sums[in.to] += total<name##_f, double, arity>(slots, in, n);     \
+    else sums[in.to] += total<name##_f, float, arity>(slots, in, n);                \
+    break;
 #define GRADTX_CONVERSION_CASE(name, from, to_type, expression)  \
   case name##_: {                                                \
     using From = Storage<from>::T;                               \
@@ -365,6 +392,7 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
       GRADTX_MATHS(GRADTX_MATHS_CASE)
       GRADTX_TESTS(GRADTX_TESTS_CASE)
       GRADTX_LOGIC(GRADTX_LOGIC_CASE)
+      GRADTX_SUMS(GRADTX_SUMS_CASE)
       case select_:
         if (in.is_f64) choices<double>(slots, in, n);
         else choices<float>(slots, in, n);
@@ -373,21 +401,6 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
     }
   }
 }
-
-// The sum of a block in double, in an order that depends on n alone: many sums side by side, which become vectors.
-template <class T>
-GRADTX_INLINE double sum(const T* x, int n) {
-  constexpr int kSums = 32;
-  double sums[kSums] = {};
-  for (; n >= kSums; n -= kSums, x += kSums)
-    for (int j = 0; j < kSums; ++j) sums[j] += static_cast<double>(x[j]);
-  for (int half = kSums / 2; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
-  for (int i = 0; i < n; ++i) sums[0] += static_cast<double>(x[i]);
-  return sums[0];
-}
-GRADTX_CLONES double sum_f32(const void* x, int n) { return sum(static_cast<const float*>(x), n); }
-GRADTX_CLONES double sum_f64(const void* x, int n) { return sum(static_cast<const double*>(x), n); }
 
 // ---- Threads -------------------------------------------------------------------------------------------------------
 
@@ -472,7 +485,9 @@ struct Call {
   const Instruction* program;
   int64_t program_size;
   int64_t inputs, arrays;  // of a leaf; the outputs are arrays too
+  int64_t sums;            // of a leaf
   int64_t temporaries;
+  bool applies;                    // if not, outputs are what is in their memory already, or else zeros
   int64_t block;                   // elements
   int64_t blocks_per_task;         // by the number of blocks alone, since sums depend on it
   std::vector<Array> leaf_arrays;  // of all leaves
@@ -481,13 +496,27 @@ struct Call {
   std::vector<Scalar> scalars;     // of all leaves, or once if they are the same for all
   int64_t scalars_of_leaf;
   bool same_scalars;
+  std::vector<double> partial;     // sums of a task over a leaf, at the place `task + leaf`, which no other two have
+  std::vector<Array> totals;       // results: each sum of all leaves
 
+  int64_t leaves() const { return static_cast<int64_t>(sizes.size()); }
   int64_t blocks() const { return first.back(); }
   int64_t tasks() const { return (blocks() + blocks_per_task - 1) / blocks_per_task; }
 
-  // Runs the blocks of a task; `after` sees the slots, the size and the number of each.
+  // Calls f(leaf, begin, end) for the blocks of each leaf that are a task's.
   template <class F>
-  void run(int64_t task, const F& after) const {
+  void in_leaves(int64_t task, const F& f) const {
+    int64_t begin = task * blocks_per_task;
+    const int64_t end = std::min(begin + blocks_per_task, blocks());
+    for (int64_t leaf = std::upper_bound(first.begin(), first.end(), begin) - first.begin() - 1; begin < end; ++leaf) {
+      const int64_t next = std::min(end, first[leaf + 1]);
+      if (begin < next) f(leaf, begin, next);
+      begin = next;
+    }
+  }
+
+  // Runs the blocks of a task.
+  void run(int64_t task) {
     thread_local std::vector<char> memory;
     memory.resize(std::max<size_t>(memory.size(), temporaries * kBlockBytes + 64));
     char* aligned = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
@@ -495,12 +524,11 @@ struct Call {
     std::vector<void*> slots(arrays + temporaries + scalars_of_leaf);
     for (int64_t i = 0; i < temporaries; ++i) slots[arrays + i] = aligned + i * kBlockBytes;
 
-    const int64_t begin = task * blocks_per_task, end = std::min(begin + blocks_per_task, blocks());
-    int64_t leaf = std::upper_bound(first.begin(), first.end(), begin) - first.begin() - 1;
-    for (int64_t number = begin; number < end; ++leaf) {
+    const int64_t last = std::min((task + 1) * blocks_per_task, blocks()) - 1;
+    in_leaves(task, [&](int64_t leaf, int64_t begin, int64_t end) {
       const Scalar* own = scalars.data() + (same_scalars ? 0 : leaf * scalars_of_leaf);
       for (int64_t i = 0; i < scalars_of_leaf; ++i) slots[arrays + temporaries + i] = const_cast<Scalar*>(own + i);
-      for (; number < std::min(end, first[leaf + 1]); ++number) {
+      for (int64_t number = begin; number < end; ++number) {
         const int64_t offset = (number - first[leaf]) * block;
         const int n = static_cast<int>(std::min(block, sizes[leaf] - offset));
         for (int64_t i = 0; i < arrays; ++i) {
@@ -508,15 +536,54 @@ struct Call {
           slots[i] = array.data + offset * array.width();
         }
         int64_t next_leaf = leaf;  // of the next block of this task
-        while (first[next_leaf + 1] <= number + 1 && number + 1 < end) ++next_leaf;
+        while (number < last && first[next_leaf + 1] <= number + 1) ++next_leaf;
         const int64_t next = (number + 1 - first[next_leaf]) * block;
-        const int64_t rest = number + 1 < end ? std::min(block, sizes[next_leaf] - next) : 0;
+        const int64_t rest = number < last ? std::min(block, sizes[next_leaf] - next) : 0;
         for (int64_t i = 0; i < inputs; ++i) {
           const Array& array = leaf_arrays[next_leaf * arrays + i];
           ahead[i] = {array.data + next * array.width(), rest * array.width()};
         }
-        run_block(program, program_size, slots.data(), n, ahead.data(), inputs);
-        after(slots.data(), n, number);
+        run_block(program, program_size, slots.data(), partial.data() + (task + leaf) * sums, n, ahead.data(), inputs);
+      }
+    });
+  }
+
+  bool in_place(int64_t leaf, int64_t output) const {
+    const Array* const own = leaf_arrays.data() + leaf * arrays;
+    return std::any_of(own, own + inputs, [&](const Array& input) { return input.begin() == own[output].begin(); });
+  }
+
+  // Zeros in the blocks of a task, where there is nothing to keep.
+  void clear(int64_t task) const {
+    in_leaves(task, [&](int64_t leaf, int64_t begin, int64_t end) {
+      const int64_t from = (begin - first[leaf]) * block, to = std::min((end - first[leaf]) * block, sizes[leaf]);
+      for (int64_t i = inputs; i < arrays; ++i) {
+        const Array& array = leaf_arrays[leaf * arrays + i];
+        if (!in_place(leaf, i)) std::memset(array.data + from * array.width(), 0, (to - from) * array.width());
+      }
+    });
+  }
+
+  bool keeps_all() const {
+    for (int64_t leaf = 0; leaf < leaves(); ++leaf)
+      for (int64_t i = inputs; i < arrays; ++i)
+        if (sizes[leaf] != 0 && !in_place(leaf, i)) return false;
+    return true;
+  }
+
+  void execute(ffi::ThreadPool& pool) {
+    partial.assign((tasks() + leaves()) * sums, 0.0);
+    if (applies) parallel(pool, tasks(), [this](int64_t task) { run(task); });
+    else if (!keeps_all()) parallel(pool, tasks(), [this](int64_t task) { clear(task); });
+    for (int64_t i = 0; i < sums; ++i) {
+      for (int64_t leaf = 0; leaf < leaves(); ++leaf) {
+        double sum = 0;
+        const int64_t begin = first[leaf], end = first[leaf + 1];
+        if (begin < end)
+          for (int64_t task = begin / blocks_per_task; task <= (end - 1) / blocks_per_task; ++task)
+            sum += partial[(task + leaf) * sums + i];
+        if (totals[i].type == kF64) reinterpret_cast<double*>(totals[i].data)[leaf] = sum;
+        else reinterpret_cast<float*>(totals[i].data)[leaf] = static_cast<float>(sum);
       }
     }
   }
@@ -578,6 +645,7 @@ Words check_program(const Call& call, std::vector<Type>& types, Uses& uses, bool
   std::fill(types.begin() + call.inputs, types.end(), kNothing);  // until it is written
   uses.last_read.assign(call.arrays, -1);
   uses.first_write.assign(call.arrays, call.program_size);
+  uses.first_write.resize(call.arrays + call.sums, 0);  // what is summed is written when all is read, and always
   wide = std::count(stored.begin(), stored.end(), kF64) > 0;
   for (int64_t k = 0; k < call.program_size; ++k) {
     const Instruction& in = call.program[k];
@@ -589,8 +657,12 @@ Words check_program(const Call& call, std::vector<Type>& types, Uses& uses, bool
     if (in.scalars < 0 || in.scalars > 15 || (signature.variants >> in.scalars & 1) == 0)
       return wrong("takes no such scalars: ", in.scalars);
     const Type made = actual(signature.to);
-    if (in.to < call.inputs || in.to >= memory) return wrong("writes slot ", in.to, ", which is no result or temporary");
-    if (in.to < call.arrays && stored[in.to] != made) return wrong("writes a result of another type");
+    if (made == kSum) {
+      if (in.to < 0 || in.to >= call.sums) return wrong("adds to sum ", in.to, ", and there are ", call.sums);
+    } else {
+      if (in.to < call.inputs || in.to >= memory) return wrong("writes slot ", in.to, ", which is no result or temporary");
+      if (in.to < call.arrays && stored[in.to] != made) return wrong("writes a result of another type");
+    }
     wide = wide || made == kF64 || in.is_f64 == 1;
     const std::array<int32_t, 4> operands = {in.a, in.b, in.c, in.e};
     for (int i = 0; i < 4; ++i) {
@@ -602,10 +674,11 @@ Words check_program(const Call& call, std::vector<Type>& types, Uses& uses, bool
       if (is_scalar) continue;
       const Type wanted = actual(signature.from[i]);
       if (types[slot] != wanted) return wrong("reads slot ", slot, ", which holds ", types[slot] ? "another type" : "nothing");
-      if (slot == in.to && width_of(wanted) != width_of(made)) return wrong("writes over what it reads");
+      if (made != kSum && slot == in.to && width_of(wanted) != width_of(made)) return wrong("writes over what it reads");
       wide = wide || wanted == kF64;
       if (slot < call.arrays) uses.last_read[slot] = k;
     }
+    if (made == kSum) continue;
     types[in.to] = made;
     if (in.to < call.arrays) uses.first_write[in.to] = std::min(uses.first_write[in.to], k);
   }
@@ -614,7 +687,7 @@ Words check_program(const Call& call, std::vector<Type>& types, Uses& uses, bool
 
 // An array of a call as it was handed over: at which position of which leaf, or of all.
 struct Buffer {
-  static constexpr int64_t kAllLeaves = -1, kCoefficients = -2;
+  static constexpr int64_t kAllLeaves = -1, kCoefficients = -2, kSums = -3;
   Array array;
   int64_t position, leaf;
 };
@@ -659,8 +732,9 @@ std::optional<std::vector<bool>> chosen(ffi::Span<const int64_t> positions, int6
   return flags;
 }
 
-// Operands are the coefficients, the arrays of each leaf, and flat arrays, in which the leaves' arrays at the positions
-// `flat_inputs` stand one after another; results are the outputs of each leaf, then flat ones likewise.
+// Operands are the coefficients, the arrays of each leaf, flat arrays, in which the leaves' arrays at the positions
+// `flat_inputs` stand one after another, and a truth if it is `conditional`; results are the outputs of each leaf, then
+// flat ones likewise, then vectors of one sum for each leaf.
 struct Attributes {
   int64_t inputs;
   ffi::Span<const int64_t> flat_inputs;
@@ -668,15 +742,17 @@ struct Attributes {
   ffi::Span<const int64_t> flat_outputs;
   ffi::Span<const int32_t> code;
   ffi::Span<const double> constants;
-  int64_t temporaries;
+  int64_t temporaries, sums;
+  bool conditional;
 };
 
-// Makes a call ready to run, or says why it is none. `types` are those of all slots but the scalars, at its end.
-Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets,
-              std::vector<Type>& types) {
-  const int64_t operands = args.size(), results = rets.size();
+// Makes a call ready to run, or says why it is none.
+Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets) {
+  if (given.sums < 0 || given.sums > static_cast<int64_t>(rets.size())) return "there are fewer results than sums";
+  const int64_t operands = args.size() - int64_t{given.conditional}, results = rets.size() - given.sums;
   if (given.inputs < 1 || given.inputs >= operands) return "there are fewer operands than a leaf has arrays";
   if (given.outputs < 0 || given.outputs > results) return "there are fewer results than a leaf has";
+  if (given.outputs == 0 && given.sums == 0) return "there is nothing to write";
   const auto flat_inputs = chosen(given.flat_inputs, given.inputs), flat_outputs = chosen(given.flat_outputs, given.outputs);
   if (!flat_inputs || !flat_outputs) return "a flat array is at no position of a leaf";
   const int64_t flats = given.flat_inputs.size(), flat_results = given.flat_outputs.size();
@@ -684,13 +760,23 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
   if (of_leaf < 1 || of_leaves < of_leaf || of_leaves % of_leaf != 0)
     return "the operands are not coefficients, whole leaves and flat arrays";
   const int64_t leaves = of_leaves / of_leaf;
-  if (given.outputs != 0 && results != leaves * (given.outputs - flat_results) + flat_results)
+  if (results != leaves * (given.outputs - flat_results) + flat_results)
     return "the results are not those of whole leaves and flat arrays";
+
+  call.applies = true;
+  if (given.conditional) {
+    const auto flag = *args.get<ffi::AnyBuffer>(operands);
+    const auto dims = flag.dimensions();
+    const bool is_one = std::all_of(dims.begin(), dims.end(), [](int64_t dim) { return dim == 1; });
+    if (flag.element_type() != ffi::PRED || !is_one || flag.untyped_data() == nullptr) return "the condition is no truth";
+    call.applies = *static_cast<const uint8_t*>(flag.untyped_data()) != 0;
+  }
 
   call.inputs = given.inputs;
   call.arrays = given.inputs + given.outputs;
+  call.sums = given.sums;
   std::vector<Buffer> buffers;
-  types.assign(call.arrays, kNothing);
+  std::vector<Type> types(call.arrays, kNothing);
   const auto take = [&](const ffi::AnyBuffer& buffer, int64_t position, int64_t leaf) -> Words {
     Array array;
     if (Words wrong = read(buffer, array); !wrong.empty()) return wrong;
@@ -737,6 +823,14 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
       return words("a flat array has ", buffers.back().array.size, " elements, and all leaves have ", total);
     flat_at[position] = buffers.size() - 1;
   }
+  for (int64_t i = 0; i < given.sums; ++i) {
+    Array array;
+    if (Words wrong = read(**rets.get<ffi::AnyBuffer>(results + i), array); !wrong.empty()) return wrong;
+    if (array.size != leaves) return words("there are ", array.size, " sums of ", leaves, " leaves");
+    if (width_of(array.type) < 4) return "sums in half precision";
+    call.totals.push_back(array);
+    buffers.push_back({array, call.arrays + i, Buffer::kSums});
+  }
 
   call.program = reinterpret_cast<const Instruction*>(given.code.begin());
   call.program_size = static_cast<int64_t>(given.code.size() / kWords);
@@ -782,48 +876,13 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
 ffi::Error refused(const Words& wrong) { return ffi::Error::InvalidArgument("gradtx: no call of the kernel: " + wrong); }
 
 ffi::Error map_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
-                      ffi::Span<const int64_t> flat_inputs, ffi::Span<const int32_t> code,
-                      ffi::Span<const double> constants, int64_t temporaries, int64_t outputs,
-                      ffi::Span<const int64_t> flat_outputs) {
+                      ffi::Span<const int64_t> flat_inputs, int64_t outputs, ffi::Span<const int64_t> flat_outputs,
+                      int64_t sums, bool conditional, ffi::Span<const int32_t> code, ffi::Span<const double> constants,
+                      int64_t temporaries) {
   Call call;
-  std::vector<Type> types;
-  if (outputs < 1) return refused("nothing to write");
-  const Attributes given{inputs, flat_inputs, outputs, flat_outputs, code, constants, temporaries};
-  if (Words wrong = prepare(call, given, args, rets, types); !wrong.empty()) return refused(wrong);
-  parallel(pool, call.tasks(), [&call](int64_t task) { call.run(task, [](void* const*, int, int64_t) {}); });
-  return ffi::Error::Success();
-}
-
-// The program leaves what is to be summed in slot `summed`. The result is one number, or one for each leaf.
-ffi::Error sum_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
-                      ffi::Span<const int64_t> flat_inputs, ffi::Span<const int32_t> code,
-                      ffi::Span<const double> constants, int64_t temporaries, int64_t summed) {
-  Call call;
-  std::vector<Type> types;
-  const Attributes given{inputs, flat_inputs, 0, {}, code, constants, temporaries};
-  if (Words wrong = prepare(call, given, args, rets, types); !wrong.empty()) return refused(wrong);
-  Array result;
-  if (rets.size() != 1) return refused("a sum has one result");
-  if (Words wrong = read(**rets.get<ffi::AnyBuffer>(0), result); !wrong.empty()) return refused(wrong);
-  const int64_t leaves = static_cast<int64_t>(call.sizes.size());
-  if (result.size != 1 && result.size != leaves) return refused("a sum is one number, or one for each leaf");
-  if (summed < 0 || summed >= static_cast<int64_t>(types.size()) || types[summed] != result.type ||
-      width_of(result.type) < 4)
-    return refused(words("slot ", summed, " holds nothing to be summed in the type of the result"));
-
-  std::vector<double> sums(call.blocks());
-  parallel(pool, call.tasks(), [&](int64_t task) {
-    call.run(task, [&](void* const* slots, int n, int64_t number) {
-      sums[number] = result.type == kF64 ? sum_f64(slots[summed], n) : sum_f32(slots[summed], n);
-    });
-  });
-  for (int64_t i = 0; i < result.size; ++i) {
-    const auto begin = sums.begin() + call.first[result.size == 1 ? 0 : i];
-    const auto end = sums.begin() + call.first[result.size == 1 ? leaves : i + 1];
-    const double sum = std::accumulate(begin, end, 0.0);
-    if (result.type == kF64) reinterpret_cast<double*>(result.data)[i] = sum;
-    else reinterpret_cast<float*>(result.data)[i] = static_cast<float>(sum);
-  }
+  const Attributes given{inputs, flat_inputs, outputs, flat_outputs, code, constants, temporaries, sums, conditional};
+  if (Words wrong = prepare(call, given, args, rets); !wrong.empty()) return refused(wrong);
+  call.execute(pool);
   return ffi::Error::Success();
 }
 
@@ -831,7 +890,6 @@ ffi::Error sum_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
 
 #define GRADTX_EXPORT __attribute__((visibility("default")))
 extern "C" GRADTX_EXPORT XLA_FFI_Error* gradtx_native_map(XLA_FFI_CallFrame*);
-extern "C" GRADTX_EXPORT XLA_FFI_Error* gradtx_native_sum(XLA_FFI_CallFrame*);
 
 // The format of programs and calls.
 extern "C" GRADTX_EXPORT int32_t gradtx_native_format() { return kFormat; }
@@ -852,17 +910,17 @@ extern "C" GRADTX_EXPORT const char* gradtx_native_target() {
   return "the baseline of its architecture";
 }
 
-#define GRADTX_CALL                               \
-  ffi::Ffi::Bind()                                \
-      .Ctx<ffi::ThreadPool>()                     \
-      .RemainingArgs()                            \
-      .RemainingRets()                            \
-      .Attr<int64_t>("inputs")                    \
-      .Attr<ffi::Span<const int64_t>>("flat_inputs") \
-      .Attr<ffi::Span<const int32_t>>("code")     \
-      .Attr<ffi::Span<const double>>("constants") \
-      .Attr<int64_t>("temporaries")
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    gradtx_native_map, map_leaves,
-    GRADTX_CALL.Attr<int64_t>("outputs").Attr<ffi::Span<const int64_t>>("flat_outputs"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(gradtx_native_sum, sum_leaves, GRADTX_CALL.Attr<int64_t>("summed"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(gradtx_native_map, map_leaves,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<int64_t>("inputs")
+                                  .Attr<ffi::Span<const int64_t>>("flat_inputs")
+                                  .Attr<int64_t>("outputs")
+                                  .Attr<ffi::Span<const int64_t>>("flat_outputs")
+                                  .Attr<int64_t>("sums")
+                                  .Attr<bool>("conditional")
+                                  .Attr<ffi::Span<const int32_t>>("code")
+                                  .Attr<ffi::Span<const double>>("constants")
+                                  .Attr<int64_t>("temporaries"));

@@ -32,7 +32,6 @@
 #include "xla/ffi/api/c_api.h"
 
 extern "C" XLA_FFI_Error* gradtx_native_map(XLA_FFI_CallFrame*);
-extern "C" XLA_FFI_Error* gradtx_native_sum(XLA_FFI_CallFrame*);
 extern "C" const char* gradtx_native_ops();
 
 struct XLA_FFI_Error {
@@ -66,7 +65,7 @@ class Chance {
 
 // ---- Numbers -------------------------------------------------------------------------------------------------------
 
-enum Type { kNothing, kTruth, kBf16, kF16, kF32, kF64 };
+enum Type { kNothing, kTruth, kBf16, kF16, kF32, kF64, kReduced };
 
 XLA_FFI_DataType code_of(Type type) {
   switch (type) {
@@ -198,8 +197,7 @@ struct Buffer {
 };
 
 struct Case {
-  bool sums = false;
-  int64_t inputs = 1, outputs = 0, temporaries = 0, summed = 0;
+  int64_t inputs = 1, outputs = 0, reductions = 0, temporaries = 0;
   std::vector<int64_t> flat_inputs, flat_outputs;
   std::vector<int32_t> code;
   std::vector<double> constants;
@@ -230,7 +228,9 @@ void require(bool holds, const char* what) {
   if (!holds) throw Invalid(what);
 }
 
-// Types of an instruction by its name: of the operands and of the result; kNothing stands for the number it says.
+bool reduces(const Op& op) { return op.name == "sum" || op.name == "sumprod" || op.name == "norm" || op.name == "largest"; }
+
+// Types of an instruction by its name: of the operands and of the result.
 struct Types {
   std::vector<Type> from;
   Type to;
@@ -244,6 +244,7 @@ Types types_of(const Op& op, bool is_f64) {
   };
   const Type number = is_f64 ? kF64 : kF32;
   if (const auto found = conversions.find(op.name); found != conversions.end()) return found->second;
+  if (reduces(op)) return {std::vector<Type>(op.arity, number), kReduced};
   if (op.name == "select") return {{kTruth, number, number}, number};
   if (op.name.rfind("logical", 0) == 0) return {std::vector<Type>(op.arity, kTruth), kTruth};
   const bool tests = op.name == "eq" || op.name == "ne" || op.name == "lt" || op.name == "le" || op.name == "is_finite";
@@ -312,6 +313,10 @@ const std::map<std::string, Function<T>>& arithmetic() {
       {"lt", [](T a, T b, T, T) { return T(a < b); }},
       {"le", [](T a, T b, T, T) { return T(a <= b); }},
       {"is_finite", [](T a, T, T, T) { return T(std::isfinite(a)); }},
+      {"sum", [](T a, T, T, T) { return a; }},
+      {"sumprod", [](T a, T b, T, T) { return times(a, b); }},
+      {"norm", [](T a, T, T, T) { return a; }},
+      {"largest", [](T a, T, T, T) { return std::fabs(a); }},
   };
   return all;
 }
@@ -399,6 +404,7 @@ struct Ready {
     float f[4] = {x[0].f32, x[1].f32, x[2].f32, x[3].f32};
     for (double& y : d) y = flushes ? flushed(y) : y;
     for (float& y : f) y = flushes ? flushed(y) : y;
+    out.type = types.from[0];
     if (types.from[0] == kF64) out.f64 = f64(d[0], d[1], d[2], d[3]);
     else out.f32 = f32(f[0], f[1], f[2], f[3]);
     out.truth = types.to == kTruth && (out.f32 != 0 || out.f64 != 0);
@@ -417,10 +423,38 @@ Value load(const std::vector<char>& memory, Type type, int64_t at) {
   return value;
 }
 
-// What each result should be: per result its elements; for a sum, the sum and that of the sizes.
+// A number that a leaf is reduced to: of all terms the sum, that of their absolute values, that of their squares, and
+// the largest.
+struct Number {
+  std::string op;
+  double sum = 0, absolute = 0, squares = 0, largest = 0;
+
+  void join(const std::string& by, double x) {
+    require(op.empty() || op == by, "a number of two kinds");
+    op = by;
+    sum += x;
+    absolute += std::fabs(x);
+    squares += flushed(x * x);
+    largest = std::isnan(x) || x > largest ? x : largest;
+  }
+  double value() const { return op == "norm" ? std::sqrt(squares) : op == "largest" ? largest : sum; }
+  double size() const { return op == "norm" ? squares : absolute; }  // of what is rounded on the way
+
+  bool is(double found, Type type) const {
+    const double most = type == kF64 ? DBL_MAX : FLT_MAX, eps = type == kF64 ? 1e-13 : 1e-6;
+    if (op == "largest") {
+      const double rounded = type == kF64 ? largest : static_cast<double>(static_cast<float>(largest));
+      return found == rounded || (std::isnan(found) && std::isnan(largest)) || (std::fabs(largest) < 1e-37 && found == 0);
+    }
+    if (!(size() < most / 2)) return op != "norm" || std::isnan(size()) == std::isnan(found);
+    return std::fabs(found - value()) <= eps * (op == "norm" ? value() : size()) + 1e-37;
+  }
+};
+
+// What each result should be: per result its elements; per leaf its numbers.
 struct Expected {
   std::vector<std::vector<Value>> results;
-  std::vector<double> sums, sizes;
+  std::vector<std::vector<Number>> numbers;
 };
 
 Expected interpret(const Case& c, const Memory& memory) {
@@ -440,7 +474,8 @@ Expected interpret(const Case& c, const Memory& memory) {
   for (const Buffer& ret : c.rets) expected.results.emplace_back(ret.size());
   std::vector<int64_t> flat_from(arrays, 0);
   const int64_t own_results = c.outputs - flat_results;
-  if (!c.sums) require(static_cast<int64_t>(c.rets.size()) == leaves * own_results + flat_results, "other results");
+  require(c.reductions >= 0 && static_cast<int64_t>(c.rets.size()) == leaves * own_results + flat_results + c.reductions,
+          "other results");
   int64_t arg = 1;
   for (int64_t leaf = 0; leaf < leaves; ++leaf) {
     std::vector<std::pair<int64_t, int64_t>> place(arrays);  // operand or result, and its first element
@@ -458,7 +493,7 @@ Expected interpret(const Case& c, const Memory& memory) {
         require(buffer.size() == size, "arrays of a leaf that have several sizes");
       }
     }
-    double sum = 0, absolute = 0;
+    std::vector<Number> numbers(c.reductions);
     for (int64_t at = 0; at < size; ++at) {
       for (int64_t i = 0; i < arrays + c.temporaries; ++i) slots[i].type = kNothing;
       for (int64_t i = 0; i < arrays; ++i) {
@@ -490,6 +525,12 @@ Expected interpret(const Case& c, const Memory& memory) {
           require(scalar || slots[slot].type == ready.types.from[i], "another type");
           x[i] = slots[slot];
         }
+        if (ready.types.to == kReduced) {
+          require(ready.in.to >= 0 && ready.in.to < c.reductions, "no such number");
+          const Value value = ready(x);
+          numbers[ready.in.to].join(ready.op->name, value.type == kF64 ? value.f64 : value.f32);
+          continue;
+        }
         require(ready.in.to >= c.inputs && ready.in.to < arrays + c.temporaries, "nothing to write");
         slots[ready.in.to] = ready(x);
         slots[ready.in.to].type = ready.types.to;
@@ -498,17 +539,8 @@ Expected interpret(const Case& c, const Memory& memory) {
         require(slots[i].type == type_of(c.rets[place[i].first].code), "a result that is not written, or of another type");
         expected.results[place[i].first][place[i].second + at] = slots[i];
       }
-      if (c.sums) {
-        require(c.summed >= 0 && c.summed < arrays + c.temporaries, "no slot to be summed");
-        const Value& value = slots[c.summed];
-        require(value.type == type_of(c.rets[0].code) && (value.type == kF32 || value.type == kF64), "no number to sum");
-        const double x = value.type == kF64 ? flushed(value.f64) : flushed(value.f32);
-        sum += x;
-        absolute += std::fabs(x);
-      }
     }
-    expected.sums.push_back(sum);
-    expected.sizes.push_back(absolute);
+    expected.numbers.push_back(numbers);
   }
   return expected;
 }
@@ -520,9 +552,9 @@ const std::vector<int64_t> kSizes = {0, 1, 1, 2, 3, 5, 8, 31, 33, 100, 255, 256,
 
 std::optional<Case> valid(Chance& chance) {
   Case c;
-  c.sums = chance.one_in(5);
   c.inputs = chance.between(1, 4);
-  c.outputs = c.sums ? 0 : chance.between(1, 3);
+  c.reductions = chance.one_in(3) ? chance.between(1, 3) : 0;
+  c.outputs = chance.between(c.reductions == 0 || chance.one_in(2), 3);
   c.temporaries = chance.between(0, 4);
   const int64_t leaves = chance.one_in(40) ? 70 : chance.between(1, 4), arrays = c.inputs + c.outputs;
   for (int64_t i = 0; i + 1 < c.inputs; ++i)
@@ -531,6 +563,7 @@ std::optional<Case> valid(Chance& chance) {
   for (int64_t i = c.outputs; i-- > 0;)
     if (chance.one_in(4)) c.flat_outputs.push_back(i);
   std::vector<Type> stored;
+  std::vector<int32_t> op_of(c.reductions, -1);
   for (int64_t i = 0; i < arrays; ++i) stored.push_back(i < c.inputs ? chance.of(kTypes) : stored[chance.below(c.inputs)]);
   for (int64_t i = chance.below(3); i > 0; --i)
     c.constants.push_back(chance.of<double>({0, -0.0, 1, -1, 2, 0.5, 1e-39, 3, INFINITY, NAN, 1e300, -7.25}));
@@ -545,13 +578,18 @@ std::optional<Case> valid(Chance& chance) {
     const int64_t k = c.instructions();
     for (int i = 0; i < ops()[in.op].arity; ++i)
       if (in.operands[i] < arrays) last_read[in.operands[i]] = k;
+    c.add(in);
+    if (reduces(ops()[in.op])) {
+      op_of[in.to] = in.op;
+      return;
+    }
     if (in.to < arrays) first_write[in.to] = std::min(first_write[in.to], k);
     holds[in.to] = types_of(ops()[in.op], in.is_f64).to;
-    c.add(in);
   };
   for (int64_t tries = chance.between(c.temporaries, 40); tries > 0; --tries) {
     Instruction in{};
     in.op = static_cast<int32_t>(chance.below(ops().size()));
+    while (c.reductions > 0 && chance.one_in(4) && !reduces(ops()[in.op])) in.op = static_cast<int32_t>(chance.below(ops().size()));
     in.is_f64 = chance.one_in(4);
     const Op& op = ops()[in.op];
     const Types types = types_of(op, in.is_f64);
@@ -566,7 +604,9 @@ std::optional<Case> valid(Chance& chance) {
       if (found) in.operands[i] = chance.of(slots);
     }
     std::vector<int32_t> targets;
-    for (int64_t slot = c.inputs; slot < memory; ++slot) {
+    for (int32_t i = 0; reduces(op) && i < c.reductions; ++i)
+      if (op_of[i] < 0 || op_of[i] == in.op) targets.push_back(i);
+    for (int64_t slot = c.inputs; !reduces(op) && slot < memory; ++slot) {
       bool fits = slot >= arrays || stored[slot] == types.to;
       const auto width = [](Type type) { return type == kTruth ? 1 : bytes_of(code_of(type)); };
       for (int i = 0; i < op.arity; ++i)
@@ -636,16 +676,7 @@ std::optional<Case> valid(Chance& chance) {
     const int64_t i = in_place[o + c.inputs];
     result(o + c.inputs, {total}, i < 0 ? -1 : flat_arg[i]);
   }
-  if (c.sums) {
-    std::vector<int64_t> slots;
-    for (int64_t slot = 0; slot < memory; ++slot)
-      if (holds[slot] == kF32 || holds[slot] == kF64) slots.push_back(slot);
-    if (slots.empty()) return std::nullopt;
-    c.summed = chance.of(slots);
-    Buffer ret{code_of(holds[c.summed]), {}};
-    if (chance.one_in(2)) ret.dims = {leaves};
-    c.rets.push_back(ret);
-  }
+  for (int64_t i = 0; i < c.reductions; ++i) c.rets.push_back({code_of(chance.one_in(3) ? kF64 : kF32), {leaves}});
   return c;
 }
 
@@ -661,12 +692,12 @@ void change(Case& c, Chance& chance) {
   for (Buffer& x : c.args) buffers.push_back(&x);
   for (Buffer& x : c.rets) buffers.push_back(&x);
   Buffer* const buffer = buffers.empty() ? nullptr : chance.of(buffers);
-  auto& flat = c.sums || chance.one_in(2) ? c.flat_inputs : c.flat_outputs;
+  auto& flat = chance.one_in(2) ? c.flat_inputs : c.flat_outputs;
   switch (chance.below(18)) {
     case 0: c.inputs = odd_number(chance); break;
-    case 1: c.outputs = c.sums ? 0 : odd_number(chance); break;
+    case 1: c.outputs = odd_number(chance); break;
     case 2: c.temporaries = odd_number(chance); break;
-    case 3: c.summed = odd_number(chance); break;
+    case 3: c.reductions = chance.one_in(2) ? c.reductions + 1 : odd_number(chance); break;
     case 4:
     case 5:
     case 6:  // a word of the program: mostly a small number, as a wrong slot would be
@@ -874,10 +905,10 @@ class Run {
     array("code", XLA_FFI_DataType_S32, c.code);  // by name, as XLA has them
     array("constants", XLA_FFI_DataType_F64, c.constants);
     array("flat_inputs", XLA_FFI_DataType_S64, c.flat_inputs);
-    if (!c.sums) array("flat_outputs", XLA_FFI_DataType_S64, c.flat_outputs);
+    array("flat_outputs", XLA_FFI_DataType_S64, c.flat_outputs);
     number("inputs", c.inputs);
-    if (!c.sums) number("outputs", c.outputs);
-    if (c.sums) number("summed", c.summed);
+    number("outputs", c.outputs);
+    number("reductions", c.reductions);
     number("temporaries", c.temporaries);
     std::vector<XLA_FFI_AttrType> types;
     std::vector<XLA_FFI_ByteSpan> spans;
@@ -898,7 +929,7 @@ class Run {
     frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, static_cast<int64_t>(rets.size()), ret_types.data(), rets.data()};
     frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, static_cast<int64_t>(names.size()), types.data(), names.data(),
                    values.data()};
-    XLA_FFI_Error* const error = c.sums ? gradtx_native_sum(&frame) : gradtx_native_map(&frame);
+    XLA_FFI_Error* const error = gradtx_native_map(&frame);
     if (error == nullptr) return std::nullopt;
     const std::string message = error->message;
     delete error;
@@ -920,16 +951,11 @@ class Run {
       for (int64_t at = 0; at < case_.rets[r].size(); ++at) {
         const Value x = load(found, type, at);
         const std::string where = "result " + std::to_string(r) + " at " + std::to_string(at);
-        if (case_.sums) {
-          const bool each = case_.rets[r].size() != 1;
-          double sum = 0, size = 0;
-          for (size_t leaf = 0; leaf < expected.sums.size(); ++leaf)
-            if (!each || static_cast<int64_t>(leaf) == at) sum += expected.sums[leaf], size += expected.sizes[leaf];
-          const double eps = type == kF64 ? 1e-13 : 1e-6, most = type == kF64 ? DBL_MAX : FLT_MAX;
+        if (const int64_t k = r - (case_.rets.size() - case_.reductions); k >= 0) {
+          const Number& number = expected.numbers[at][k];
           const double y = type == kF64 ? x.f64 : x.f32;
-          if (size < most / 2 && !(std::fabs(y - sum) <= eps * size + 1e-37))
-            return where + ": " + std::to_string(y) + " for " + std::to_string(sum);
-          continue;
+          if (number.is(y, type)) continue;
+          return where + ": " + std::to_string(y) + " for " + std::to_string(number.value());
         }
         const Value& y = expected.results[r][at];
         const auto number = [&](const Value& v) {
@@ -951,9 +977,9 @@ class Run {
 };
 
 void show(const Case& c) {
-  std::fprintf(stderr, "%s: %lld inputs, %lld outputs, %lld temporaries, %zu operands, %zu results, summed %lld\n",
-               c.sums ? "sum" : "map", static_cast<long long>(c.inputs), static_cast<long long>(c.outputs),
-               static_cast<long long>(c.temporaries), c.args.size(), c.rets.size(), static_cast<long long>(c.summed));
+  std::fprintf(stderr, "%lld inputs, %lld outputs, %lld reductions, %lld temporaries, %zu operands, %zu results\n",
+               static_cast<long long>(c.inputs), static_cast<long long>(c.outputs), static_cast<long long>(c.reductions),
+               static_cast<long long>(c.temporaries), c.args.size(), c.rets.size());
   for (int64_t k = 0; k < c.instructions(); ++k) {
     const Instruction in = c.instruction(k);
     const bool known = in.op >= 0 && in.op < static_cast<int64_t>(ops().size());

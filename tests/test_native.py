@@ -21,13 +21,18 @@ from jax import lax
 from gradtx import native
 from gradtx._core.numerics import safe_divide, safe_sqrt
 from gradtx.native import _library
-from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
+from gradtx.native._leaves import map_leaves as map_and_reduce
+from gradtx.native._leaves import sum_each, sum_leaves
 from gradtx.native._parts import Part, as_array, split
 
 built = pytest.mark.skipif(not native.available(), reason=f"compares the compiled kernel: {native.available()}")
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -3.5, 1e-30, -1e30, np.inf, -np.inf, np.nan, 3e38, 1e-37]
 SHAPES = [(), (0,), (1,), (5,), (1024,), (1025,), (3, 7, 11), (70_001,)]
+
+
+def map_leaves(*args, **kwargs):
+    return map_and_reduce(*args, **kwargs)[0]
 
 
 def data(shape, dtype=jnp.float32, seed=0, positive=False):
@@ -525,6 +530,89 @@ def test_the_sum_of_each_leaf():
     np.testing.assert_array_equal(both, [[5, 20], [25, 100]])
 
 
+def reduced(rows):
+    """In float64, of the arrays of each leaf: the sum, the norm and the largest."""
+    rows = [np.float64(x).ravel() for x in rows]
+    return {
+        "sum": np.array([np.sum(x) for x in rows]),
+        "norm": np.array([np.sqrt(np.sum(x * x)) for x in rows]),
+        "max": np.array([np.max(np.abs(x), initial=0) for x in rows]),
+    }
+
+
+@pytest.mark.parametrize("run", [jax.jit, lambda f: f, lambda f: jax.jit(jax.vmap(f, in_axes=(0, None)))])
+def test_a_pass_that_measures_while_it_maps(run):
+    """Before and after what is overwritten in place, of some leaves in a flat array, and of one that has none."""
+    shapes = [(5,), (3, 341), (0,), (), (40_000,)]
+    leaves = [(data(s, seed=i), data(s, seed=i + 9)) for i, s in enumerate(shapes)]
+    half = (data(70, jnp.bfloat16), data(70, jnp.bfloat16, 1))
+
+    def fn(p, m, rate):
+        m = 0.5 * m + p
+        u = rate * m
+        return (p - u).astype(p.dtype), m.astype(p.dtype), p, u, m, u * p
+
+    def step(flat, leaves):
+        parts = split(flat, shapes)
+        rows = [*((p, part) for (p, _), part in zip(leaves, parts, strict=True)), half]
+        kinds = ["norm", "sum", "max", "sum"]
+        out, numbers = map_and_reduce(fn, rows, [jnp.float32(0.1)], aliases={0: 0, 1: 1}, reduces=kinds)
+        return [tuple(map(as_array, leaf)) for leaf in out], numbers
+
+    flat = jnp.concatenate([m.ravel() for _, m in leaves])
+    batched = "vmap" in run.__code__.co_names
+    out, numbers = run(step)(flat[None] if batched else flat, leaves)
+    if batched:
+        out, numbers = jax.tree.map(lambda x: x[0], (out, numbers))
+    expected = [fn(*leaf, jnp.float32(0.1)) for leaf in [*leaves, half]]
+    assert_close(out, [row[:2] for row in expected], ulp=8, atol=1e-2)
+    assert_close(out[:-1], [row[:2] for row in expected[:-1]], atol=1e-6)
+    columns = zip(*(row[2:] for row in expected), strict=True)
+    for x, column, kind in zip(numbers, columns, ["norm", "sum", "max", "sum"], strict=True):
+        assert (x.shape, x.dtype) == ((6,), jnp.float32)
+        sizes = np.array([1e-6 * np.sum(np.abs(np.float64(y))) + 1e-7 for y in column])
+        assert np.all(np.abs(x - reduced(column)[kind])[:5] <= sizes[:5]), kind
+        np.testing.assert_allclose(x[5], reduced(column)[kind][5], rtol=0.02, atol=0.02)
+
+
+def test_a_norm_is_of_numbers_of_any_size_and_finite_if_they_are():
+    cases = [[3e30, 4e30], [3e-30, 4e-30], [2e38, 2e38], [np.inf, 1.0], [np.nan, 1.0], [0.0, 0.0], [-5.0, 12.0]]
+    leaves = [(jnp.asarray(case, jnp.float32),) for case in cases]
+    with np.errstate(over="ignore"):
+        exact = {kind: x.astype(np.float32) for kind, x in reduced([x for (x,) in leaves]).items()}
+
+    def measure(leaves):
+        return map_and_reduce(lambda x: (x, x, x), leaves, reduces=["norm", "max", "sum"])[1]
+
+    for norm, largest, total in (jax.jit(measure)(leaves), jax.vmap(measure)([(x[None],) for (x,) in leaves])):
+        np.testing.assert_allclose(norm.ravel(), exact["norm"], rtol=1e-6)
+        np.testing.assert_array_equal(largest.ravel(), exact["max"])
+        np.testing.assert_allclose(total.ravel(), exact["sum"], rtol=1e-6)
+    gradients = jax.grad(lambda x: jnp.sum(measure(x)[0][:3]) + measure(x)[0][6])(leaves)
+    for (found,), (x,), norm in zip(gradients, leaves, exact["norm"], strict=True):
+        if np.isfinite(norm):
+            np.testing.assert_allclose(found, np.asarray(x) / (norm or 1), rtol=1e-6)
+    with jax.enable_x64(True):  # a norm in float64 is JAX's
+        huge = (jnp.asarray([3e200, 4e200]),)
+        assert native.supports(lambda x: (x,), huge, reduces=["max"]) is None or not native.available()
+        assert native.supports(lambda x: (x,), huge, reduces=["norm"])
+        np.testing.assert_allclose(map_and_reduce(lambda x: (x,), [huge], reduces=["norm"])[1][0], 5e200)
+
+
+@built
+def test_what_is_measured_in_the_pass_adds_no_operations_for_each_leaf():
+    leaves = adam_leaves([(3,)] * 300)
+
+    def step(leaves, reduces):
+        results = lambda *x: (*adam(*x), x[0], x[3])[: 3 + len(reduces)]  # noqa: E731
+        return map_and_reduce(results, leaves, [jnp.float32(0.1)], aliases={0: 0, 1: 1, 2: 2}, reduces=reduces)
+
+    lines = [
+        len(jax.jit(step, static_argnums=1).lower(leaves, r).as_text().splitlines()) for r in ((), ("norm", "sum"))
+    ]
+    assert lines[1] < lines[0] + 30
+
+
 @built
 def test_a_large_sum_is_as_exact_as_float32_can_be():
     x = jnp.full(1 << 20, 1.1, jnp.float32)
@@ -610,7 +698,7 @@ def test_another_set_of_instructions_has_another_format_number():
     source = (Path(native.__file__).parent / "kernel.cc").read_text()
     instructions = source.partition("// ---- Instructions")[2].partition("#define GRADTX_ENUM")[0]
     digest = hashlib.sha256("".join(instructions.split()).encode()).hexdigest()[:16]
-    assert (_library.FORMAT, digest) == (4, "a2cde9c6ca9445a9")
+    assert (_library.FORMAT, digest) == (5, "3f0037d672de7781")
     assert f"constexpr int32_t kFormat = {_library.FORMAT};" in source
 
 
@@ -655,6 +743,10 @@ def test_leaves_that_do_not_fit_together_are_refused():
     refused("aliases name array 5, and there are 2", [(x, x)], aliases={5: 0})
     refused("aliases name output 5, and there are 2", [(x, x)], aliases={0: 5})
     refused("several arrays into the memory of one output", [(x, x)], aliases={0: 0, 1: 0})
+    with pytest.raises(ValueError, match="1 reductions more than outputs"):
+        map_leaves(lambda x: (x,), [(x,)], reduces=["sum", "max"])
+    with pytest.raises(ValueError, match="'mean' is not a valid Reduce"):
+        map_leaves(lambda x: (x,), [(x,)], reduces=["mean"])
     with pytest.raises(ValueError, match="leaf 0: array 1"):
         sum_leaves(jnp.multiply, [(x, x[:2])])
 
@@ -665,12 +757,12 @@ def test_the_kernel_refuses_what_does_not_fit():
     copy, add = (native.available().ops[name].code for name in ("copy", "add"))
     x = jnp.arange(8.0)
 
-    def call(match, code, *operands, result=x, inputs=1, outputs=1, temporaries=0, flat=()):
+    def call(match, code, *operands, result=x, inputs=1, outputs=1, temporaries=0, flat=(), reductions=0):
         run = jax.ffi.ffi_call(_library.TARGET, jax.ShapeDtypeStruct(result.shape, result.dtype))
         attributes = {"code": np.asarray(code, np.int32).ravel(), "constants": np.zeros(0)}
         attributes |= {"inputs": np.int64(inputs), "outputs": np.int64(outputs), "temporaries": np.int64(temporaries)}
         attributes |= {"flat_inputs": np.asarray(flat, np.int64), "flat_outputs": np.zeros(0, np.int64)}
-        attributes |= {"sums": np.int64(0), "conditional": False}
+        attributes |= {"reductions": np.int64(reductions)}
         run = functools.partial(run, **attributes)
         if match is None:
             return run(jnp.zeros((1, 0)), *operands)
@@ -696,6 +788,12 @@ def test_the_kernel_refuses_what_does_not_fit():
         call("does not write result 0", [], x)
         call("at no position", copied, x, x, flat=[7])
         call("fewer operands", copied, x, inputs=2**60)
+        call("fewer results than reductions", copied, x, reductions=2)
+        total, norm = (native.available().ops[name].code for name in ("sum", "norm"))
+        one = {"outputs": 0, "reductions": 1, "result": jnp.zeros(1)}
+        call("is number 1 of a leaf, and there are 1", [total, 0, 0, 1, *[0] * 4], x, **one)
+        call("there are 8 numbers of 1 leaves", [total, *[0] * 7], x, outputs=0, reductions=1)
+        call("is for a number that sum makes", [[op, *[0] * 7] for op in (total, norm)], x, **one)
 
 
 @built
@@ -732,8 +830,9 @@ def test_over_several_devices():
         import jax, jax.numpy as jnp, numpy as np
         from jax.sharding import NamedSharding, PartitionSpec as P
         from gradtx import native
-        from gradtx.native._leaves import map_leaves
+        from gradtx.native._leaves import map_leaves as map_and_reduce
 
+        map_leaves = lambda *args, **kwargs: map_and_reduce(*args, **kwargs)[0]
         mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
         sharded = NamedSharding(mesh, P("d"))
         x = jnp.arange(64 * 3, dtype=jnp.float32).reshape(64, 3)
@@ -759,6 +858,16 @@ def test_over_several_devices():
             same(inside(placed, jnp.float32(2)), want)
             grad = lambda run: jax.grad(lambda l: sum(jnp.sum(o) for leaf in run(l) for o in leaf))(leaves)
             same(grad(lambda l: inside(l, jnp.float32(2))), grad(lambda l: [fn(*x, 2.0) for x in l]))
+        def measure(leaves):
+            return map_and_reduce(lambda x: (x, x, x), leaves, reduces=["norm", "sum", "max"])[1]
+        pair = [(x,), (jnp.float32(1e30) * x,)]
+        inside = jax.jit(jax.shard_map(measure, mesh=mesh, in_specs=([(P("d"),), (P(),)],), out_specs=P()))
+        exact = [np.asarray([of(np.float64(y)) for (y,) in pair]) for of in (
+            lambda y: np.sqrt(np.sum(y * y)), np.sum, lambda y: np.max(np.abs(y)))]
+        same(inside(pair), exact)
+        same(jax.jit(measure)(jax.device_put(pair, sharded)), exact)
+        same(jax.grad(lambda p: jnp.sum(inside(p)[0]))(pair)[0][0], np.asarray(x) / exact[0][0])
+        same(jax.grad(lambda p: inside(p)[2][0])(pair)[0][0], np.asarray(x) == x.max())
         if native.available():
             assert "gradtx_native" in one
         explicit = jax.make_mesh((8,), ("e",), axis_types=(jax.sharding.AxisType.Explicit,))

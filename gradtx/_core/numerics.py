@@ -202,7 +202,11 @@ class SumOver:
 
         The compiler may not reorder the products in ``fn`` and those that made the arrays.
         """
-        return sum_of([jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)])
+        return self.of_shards([jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)])
+
+    def of_shards(self, numbers: Sequence[jax.Array]) -> jax.Array:
+        """The sum of numbers, and over all shards."""
+        return sum_of(numbers)
 
     def each(
         self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array], local: Sequence[Numbers] = ()
@@ -298,7 +302,7 @@ def _(
     (groups,), (tangent,) = primals, tangents
     found = _l2_norms(groups, total)
     along = [
-        sum_of(
+        total.of_shards(
             [
                 jnp.sum((safe_divide(x, norm.astype(x.dtype)).conj() * dx).real).astype(norm.dtype)
                 for x, dx in zip(xs, dxs, strict=True)

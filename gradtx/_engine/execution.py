@@ -134,7 +134,7 @@ class Native:
         return _NATIVE_SUMS
 
     def map_leaves(self, fn, leaves, shared, local, aliases):
-        return map_leaves(fn, leaves, shared, local, aliases)
+        return map_leaves(fn, leaves, shared, local, aliases)[0]
 
 
 REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for one serves every step

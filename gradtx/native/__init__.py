@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from gradtx.native import _library
 from gradtx.native._library import Availability
-from gradtx.native._program import Unsupported, compile_jaxpr
+from gradtx.native._program import Reduce, Unsupported, compile_jaxpr
 
 __all__ = ["Availability", "available", "supports"]
 
@@ -31,8 +31,16 @@ def available() -> Availability:
     return _library.load()
 
 
-def supports(fn: Callable[..., Any], avals: Sequence[Any], n_scalars: int = 0) -> str | None:
+def supports(
+    fn: Callable[..., Any], avals: Sequence[Any], n_scalars: int = 0, reduces: Sequence[str] = ()
+) -> str | None:
     """None if the kernel can run ``fn`` on arrays like these and float32 scalars, else the reason why not.
+
+    Args:
+        fn: elementwise in the arrays; returns an array of their shape, or several.
+        avals: the arrays, or abstract ones.
+        n_scalars: the number of scalars that it takes behind them.
+        reduces: how its last outputs are reduced to one number for each leaf: "sum", "norm" or "max".
 
     >>> from gradtx import native
     >>> import jax, jax.numpy as jnp
@@ -45,7 +53,7 @@ def supports(fn: Callable[..., Any], avals: Sequence[Any], n_scalars: int = 0) -
     scalars = [jax.ShapeDtypeStruct((), jnp.float32)] * n_scalars
     closed = jax.make_jaxpr(fn)(*avals, *scalars)
     try:
-        compile_jaxpr(closed.jaxpr, len(avals), available().ops, {})
+        compile_jaxpr(closed.jaxpr, len(avals), available().ops, {}, [Reduce(kind) for kind in reduces])
     except Unsupported as error:
         return str(error)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,123 +14,98 @@ from jax.extend import core
 from jax.sharding import PartitionSpec
 
 from gradtx._core.dtypes import promoted
-from gradtx._core.mesh import sum_of, vary, varying
-from gradtx._core.numerics import Numbers, in_order, stacked
+from gradtx._core.mesh import vary, varying
+from gradtx._core.numerics import Numbers, in_order, safe_sqrt
 from gradtx.native import _library
 from gradtx.native._parts import Part, are_all, as_array, split
 from gradtx.native._primitive import LEAVES_PER_CALL, Call, call_p, evaluated, joined
-from gradtx.native._program import Program, Unsupported, aval_of, compile_jaxpr
+from gradtx.native._program import Program, Reduce, Unsupported, aval_of, compile_jaxpr
 
 
 def map_leaves(
-    fn: Callable[..., tuple[jax.Array, ...]],
+    fn: Callable[..., Sequence[jax.Array]],
     leaves: Sequence[tuple[jax.Array | Part, ...]],
     shared: Sequence[jax.Array] = (),
     local: Sequence[Numbers] = (),
     aliases: Mapping[int, int] | None = None,
-    when: jax.Array | None = None,
-) -> list[tuple[Any, ...]]:
+    reduces: Sequence[Reduce | str] = (),
+) -> tuple[list[tuple[Any, ...]], list[jax.Array]]:
     """``[fn(*arrays, *scalars, *shared) for arrays, scalars in zip(leaves, zip(*local))]``, in one pass over each leaf.
 
     Args:
-        fn: elementwise in the arrays; returns a tuple of arrays of the leaf's shape.
+        fn: elementwise in the arrays; returns arrays of the leaf's shape.
         leaves: per leaf a tuple of arrays of one shape, the first an array and each other one an array or a ``Part`` of
             a flat one; as many for each leaf.
         shared: scalars, the same for each leaf.
         local: for each scalar that leaves have of their own, a list or a vector.
         aliases: {position of an array in the leaf's tuple: position of an output} that may be the same memory.
-        when: a boolean scalar. Where it is false ``fn`` does not run: an output is the array that it aliases, cast to
-            the output's dtype, and zeros if it aliases none. The kernel then touches no memory that it need not write;
-            aliases of several dtypes are no memory in common, and left to JAX, which selects in its own pass.
+        reduces: how the last outputs of ``fn``, one for each, are reduced over the elements of a leaf instead of
+            written: "sum"; "norm", the L2 norm; "max", the largest absolute value.
 
     Leaves whose parts are all there is of some flat arrays go together, and the outputs that may have the same memory
     are parts of flat arrays too. Other parts are copied, and their outputs are arrays.
 
+    Returns:
+        The written outputs of each leaf, and for each reduction a vector of one number for each leaf: over all shards,
+        real and in float32 or wider. The kernel adds in float64, squares too, in an order that does not depend on the
+        number of threads, and takes the root of a norm before it rounds: a norm is finite if the elements are, and it
+        is not above 3e38.
+
     Raises:
         ValueError: for arrays of a leaf that differ in shape, parts that are not in their flat arrays, local scalars of
-            another number of leaves, aliases of what is not there, and a condition that is no boolean scalar.
+            another number of leaves, aliases of what is not there, and more reductions than outputs, or unknown ones.
 
     >>> from gradtx.native._leaves import map_leaves
     >>> import jax.numpy as jnp
-    >>> leaves = [(jnp.array([1.0, 2.0]), jnp.array([1.0, -1.0])), (jnp.array(3.0), jnp.array(2.0))]
-    >>> step = lambda p, g, rate: (p - rate * g,)
-    >>> for (p,) in map_leaves(step, leaves, shared=[jnp.array(0.5)], aliases={0: 0}):
-    ...     print(p)
-    [0.5 2.5]
-    2.0
-    """
-    return map_and_sum(fn, leaves, shared, local, aliases, when)[0]
-
-
-def map_and_sum(
-    fn: Callable[..., tuple[jax.Array, ...]],
-    leaves: Sequence[tuple[jax.Array | Part, ...]],
-    shared: Sequence[jax.Array] = (),
-    local: Sequence[Numbers] = (),
-    aliases: Mapping[int, int] | None = None,
-    when: jax.Array | None = None,
-    sums: int = 0,
-) -> tuple[list[tuple[Any, ...]], list[jax.Array]]:
-    """``map_leaves``, and in the same pass sums over the elements of each leaf.
-
-    Args:
-        fn: as for ``map_leaves``; its last outputs are to be summed, and are not among the results.
-        leaves, shared, local, aliases: as for ``map_leaves``.
-        when: as for ``map_leaves``; where it is false the sums are zeros.
-        sums: the number of outputs that are summed.
-
-    Returns:
-        The other outputs of each leaf, and for each sum a vector of one number for each leaf: over all shards, in
-        float32 or wider. The kernel adds in float64, in an order that does not depend on the number of threads.
-
-    >>> from gradtx.native._leaves import map_and_sum
-    >>> import jax.numpy as jnp
-    >>> leaves = [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]
-    >>> doubled, (squares,) = map_and_sum(lambda x: (2 * x, x * x), leaves, sums=1)
-    >>> print(*doubled[0], *doubled[1], squares)
-    [2. 4.] 6.0 [5. 9.]
+    >>> leaves = [(jnp.array([1.0, 2.0]), jnp.array([3.0, -4.0])), (jnp.array(3.0), jnp.array(2.0))]
+    >>> step = lambda p, g, rate: (p - rate * g, g)
+    >>> params, (norms,) = map_leaves(step, leaves, shared=[jnp.array(0.5)], aliases={0: 0}, reduces=["norm"])
+    >>> print(*params[0], *params[1], norms)
+    [-0.5  4. ] 2.0 [5. 2.]
     """
     aliases = {} if aliases is None else aliases
-    _check(leaves, local, aliases, when)
+    _check(leaves, local, aliases)
+    kinds = tuple(Reduce(kind) for kind in reduces)
 
-    def widened(*operands: jax.Array) -> tuple[jax.Array, ...]:
+    def function(*operands: jax.Array) -> tuple[jax.Array, ...]:
         results = tuple(fn(*operands))
-        written = len(results) - sums
+        written = len(results) - len(kinds)
+        _check_outputs(aliases, written)
         return (*results[:written], *(x.astype(promoted(jnp.float32, x.dtype)) for x in results[written:]))
 
     results: list[tuple[Any, ...]] = [()] * len(leaves)
-    totals: list[tuple[list[int], Sequence[jax.Array]]] = []
-    for group in _groups(widened, leaves, local, shared, aliases, when, sums):
+    numbers: list[tuple[list[int], Sequence[jax.Array]]] = []
+    for group in _groups(function, leaves, local, shared, aliases, kinds):
         if group.program is None:
-            rows = [
-                evaluated(widened, [*map(as_array, leaves[i])], [*(x[i] for x in local), *shared], aliases, when, sums)
+            functions = (
+                functools.partial(function, *map(as_array, leaves[i]), *(x[i] for x in local), *shared)
                 for i in group.members
-            ]
-            written = len(rows[0]) - sums
-            _check_outputs(aliases, written)
+            )
+            rows, vectors = evaluated(functions, kinds)
             for i, row in zip(group.members, rows, strict=True):
-                results[i] = tuple(row[:written])
-            totals.append((group.members, [stacked([row[written + k] for row in rows]) for k in range(sums)]))
+                results[i] = tuple(row)
+            numbers.append((group.members, vectors))
             continue
         for flat, chunks in group.together(leaves).items():
-            call = group.call(leaves, local, flat, chunks, when, sums)
-            found = call_p.bind(*group.operands(leaves, local, shared, flat, chunks, when), call=call)
-            numbers = found[len(found) - sums :]
-            flat_results = iter(found[len(found) - sums - len(chunks) * len(flat) :])
-            own = iter(found)
+            call = group.call(leaves, local, flat, chunks, kinds)
+            found = call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
+            own, vectors = iter(found), found[len(found) - len(kinds) :]
+            flat_results = iter(found[len(found) - len(kinds) - len(chunks) * len(flat) :])
             for chunk in chunks:
                 shapes = [jnp.shape(leaves[i][0]) for i in chunk]
                 parts = {output: split(next(flat_results), shapes) for output in call.flat_outputs}
                 for k, i in enumerate(chunk):
                     results[i] = tuple(parts[o][k] if o in parts else next(own) for o in range(call.outputs))
-            totals.append((list(itertools.chain(*chunks)), numbers))
-    return results, [_of_all_shards([(members, x[k]) for members, x in totals]) for k in range(sums)]
+            numbers.append((list(itertools.chain(*chunks)), vectors))
+    return results, [
+        _of_all_shards(kind, [(members, vectors[k]) for members, vectors in numbers]) for k, kind in enumerate(kinds)
+    ]
 
 
 def sum_leaves(
     fn: Callable[..., jax.Array], leaves: Sequence[tuple[jax.Array, ...]], shared: Sequence[jax.Array] = ()
 ) -> jax.Array:
-    """The sum of ``fn(*arrays, *shared)`` over all elements of all leaves, as ``map_and_sum``.
+    """The sum of ``fn(*arrays, *shared)`` over all elements of all leaves, as ``map_leaves``.
 
     Args:
         fn: elementwise in the arrays; returns one array of the leaf's shape.
@@ -153,36 +129,55 @@ def sum_each(
     shared: Sequence[jax.Array] = (),
     local: Sequence[Numbers] = (),
 ) -> jax.Array:
-    """For each leaf the sum of ``fn(*arrays, *scalars, *shared)`` over all its elements, as ``map_and_sum``: a vector.
+    """For each leaf the sum of ``fn(*arrays, *scalars, *shared)`` over all its elements, as ``map_leaves``: a vector.
 
     >>> from gradtx.native._leaves import sum_each
     >>> import jax.numpy as jnp
     >>> print(sum_each(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
     [5. 9.]
     """
-    _, (sums,) = map_and_sum(lambda *operands: (fn(*operands),), leaves, shared, local, sums=1)
+    _, (sums,) = map_leaves(lambda *operands: (fn(*operands),), leaves, shared, local, reduces=[Reduce.SUM])
     return sums
 
 
-def _of_all_shards(parts: Sequence[tuple[list[int], jax.Array]]) -> jax.Array:
-    """The sums of all leaves in order, from those of the shards of some leaves each."""
+def _of_all_shards(kind: Reduce, parts: Sequence[tuple[list[int], jax.Array]]) -> jax.Array:
+    """The numbers of all leaves in order, from those of the shards of some leaves each."""
     if not parts:
         return jnp.zeros(0, jnp.float32)
     alike: dict[tuple[str, ...], list[tuple[list[int], jax.Array]]] = {}
-    for members, sums in parts:
-        alike.setdefault(varying(sums), []).append((members, sums))
+    for members, numbers in parts:
+        alike.setdefault(varying(numbers), []).append((members, numbers))
     order = [i for group in alike.values() for members, _ in group for i in members]
-    whole = joined([sum_of([joined([sums for _, sums in group])]) for group in alike.values()])
+    over = {Reduce.SUM: jax.lax.psum, Reduce.NORM: _norm_over, Reduce.MAX: _largest_over}[kind]
+    vectors = [(joined([numbers for _, numbers in group]), axes) for axes, group in alike.items()]
+    whole = joined([over(numbers, axes) if axes else numbers for numbers, axes in vectors])
     return in_order(whole, sorted(range(len(order)), key=order.__getitem__))
 
 
-def _check(
-    leaves: Sequence[tuple[Any, ...]], local: Sequence[Numbers], aliases: Mapping[int, int], when: jax.Array | None
-) -> None:
+def _norm_over(norms: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The norm over all shards, from those of each: by the largest of them, so that no square overflows."""
+    largest = jax.lax.pmax(jax.lax.stop_gradient(norms), axes)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * safe_sqrt(jax.lax.psum(jnp.square(norms / scale), axes))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _largest_over(numbers: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The largest of all shards, with a derivative, which ``pmax`` has not."""
+    return jax.lax.pmax(numbers, axes)
+
+
+@_largest_over.defjvp
+def _(axes: tuple[str, ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    largest = _largest_over(x, axes)
+    share = (x == largest).astype(x.dtype)
+    return largest, jax.lax.psum(share * dx, axes) / jax.lax.psum(share, axes)
+
+
+def _check(leaves: Sequence[tuple[Any, ...]], local: Sequence[Numbers], aliases: Mapping[int, int]) -> None:
     """Refuse what would pair elements that do not belong together, or is not there."""
     who = "map_leaves"
-    if when is not None and (when.shape, when.dtype) != ((), jnp.bool_):
-        raise ValueError(f"{who}: the condition has to be a boolean scalar, found {when.dtype} of shape {when.shape}")
     for i, arrays in enumerate(leaves):
         if len(arrays) != len(leaves[0]):
             raise ValueError(f"{who}: leaf {i} has {len(arrays)} arrays, leaf 0 has {len(leaves[0])}")
@@ -205,6 +200,8 @@ def _check(
 
 
 def _check_outputs(aliases: Mapping[int, int], outputs: int) -> None:
+    if outputs < 0:
+        raise ValueError(f"map_leaves: there are {-outputs} reductions more than outputs")
     for output in aliases.values():
         if not 0 <= output < outputs:
             raise ValueError(f"map_leaves: aliases name output {output}, and there are {outputs}")
@@ -253,8 +250,7 @@ class _Group:
         local: Sequence[Any],
         flat: tuple[int, ...],
         chunks: Chunks,
-        when: jax.Array | None,
-        sums: int,
+        reduces: tuple[Reduce, ...],
     ) -> Call:
         assert self.program is not None
         return Call(
@@ -265,8 +261,7 @@ class _Group:
             jaxprs=tuple(self.jaxprs[i] for i in itertools.chain(*chunks)),
             flat=flat,
             aliases=self.aliases,
-            sums=sums,
-            conditional=when is not None,
+            reduces=reduces,
         )
 
     def operands(
@@ -276,14 +271,12 @@ class _Group:
         shared: Sequence[Any],
         flat: tuple[int, ...],
         chunks: Chunks,
-        when: jax.Array | None,
     ) -> list[Any]:
         """The operands of a ``Call``."""
         members = list(itertools.chain(*chunks))
         arrays = [as_array(x) for i in members for a, x in enumerate(leaves[i]) if a not in flat]
         flats = [leaves[chunk[0]][a].flat for chunk in chunks for a in flat]
-        condition = [] if when is None else [when]
-        operands = [*arrays, *(in_order(x, members) for x in local), *flats, *shared, *self.consts, *condition]
+        operands = [*arrays, *(in_order(x, members) for x in local), *flats, *shared, *self.consts]
         return [vary(x, self.axes) for x in operands]
 
 
@@ -293,8 +286,7 @@ def _groups(
     local: Sequence[Numbers],
     shared: Sequence[jax.Array],
     aliases: Mapping[int, int],
-    when: jax.Array | None,
-    sums: int,
+    reduces: Sequence[Reduce],
 ) -> list[_Group]:
     """Leaves by what the kernel has to do for them. The function is traced once for each kind of leaf."""
     ops = _library.load().ops
@@ -302,8 +294,7 @@ def _groups(
     groups: dict[Any, _Group] = {}
     for i, arrays in enumerate(leaves):
         own = [x[i] if isinstance(x, list) else x for x in local]  # a vector has the type of its elements
-        condition = [] if when is None else [when]
-        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *own, *shared, *condition)
+        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *own, *shared)
         first = jax.typeof(vary(arrays[0], axes))
         scalar = first.update(shape=(), weak_type=False, sharding=first.sharding.update(spec=PartitionSpec()))
         avals = (
@@ -319,11 +310,9 @@ def _groups(
                 closed = jax.make_jaxpr(fn)(*avals, *(vary(x, axes) for x in shared))
                 jaxpr, consts = closed.jaxpr, closed.consts
                 dtypes = [aval_of(var).dtype for var in jaxpr.outvars]
-                _check_outputs(aliases, len(dtypes) - sums)
                 same = {a: o for a, o in sorted(aliases.items()) if arrays[a].dtype == dtypes[o]}
-                if when is None or len(same) == len(aliases):
-                    with contextlib.suppress(Unsupported):
-                        program = compile_jaxpr(jaxpr, len(arrays), ops, same, sums)
+                with contextlib.suppress(Unsupported):
+                    program = compile_jaxpr(jaxpr, len(arrays), ops, same, reduces)
             pairs = tuple(same.items())
             key = (program, pairs, axes, avals[len(arrays) :], *map(id, consts))
             traced[avals] = groups.setdefault(key, _Group(program, consts, pairs, axes)), jaxpr

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from gradtx._core.mesh import vary, varying
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -35,6 +37,8 @@ class Part:
 
     def array(self) -> jax.Array:
         """A copy that is there by itself."""
+        if self.size == 0:  # a slice of nothing, batched, makes the compiler of jax 0.10 for CPUs crash
+            return vary(jnp.zeros(self.shape, self.dtype), varying(self.flat))
         return jax.lax.slice_in_dim(self.flat, self.offset, self.offset + self.size).reshape(self.shape)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,10 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
 from gradtx._core.dtypes import promoted
-from gradtx._core.numerics import stacked
+from gradtx._core.numerics import Numbers, SumOver, norms, stacked
 from gradtx.native import _library
 from gradtx.native._parts import element, join, split
-from gradtx.native._program import Program, aval_of
+from gradtx.native._program import Program, Reduce, aval_of
 
 LEAVES_PER_CALL = 64
 """16 to 128 compile fastest, and are enough that what a call costs is spread; with thousands XLA takes a minute."""
@@ -30,9 +30,9 @@ class Call:
     """A function over leaves that the kernel has a program for.
 
     Operands are the arrays of all leaves, then vectors of one scalar for each leaf, then for each chunk its flat
-    arrays, in which one position of all its leaves stands, then the scalars that are the same for all, then the
-    condition, if there is one. Results are the outputs of each leaf, then for each chunk its flat ones, then vectors of
-    one sum for each leaf. Two calls are equal if they compute the same; their derivatives are taken from ``jaxprs``
+    arrays, in which one position of all its leaves stands, then the scalars that are the same for all.
+    Results are the outputs of each leaf, then for each chunk its flat ones, then for each reduction a vector of one
+    number for each leaf. Two calls are equal if they compute the same; their derivatives are taken from ``jaxprs``
     before that matters.
 
     Attributes:
@@ -43,9 +43,7 @@ class Call:
         jaxprs: per leaf, the function itself; its constants are the last of the shared scalars.
         flat: the positions, among the arrays of a leaf, of those that are parts of flat ones.
         aliases: (array, output) that are the same memory. The outputs of flat arrays are parts of flat ones too.
-        sums: the number of the function's last outputs that are summed over the elements of a leaf, and not written.
-        conditional: whether there is a condition. Where it is false outputs are the arrays that they alias, other
-            outputs and the sums are zeros.
+        reduces: how the last outputs of the function are reduced over the elements of a leaf, and not written.
     """
 
     program: Program
@@ -55,13 +53,12 @@ class Call:
     jaxprs: tuple[core.Jaxpr, ...] = field(compare=False)
     flat: tuple[int, ...]
     aliases: tuple[tuple[int, int], ...]
-    sums: int
-    conditional: bool
+    reduces: tuple[Reduce, ...]
 
     @property
     def outputs(self) -> int:
         """The number of outputs of a leaf that are written, of its own and in flat ones."""
-        return len(self.jaxprs[0].outvars) - self.sums
+        return len(self.jaxprs[0].outvars) - len(self.reduces)
 
     @property
     def flat_outputs(self) -> tuple[int, ...]:
@@ -76,16 +73,15 @@ class Call:
 
     def reference(self, *operands: jax.Array) -> list[jax.Array]:
         """The results in JAX."""
-        rows = self._evaluate(operands)
+        rows, vectors = evaluated(self._functions(operands), self.reduces)
         flat = [
             join([leaf[output] for leaf in chunk]) for chunk in self._in_chunks(rows) for output in self.flat_outputs
         ]
-        sums = [stacked([row[self.outputs + k] for row in rows]) for k in range(self.sums)]
-        return [*self._own(rows), *flat, *sums]
+        return [*self._own(rows), *flat, *vectors]
 
     def native(self, *operands: jax.Array) -> list[jax.Array]:
         """The results by the kernel, where that can run."""
-        own, flat, sums = [], [], []
+        own, flat, vectors = [], [], []
         arrays, outputs = self.arrays - len(self.flat), self.outputs - len(self.flat)
         inputs_of_own = [i for i in range(self.arrays) if i not in self.flat]
         outputs_of_own = [i for i in range(self.outputs) if i not in self.flat_outputs]
@@ -100,35 +96,34 @@ class Call:
                 [
                     *avals[len(own) : len(own) + leaves * outputs],
                     *map(jax.typeof, call_operands[first : first + len(self.flat)]),
-                    *(self._vector(x, leaves) for x in avals[len(avals) - self.sums :]),
+                    *(self._vector(x, leaves) for x in avals[len(avals) - len(self.reduces) :]),
                 ],
                 input_output_aliases=in_place,
             )
             found = call(*call_operands, **self._attributes())
             own += found[: leaves * outputs]
-            flat += found[leaves * outputs : len(found) - self.sums]
-            sums.append(found[len(found) - self.sums :])
-        return [*own, *flat, *map(joined, zip(*sums, strict=True))]
+            flat += found[leaves * outputs : len(found) - len(self.reduces)]
+            vectors.append(found[len(found) - len(self.reduces) :])
+        return [*own, *flat, *map(joined, zip(*vectors, strict=True))]
 
     def _own(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
         """The outputs that are not parts of flat ones, of all leaves."""
         return [x for row in rows for o, x in enumerate(row[: self.outputs]) if o not in self.flat_outputs]
 
     def _vector(self, aval: Any, leaves: int) -> Any:
-        """The abstract value of a vector of sums of such numbers."""
+        """The abstract value of a vector of one such number for each leaf."""
         return aval.update(shape=(leaves,), weak_type=False, sharding=aval.sharding.update(spec=PartitionSpec(None)))
 
-    def _split(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any], Sequence[Any], Any]:
-        """Arrays per leaf, vectors of local scalars, flat arrays per chunk, shared scalars, the condition."""
+    def _split(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any], Sequence[Any]]:
+        """Arrays per leaf, vectors of local scalars, flat arrays per chunk, shared scalars."""
         leaves, own = sum(self.chunks), self.arrays - len(self.flat)
-        *operands, when = operands if self.conditional else (*operands, None)
         ends = np.cumsum([leaves * own, self.local, len(self.chunks) * len(self.flat)])
         arrays, local, flat, shared = (operands[i:j] for i, j in itertools.pairwise([0, *ends, len(operands)]))
-        return _rows(arrays, leaves), list(local), _rows(flat, len(self.chunks)), shared, when
+        return _rows(arrays, leaves), list(local), _rows(flat, len(self.chunks)), shared
 
-    def _evaluate(self, operands: Sequence[jax.Array]) -> list[list[jax.Array]]:
-        """Per leaf, the outputs of the function and its sums."""
-        arrays, local, flat, shared, when = self._split(operands)
+    def _functions(self, operands: Sequence[jax.Array]) -> Iterator[Callable[[], Sequence[jax.Array]]]:
+        """Per leaf, the function of its operands."""
+        arrays, local, flat, shared = self._split(operands)
         whole: list[list[jax.Array]] = []
         for chunk, columns in zip(self._in_chunks(arrays), flat, strict=True):
             parts = [split(x, [own[0].shape for own in chunk]) for x in columns]
@@ -136,13 +131,10 @@ class Call:
                 whole.append(list(own))
                 for position, column in zip(self.flat, parts, strict=True):
                     whole[-1].insert(position, column[k].array())
-        results = []
         for i, (jaxpr, own) in enumerate(zip(self.jaxprs, whole, strict=True)):
             count = len(shared) - len(jaxpr.constvars)
             function = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, shared[count:]))
-            scalars = [*(element(x, i) for x in local), *shared[:count]]
-            results.append(evaluated(function, own, scalars, dict(self.aliases), when, self.sums))
-        return results
+            yield functools.partial(function, *own, *(element(x, i) for x in local), *shared[:count])
 
     def _in_chunks(self, rows: Any) -> Iterable[Any]:
         """Rows of one for each leaf, chunk by chunk."""
@@ -150,8 +142,8 @@ class Call:
         return (rows[start:stop] for start, stop in itertools.pairwise(ends))
 
     def _calls(self, operands: Sequence[jax.Array]) -> Any:
-        """For each call of the kernel its operands: coefficients, arrays of its leaves, flat ones, the condition."""
-        arrays, local, flat, shared, when = self._split(operands)
+        """For each call of the kernel its operands: coefficients, arrays of its leaves, flat ones."""
+        arrays, local, flat, shared = self._split(operands)
         dtype = jnp.float64 if self.program.wide else jnp.float32
 
         def coefficients(*scalars: jax.Array) -> jax.Array:
@@ -163,7 +155,7 @@ class Call:
         else:
             tables = [coefficients(*(x[0] for x in local))[None]] * len(self.chunks)
         for rows, chunk, columns in zip(tables, self._in_chunks(arrays), flat, strict=True):
-            yield [rows, *(x for leaf in chunk for x in leaf), *columns, *([] if when is None else [when])]
+            yield [rows, *(x for leaf in chunk for x in leaf), *columns]
 
     def _attributes(self) -> dict[str, Any]:
         return {
@@ -171,53 +163,38 @@ class Call:
             "flat_inputs": np.asarray(self.flat, np.int64),
             "outputs": np.int64(self.outputs),
             "flat_outputs": np.asarray(self.flat_outputs, np.int64),
-            "sums": np.int64(self.sums),
-            "conditional": self.conditional,
+            "reductions": np.int64(len(self.reduces)),
             "code": np.asarray(self.program.code, np.int32),
             "constants": np.asarray(self.program.constants, np.float64),
             "temporaries": np.int64(self.program.temporaries),
         }
 
 
+class _LocalSums(SumOver):
+    """Sums of one shard."""
+
+    def of_shards(self, numbers: Sequence[jax.Array]) -> jax.Array:
+        return functools.reduce(jnp.add, numbers) if numbers else jnp.zeros((), jnp.float32)
+
+
+_LOCAL_SUMS = _LocalSums()
+
+
 def evaluated(
-    fn: Callable[..., Sequence[jax.Array]],
-    arrays: Sequence[jax.Array],
-    scalars: Sequence[jax.Array],
-    aliases: Mapping[int, int],
-    when: jax.Array | None,
-    sums: int,
-) -> list[jax.Array]:
-    """The outputs of a function of one leaf in JAX, the last ones summed over its elements.
-
-    Where the condition is false outputs are the arrays that they alias, cast, and all others zeros; then there is no
-    derivative by anything else, also where that of the function is infinite or none.
-    """
-    if when is None:
-        results = fn(*arrays, *scalars)
-        written = len(results) - sums
-    else:
-        operands = (*arrays, *scalars)
-        results = fn(*(_given(when, x) if jnp.issubdtype(x.dtype, jnp.inexact) else x for x in operands))
-        written = len(results) - sums
-        kept = {output: arrays[array] for array, output in aliases.items()}
-        results = [
-            jnp.where(when, x, kept[o].astype(x.dtype) if o in kept else jnp.zeros_like(x))
-            for o, x in enumerate(results)
-        ]
-    return [*results[:written], *map(jnp.sum, results[written:])]
+    functions: Iterable[Callable[[], Sequence[jax.Array]]], reduces: Sequence[Reduce]
+) -> tuple[list[list[jax.Array]], list[jax.Array]]:
+    """Per leaf the outputs of its function in JAX, and vectors of what its last ones are reduced to, in one shard."""
+    rows = [list(function()) for function in functions]
+    columns = [[row.pop() for row in rows] for _ in reduces][::-1]
+    return rows, [stacked(_reduced(reduce, xs)) for reduce, xs in zip(reduces, columns, strict=True)]
 
 
-@jax.custom_jvp
-def _given(when: jax.Array, x: jax.Array) -> jax.Array:
-    """The same number, which nothing depends on where the condition is false."""
-    del when
-    return x
-
-
-@_given.defjvp
-def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
-    (when, x), (_, dx) = primals, tangents
-    return x, jnp.where(when, dx, jnp.zeros_like(dx))
+def _reduced(reduce: Reduce, xs: list[jax.Array]) -> Numbers:
+    if reduce == Reduce.NORM:
+        return norms([[x] for x in xs], _LOCAL_SUMS)
+    if reduce == Reduce.MAX:
+        return [jnp.max(jnp.abs(x), initial=0) for x in xs]
+    return [jnp.sum(x) for x in xs]
 
 
 def joined(vectors: Sequence[jax.Array]) -> jax.Array:

@@ -8,6 +8,7 @@ written already, or a temporary block.
 
 from __future__ import annotations
 
+import enum
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,23 @@ _KINDS = {"float32": F32, "bfloat16": F32, "float16": F32, "float64": F64, "bool
 _HALVES = {"bfloat16": "bf16", "float16": "f16"}
 _NUMPY = {F32: "float32", F64: "float64"}
 _BYTES = {F32: 4, F64: 8, TRUTH: 1, "bf16": 2, "f16": 2}
+
+
+class Reduce(enum.StrEnum):
+    """How the elements of a leaf become one number.
+
+    Attributes:
+        SUM: added up, in the kernel in float64.
+        NORM: the L2 norm, which neither over- nor underflows where it is a normal number itself.
+        MAX: the largest absolute value; 0 for no element.
+    """
+
+    SUM = "sum"
+    NORM = "norm"
+    MAX = "max"
+
+
+_REDUCTIONS = {Reduce.SUM: "sum", Reduce.NORM: "norm", Reduce.MAX: "largest"}
 
 
 class Unsupported(Exception):
@@ -95,7 +113,7 @@ def aval_of(atom: core.Var | core.Literal) -> Any:
 
 
 def compile_jaxpr(
-    jaxpr: core.Jaxpr, arrays: int, ops: dict[str, Op], aliases: dict[int, int], sums: int = 0
+    jaxpr: core.Jaxpr, arrays: int, ops: dict[str, Op], aliases: dict[int, int], reduces: Sequence[Reduce] = ()
 ) -> Program:
     """The program of a jaxpr whose first ``arrays`` arguments, after its constants, are arrays and the rest scalars.
 
@@ -104,7 +122,7 @@ def compile_jaxpr(
         arrays: how many of its arguments are arrays, all of one shape.
         ops: the instructions of the kernel.
         aliases: {array argument: output} that are the same memory.
-        sums: the number of last outputs that are summed over the elements, and not stored.
+        reduces: how the last outputs are reduced over the elements, and not stored.
 
     Raises:
         Unsupported: the kernel cannot do this.
@@ -126,9 +144,10 @@ def compile_jaxpr(
     for var in jaxpr.outvars:
         if aval_of(var).shape != shape:
             raise Unsupported(f"an output of shape {aval_of(var).shape} for arrays of shape {shape}")
-    written = len(outputs) - sums
+    written = len(outputs) - len(reduces)
     roots = [graph.output(value) for value in outputs[:written]]
-    return _Assembler(graph, roots, [graph.sum(value) for value in outputs[written:]], arrays, aliases).program()
+    reductions = [graph.reduction(reduce, value) for reduce, value in zip(reduces, outputs[written:], strict=True)]
+    return _Assembler(graph, roots, reductions, arrays, aliases).program()
 
 
 # -- The graph --------------------------------------------------------------------------------------------------------
@@ -218,11 +237,12 @@ class _Graph:
             node = self.node("copy", (node,), F32)
         return self.node(f"store_{half}", (node,), half)
 
-    def sum(self, value: _Value) -> int:
-        """The node to be summed over the elements."""
-        if self.kind(value.dtype) == TRUTH or jnp.dtype(value.dtype).name in _HALVES:
-            raise Unsupported(f"a sum of dtype {value.dtype}")
-        return self.operand(value)
+    def reduction(self, reduce: Reduce, value: _Value) -> tuple[str, int]:
+        """The instruction, and the node to be reduced by it over the elements."""
+        kind = self.kind(value.dtype)
+        if kind == TRUTH or jnp.dtype(value.dtype).name in _HALVES or (reduce == Reduce.NORM and kind == F64):
+            raise Unsupported(f"the {reduce} of numbers of dtype {value.dtype}")
+        return _REDUCTIONS[reduce], self.operand(value)
 
     def operand(self, value: _Value) -> int:
         if isinstance(value, _Vector):
@@ -488,31 +508,38 @@ class _Instruction:
     op: str
     kind: str
     args: tuple[int, ...]  # nodes
-    node: int | None  # what it computes; None if it stores an output or adds to a sum
-    to: int = -1  # the output or the sum
+    node: int | None  # what it computes; None if it stores an output or reduces
+    to: int = -1  # the slot of the output, or the number of the reduction
 
 
 class _Assembler:
     """Orders the nodes that the outputs need, fuses them, and gives each a slot."""
 
-    def __init__(self, graph: _Graph, roots: list[int], sums: list[int], arrays: int, aliases: dict[int, int]):
-        self.graph, self.roots, self.sums, self.arrays = graph, roots, sums, arrays
+    def __init__(
+        self,
+        graph: _Graph,
+        roots: list[int],
+        reductions: list[tuple[str, int]],
+        arrays: int,
+        aliases: dict[int, int],
+    ):
+        self.graph, self.roots, self.reductions, self.arrays = graph, roots, reductions, arrays
         self.aliased = {output: array for array, output in aliases.items()}
         self.uses = self._count_uses()
         self.instructions: list[_Instruction] = []
         self.done: set[int] = set()
 
     def program(self) -> Program:
-        for k, root in enumerate(self.sums):  # first, as what they read may be overwritten then
-            self._emit_sum(k, root)
+        for k, (op, node) in enumerate(self.reductions):  # first, as what they read may be overwritten then
+            self._emit_reduction(k, op, node)
         for root in self.roots:
             self._emit(root)
         return self._allocate()
 
     def _count_uses(self) -> Counter[int]:
-        uses: Counter[int] = Counter([*self.roots, *self.sums])
+        stack = [*self.roots, *(node for _, node in self.reductions)]
+        uses: Counter[int] = Counter(stack)
         seen: set[int] = set()
-        stack = [*self.roots, *self.sums]
         while stack:
             node = stack.pop()
             if node in seen or self.graph[node].op in ("input", "scalar"):
@@ -532,15 +559,13 @@ class _Assembler:
         args = self._with_variant(op, args)
         self.instructions.append(_Instruction(op, self._number_kind(node), args, node))
 
-    def _emit_sum(self, k: int, node: int) -> None:
-        kind, product = self.graph[node].kind, self._inner(node, "mul")
-        op, args = "sum", (node,)
-        if product and not self._scalars(product):
+    def _emit_reduction(self, k: int, op: str, node: int) -> None:
+        kind, args = self.graph[node].kind, (node,)
+        if op == "sum" and (product := self._inner(node, "mul")) and not self._scalars(product):
             op, args = "sumprod", product
         for arg in args:
             self._emit(arg)
-        args = self._with_variant(op, args)
-        self.instructions.append(_Instruction(op, kind, args, None, k))
+        self.instructions.append(_Instruction(op, kind, self._with_variant(op, args), None, k))
 
     def _number_kind(self, node: int) -> str:
         """What an instruction computes with: of a test, the kind of what it tests."""

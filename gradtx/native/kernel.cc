@@ -169,10 +169,13 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(logical_or, 2, a | b, 0, 1)                                                \
   X(logical_xor, 2, a ^ b, 0, 1)                                               \
   X(logical_copy, 1, a, 0, 1)
-// From numbers to a sum over the elements, for which there is a place of its own in each leaf.
-#define GRADTX_SUMS(X)                                                         \
+// From numbers to one number for each leaf, which has a place of its own, no slot: what is added up over the elements in
+// double, or, for `largest`, what no element exceeds. Of `norm` it is the root that is taken at the end.
+#define GRADTX_REDUCTIONS(X)                                                   \
   X(sum, 1, a, 0)                                                              \
-  X(sumprod, 2, a * b, 0)
+  X(sumprod, 2, a * b, 0)                                                      \
+  X(norm, 1, static_cast<double>(a) * static_cast<double>(a), 0)               \
+  X(largest, 1, bits<Word<T>>(a) & (~Word<T>{0} >> 1), 0)
 // From one type to another: name, from, to, expression.
 #define GRADTX_CONVERSIONS(X)                                                  \
   X(load_bf16, kBf16, kF32, from_bf16(a))                                      \
@@ -190,17 +193,17 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
 
 #define GRADTX_ENUM(name, ...) name##_,
 enum Op : int32_t {
-  GRADTX_MATHS(GRADTX_ENUM) GRADTX_TESTS(GRADTX_ENUM) GRADTX_LOGIC(GRADTX_ENUM) GRADTX_SUMS(GRADTX_ENUM) select_,
+  GRADTX_MATHS(GRADTX_ENUM) GRADTX_TESTS(GRADTX_ENUM) GRADTX_LOGIC(GRADTX_ENUM) GRADTX_REDUCTIONS(GRADTX_ENUM) select_,
   GRADTX_CONVERSIONS(GRADTX_ENUM) kOps
 };
 
 #define GRADTX_TEXT(name, arity, expression, ...) #name " " #arity " " #__VA_ARGS__ "\n"
 #define GRADTX_TEXT_1(name, from, to, expression) #name " 1 0\n"
 constexpr char kOpsText[] = GRADTX_MATHS(GRADTX_TEXT) GRADTX_TESTS(GRADTX_TEXT) GRADTX_LOGIC(GRADTX_TEXT)
-    GRADTX_SUMS(GRADTX_TEXT) "select 3 0, 2, 4, 6\n" GRADTX_CONVERSIONS(GRADTX_TEXT_1);
+    GRADTX_REDUCTIONS(GRADTX_TEXT) "select 3 0, 2, 4, 6\n" GRADTX_CONVERSIONS(GRADTX_TEXT_1);
 
-// Of a block's elements. kNumber stands for the one of the two that an instruction says, kSum for no block at all.
-enum Type : uint8_t { kNothing, kTruth, kBf16, kF16, kF32, kF64, kNumber, kSum };
+// Of a block's elements. kNumber stands for the one of the two that an instruction says, kReduced for no block at all.
+enum Type : uint8_t { kNothing, kTruth, kBf16, kF16, kF32, kF64, kNumber, kReduced };
 template <Type>
 struct Storage;
 template <> struct Storage<kTruth> { using T = uint8_t; };
@@ -227,11 +230,11 @@ constexpr uint32_t set_of(Int... members) {
 #define GRADTX_MATHS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kNumber, __VA_ARGS__)
 #define GRADTX_TESTS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kTruth, __VA_ARGS__)
 #define GRADTX_LOGIC_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kTruth, kTruth, __VA_ARGS__)
-#define GRADTX_SUMS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kSum, __VA_ARGS__)
+#define GRADTX_REDUCTIONS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kReduced, __VA_ARGS__)
 #define GRADTX_CONVERSION_SIGNATURE(name, from, to, expression) GRADTX_SIGNATURE(1, from, to, 0)
 constexpr Signature kSignatures[] = {
     GRADTX_MATHS(GRADTX_MATHS_SIGNATURE) GRADTX_TESTS(GRADTX_TESTS_SIGNATURE) GRADTX_LOGIC(GRADTX_LOGIC_SIGNATURE)
-    GRADTX_SUMS(GRADTX_SUMS_SIGNATURE)
+    GRADTX_REDUCTIONS(GRADTX_REDUCTIONS_SIGNATURE)
     {3, {kTruth, kNumber, kNumber, kNumber}, kNumber, set_of(0, 2, 4, 6)},
     GRADTX_CONVERSIONS(GRADTX_CONVERSION_SIGNATURE)};
 static_assert(sizeof kSignatures / sizeof *kSignatures == kOps);
@@ -240,7 +243,7 @@ struct Instruction {
   int32_t op;
   int32_t is_f64;   // whether the numbers are double
   int32_t scalars;  // which operands are scalars, as above
-  int32_t to, a, b, c, e;  // slots; what a sum is written to is the number of the sum
+  int32_t to, a, b, c, e;  // slots; of a reduction `to` is its number
 };
 constexpr size_t kWords = sizeof(Instruction) / sizeof(int32_t);
 
@@ -282,7 +285,7 @@ struct Operand<T, true> {
 GRADTX_MATHS(GRADTX_FUNCTION)
 GRADTX_TESTS(GRADTX_FUNCTION)
 GRADTX_LOGIC(GRADTX_FUNCTION)
-GRADTX_SUMS(GRADTX_FUNCTION)
+GRADTX_REDUCTIONS(GRADTX_FUNCTION)
 
 template <class F, class T, class To, int kArity, int kScalars>
 GRADTX_INLINE void loop(void* const* slots, const Instruction& in, int n) {
@@ -326,20 +329,53 @@ GRADTX_INLINE void choices(void* const* slots, const Instruction& in, int n) {
   }
 }
 
-// The sum over a block in double, in an order that depends on n alone: many sums side by side, which become vectors.
-template <class F, class T, int kArity>
-GRADTX_INLINE double total(void* const* slots, const Instruction& in, int n) {
-  constexpr int kSums = 32;
+struct Add {
+  template <class T>
+  using Lane = double;
+  template <class T>
+  static GRADTX_INLINE T of(T x, T y) {
+    return x + y;
+  }
+};
+struct Largest {  // of bits without a sign, as integers: a NaN is above all numbers
+  template <class T>
+  using Lane = Word<T>;
+  template <class T>
+  static GRADTX_INLINE T of(T x, T y) {
+    return x > y ? x : y;
+  }
+};
+template <Op op>
+using Joined = std::conditional_t<op == largest_, Largest, Add>;
+
+// A block as one number, in an order that depends on n alone: many side by side, which become vectors.
+template <class F, class T, int kArity, class Join>
+GRADTX_INLINE double reduced(void* const* slots, const Instruction& in, int n) {
+  using Lane = typename Join::template Lane<T>;
+  constexpr int kLanes = 32;
   const T* a = static_cast<const T*>(slots[in.a]);
   const T* b = static_cast<const T*>(slots[kArity == 1 ? in.a : in.b]);
-  double sums[kSums] = {};
-  int i = 0;
-  for (; i + kSums <= n; i += kSums)
-    for (int j = 0; j < kSums; ++j) sums[j] += static_cast<double>(F::of(a[i + j], b[i + j], T{}, T{}));
-  for (int half = kSums / 2; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) sums[j] += sums[j + half];
-  for (; i < n; ++i) sums[0] += static_cast<double>(F::of(a[i], b[i], T{}, T{}));
-  return sums[0];
+  Lane lanes[kLanes] = {};
+  for (; n >= kLanes; n -= kLanes, a += kLanes, b += kLanes)
+    for (int j = 0; j < kLanes; ++j) lanes[j] = Join::of(lanes[j], static_cast<Lane>(F::of(a[j], b[j], T{}, T{})));
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) lanes[j] = Join::of(lanes[j], lanes[j + half]);
+  for (int i = 0; i < n; ++i) lanes[0] = Join::of(lanes[0], static_cast<Lane>(F::of(a[i], b[i], T{}, T{})));
+  if constexpr (std::is_same_v<Lane, double>) return lanes[0];
+  else return flushed(bits<T>(lanes[0]));
+}
+
+// Each is a function of its own: in a large one the compiler makes no vectors of these loops.
+#define GRADTX_REDUCTIONS_BLOCK(name, arity, expression, ...)                                                   \
+  GRADTX_CLONES double name##_of_block(void* const* slots, const Instruction& in, int n) {                      \
+    return in.is_f64 ? reduced<name##_f, double, arity, Joined<name##_>>(slots, in, n)                          \
+                     : reduced<name##_f, float, arity, Joined<name##_>>(slots, in, n);                          \
+  }
+GRADTX_REDUCTIONS(GRADTX_REDUCTIONS_BLOCK)
+
+// The numbers of two blocks as one.
+GRADTX_INLINE double joined(Op op, double x, double y) {
+  return op != largest_ ? x + y : x > y || x != x ? x : y;
 }
 
 // What to bring into the cache while a block is computed: the same inputs, one block on.
@@ -348,8 +384,8 @@ struct Ahead {
   int64_t bytes;
 };
 
-// Runs the program over one block of n elements, and adds to its sums.
-GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* const* slots, double* sums, int n,
+// Runs the program over one block of n elements, and joins to `numbers` what it reduces.
+GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* const* slots, double* numbers, int n,
                              const Ahead* ahead, int64_t inputs) {
   for (int64_t k = 0; k < size; ++k) {
     for (int64_t i = 0; i < inputs; ++i) {  // memory works while the arithmetic does, a share with each instruction
@@ -373,10 +409,9 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
   case name##_:                                                         \
     variants<name##_f, uint8_t, uint8_t, arity, __VA_ARGS__>(slots, in, n); \
     break;
-#define GRADTX_SUMS_CASE(name, arity, expression, ...)                              \
-  case name##_:                                                                     \
-    if (in.is_f64) sums[in.to] += total<name##_f, double, arity>(slots, in, n);     \
-    else sums[in.to] += total<name##_f, float, arity>(slots, in, n);                \
+#define GRADTX_REDUCTIONS_CASE(name, arity, expression, ...)                                          \
+  case name##_:                                                                                       \
+    numbers[in.to] = joined(name##_, numbers[in.to], name##_of_block(slots, in, n));                  \
     break;
 #define GRADTX_CONVERSION_CASE(name, from, to_type, expression)  \
   case name##_: {                                                \
@@ -392,7 +427,7 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
       GRADTX_MATHS(GRADTX_MATHS_CASE)
       GRADTX_TESTS(GRADTX_TESTS_CASE)
       GRADTX_LOGIC(GRADTX_LOGIC_CASE)
-      GRADTX_SUMS(GRADTX_SUMS_CASE)
+      GRADTX_REDUCTIONS(GRADTX_REDUCTIONS_CASE)
       case select_:
         if (in.is_f64) choices<double>(slots, in, n);
         else choices<float>(slots, in, n);
@@ -485,19 +520,18 @@ struct Call {
   const Instruction* program;
   int64_t program_size;
   int64_t inputs, arrays;  // of a leaf; the outputs are arrays too
-  int64_t sums;            // of a leaf
+  std::vector<Op> reductions;  // of a leaf, as the instructions say; kOps for one that none is for
   int64_t temporaries;
-  bool applies;                    // if not, outputs are what is in their memory already, or else zeros
   int64_t block;                   // elements
-  int64_t blocks_per_task;         // by the number of blocks alone, since sums depend on it
+  int64_t blocks_per_task;         // by the number of blocks alone, since rounding depends on it
   std::vector<Array> leaf_arrays;  // of all leaves
   std::vector<int64_t> sizes;      // elements of each leaf
   std::vector<int64_t> first;      // number of each leaf's first block, and the number of all blocks
   std::vector<Scalar> scalars;     // of all leaves, or once if they are the same for all
   int64_t scalars_of_leaf;
   bool same_scalars;
-  std::vector<double> partial;     // sums of a task over a leaf, at the place `task + leaf`, which no other two have
-  std::vector<Array> totals;       // results: each sum of all leaves
+  std::vector<double> numbers;     // those of a task in a leaf, at the place `task + leaf`, which no other two have
+  std::vector<Array> vectors;      // results: each reduction of all leaves
 
   int64_t leaves() const { return static_cast<int64_t>(sizes.size()); }
   int64_t blocks() const { return first.back(); }
@@ -543,47 +577,31 @@ struct Call {
           const Array& array = leaf_arrays[next_leaf * arrays + i];
           ahead[i] = {array.data + next * array.width(), rest * array.width()};
         }
-        run_block(program, program_size, slots.data(), partial.data() + (task + leaf) * sums, n, ahead.data(), inputs);
+        double* const own_numbers = numbers.data() + (task + leaf) * reductions.size();
+        run_block(program, program_size, slots.data(), own_numbers, n, ahead.data(), inputs);
       }
     });
   }
 
-  bool in_place(int64_t leaf, int64_t output) const {
-    const Array* const own = leaf_arrays.data() + leaf * arrays;
-    return std::any_of(own, own + inputs, [&](const Array& input) { return input.begin() == own[output].begin(); });
-  }
-
-  // Zeros in the blocks of a task, where there is nothing to keep.
-  void clear(int64_t task) const {
-    in_leaves(task, [&](int64_t leaf, int64_t begin, int64_t end) {
-      const int64_t from = (begin - first[leaf]) * block, to = std::min((end - first[leaf]) * block, sizes[leaf]);
-      for (int64_t i = inputs; i < arrays; ++i) {
-        const Array& array = leaf_arrays[leaf * arrays + i];
-        if (!in_place(leaf, i)) std::memset(array.data + from * array.width(), 0, (to - from) * array.width());
-      }
-    });
-  }
-
-  bool keeps_all() const {
-    for (int64_t leaf = 0; leaf < leaves(); ++leaf)
-      for (int64_t i = inputs; i < arrays; ++i)
-        if (sizes[leaf] != 0 && !in_place(leaf, i)) return false;
-    return true;
+  // The number of a leaf, of those of the tasks that had a share in it.
+  double number_of(int64_t leaf, size_t reduction) const {
+    double all = 0;
+    if (sizes[leaf] == 0) return all;
+    for (int64_t task = first[leaf] / blocks_per_task; task <= (first[leaf + 1] - 1) / blocks_per_task; ++task) {
+      const double one = numbers[(task + leaf) * reductions.size() + reduction];
+      all = joined(reductions[reduction], all, one);
+    }
+    return reductions[reduction] == norm_ ? std::sqrt(all) : all;
   }
 
   void execute(ffi::ThreadPool& pool) {
-    partial.assign((tasks() + leaves()) * sums, 0.0);
-    if (applies) parallel(pool, tasks(), [this](int64_t task) { run(task); });
-    else if (!keeps_all()) parallel(pool, tasks(), [this](int64_t task) { clear(task); });
-    for (int64_t i = 0; i < sums; ++i) {
+    numbers.assign((tasks() + leaves()) * reductions.size(), 0.0);
+    parallel(pool, tasks(), [this](int64_t task) { run(task); });
+    for (size_t i = 0; i < reductions.size(); ++i) {
       for (int64_t leaf = 0; leaf < leaves(); ++leaf) {
-        double sum = 0;
-        const int64_t begin = first[leaf], end = first[leaf + 1];
-        if (begin < end)
-          for (int64_t task = begin / blocks_per_task; task <= (end - 1) / blocks_per_task; ++task)
-            sum += partial[(task + leaf) * sums + i];
-        if (totals[i].type == kF64) reinterpret_cast<double*>(totals[i].data)[leaf] = sum;
-        else reinterpret_cast<float*>(totals[i].data)[leaf] = static_cast<float>(sum);
+        const double x = number_of(leaf, i);
+        if (vectors[i].type == kF64) reinterpret_cast<double*>(vectors[i].data)[leaf] = x;
+        else reinterpret_cast<float*>(vectors[i].data)[leaf] = static_cast<float>(x);
       }
     }
   }
@@ -602,7 +620,7 @@ Words words(const Part&... parts) {
 
 #define GRADTX_NAME(name, ...) #name,
 constexpr const char* kNames[] = {GRADTX_MATHS(GRADTX_NAME) GRADTX_TESTS(GRADTX_NAME) GRADTX_LOGIC(GRADTX_NAME)
-                                  "select", GRADTX_CONVERSIONS(GRADTX_NAME)};
+                                  GRADTX_REDUCTIONS(GRADTX_NAME) "select", GRADTX_CONVERSIONS(GRADTX_NAME)};
 
 Type type_of(ffi::DataType type) {
   switch (type) {
@@ -637,15 +655,15 @@ struct Uses {
 };
 
 // Whether every slot is there, holds what is read from it, and is for the program to write. `types` are those of the
-// arrays; afterwards those of the temporaries stand behind them.
-Words check_program(const Call& call, std::vector<Type>& types, Uses& uses, bool& wide) {
+// arrays; afterwards those of the temporaries stand behind them. Notes what is reduced how.
+Words check_program(Call& call, std::vector<Type>& types, Uses& uses, bool& wide) {
   const int64_t memory = call.arrays + call.temporaries, all = memory + call.scalars_of_leaf;
   const std::vector<Type> stored = types;
   types.resize(memory, kNothing);
   std::fill(types.begin() + call.inputs, types.end(), kNothing);  // until it is written
   uses.last_read.assign(call.arrays, -1);
   uses.first_write.assign(call.arrays, call.program_size);
-  uses.first_write.resize(call.arrays + call.sums, 0);  // what is summed is written when all is read, and always
+  uses.first_write.resize(call.arrays + call.reductions.size(), -1);  // always written, when all is read
   wide = std::count(stored.begin(), stored.end(), kF64) > 0;
   for (int64_t k = 0; k < call.program_size; ++k) {
     const Instruction& in = call.program[k];
@@ -657,8 +675,12 @@ Words check_program(const Call& call, std::vector<Type>& types, Uses& uses, bool
     if (in.scalars < 0 || in.scalars > 15 || (signature.variants >> in.scalars & 1) == 0)
       return wrong("takes no such scalars: ", in.scalars);
     const Type made = actual(signature.to);
-    if (made == kSum) {
-      if (in.to < 0 || in.to >= call.sums) return wrong("adds to sum ", in.to, ", and there are ", call.sums);
+    if (made == kReduced) {
+      const int64_t all = call.reductions.size();
+      if (in.to < 0 || in.to >= all) return wrong("is number ", in.to, " of a leaf, and there are ", all);
+      Op& reduction = call.reductions[in.to];
+      if (reduction != kOps && reduction != in.op) return wrong("is for a number that ", kNames[reduction], " makes");
+      reduction = static_cast<Op>(in.op);
     } else {
       if (in.to < call.inputs || in.to >= memory) return wrong("writes slot ", in.to, ", which is no result or temporary");
       if (in.to < call.arrays && stored[in.to] != made) return wrong("writes a result of another type");
@@ -674,11 +696,11 @@ Words check_program(const Call& call, std::vector<Type>& types, Uses& uses, bool
       if (is_scalar) continue;
       const Type wanted = actual(signature.from[i]);
       if (types[slot] != wanted) return wrong("reads slot ", slot, ", which holds ", types[slot] ? "another type" : "nothing");
-      if (made != kSum && slot == in.to && width_of(wanted) != width_of(made)) return wrong("writes over what it reads");
+      if (made != kReduced && slot == in.to && width_of(wanted) != width_of(made)) return wrong("writes over what it reads");
       wide = wide || wanted == kF64;
       if (slot < call.arrays) uses.last_read[slot] = k;
     }
-    if (made == kSum) continue;
+    if (made == kReduced) continue;
     types[in.to] = made;
     if (in.to < call.arrays) uses.first_write[in.to] = std::min(uses.first_write[in.to], k);
   }
@@ -687,7 +709,7 @@ Words check_program(const Call& call, std::vector<Type>& types, Uses& uses, bool
 
 // An array of a call as it was handed over: at which position of which leaf, or of all.
 struct Buffer {
-  static constexpr int64_t kAllLeaves = -1, kCoefficients = -2, kSums = -3;
+  static constexpr int64_t kAllLeaves = -1, kCoefficients = -2, kNumbers = -3;
   Array array;
   int64_t position, leaf;
 };
@@ -733,8 +755,8 @@ std::optional<std::vector<bool>> chosen(ffi::Span<const int64_t> positions, int6
 }
 
 // Operands are the coefficients, the arrays of each leaf, flat arrays, in which the leaves' arrays at the positions
-// `flat_inputs` stand one after another, and a truth if it is `conditional`; results are the outputs of each leaf, then
-// flat ones likewise, then vectors of one sum for each leaf.
+// `flat_inputs` stand one after another; results are the outputs of each leaf, then flat ones likewise, then vectors of
+// one number for each leaf.
 struct Attributes {
   int64_t inputs;
   ffi::Span<const int64_t> flat_inputs;
@@ -742,17 +764,17 @@ struct Attributes {
   ffi::Span<const int64_t> flat_outputs;
   ffi::Span<const int32_t> code;
   ffi::Span<const double> constants;
-  int64_t temporaries, sums;
-  bool conditional;
+  int64_t temporaries, reductions;
 };
 
 // Makes a call ready to run, or says why it is none.
 Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets) {
-  if (given.sums < 0 || given.sums > static_cast<int64_t>(rets.size())) return "there are fewer results than sums";
-  const int64_t operands = args.size() - int64_t{given.conditional}, results = rets.size() - given.sums;
+  if (given.reductions < 0 || given.reductions > static_cast<int64_t>(rets.size()))
+    return "there are fewer results than reductions";
+  const int64_t operands = args.size(), results = rets.size() - given.reductions;
   if (given.inputs < 1 || given.inputs >= operands) return "there are fewer operands than a leaf has arrays";
   if (given.outputs < 0 || given.outputs > results) return "there are fewer results than a leaf has";
-  if (given.outputs == 0 && given.sums == 0) return "there is nothing to write";
+  if (given.outputs == 0 && given.reductions == 0) return "there is nothing to write";
   const auto flat_inputs = chosen(given.flat_inputs, given.inputs), flat_outputs = chosen(given.flat_outputs, given.outputs);
   if (!flat_inputs || !flat_outputs) return "a flat array is at no position of a leaf";
   const int64_t flats = given.flat_inputs.size(), flat_results = given.flat_outputs.size();
@@ -763,18 +785,9 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
   if (results != leaves * (given.outputs - flat_results) + flat_results)
     return "the results are not those of whole leaves and flat arrays";
 
-  call.applies = true;
-  if (given.conditional) {
-    const auto flag = *args.get<ffi::AnyBuffer>(operands);
-    const auto dims = flag.dimensions();
-    const bool is_one = std::all_of(dims.begin(), dims.end(), [](int64_t dim) { return dim == 1; });
-    if (flag.element_type() != ffi::PRED || !is_one || flag.untyped_data() == nullptr) return "the condition is no truth";
-    call.applies = *static_cast<const uint8_t*>(flag.untyped_data()) != 0;
-  }
-
   call.inputs = given.inputs;
   call.arrays = given.inputs + given.outputs;
-  call.sums = given.sums;
+  call.reductions.assign(given.reductions, kOps);
   std::vector<Buffer> buffers;
   std::vector<Type> types(call.arrays, kNothing);
   const auto take = [&](const ffi::AnyBuffer& buffer, int64_t position, int64_t leaf) -> Words {
@@ -823,13 +836,13 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
       return words("a flat array has ", buffers.back().array.size, " elements, and all leaves have ", total);
     flat_at[position] = buffers.size() - 1;
   }
-  for (int64_t i = 0; i < given.sums; ++i) {
+  for (int64_t i = 0; i < given.reductions; ++i) {
     Array array;
     if (Words wrong = read(**rets.get<ffi::AnyBuffer>(results + i), array); !wrong.empty()) return wrong;
-    if (array.size != leaves) return words("there are ", array.size, " sums of ", leaves, " leaves");
-    if (width_of(array.type) < 4) return "sums in half precision";
-    call.totals.push_back(array);
-    buffers.push_back({array, call.arrays + i, Buffer::kSums});
+    if (array.size != leaves) return words("there are ", array.size, " numbers of ", leaves, " leaves");
+    if (width_of(array.type) < 4) return "a number of a leaf in half precision";
+    call.vectors.push_back(array);
+    buffers.push_back({array, call.arrays + i, Buffer::kNumbers});
   }
 
   call.program = reinterpret_cast<const Instruction*>(given.code.begin());
@@ -877,10 +890,10 @@ ffi::Error refused(const Words& wrong) { return ffi::Error::InvalidArgument("gra
 
 ffi::Error map_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
                       ffi::Span<const int64_t> flat_inputs, int64_t outputs, ffi::Span<const int64_t> flat_outputs,
-                      int64_t sums, bool conditional, ffi::Span<const int32_t> code, ffi::Span<const double> constants,
+                      int64_t reductions, ffi::Span<const int32_t> code, ffi::Span<const double> constants,
                       int64_t temporaries) {
   Call call;
-  const Attributes given{inputs, flat_inputs, outputs, flat_outputs, code, constants, temporaries, sums, conditional};
+  const Attributes given{inputs, flat_inputs, outputs, flat_outputs, code, constants, temporaries, reductions};
   if (Words wrong = prepare(call, given, args, rets); !wrong.empty()) return refused(wrong);
   call.execute(pool);
   return ffi::Error::Success();
@@ -919,8 +932,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gradtx_native_map, map_leaves,
                                   .Attr<ffi::Span<const int64_t>>("flat_inputs")
                                   .Attr<int64_t>("outputs")
                                   .Attr<ffi::Span<const int64_t>>("flat_outputs")
-                                  .Attr<int64_t>("sums")
-                                  .Attr<bool>("conditional")
+                                  .Attr<int64_t>("reductions")
                                   .Attr<ffi::Span<const int32_t>>("code")
                                   .Attr<ffi::Span<const double>>("constants")
                                   .Attr<int64_t>("temporaries"));

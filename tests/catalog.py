@@ -71,6 +71,20 @@ RULES: dict[str, Transformation] = {
     "cautious": gx.chain(gx.momentum(0.9), gx.cautious()),
     "clip_by_rms": gx.clip_by_rms(1.0),
     "scale_by_parameter_rms": gx.chain(gx.scale_by_parameter_rms(), gx.scale(1e-4)),
+    "scale_by_gradient_norm": gx.scale_by_gradient_norm(0.9),
+    "scale_by_gradient_norm(tree)": gx.scale_by_gradient_norm(eps_root=1e-8, over="tree"),
+    "scale_by_distance": gx.scale_by_distance(0.1, relative=False),
+    "in_units_of_distance": gx.in_units_of_distance(gx.adam(1.0), initial=0.1),
+    "scale_by_sm3": gx.scale_by_sm3(),
+    "running_sum": gx.running_sum(),
+    "dual_averaging": gx.dual_averaging(),
+    "ftrl_proximal": gx.ftrl_proximal(LEARNING_RATE, 0.01, 0.01, 1.0, 0.1),
+    "skip_first": gx.chain(gx.skip_first(), gx.momentum(0.9)),
+    "add_cautious_decay": gx.add_cautious_decay(0.1),
+    "centralize": gx.centralize(),
+    "adaptive_clip": gx.adaptive_clip(),
+    "scale_by_eigenbasis_rms": gx.chain(gx.momentum(0.9), gx.scale_by_eigenbasis_rms(0.9, 1.0, every=2)),
+    "scale_by_kronecker_root": gx.scale_by_kronecker_root(0.9, 1e-2),
     "monitor": gx.chain(gx.clip_by_norm(1.0), gx.monitor()),
     "monitor(2)": gx.chain(gx.clip_by_norm(1.0), gx.momentum(0.9), gx.monitor(2)),
     "seal": gx.seal(optax.scale_by_adam()),
@@ -138,9 +152,13 @@ MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else [
 # By property and name, what is not held to it: optax and a schedule promote by themselves, and what multiplies, or
 # averages over rows and columns, needs whole matrices.
 LACKING = {("keeps to strict types", name) for name in ("seal", "scheduled adamw")}
-LACKING |= {("works on explicit meshes", name) for name in ("orthogonalize", "muon")}
+SIDES = ("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "soap", "shampoo")
+LACKING |= {("works on explicit meshes", name) for name in ("orthogonalize", "muon", *SIDES)}
 # Five products in a row magnify how two programs round one.
 CLOSE = ("sweeps by vmap", "scans as it loops", "knows no other values", "computes in float32")
-LACKING |= {(claim, name) for claim in CLOSE for name in ("orthogonalize", "muon")}
-WHOLE = ("orthogonalize", "muon", "scale_by_shape", "scale_by_factored_rms")
+LACKING |= {(claim, name) for claim in CLOSE for name in ("orthogonalize", "muon", "scale_by_eigenbasis_rms", "soap")}
+# Of gradients that stay the same, a basis of what has rank two at most: the rest of it is rounding.
+LACKING |= {(claim, "soap") for claim in ("turns with the gradient", "stores slots as told", "works under guards")}
+WHOLE = ("orthogonalize", "muon", "scale_by_shape", "scale_by_factored_rms", "scale_by_sm3", "sm3", *SIDES)
+WHOLE += ("centralize", "adaptive_clip")
 LACKING |= {("works in shard map", name) for name in WHOLE}

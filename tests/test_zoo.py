@@ -64,6 +64,18 @@ OPTAX = {
         gx.chain(gx.scale_by_parameter_rms(), rate(LR)),
         optax.chain(optax.scale_by_param_block_rms(), optax.sgd(LR)),
     ),
+    "novograd": (gx.novograd(LR, 0.8, 0.9, 1e-3, 0.1), optax.novograd(LR, 0.8, 0.9, 1e-3, weight_decay=0.1)),
+    "sm3": (gx.sm3(LR), optax.sm3(LR)),
+    "dog": (gx.dog(0.5, 0.1), optax.contrib.dog(0.5, ("heuristic", 0.1))),
+    "fromage": (gx.fromage(LR), optax.fromage(LR, min_norm=0.0)),
+    "adaptive_clip": (
+        gx.chain(gx.adaptive_clip(0.1), rate(LR)),
+        optax.chain(optax.adaptive_grad_clip(0.1), optax.sgd(LR)),
+    ),
+    "centralize": (
+        gx.chain(gx.centralize(output=0), rate(LR)),
+        optax.chain(optax.centralize(), optax.sgd(LR)),
+    ),
     "schedule_free_sgd": (gx.schedule_free_sgd(0.1), optax.contrib.schedule_free_sgd(0.1)),
     "schedule_free_adamw": (gx.schedule_free_adamw(LR), optax.contrib.schedule_free_adamw(LR)),
 }
@@ -211,7 +223,69 @@ def cautious_adam(t, g, w, s):
     return w - LR * (agrees / max(agrees.mean(), 1e-3) * m / (np.sqrt(v) + 1e-8) + 0.1 * w)
 
 
+def madgrad(t, g, w, s):
+    start, weight = s.setdefault("start", w), LR * np.sqrt(t)
+    s["sum"], s["v"] = s.get("sum", 0.0) + weight * g, s.get("v", 0.0) + weight * g * g
+    return 0.7 * w + 0.3 * (start - s["sum"] / (np.cbrt(s["v"]) + 1e-6))
+
+
+def ftrl(t, g, w, s):
+    """McMahan's Algorithm 1, element by element as it is written."""
+    z, n = s.get("z", 0.0 * g), s.get("n", 0.0 * g + 0.1)
+    s["z"], s["n"] = z + g - (np.sqrt(n + g * g) - np.sqrt(n)) / 0.3 * w, n + g * g
+    sides = (0.7 + np.sqrt(s["n"])) / 0.3 + 2 * 0.2
+    return np.where(np.abs(s["z"]) <= 0.4, 0.0, -(s["z"] - 0.4 * np.sign(s["z"])) / sides)
+
+
+def cautious_decay(t, g, w, s):
+    u = ema(s, "m", 0.9, g)
+    return w - LR * (u + 2.0 * w * (u * w >= 0))
+
+
+def outers(g):
+    """ggᵀ and gᵀg of a matrix."""
+    return {"L": g @ g.T, "R": g.T @ g}
+
+
+def shampoo(t, g, w, s):
+    m = ema(s, "m", 0.8, g)
+    if g.ndim == 1:
+        s["v"] = s.get("v", 0.0) + g * g
+        return w - LR * m / np.sqrt(s["v"] + 1e-2)
+    roots = {}
+    for name, x in outers(g).items():
+        s[name] = s.get(name, 0.0) + x
+        values, vectors = np.linalg.eigh(s[name] + 1e-2 * np.eye(len(x)))
+        roots[name] = vectors @ np.diag(values**-0.25) @ vectors.T
+    return w - LR * roots["L"] @ m @ roots["R"]
+
+
+def soap(t, g, w, s):
+    """Its authors' order: the first gradient makes the basis, each later one is divided in the basis of before."""
+    column = g.reshape(len(g), -1)
+    left, right = s.get("QL", np.eye(column.shape[0])), s.get("QR", np.eye(column.shape[1]))
+    if t > 1:
+        m, v = ema(s, "m", 0.8, column), ema(s, "v", 0.9, (left.T @ column @ right) ** 2)
+        bias = np.sqrt(1 - 0.9 ** (t - 1)) / (1 - 0.8 ** (t - 1))
+        w = w - LR * bias * (left @ (left.T @ m @ right / (np.sqrt(v) + 1e-3)) @ right.T).reshape(w.shape)
+    if g.ndim == 2:
+        for k, x in outers(g).items():
+            factor = ema(s, k, 0.9, x)
+            if t == 1:
+                s["Q" + k] = np.linalg.eigh(factor)[1][:, ::-1]
+            elif (t - 1) % 3 == 0:
+                order = np.argsort(-np.diag(s["Q" + k].T @ factor @ s["Q" + k]))
+                s["v"] = s["v"][order] if k == "L" else s["v"][:, order]
+                s["Q" + k] = np.linalg.qr(factor @ s["Q" + k][:, order])[0]
+    return w
+
+
 PAPERS = {
+    "madgrad": (gx.madgrad(LR, 0.7), madgrad),
+    "ftrl": (gx.ftrl_proximal(0.3, 0.4, 0.2, 0.7, 0.1), ftrl),
+    "cautious decay": (gx.chain(gx.momentum(0.9), gx.add_cautious_decay(2.0), rate(LR)), cautious_decay),
+    "shampoo": (gx.shampoo(LR, 0.8, 1e-2), shampoo),
+    "soap": (gx.soap(LR, 0.8, 0.9, 1e-3, every=3), soap),
     "Muon's Nesterov momentum": (
         gx.chain(gx.momentum(0.9), gx.quasi_hyperbolic(0.9), rate(LR)),
         muon_momentum,
@@ -228,6 +302,25 @@ PAPERS = {
     "cube root": (gx.chain(gx.adagrad_sum(), gx.precondition(1e-6, power=1 / 3), rate(LR)), madgrad_root),
     "lookahead": (gx.chain(gx.sgd(LR), gx.lookahead(5, 0.3)), slow_weights),
 }
+
+
+def test_prodigy():
+    """Algorithm 4 of its paper, which debiases nothing, over both leaves together; there is a decay, too."""
+    noise, start_point = stream(), {k: np.asarray(p) for k, p in start().items()}
+    w, m, v, s = (jax.tree.map(lambda p, k=k: k * p, start_point) for k in (1.0, 0.0, 0.0, 0.0))
+    d, r, rows = 0.02, 0.0, []
+    for t in range(STEPS):
+        g = {k: noise[k][t] + PULL * w[k] for k in w}
+        r = 0.95 * r + 0.5 * d**2 * sum(np.sum(g[k] * (start_point[k] - w[k])) for k in w)
+        s = {k: 0.95 * s[k] + 0.5 * d**2 * g[k] for k in w}
+        m = {k: 0.9 * m[k] + 0.1 * d * g[k] for k in w}
+        v = {k: 0.9025 * v[k] + 0.0975 * d**2 * g[k] ** 2 for k in w}
+        before, d = d, max(d, 1.5 * r / sum(np.abs(x).sum() for x in s.values()))
+        w = {k: w[k] - 0.5 * before * (m[k] / (np.sqrt(v[k]) + d * 1e-2) + 0.1 * w[k]) for k in w}
+        rows.append(w)
+    ours = run(gx.prodigy(0.5, 0.9, 0.9025, 1e-2, 0.02, 1.5, 0.1))
+    chex.assert_trees_all_close(ours, {k: np.stack([row[k] for row in rows]) for k in w}, rtol=1e-10, atol=1e-12)
+    assert d > 0.1  # it estimated something
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -126,4 +126,14 @@ OPTIMIZERS: dict[str, Way] = {
     "schedule_free_adamw": Way(
         "schedule_free_adamw(0.3)", "adam(0.3)", "The points held lie between the iterates and their average."
     ),
+    "novograd": Way("novograd(0.1)", "momentum_sgd(0.3)", "Both directions are divided by one norm: it swings on."),
+    "fromage": Way("fromage(0.1)", "sgd(0.06)", "Steps are a share of the weights: they shrink near zero."),
+    "sm3": Way("sm3(0.9)", "adagrad(0.9)", "Of a matrix of one row it is AdaGrad, here with momentum."),
+    "madgrad": Way("madgrad(0.3)", "adagrad(0.9)", "Steps from the start, of which a tenth is gone each time."),
+    "dog": Way("dog(initial=0.01)", "sgd(0.06)", "It starts with tiny steps, and finds their length by itself."),
+    "prodigy": Way(
+        "prodigy(initial=0.01)", "adam(0.3)", "It starts with tiny steps, and finds a rate by itself: a long one here."
+    ),
+    "shampoo": Way("shampoo(0.9)", "adagrad(0.9)", "The row has a matrix of two by two, and the column a number."),
+    "soap": Way("soap(0.3)", "adam(0.3)", "The valley lies along the axes: its basis is Adam's."),
 }

@@ -193,6 +193,137 @@ def _shapes() -> Figure:
     )
 
 
+def _distances() -> Figure:
+    """DoG from a first step that is much too small; the distance gone grows by a factor, until it is about right."""
+    curves = {
+        f"first distance {r:g}": descend(
+            gx.chain(gx.scale_by_gradient_norm(over="tree"), gx.scale_by_distance(r, relative=False), gx.scale(-1.0)),
+            3.0,
+            lambda w: w,
+        )
+        for r in (0.1, 0.01, 0.001)
+    }
+    return lines("w on the loss ½w²", curves)
+
+
+def _estimated() -> Figure:
+    def estimates(initial: float) -> np.ndarray:
+        tx = gx.prodigy(initial=initial)
+
+        def one(carry, _):
+            w, state = carry
+            w, state = gx.step(tx, w, w, state)
+            return (w, state), state.slots["in_units_of_distance"]["state"]["distance"]
+
+        w = jnp.array([3.0, -4.0])
+        return np.asarray(jax.lax.scan(one, (w, tx.init(w)), length=STEPS)[1])
+
+    curves = {f"first {d:g}": estimates(d) for d in (0.1, 1e-3, 1e-6)}
+    return lines("the estimated distance d", curves, first=1)
+
+
+def _covered() -> Figure:
+    gradients = jnp.array([[[3.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 0.0]]])
+
+    def v(tx: Transformation) -> np.ndarray:
+        state = tx.init(gradients[0])
+        _, state = tx.update(gradients[0], state)
+        u, _ = tx.update(gradients[1] + 1e-3, state)
+        return np.asarray((gradients[1] + 1e-3) / u).ravel() ** 2
+
+    groups = {
+        "AdaGrad": v(gx.chain(gx.adagrad_sum(), gx.precondition(0.0))),
+        "scale_by_sm3": v(gx.scale_by_sm3(0.0)),
+    }
+    return bars("v of each element of a matrix, after two gradients", ["1, 1", "1, 2", "2, 1", "2, 2"], groups)
+
+
+def _led() -> Figure:
+    noise = 0.3 * jax.random.normal(jax.random.key(1), (STEPS,))
+
+    def way(l1: float) -> np.ndarray:
+        tx = gx.ftrl_proximal(0.5, l1=l1)
+
+        def one(carry, draw):
+            w, state = carry
+            return gx.step(tx, w, draw - 0.1, state), w
+
+        w = jnp.array(0.0)
+        return np.asarray(jax.lax.scan(one, (w, tx.init(w)), noise)[1])
+
+    return lines("a weight that gradients pull at, a little", {"l1 = 2": way(2.0), "l1 = 0": way(0.0)})
+
+
+def _from_the_start() -> Figure:
+    sums = gx.chain(gx.scale(-0.1), gx.running_sum())
+    curves = {
+        "and a third of the way": descend(gx.chain(sums, gx.dual_averaging(), gx.scale(0.3)), 1.0, lambda w: w),
+        "dual_averaging": descend(gx.chain(sums, gx.dual_averaging()), 1.0, lambda w: w),
+    }
+    return lines("w on the loss ½w²", curves)
+
+
+def _cautious_decay() -> Figure:
+    def way(decay: Transformation) -> np.ndarray:
+        tx = gx.chain(gx.momentum(0.9), decay, gx.scale_by_learning_rate(0.1))
+        return descend(tx, 0.2, lambda w: w - 1.0)
+
+    curves = {
+        "add_cautious_decay(1)": way(gx.add_cautious_decay(1.0)),
+        "add_decayed_weights(1)": way(gx.add_decayed_weights(1.0)),
+    }
+    return lines("a weight whose loss is least at 1", curves)
+
+
+def _centred() -> Figure:
+    g = jnp.array([[1.0, 0.5], [2.0, -0.5], [3.0, 1.5]])
+    out, _ = gx.centralize().update(g, gx.centralize().init(g))
+    names = [f"{i}, {j}" for j in (1, 2) for i in (1, 2, 3)]
+    return bars(
+        "inputs of two outputs", names, {"in": np.asarray(g.T.ravel()), "centralize": np.asarray(out.T.ravel())}
+    )
+
+
+def _unit_norms() -> Figure:
+    g, p = jnp.array([[0.5, 1.5, 3.0, 6.0]] * 2), jnp.array([[1.0, 1.0, 4.0, 4.0]] * 2)
+    tx = gx.adaptive_clip(1.0)
+    out, _ = tx.update(g, tx.init(p), p)
+    groups = {name: np.linalg.norm(x, axis=0) for name, x in {"in": g, "adaptive_clip(1)": out, "weights": p}.items()}
+    return bars("norm of each output's slice", [f"output {i}" for i in range(1, 5)], groups)
+
+
+def _hilly(*chains: tuple[str, Transformation]) -> Figure:
+    """A quadratic of a matrix whose long axes are no elements."""
+    turn = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (6, 6)))[0]
+    curvature = (turn * jnp.geomspace(0.02, 2.0, 6)) @ turn.T
+    start = jax.random.normal(jax.random.key(1), (6, 6))
+    noise = 0.05 * jax.random.normal(jax.random.key(2), (STEPS, 6, 6))
+
+    def losses(tx: Transformation) -> np.ndarray:
+        def one(carry, draw):
+            w, state = carry
+            loss = 0.5 * jnp.sum(w * (curvature @ w))
+            return gx.step(tx, w, curvature @ w + draw, state), loss
+
+        return np.asarray(jax.lax.scan(one, (start, tx.init(start)), noise)[1])
+
+    return lines("loss, whose long axes are combinations of elements", {name: losses(tx) for name, tx in chains})
+
+
+def _roots() -> Figure:
+    g = jnp.diag(jnp.array([4.0, 2.0, 1.0, 0.25]))
+
+    def values(tx: Transformation) -> np.ndarray:
+        return np.linalg.svd(tx.update(g, tx.init(g))[0], compute_uv=False)
+
+    groups = {
+        "in": np.diag(g),
+        "ε = 0": values(gx.scale_by_kronecker_root(eps=0.0)),
+        "ε = 1": values(gx.scale_by_kronecker_root(eps=1.0)),
+    }
+    return bars("singular values of one gradient", ["1", "2", "3", "4"], groups)
+
+
 RULES: dict[str, Entry] = {
     "momentum": Entry(
         partial(over_time, OUT, {"β = 0.9": gx.momentum(0.9), "β = 0.5": gx.momentum(0.5)}),
@@ -588,6 +719,90 @@ RULES: dict[str, Entry] = {
         "What it saw in each step, read from the state. The chain computes the same without it.",
         "torch's `clip_grad_norm_` returns the global norm that it found, and `optax.global_norm` is there to be "
         "called; the rest is up to callbacks and hooks.",
+    ),
+    "scale_by_gradient_norm": Entry(
+        partial(
+            over_time,
+            OUT,
+            {"sum of all": gx.scale_by_gradient_norm(), "β = 0.9": gx.scale_by_gradient_norm(0.9)},
+        ),
+        "One element, so this is AdaGrad, and RMSProp from the first gradient on; of many, one number serves all.",
+        "NovoGrad in optax and timm is this rule with a decay, started at the first norm. pytorch_optimizer starts "
+        "there and averages the first norm in again. optax's DoG has the sum over all leaves, with ε inside the root.",
+    ),
+    "scale_by_distance": Entry(
+        _distances,
+        "The distance from the start says how long steps may be: it grows by itself, however small it was.",
+        "`optax.contrib.dog` and `dowg` have it inside, with the distance, or its square, at the start given.",
+    ),
+    "in_units_of_distance": Entry(
+        _estimated,
+        "From any first estimate that is too small it comes to the same order; the weights have 3 and 4 to go here.",
+        "Prodigy's authors debias nothing by default, and can; optax always does, and lets its learning rate of the "
+        "estimate know of it. pytorch_optimizer with debiasing counts two steps for each.",
+    ),
+    "scale_by_sm3": Entry(
+        _covered,
+        "What is held for a row and a column is an upper bound of AdaGrad's sum where they meet.",
+        "`optax.sm3` is this and a momentum; it has no scalars.",
+    ),
+    "running_sum": Entry(
+        partial(over_time, OUT, {"running_sum": gx.running_sum(), "trace(0.9)": gx.trace(0.9)}),
+        "Nothing is forgotten.",
+        "Inside of `optax.contrib.madgrad`, as the sum of gradients.",
+    ),
+    "dual_averaging": Entry(
+        _from_the_start,
+        "By itself gradient descent; going a share of the way only, it has inertia.",
+        "Inside of MADGRAD, in optax and its authors' package, which also add ε to the learning rate.",
+    ),
+    "ftrl_proximal": Entry(
+        _led,
+        "With l₁ the weight stays exactly 0 until the gradients' sum is greater.",
+        "Keras's Ftrl starts the squares at 0.1 and z at 0, which do not fit: its first step multiplies the weights by "
+        "1 − √(0.1/(0.1 + g²)), so that without any gradient they become 0.",
+    ),
+    "skip_first": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "skip_first(5)": gx.chain(gx.skip_first(5), gx.momentum(0.9), gx.debias()),
+                "without": gx.chain(gx.momentum(0.9), gx.debias()),
+            },
+            30,
+        ),
+        "The average begins with the sixth gradient, as if there had been none before.",
+        "SOAP, ADOPT and PSGD skip their first step by a condition of their own.",
+    ),
+    "add_cautious_decay": Entry(
+        _cautious_decay,
+        "It does not hold the weight back on its way away from 0; beyond its place it brakes it.",
+        "pytorch_optimizer and heavyball have it as an option; heavyball looks at the bits of the signs, for which 0 "
+        "is positive.",
+    ),
+    "centralize": Entry(
+        _centred,
+        "The inputs of each output are moved to a mean of 0.",
+        "`optax.centralize` keeps axis 0, torch's layout of the outputs, though its adaptive clip, one module away, "
+        "takes the last axis for them.",
+    ),
+    "adaptive_clip": Entry(
+        _unit_norms,
+        "Each output's gradient is at most as long as its weights, here.",
+        "`optax.adaptive_grad_clip` takes only axis 0 together in a leaf of three axes.",
+    ),
+    "scale_by_eigenbasis_rms": Entry(
+        partial(_hilly, ("soap(0.1)", gx.soap(0.1, 0.9, every=1)), ("adam(0.1)", gx.adam(0.1, 0.9, 0.95))),
+        "Adam divides elements, SOAP what goes together. Here it starts more slowly, with equal steps along all axes.",
+        "The authors and heavyball keep the momentum in the rotated basis and turn it with that; in the original one, "
+        "as here, it is the same. heavyball debiases before it divides; the authors do so afterwards.",
+    ),
+    "scale_by_kronecker_root": Entry(
+        _roots,
+        "Of one gradient, with ε = 0, all singular values become 1.",
+        "Distributed Shampoo averages instead of summing (`decay`), and takes the size of steps from another "
+        "optimizer. pytorch_optimizer has ε on the first sum only, as here.",
     ),
     "seal": Entry(
         partial(

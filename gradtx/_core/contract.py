@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 
 from gradtx._core.limits import Limits
-from gradtx._core.numerics import SumOver, complement
+from gradtx._core.numerics import SumOver, complement, real_dtype
 from gradtx._core.signal import Signal, Weights
 
 Total = SumOver
@@ -91,6 +91,7 @@ class Trees(NamedTuple):
         extra: the extra arguments of ``update``.
         count: steps taken before this one.
         executor: how the step runs over many leaves: it sums functions of them, and maps functions over them.
+        coefficients: this step's scalars by name, from ``tick``; ``scalars`` casts them.
     """
 
     incoming: Any
@@ -100,6 +101,11 @@ class Trees(NamedTuple):
     extra: dict[str, Any]
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as states do
     executor: Any
+    coefficients: Arrays
+
+    def scalars(self, dtype: Any) -> Named:
+        """This step's coefficients in the dtype of a leaf, or in its real counterpart."""
+        return Named(**{name: value.astype(real_dtype(dtype)) for name, value in self.coefficients.items()})
 
 
 class AbstractRule:

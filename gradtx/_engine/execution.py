@@ -530,6 +530,9 @@ def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: W
     plan, rule = work.plan, work.plan.rules[r]
     acts = {i: batch.leaf for batch in plan.batches if batch.leaf.members[r] for i in batch.leaves}
     as_it_is = {i: rests.gradient for i, rests in work.resting.items() if rests.members[r]}
+    coefficients = next((own[r] for members, own in work.coefficients.items() if members[r]), {})
+    if rule.hyperparameters() and not acts:
+        return
 
     def tree(leaves: Mapping[int, Any]) -> Any:
         return work.treedef.unflatten([leaves.get(i) for i in range(len(lanes))])
@@ -542,7 +545,8 @@ def _map_tree(r: int, lanes: list[tuple[jax.Array, ...]], after: Result, work: W
         params = tree(params | {i: work.params[i] for i in as_it_is})
     incoming = tree({i: work.updates[i].astype(leaf.dtype) for i, leaf in acts.items()} | as_it_is)
     gradient = tree({i: lanes[i][1] if frozen[i] else directions[i] for i in acts} | as_it_is)
-    trees = Trees(incoming, gradient, tree(directions | as_it_is), params, work.extra, work.count, executor)
+    lanes_in = (incoming, gradient, tree(directions | as_it_is))
+    trees = Trees(*lanes_in, params, work.extra, work.count, executor, coefficients)
     apply = _mapped if rule.pure else _map_trees
     updates, after.slots[r] = apply(rule, trees, after.slots[r])
     for i, u in enumerate(work.treedef.flatten_up_to(updates)):

@@ -48,15 +48,20 @@ __all__ = [
     "amsgrad",
     "clip",
     "clip_by_global_norm",
+    "dog",
+    "dowg",
     "fromage",
     "lamb",
     "lars",
     "lion",
+    "madgrad",
     "muon",
     "nadam",
     "nadamw",
+    "novograd",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "prodigy",
     "radam",
     "rmsprop",
     "schedule_free_adamw",
@@ -65,6 +70,7 @@ __all__ = [
     "sign_sgd",
     "signum",
     "simplified_ademamix",
+    "sm3",
     "yogi",
 ]
 
@@ -82,17 +88,14 @@ _INSTEAD = {
     "masked": "use gradtx.where",
     "multisteps": "use gradtx.accumulate",
     "apply_if_finite": "use gradtx.skip_nonfinite",
+    "adaptive_grad_clip": "use the rule gradtx.adaptive_clip in front of a chain",
+    "centralize": "use the rule gradtx.centralize(output=0): optax keeps the first axis",
+    "sam": "use gradtx.ascent_point, and take the second gradient there",
     "inject_hyperparams": "every chain has its hyperparameters in its state: use gradtx.set_hyperparams",
-    **{
-        name: _ELSEWHERE.format(name + "(...)")
-        for name in ("lbfgs", "noisy_sgd", "novograd", "polyak_sgd", "sm3", "adaptive_grad_clip", "add_noise")
-    },
+    **{name: _ELSEWHERE.format(name + "(...)") for name in ("lbfgs", "noisy_sgd", "polyak_sgd", "add_noise")},
     **{
         name: _ELSEWHERE.format(f"contrib.{name}(...)")
-        for name in (
-            *("cocob", "dadapt_adamw", "dog", "dowg", "galore", "madgrad", "mechanize", "momo", "momo_adam"),
-            *("prodigy", "sam", "sophia"),
-        )
+        for name in (*("cocob", "dadapt_adamw", "galore", "mechanize", "momo", "momo_adam", "sophia"),)
     },
 }
 
@@ -709,10 +712,7 @@ def fromage(learning_rate: Hyper, min_norm: Hyper = 1e-6) -> Chain:
     >>> [rule.label for rule in optax.fromage(0.01).rules]
     ['scale_by_trust_ratio', 'scale_by_learning_rate', 'decay_weights']
     """
-    rate = derived(lambda eta: eta / (1 + eta**2) ** 0.5, learning_rate)
-    shrink = derived(lambda eta: 1 - 1 / (1 + eta**2) ** 0.5, learning_rate)
-    ratio = rules.scale_by_trust_ratio(1.0, 0.0, min_norm)
-    return chain(ratio, rules.scale_by_learning_rate(rate), rules.decay_weights(1.0, shrink))
+    return optimizers.fromage(learning_rate, min_norm)
 
 
 def _optimistic(alpha: Hyper, beta: Hyper) -> Chain:
@@ -1086,3 +1086,162 @@ def clip_by_global_norm(max_norm: Hyper) -> Rule:
     clip_by_global_norm(limit=1.0)
     """
     return rules.clip_by_global_norm(max_norm)
+
+
+def novograd(
+    learning_rate: Hyper,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.25,
+    eps: Hyper = 1e-6,
+    eps_root: Hyper = 0.0,
+    weight_decay: Hyper = 0.0,
+) -> Chain:
+    """optax.novograd: division by the average norm of each leaf, decay, heavy ball, learning rate.
+
+    Args:
+        learning_rate: η.
+        b1: β₁ of the heavy ball.
+        b2: β₂ of the squared norms.
+        eps: ε outside the root.
+        eps_root: ε inside the root.
+        weight_decay: λ, through the momentum.
+
+    >>> from gradtx.dialects import optax
+    >>> print(optax.novograd(0.01))
+    scale_by_gradient_norm(0.25, 1e-06, 0) → trace(0.9, False) → scale_by_learning_rate(0.01)
+    """
+    direction = chain(rules.scale_by_gradient_norm(b2, eps, eps_root), *decoupled(weight_decay, None))
+    return chain(direction, rules.trace(b1), rules.scale_by_learning_rate(learning_rate))
+
+
+def sm3(learning_rate: Hyper, momentum: Hyper = 0.9) -> Chain:
+    """optax.sm3: division by a number for each row and column, momentum, learning rate.
+
+    Args:
+        learning_rate: η; in optax a number.
+        momentum: β of the average.
+
+    >>> from gradtx.dialects import optax
+    >>> print(optax.sm3(0.1))
+    scale_by_sm3(1e-08) → momentum(0.9) → scale_by_learning_rate(0.1)
+    """
+    return optimizers.sm3(learning_rate, momentum)
+
+
+def madgrad(learning_rate: Hyper, momentum: Hyper = 0.9, weight_decay: Hyper = 0.0, eps: Hyper = 1e-6) -> Chain:
+    """optax.contrib.madgrad: dual averaging with a cube root, whose learning rate is η + ε as its authors have it.
+
+    Args:
+        learning_rate: η.
+        momentum: μ.
+        weight_decay: λ, added to the gradient.
+        eps: ε outside the root, and added to η.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.madgrad(0.01).rules][4:]
+    ['precondition', 'scale', 'dual_averaging', 'scale']
+    """
+    rate = derived(lambda eta, eps: eta + eps, learning_rate, eps)
+    return optimizers.madgrad(rate, momentum, weight_decay, eps)
+
+
+def _coupled(weight_decay: Hyper | None, mask: Select) -> tuple[Rule, ...]:
+    return () if weight_decay is None else decoupled(weight_decay, _unmasked(mask))
+
+
+def dog(
+    learning_rate: Hyper = 1.0,
+    init_step: tuple[str, Hyper] = ("heuristic", 1e-6),
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper | None = None,
+    mask: Select = None,
+) -> Chain:
+    """optax.contrib.dog: distance over gradients.
+
+    Args:
+        learning_rate: η.
+        init_step: ("heuristic", r): the first distance in units of 1 + ‖w₀‖; ("distance", r): the distance itself.
+        eps: ε inside the root.
+        weight_decay: λ, added to the gradient; None for none.
+        mask: which leaves decay; None: all.
+
+    Raises:
+        ValueError: for another ``init_step``.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.dog().rules]
+    ['scale_by_gradient_norm', 'scale_by_distance', 'scale_by_learning_rate']
+    """
+    kind, value = init_step
+    if kind not in ("heuristic", "distance"):
+        raise ValueError(
+            f"optax.dog: init_step must be ('heuristic', r) or ('distance', r), found {init_step!r}; a first learning "
+            "rate η is a distance of η times the norm of the first gradient"
+        )
+    norm = rules.scale_by_gradient_norm(None, 0.0, eps, over="tree")
+    distance = rules.scale_by_distance(value, relative=kind == "heuristic")
+    return chain(*_coupled(weight_decay, mask), norm, distance, rules.scale_by_learning_rate(learning_rate))
+
+
+def dowg(
+    learning_rate: Hyper = 1.0,
+    init_estim_sq_dist: Hyper | None = None,
+    eps: Hyper = 1e-4,
+    weight_decay: Hyper | None = None,
+    mask: Select = None,
+) -> Chain:
+    """optax.contrib.dowg: distance over gradients, each gradient times the distance of its step.
+
+    Args:
+        learning_rate: η.
+        init_estim_sq_dist: the square of the first distance; None: ``eps``.
+        eps: ε outside the root.
+        weight_decay, mask: as in ``dog``.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.dowg().rules]
+    ['scale_by_distance', 'scale_by_gradient_norm', 'scale_by_distance', 'scale_by_learning_rate']
+    """
+    square = eps if init_estim_sq_dist is None else init_estim_sq_dist
+    distance = rules.scale_by_distance(derived(lambda square: square**0.5, square), relative=False)
+    norm = rules.scale_by_gradient_norm(None, eps, over="tree")
+    step = rules.scale_by_learning_rate(learning_rate)
+    return chain(*_coupled(weight_decay, mask), distance, norm, distance, step)
+
+
+def prodigy(
+    learning_rate: Hyper = 1.0,
+    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
+    beta3: Hyper | None = None,
+    eps: Hyper = 1e-8,
+    estim_lr0: Hyper = 1e-6,
+    estim_lr_coef: Hyper = 1.0,
+    weight_decay: Hyper = 0.0,
+    safeguard_warmup: bool = False,
+) -> Chain:
+    """optax.contrib.prodigy: Adam in units of an estimated distance, with its debiasing in the learning rate.
+
+    Args:
+        learning_rate: η; √(1−β₂ᵗ)/(1−β₁ᵗ) goes with it, in the estimate too.
+        betas: β₁ and β₂.
+        beta3: the decay of the estimate; None: √β₂.
+        eps: ε outside the root, in units of the distance.
+        estim_lr0: the first estimate.
+        estim_lr_coef: the factor of the estimate.
+        weight_decay: λ, decoupled.
+        safeguard_warmup: whether the learning rate is left out of the estimate's denominator.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.prodigy().rules]
+    ['in_units_of_distance', 'scale_by_learning_rate']
+    """
+    b1, b2 = betas
+
+    def debiased(eta: Any, b1: Any, b2: Any, count: Any) -> Any:
+        return jnp.asarray(eta, float) * (1 - b2 ** (count + 1.0)) ** 0.5 / (1 - b1 ** (count + 1.0))
+
+    rate = derived(debiased, learning_rate, b1, b2, lambda count: count)
+    beta3 = derived(lambda b2: b2**0.5, b2) if beta3 is None else beta3
+    adam = chain(rules.momentum(b1), rules.rms(b2), rules.precondition(eps), *decoupled(weight_decay, None))
+    units = rules.in_units_of_distance(adam, rate, estim_lr0, beta3, estim_lr_coef, weighted=not safeguard_warmup)
+    return chain(units, rules.scale_by_learning_rate(rate))

@@ -34,7 +34,10 @@ from gradtx.optimizers.classics import (
     rmsprop,
     sgd,
 )
-from gradtx.optimizers.layerwise import adafactor, cautious_adamw, lamb, lars
+from gradtx.optimizers.distances import dog, prodigy
+from gradtx.optimizers.kronecker import shampoo, soap
+from gradtx.optimizers.layerwise import adafactor, cautious_adamw, fromage, lamb, lars, novograd, sm3
+from gradtx.optimizers.leaders import madgrad
 from gradtx.optimizers.matrices import muon
 from gradtx.optimizers.signs import lion, rprop, signum
 
@@ -54,16 +57,21 @@ __all__ = [
     "article_max_v",
     "asgd",
     "cautious_adamw",
+    "dog",
+    "fromage",
     "lamb",
     "laprop",
     "lars",
     "lion",
+    "madgrad",
     "mars",
     "momentum_sgd",
     "muon",
     "nadam",
     "nadamw",
     "nag",
+    "novograd",
+    "prodigy",
     "qhadam",
     "qhm",
     "radam",
@@ -72,6 +80,9 @@ __all__ = [
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",
+    "shampoo",
     "signum",
+    "sm3",
+    "soap",
     "yogi",
 ]

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
-from gradtx.optimizers._parts import decoupled
+from gradtx.optimizers._parts import decoupled, derived
 from gradtx.rules import (
     cautious,
     clip_by_rms,
     debias,
+    decay_weights,
     momentum,
     precondition,
     rms,
     scale_by_factored_rms,
+    scale_by_gradient_norm,
     scale_by_learning_rate,
     scale_by_parameter_rms,
+    scale_by_sm3,
     scale_by_trust_ratio,
     trace,
 )
 from gradtx.rules.base import Hyper
 
-__all__ = ["adafactor", "cautious_adamw", "lamb", "lars"]
+__all__ = ["adafactor", "cautious_adamw", "fromage", "lamb", "lars", "novograd", "sm3"]
 
 
 def lars(
@@ -147,3 +150,73 @@ def adafactor(
     average = [] if b1 is None else [momentum(b1)]
     direction = chain(scale_by_factored_rms(power, least=least), *clips, scale_by_parameter_rms(), *average)
     return chain(direction, *decoupled(weight_decay, decay_mask), scale_by_learning_rate(learning_rate))
+
+
+def novograd(
+    learning_rate: Hyper,
+    b1: Hyper = 0.95,
+    b2: Hyper = 0.98,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0.0,
+    decay_mask: Select = None,
+) -> Chain:
+    """NovoGrad: SGD with momentum, each leaf's gradient divided by the average of its norm.
+
+    Args:
+        learning_rate: η; 0.01 in the paper.
+        b1: β₁ of the heavy ball in [0, 1). 0.95 as in the paper; optax has 0.9.
+        b2: β₂ of the squared norms in [0, 1). 0.98 as in the paper; optax has 0.25. The average starts at the first.
+        eps: ε outside the root. 1e-8.
+        weight_decay: λ, before the momentum as in the paper.
+        decay_mask: which leaves decay, a selector as of ``where``; None: all.
+
+    When to use: large batches, with one number for each leaf where Adam has an array.
+
+    Source: Ginsburg et al. (2019), "Stochastic gradient methods with layer-wise adaptive moments for training of deep
+    networks".
+
+    >>> import gradtx
+    >>> [rule.label for rule in gradtx.novograd(0.01).rules]
+    ['scale_by_gradient_norm', 'trace', 'scale_by_learning_rate']
+    """
+    direction = chain(scale_by_gradient_norm(b2, eps), *decoupled(weight_decay, decay_mask), trace(b1))
+    return chain(direction, scale_by_learning_rate(learning_rate))
+
+
+def fromage(learning_rate: Hyper, floor: Hyper = 0.0) -> Chain:
+    """Fromage: steps as long as η times the weights, and weights back to their length; w ← (w − η‖w‖u/‖u‖)/√(1+η²).
+
+    Args:
+        learning_rate: η, the relative change of each leaf in a step; 0.01 in the paper.
+        floor: the least norm of weights and gradients. 0: weights of 0 step by η√(1+η²)⁻¹g; optax has 1e-6.
+
+    When to use: where no learning rate is known at all: 0.01 moves every layer by a hundredth.
+
+    Source: Bernstein et al. (2020), "On the distance between two neural networks and the stability of learning".
+
+    >>> import gradtx
+    >>> print(gradtx.fromage(0.01))
+    scale_by_trust_ratio(1, 0, 0) → scale_by_learning_rate(0.0099995) → decay_weights(1, 4.99963e-05)
+    """
+    rate = derived(lambda eta: eta / (1 + eta**2) ** 0.5, learning_rate)
+    shrink = derived(lambda eta: 1 - 1 / (1 + eta**2) ** 0.5, learning_rate)
+    return chain(scale_by_trust_ratio(floor=floor), scale_by_learning_rate(rate), decay_weights(1.0, shrink))
+
+
+def sm3(learning_rate: Hyper, b1: Hyper = 0.9, eps: Hyper = 1e-8) -> Chain:
+    """SM3: AdaGrad that holds a number for each row and column, and momentum.
+
+    Args:
+        learning_rate: η; 0.1 to 0.3 in the paper.
+        b1: β₁ of the momentum of the divided gradients in [0, 1). 0.9 as in the paper.
+        eps: ε inside the root. 1e-8 as in optax; the paper has none.
+
+    When to use: sparse gradients, as of embeddings, where AdaGrad's state does not fit.
+
+    Source: Anil et al. (2019), "Memory-efficient adaptive optimization".
+
+    >>> import gradtx
+    >>> print(gradtx.sm3(0.1))
+    scale_by_sm3(1e-08) → momentum(0.9) → scale_by_learning_rate(0.1)
+    """
+    return chain(scale_by_sm3(eps), momentum(b1), scale_by_learning_rate(learning_rate))

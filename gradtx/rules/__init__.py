@@ -6,15 +6,20 @@ Shapes are those of the leaf; arithmetic is in float32 or wider.
 
 from gradtx.rules.averaging import average_iterates, lookahead
 from gradtx.rules.clipping import clip_by_global_norm, clip_by_norm, clip_by_value
+from gradtx.rules.covers import scale_by_sm3
+from gradtx.rules.distances import in_units_of_distance, scale_by_distance, scale_by_gradient_norm
 from gradtx.rules.factored import scale_by_factored_rms
 from gradtx.rules.first_moments import damped_trace, momentum, nesterov, trace
+from gradtx.rules.kronecker import scale_by_eigenbasis_rms, scale_by_kronecker_root
 from gradtx.rules.layerwise import cautious, clip_by_rms, scale_by_parameter_rms, scale_by_trust_ratio
+from gradtx.rules.leaders import dual_averaging, ftrl_proximal, running_sum
 from gradtx.rules.lookaheads import nag_lookahead, two_point_lookahead
 from gradtx.rules.matrices import orthogonalize, scale_by_shape
 from gradtx.rules.mixing import add_difference, add_momentum, extrapolate, quasi_hyperbolic
 from gradtx.rules.quotient import debias, precondition, rectified_precondition, scale_by_update_rms
 from gradtx.rules.resilient import resilient_step
 from gradtx.rules.scaling import (
+    add_cautious_decay,
     add_decayed_weights,
     arctan,
     decay_weights,
@@ -23,6 +28,7 @@ from gradtx.rules.scaling import (
     scale_by_inverse_time,
     scale_by_learning_rate,
     sign,
+    skip_first,
 )
 from gradtx.rules.second_moments import (
     adagrad_sum,
@@ -35,9 +41,12 @@ from gradtx.rules.second_moments import (
     rms,
     yogi_rms,
 )
+from gradtx.rules.units import adaptive_clip, centralize
 
 __all__ = [
     "adagrad_sum",
+    "adaptive_clip",
+    "add_cautious_decay",
     "add_decayed_weights",
     "add_difference",
     "add_momentum",
@@ -46,6 +55,7 @@ __all__ = [
     "belief_rms",
     "cautious",
     "centered_rms",
+    "centralize",
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_rms",
@@ -53,8 +63,11 @@ __all__ = [
     "damped_trace",
     "debias",
     "decay_weights",
+    "dual_averaging",
     "extrapolate",
     "freeze",
+    "ftrl_proximal",
+    "in_units_of_distance",
     "infinity",
     "lag_v",
     "lookahead",
@@ -69,15 +82,22 @@ __all__ = [
     "rectified_precondition",
     "resilient_step",
     "rms",
+    "running_sum",
     "scale",
+    "scale_by_distance",
+    "scale_by_eigenbasis_rms",
     "scale_by_factored_rms",
+    "scale_by_gradient_norm",
     "scale_by_inverse_time",
+    "scale_by_kronecker_root",
     "scale_by_learning_rate",
     "scale_by_parameter_rms",
     "scale_by_shape",
+    "scale_by_sm3",
     "scale_by_trust_ratio",
     "scale_by_update_rms",
     "sign",
+    "skip_first",
     "trace",
     "two_point_lookahead",
     "yogi_rms",

@@ -231,3 +231,76 @@ class arctan(Rule):
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=c.scale * jnp.arctan(signal.direction / c.width)), {}
+
+
+class skip_first(Rule):
+    r"""Leave out the first directions: u ← 0 with weight 0, so that no average behind it knows of them.
+
+    The gradient lane goes on as it is: ``rms`` and its like behind it see the gradients that are left out. For methods
+    whose first gradients only start a second moment or a basis, as those of SOAP do.
+
+    Args:
+        steps: how many, ≥ 0. 1.
+
+    Weights: w_u ← 0 in these steps.
+
+    Inf and NaN become 0 in the directions that are left out, and stay in their element afterwards.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.skip_first(), gradtx.momentum(0.9), gradtx.debias())
+    >>> updates, state = tx.update(jnp.array([9.0]), tx.init(jnp.zeros(1)))
+    >>> print(updates, tx.update(jnp.array([2.0]), state)[0])
+    [0.] [2.]
+    """
+
+    equation = r"u \leftarrow u \, [t > k], \quad w_u \leftarrow w_u \, [t > k]"
+    accumulates = True  # so that what is behind it reads the gradients that it leaves out
+
+    steps: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 0:
+            raise ValueError(f"skip_first: steps must be an integer, 0 or more, found {self.steps!r}")
+
+    def tick(self, h, scalars, weights, count):
+        counts = jnp.where(count < self.steps, 0, jnp.ones_like(weights.direction))
+        return Tick({"counts": counts}, {}, weights._replace(direction=counts * weights.direction))
+
+    def apply(self, signal, slots, param, c):
+        u = signal.direction
+        return signal._replace(direction=jnp.where(c.counts > 0, u, jnp.zeros_like(u))), {}
+
+
+class add_cautious_decay(Rule):
+    r"""Weight decay only where the step shrinks the weight anyway: u ← u + λ·p·[u·p ≥ 0], p being the parameters.
+
+    The decay never works against the gradient's step. Just before the learning rate, in place of
+    ``add_decayed_weights``. Needs ``params`` in ``update``.
+
+    Args:
+        rate: λ ≥ 0.
+
+    Inf and NaN stay in their element; a NaN in u or p leaves the decay out.
+
+    Raises:
+        TypeError: for complex leaves.
+
+    Source: Chen et al. (2025), "Cautious weight decay".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, params = gradtx.add_cautious_decay(0.1), jnp.array([10.0, 10.0])
+    >>> print(tx.update(jnp.array([1.0, -1.0]), tx.init(params), params)[0])
+    [ 2. -1.]
+    """
+
+    equation = r"u \leftarrow u + \lambda p \, [u p \geq 0]"
+    needs_params = True
+    real_only = True
+
+    rate: Hyper = hyper(low=0)
+
+    def apply(self, signal, slots, param, c):
+        u = signal.direction
+        agrees = jnp.sign(u) * jnp.sign(param) >= 0
+        return signal._replace(direction=u + jnp.where(agrees, c.rate * param, 0)), {}

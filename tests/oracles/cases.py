@@ -541,6 +541,16 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
     "ademamix": ({}, {"b3": 0.95, "alpha": 3.0, "eps_root": 1e-3, "weight_decay": 0.1}),
     "simplified_ademamix": ({}, {"b1": 0.9, "alpha": 2.0, "eps_root": 1e-3, "weight_decay": 0.1}),
     "adopt": ({}, {"b2": 0.9, "nesterov": True}, {"b2": 0.9, "use_clipping": False, "eps": 0.1}),
+    "novograd": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.1}),
+    "sm3": ({}, {"momentum": 0.8}),
+    "madgrad": ({}, {"momentum": 0.5, "eps": 1e-2, "weight_decay": 0.1}),
+    "dog": ({}, {"init_step": ("distance", 30.0), "eps": 1e-2, "weight_decay": 0.1}),
+    "dowg": ({}, {"init_estim_sq_dist": 300.0, "eps": 1e-2, "weight_decay": 0.1}),
+    "prodigy": (
+        {},
+        {"estim_lr0": 0.5, "estim_lr_coef": 3.0, "eps": 1e-2, "weight_decay": 0.1},
+        {"estim_lr0": 0.05, "betas": (0.8, 0.9), "beta3": 0.8, "estim_lr_coef": 9.0, "safeguard_warmup": True},
+    ),
     "schedule_free_sgd": ({}, {"b1": 0.8, "weight_decay": 0.1, "weight_lr_power": 1.0}),
     "schedule_free_adamw": ({}, {"b1": 0.8, "weight_decay": 0.1, "weight_lr_power": 0.0}),
     "muon": (

@@ -72,6 +72,8 @@ def difference(case: Case) -> float:
 
 def of_optax(name: str):
     """A function of optax or optax.contrib."""
+    if name == "sm3":  # optax's own takes no schedule
+        return lambda rate, momentum=0.9: optax.chain(optax.scale_by_sm3(momentum), optax.scale_by_learning_rate(rate))
     return getattr(optax, name, None) or getattr(optax.contrib, name)
 
 

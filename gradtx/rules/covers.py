@@ -1,0 +1,82 @@
+"""Second moments of which a number for each row, column and so on is held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradtx._core.mesh import check_whole
+from gradtx._core.numerics import abs_sq, real_dtype, safe_divide, safe_sqrt
+from gradtx.rules.base import Hyper, Rule, hyper
+
+
+class scale_by_sm3(Rule):
+    r"""AdaGrad with one number for each row and column: u ← u/√(v + ε), v = min over axes of μ, plus |g|².
+
+    ``μ_a ← max of v over all axes but a``, for each axis a of the leaf: an upper bound of AdaGrad's sum wherever it is
+    looked up. A vector has one axis, and v is AdaGrad's sum itself.
+
+    Args:
+        eps: ε ≥ 0, inside the root. 1e-8 as in optax; the paper has none. Where v is 0, so is the step.
+
+    State: ``state``, for each leaf a tuple of vectors, one for each axis; of a scalar itself.
+
+    A NaN, and an inf, spoils its row and column, and stays there.
+
+    Raises:
+        ValueError: for a shard of a leaf of two and more axes, inside of ``jax.shard_map``.
+
+    Source: Anil et al. (2019), "Memory-efficient adaptive optimization", Algorithm SM3-II.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, g = gradtx.scale_by_sm3(0.0), jnp.array([[3.0, 0.0], [0.0, 4.0]])
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> print(state.slots["scale_by_sm3"]["state"])
+    (Array([ 9., 16.], dtype=float32), Array([ 9., 16.], dtype=float32))
+    >>> print(tx.update(jnp.ones((2, 2)), state)[0].round(3))
+    [[0.316 0.316]
+     [0.316 0.243]]
+    """
+
+    equation = (
+        r"v \leftarrow \min_a \mu_a + \lvert g\rvert^2, \quad \mu_a \leftarrow \max v, \quad "
+        r"u \leftarrow u / \sqrt{v + \epsilon}"
+    )
+    whole = True
+    pure = True
+    accumulates = True
+    nonnegative = ("state",)
+
+    eps: Hyper = hyper(default=1e-8, low=0)
+
+    def init_tree(self, params: Any) -> Any:
+        return jax.tree.map(lambda p: self._held(jnp.zeros_like(p.real)), params)
+
+    def apply_tree(self, trees, state):
+        gradients, treedef = jax.tree.flatten(trees.gradient)
+        directions, before = jax.tree.leaves(trees.direction), treedef.flatten_up_to(state)
+        out, after = [], []
+        for g, u, held in zip(gradients, directions, before, strict=True):
+            if g.ndim > 1:
+                check_whole(self.name or self.label, g)
+            v = self._least(held, g) + abs_sq(g)
+            root = safe_sqrt(v + trees.scalars(g.dtype).eps)
+            out.append(safe_divide(u, jnp.where(v > 0, root, 0)))
+            after.append(tuple(new.astype(old.dtype) for new, old in zip(self._held(v), held, strict=True)))
+        return treedef.unflatten(out), treedef.unflatten(after)
+
+    def _held(self, v: jax.Array) -> tuple[jax.Array, ...]:
+        """Of each axis the maxima over all others."""
+        if v.ndim < 2:
+            return (v,)
+        return tuple(v.max([b for b in range(v.ndim) if b != axis], initial=0) for axis in range(v.ndim))
+
+    def _least(self, held: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
+        """Of each element the least of what is held for its axes."""
+        least = jnp.full(g.shape, jnp.inf, real_dtype(g.dtype))
+        for axis, most in enumerate(held):
+            sides = [size if axis == a else 1 for a, size in enumerate(g.shape)]
+            least = jnp.minimum(least, jnp.broadcast_to(most.reshape(sides), g.shape).astype(least.dtype))
+        return least

@@ -1,0 +1,254 @@
+"""Rules that find the length of steps by themselves: from norms of gradients, and from the way gone so far."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradtx._core.limits import check_choice
+from gradtx._core.numerics import fade, mix, norms, real_dtype, safe_divide, safe_sqrt, sum_over, widest
+from gradtx._engine.transformation import Transformation
+from gradtx.rules.base import Hyper, Rule, hyper
+
+
+def width(tree: Any) -> Any:
+    """The dtype for numbers that are taken over a whole tree: the widest real one of its leaves, float32 at least."""
+    return widest(*(real_dtype(x.dtype) for x in jax.tree.leaves(tree)))
+
+
+class scale_by_gradient_norm(Rule):
+    r"""Divide by past norms of the gradient: u ← u/(√(s + ε_r) + ε), with one s for each leaf, or one for all.
+
+    ::
+
+        s ← s + ‖g‖²;   or with a decay, from the first norm on:   s ← βs + (1−β)‖g‖²,  s₁ = ‖g₁‖²
+
+    So elements of a leaf keep their proportions, as they do in SGD: AdaGrad-Norm, and with a decay NovoGrad's divisor.
+
+    Args:
+        decay: β in [0, 1); None, the default: the sum of all.
+        eps: ε ≥ 0, outside the root. 0.
+        eps_root: ε_r ≥ 0, inside the root. 0.
+        over: "leaf": each leaf by its own norms; "tree": all leaves by the norm over all of them.
+
+    State: ``state``, s: a tree with one number for each leaf, or one number. A direction whose divisor is 0 becomes 0.
+
+    Inf and NaN: one of them in a leaf (or in any, over the tree) makes it NaN or 0 as a whole, from then on.
+
+    Source: Ward, Wu & Bottou (2019), "AdaGrad stepsizes: sharp convergence over nonconvex landscapes"; Ginsburg et al.
+    (2019), "Stochastic gradient methods with layer-wise adaptive moments for training of deep networks".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.scale_by_gradient_norm()
+    >>> updates, state = tx.update(jnp.array([3.0, 0.0]), tx.init(jnp.zeros(2)))
+    >>> updates, state = tx.update(jnp.array([0.0, 4.0]), state)
+    >>> print(updates)
+    [0.  0.8]
+    """
+
+    equation = r"s \leftarrow s + \lVert g\rVert^2, \quad u \leftarrow u / (\sqrt{s + \epsilon_r} + \epsilon)"
+    whole = True
+    pure = True
+    accumulates = True
+    nonnegative = ("state",)
+
+    decay: Hyper | None = hyper(default=None, low=0, below=1)
+    eps: Hyper = hyper(default=0.0, low=0)
+    eps_root: Hyper = hyper(default=0.0, low=0)
+    over: str = dataclasses.field(default="leaf", kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice(self.label, "over", self.over, ("leaf", "tree"))
+
+    def init_tree(self, params: Any) -> Any:
+        if self.over == "tree":
+            return jnp.zeros((), width(params))
+        return jax.tree.map(lambda p: jnp.zeros((), real_dtype(p.dtype)), params)
+
+    def apply_tree(self, trees, state):
+        leaves, treedef = jax.tree.flatten(trees.gradient)
+        before = [state] if self.over == "tree" else treedef.flatten_up_to(state)
+        found = norms([leaves] if self.over == "tree" else [[x] for x in leaves])
+        after = [self._after(trees, s, norm.astype(s.dtype)) for s, norm in zip(before, found, strict=True)]
+
+        def divided(u: jax.Array, s: jax.Array) -> jax.Array:
+            c = trees.scalars(s.dtype)
+            return safe_divide(u, (safe_sqrt(s + c.eps_root) + c.eps).astype(real_dtype(u.dtype)))
+
+        directions = jax.tree.leaves(trees.direction)
+        out = [divided(u, s) for u, s in zip(directions, after * (len(leaves) // len(after)), strict=True)]
+        return treedef.unflatten(out), after[0] if self.over == "tree" else treedef.unflatten(after)
+
+    def _after(self, trees: Any, s: jax.Array, norm: jax.Array) -> jax.Array:
+        if self.decay is None:
+            return s + norm**2
+        c = trees.scalars(s.dtype)
+        return jnp.where(trees.count == 0, norm**2, mix(c.decay, c.decay_complement, s, norm**2))
+
+
+class scale_by_distance(Rule):
+    r"""Multiply by the greatest distance from the start so far: u ← r̄u, r̄ ← max(r̄, ‖p − p₀‖).
+
+    The norm is that over all leaves. After ``scale_by_gradient_norm(over="tree")`` that is DoG, which needs no learning
+    rate; before it as well, on the gradient, it is DoWG. Needs ``params`` in ``update``.
+
+    Args:
+        initial: r > 0, the distance at the start: far below that to the minimum. 1e-6, times 1 + ‖p₀‖.
+        relative: whether ``initial`` is in units of 1 + ‖p₀‖; True, as DoG's authors advise.
+
+    State: ``state``, a dict of ``start``, p₀, like the parameters; ``largest``, r̄; and ``unit``, 1 or 1 + ‖p₀‖.
+
+    Inf and NaN: one of them in a parameter makes r̄ inf or NaN, for all leaves and from then on; those in u stay in
+    their element.
+
+    Source: Ivgi, Hinder & Carmon (2023), "DoG is SGD's best friend: a parameter-free dynamic step size schedule".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, p = gradtx.scale_by_distance(0.5, relative=False), jnp.array([0.0, 0.0])
+    >>> g, state = jnp.array([1.0, -1.0]), tx.init(p)
+    >>> updates, state = tx.update(g, state, p)
+    >>> print(updates, tx.update(g, state, p + jnp.array([3.0, 4.0]))[0])
+    [ 0.5 -0.5] [ 5. -5.]
+    """
+
+    equation = r"\bar{r} \leftarrow \max(\bar{r}, \lVert p - p_0\rVert), \quad u \leftarrow \bar{r} u"
+    whole = True
+    pure = True
+    accumulates = False
+    needs_params = True
+
+    initial: Hyper = hyper(default=1e-6, low=0)
+    relative: bool = dataclasses.field(default=True, kw_only=True)
+
+    def init_tree(self, params: Any) -> dict[str, Any]:
+        one = jnp.ones((), width(params))
+        unit = one + norms([jax.tree.leaves(params)])[0].astype(one.dtype) if self.relative else one
+        return {"start": params, "largest": 0 * one, "unit": unit}
+
+    def apply_tree(self, trees, state):
+        ways = jax.tree.leaves(jax.tree.map(lambda p, start: p - start.astype(p.dtype), trees.params, state["start"]))
+        unit = state["unit"]
+        gone = jnp.maximum(norms([ways])[0].astype(unit.dtype), trees.scalars(unit.dtype).initial * unit)
+        largest = jnp.maximum(state["largest"], gone)
+        out = jax.tree.map(lambda u: largest.astype(real_dtype(u.dtype)) * u, trees.direction)
+        return out, state | {"largest": largest}
+
+
+class in_units_of_distance(Rule):
+    r"""A chain in units of the distance to the minimum, which is estimated on the way: u ← d·tx(d·g).
+
+    A chain whose direction has length 1 or so, as Adam's, then needs no learning rate: that is Prodigy. With weights
+    a = γd²/d₀ of the steps, w the parameters and b the decay of both sums::
+
+        r ← br + a·⟨g, w₀ − w⟩;   s ← bs + a·g;   d ← max(d, c·r/‖s‖₁)
+
+    The gradient goes in, and the direction comes out, times the d of before; every ε of the chain is one in units of
+    the new d. Needs ``params`` in ``update``.
+
+    Args:
+        tx: a gradtx chain or rule.
+        learning_rate: γ, the factor of the learning rate that follows; 1. It matters only where it changes.
+        initial: d₀ > 0, an estimate far below the distance. 1e-6 as its authors take.
+        decay: b in [0, 1). 0.9995, the root of Adam's β₂, as in the paper.
+        coefficient: c > 0 of the estimate. 1; 0.5 or 2 for smaller or larger steps.
+        weighted: whether γ is among the weights of s. False gives steps in a warm-up less weight
+            (``safeguard_warmup`` of its authors).
+
+    State: ``state``, a dict of ``inner``, the state of the chain; ``start``, w₀, and ``sum``, s, like the parameters;
+    ``distance``, d; and ``along``, r.
+
+    Inf and NaN: one of them in a gradient or parameter spoils the estimate, for all leaves and from then on.
+
+    Raises:
+        TypeError: for a ``tx`` that is no chain or rule of gradtx.
+        ValueError: for a ``tx`` with a schedule of ε.
+
+    Source: Mishchenko & Defazio (2023), "Prodigy: an expeditiously adaptive parameter-free learner", Algorithm 4.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, p = gradtx.chain(gradtx.in_units_of_distance(gradtx.sign()), gradtx.scale(-1.0)), jnp.array([10.0])
+    >>> state = tx.init(p)
+    >>> for _ in range(60):
+    ...     p, state = gradtx.step(tx, p, 2 * p, state)
+    >>> print(state.slots["in_units_of_distance"]["state"]["distance"].round(2) < 10)
+    True
+    """
+
+    equation = (
+        r"d \leftarrow \max(d, c \, r / \lVert s\rVert_1), \quad r \leftarrow b r + a \langle g, w_0 - w\rangle, \quad "
+        r"s \leftarrow b s + a g, \quad u \leftarrow d \, \mathrm{tx}(d g)"
+    )
+    whole = True
+    accumulates = True
+    needs_params = True
+
+    tx: Transformation
+    learning_rate: Hyper = hyper(default=1.0)
+    initial: Hyper = hyper(default=1e-6, low=0)
+    decay: Hyper = hyper(default=0.999**0.5, low=0, below=1)
+    coefficient: Hyper = hyper(default=1.0, low=0)
+    weighted: bool = dataclasses.field(default=True, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.tx, Transformation):
+            raise TypeError(f"in_units_of_distance: tx must be a gradtx chain or rule, found {self.tx!r}")
+        if any(callable(rule.hyperparameters().get("eps")) for rule in self.tx.rules):
+            raise ValueError("in_units_of_distance: an eps that is a schedule would not be in units of the distance")
+
+    def init_tree(self, params: Any) -> dict[str, Any]:
+        zero = jnp.zeros((), width(params))
+        sums = jax.tree.map(jnp.zeros_like, params)
+        inner = self.tx.init(params)
+        return {"inner": inner, "start": params, "sum": sums, "distance": zero, "along": jnp.zeros_like(zero)}
+
+    def apply_tree(self, trees, state):
+        c = trees.scalars(state["distance"].dtype)
+        d = jnp.maximum(state["distance"], c.initial)
+        weight = d * d / c.initial
+        rate = weight * c.learning_rate
+        back = jax.tree.map(lambda start, p: start.astype(p.dtype) - p, state["start"], trees.params)
+        gain = sum_over(_along, jax.tree.leaves(trees.direction), jax.tree.leaves(back)).astype(d.dtype)
+        along = fade(c.decay, c.decay_complement, state["along"], rate * gain)
+        sums = self._summed(trees, state["sum"], rate if self.weighted else weight)
+        length = sum_over(jnp.abs, jax.tree.leaves(sums)).astype(d.dtype)
+        after = jnp.maximum(d, c.coefficient * safe_divide(along, length))
+
+        def scaled(x: jax.Array) -> jax.Array:
+            return d.astype(real_dtype(x.dtype)) * x
+
+        scaled_in = jax.tree.map(scaled, trees.direction)
+        known = _with_eps(state["inner"], lambda eps: after.astype(eps.dtype) * eps)
+        updates, inner = self.tx.update(scaled_in, known, trees.params, **trees.extra)
+        inner = _with_eps(inner, lambda eps, before: before, state["inner"])
+        held = {"inner": inner, "start": state["start"], "sum": sums, "distance": after, "along": along}
+        return jax.tree.map(scaled, updates), held
+
+    def _summed(self, trees: Any, sums: Any, weight: jax.Array) -> Any:
+        def one(s: jax.Array, g: jax.Array) -> jax.Array:
+            c = trees.scalars(s.dtype)
+            g = g.astype(s.dtype)
+            return fade(c.decay, c.decay_complement, s, weight.astype(real_dtype(s.dtype)) * g)
+
+        return jax.tree.map(one, sums, trees.direction)
+
+
+def _along(g: jax.Array, way: jax.Array) -> jax.Array:
+    """Re ḡ·w of each element: that of a complex number and its phase, turned alike, stays."""
+    return (g.conj() * way.astype(g.dtype)).real
+
+
+def _with_eps(state: Any, change: Any, *others: Any) -> Any:
+    """The state of a chain with every ε in it changed."""
+    hyperparams = {
+        rule: {
+            name: change(value, *(other.hyperparams[rule][name] for other in others)) if name == "eps" else value
+            for name, value in own.items()
+        }
+        for rule, own in state.hyperparams.items()
+    }
+    return state._replace(hyperparams=hyperparams)

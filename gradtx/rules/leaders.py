@@ -1,0 +1,143 @@
+"""Rules that go from the start to the minimum of all gradients so far, and not from one point to the next."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from gradtx._core.contract import Tick
+from gradtx._core.numerics import abs_sq, safe_divide, safe_sqrt
+from gradtx.rules.base import Hyper, Rule, hyper
+
+
+class running_sum(Rule):
+    r"""The sum of all directions: b ← b + u; u ← b. What ``trace`` would be with a decay of 1.
+
+    The numerator of dual averaging, and of sums in general; behind it a step is a way from the start (see
+    ``dual_averaging``).
+
+    State: ``b`` like the parameters; ``weight``, the total weight in b (a scalar).
+
+    Weights: w_u ← w + w_u, so that ``debias`` makes the sum a mean.
+
+    Inf and NaN stay in their element, and in its slot from then on.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.running_sum()
+    >>> updates, state = tx.update(jnp.array([1.0]), tx.init(jnp.zeros(1)))
+    >>> print(tx.update(jnp.array([2.0]), state)[0])
+    [3.]
+    """
+
+    equation = r"b \leftarrow b + u, \quad u \leftarrow b"
+    accumulates = True
+    nonnegative = ("weight",)
+
+    def slots(self, param):
+        return {"b": jnp.zeros_like(param)}
+
+    def scalars(self):
+        return {"weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        weight = scalars.weight + weights.direction.astype(scalars.weight.dtype)
+        return Tick({}, {"weight": weight}, weights._replace(direction=weight))
+
+    def apply(self, signal, slots, param, c):
+        b = slots.b + signal.direction
+        return signal._replace(direction=b), {"b": b}
+
+
+class dual_averaging(Rule):
+    r"""Steps from the start instead of from the parameters: u ← p₀ + u − p, p being the parameters, p₀ the first ones.
+
+    So u, which is to be a sum of steps (see ``running_sum``), is how far the parameters are from the start. Multiplied
+    by 1 − μ afterwards they go that share of the way there, which is a momentum. Needs ``params`` in ``update``.
+
+    After the learning rate, which may go into the sum.
+
+    State: ``start``, p₀, like the parameters.
+
+    Inf and NaN stay in their element.
+
+    Source: Nesterov (2009), "Primal-dual subgradient methods for convex problems"; Defazio & Jelassi (2022).
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.scale(-1.0), gradtx.running_sum(), gradtx.dual_averaging())
+    >>> p = jnp.array([10.0])
+    >>> state = tx.init(p)
+    >>> for g in (1.0, 2.0):  # then it is gradient descent
+    ...     p, state = gradtx.step(tx, p, jnp.array([g]), state)
+    >>> print(p)
+    [7.]
+    """
+
+    equation = r"u \leftarrow p_0 + u - p"
+    accumulates = False
+    needs_params = True
+
+    def slots(self, param):
+        return {"start": param}
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=(slots.start - param) + signal.direction), {"start": slots.start}
+
+
+class ftrl_proximal(Rule):
+    r"""Follow the regularized leader: weights that are exactly 0 unless gradients pull harder than l₁.
+
+    ::
+
+        z ← z + g − (√s − √s₋)/η·p;   u ← (clip(z, ±l₁) − z)/((√s + β)/η + 2l₂) − p,   with s ← s + g²
+
+    p being the parameters. Without l₁, l₂ and β it is AdaGrad with the learning rate η. The direction is the step
+    itself: nothing more is to be multiplied with it. Needs ``params`` in ``update``.
+
+    Args:
+        learning_rate: η.
+        l1: l₁ ≥ 0. 0.
+        l2: l₂ ≥ 0. 0.
+        beta: β ≥ 0, which makes the first steps smaller. 0.
+        initial: what s starts at, ≥ 0. 0 as in the paper. With 0.1, as in Keras, the first step also multiplies the
+            parameters by 1 − √(0.1/(0.1 + g²)), since z does not know of them: start them at 0 then.
+
+    State: ``z`` like the parameters; ``s`` likewise.
+
+    Inf and NaN stay in their element, and in its slots from then on.
+
+    Raises:
+        TypeError: for complex leaves.
+
+    Source: McMahan et al. (2013), "Ad click prediction: a view from the trenches", Algorithm 1.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, p = gradtx.ftrl_proximal(0.5, l1=1.0), jnp.array([0.0, 0.0])
+    >>> print(tx.update(jnp.array([4.0, 0.5]), tx.init(p), p)[0])
+    [-0.375  0.   ]
+    """
+
+    equation = (
+        r"z \leftarrow z + g - (\sqrt{s} - \sqrt{s_{t-1}}) p / \eta, \quad "
+        r"u \leftarrow \frac{\mathrm{clip}(z, l_1) - z}{(\sqrt{s} + \beta) / \eta + 2 l_2} - p"
+    )
+    accumulates = True
+    needs_params = True
+    nonnegative = ("s",)
+    real_only = True
+
+    learning_rate: Hyper = hyper(low=0)
+    l1: Hyper = hyper(default=0.0, low=0)
+    l2: Hyper = hyper(default=0.0, low=0)
+    beta: Hyper = hyper(default=0.0, low=0)
+    initial: Hyper = hyper(default=0.0, low=0)
+
+    def slots(self, param):
+        return {"z": jnp.zeros_like(param), "s": jnp.zeros_like(param)}
+
+    def apply(self, signal, slots, param, c):
+        g, eta = signal.gradient, c.learning_rate
+        s = slots.s + abs_sq(g)
+        before, root = safe_sqrt(c.initial + slots.s), safe_sqrt(c.initial + s)
+        z = slots.z + g - safe_divide((root - before) * param, eta)
+        pull = z - jnp.clip(z, -c.l1, c.l1)
+        point = -safe_divide(eta * pull, root + c.beta + 2 * eta * c.l2)
+        return signal._replace(direction=point - param), {"z": z, "s": s}

@@ -1,0 +1,125 @@
+"""Rules that see the units of a layer: the slices of a leaf that belong to one output each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from gradtx._core.mesh import check_whole
+from gradtx._core.numerics import abs_sq, real_dtype, safe_divide, safe_sqrt
+from gradtx.rules.base import Hyper, Rule, hyper
+
+
+class centralize(Rule):
+    r"""Take the mean of each output's slice away: u ← u − mean of u over all axes but the output's.
+
+    In front of a chain, on the gradient: gradient centralization. Leaves of fewer than two axes stay as they are.
+
+    Args:
+        output: the axis of the outputs: -1, as in JAX's libraries, or 0, as in torch's. (optax keeps axis 0.)
+
+    An inf or NaN makes its slice inf or NaN.
+
+    Raises:
+        ValueError: for another ``output``; for a shard of a leaf with two and more axes, inside of ``jax.shard_map``.
+
+    Source: Yong et al. (2020), "Gradient centralization: a new optimization technique for deep neural networks".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, g = gradtx.centralize(), jnp.array([[1.0, 2.0], [3.0, 6.0]])
+    >>> print(tx.update(g, tx.init(g))[0])
+    [[-1. -2.]
+     [ 1.  2.]]
+    """
+
+    equation = r"u \leftarrow u - \overline{u}"
+    whole = True
+    pure = True
+
+    output: int = dataclasses.field(default=-1, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_output(self.label, self.output)
+
+    def apply_tree(self, trees, state):
+        def one(u: jax.Array) -> jax.Array:
+            if u.ndim < 2 or u.size == 0:
+                return u
+            check_whole(self.name or self.label, u)
+            return u - u.mean(others(u, self.output), keepdims=True)
+
+        return jax.tree.map(one, trees.direction), state
+
+
+class adaptive_clip(Rule):
+    r"""Clip the norm of each output's slice to a share of its weights': u ← u·min(1, c·max(‖p‖, floor)/‖u‖).
+
+    A leaf of fewer than two axes is one slice. In front of a chain it is adaptive gradient clipping, which lets
+    networks without normalization take large batches; the last layer is better left out (see ``where``). Needs
+    ``params`` in ``update``.
+
+    Args:
+        limit: c ≥ 0. 0.01 as in the paper.
+        floor: ≥ 0, the least norm of the weights, so that weights of 0 may move. 1e-3 as in the paper.
+        output: the axis of the outputs: -1, as in JAX's libraries, or 0, as in torch's.
+
+    An inf or NaN makes its slice NaN or 0 as a whole.
+
+    Raises:
+        ValueError: for another ``output``; for a shard of a leaf, inside of ``jax.shard_map``.
+
+    Source: Brock et al. (2021), "High-performance large-scale image recognition without normalization".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, p = gradtx.adaptive_clip(0.5), jnp.array([[3.0, 6.0], [4.0, 8.0]])
+    >>> print(tx.update(jnp.array([[3.0, 3.0], [4.0, 4.0]]), tx.init(p), p)[0])
+    [[1.5 3. ]
+     [2.  4. ]]
+    """
+
+    equation = r"u \leftarrow u \min(1, c \max(\lVert p\rVert, f) / \lVert u\rVert)"
+    whole = True
+    pure = True
+    needs_params = True
+
+    limit: Hyper = hyper(default=0.01, low=0)
+    floor: Hyper = hyper(default=1e-3, low=0)
+    output: int = dataclasses.field(default=-1, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_output(self.label, self.output)
+
+    def apply_tree(self, trees, state):
+        def one(u: jax.Array, p: jax.Array) -> jax.Array:
+            if u.size == 0:
+                return u
+            check_whole(self.name or self.label, u)
+            c = trees.scalars(u.dtype)
+            most = c.limit * jnp.maximum(self._norms(p).astype(real_dtype(u.dtype)), c.floor)
+            norm = self._norms(u)
+            factor = jnp.where(norm > most, safe_divide(most, norm), 1)
+            factor = jnp.where(jnp.isfinite(norm), factor, jnp.nan)
+            return factor * u
+
+        return jax.tree.map(one, trees.direction, trees.params), state
+
+    def _norms(self, x: jax.Array) -> jax.Array:
+        """Of each slice, with the largest element taken out first, so that squares fit."""
+        axes = others(x, self.output) if x.ndim > 1 else None
+        most = jnp.max(jnp.abs(x), axes, keepdims=True)
+        return most * safe_sqrt(abs_sq(safe_divide(x, most)).sum(axes, keepdims=True))
+
+
+def check_output(rule: str, output: object) -> None:
+    """Refuses what is no axis of outputs."""
+    if output not in (0, -1) or isinstance(output, bool):
+        raise ValueError(f"{rule}: output must be -1, the last axis, or 0, the first, found {output!r}")
+
+
+def others(x: jax.Array, output: int) -> tuple[int, ...]:
+    """All axes but that of the outputs."""
+    return tuple(axis for axis in range(x.ndim) if axis != output % x.ndim)

@@ -46,6 +46,7 @@ class scale_by_sm3(Rule):
     )
     whole = True
     pure = True
+    normalizes = True
     accumulates = True
     nonnegative = ("state",)
 

@@ -52,6 +52,7 @@ class scale_by_gradient_norm(Rule):
     equation = r"s \leftarrow s + \lVert g\rVert^2, \quad u \leftarrow u / (\sqrt{s + \epsilon_r} + \epsilon)"
     whole = True
     pure = True
+    normalizes = True
     accumulates = True
     nonnegative = ("state",)
 

@@ -65,6 +65,7 @@ class scale_by_eigenbasis_rms(Rule):
     )
     whole = True
     pure = True
+    normalizes = True
     accumulates = True
 
     decay: Hyper = hyper(default=0.95, low=0, below=1)
@@ -166,6 +167,7 @@ class scale_by_kronecker_root(Rule):
     equation = r"L \leftarrow L + g g^H, \quad R \leftarrow R + g^H g, \quad u \leftarrow L^{-1/4} u R^{-1/4}"
     whole = True
     pure = True
+    normalizes = True
     accumulates = True
 
     decay: Hyper | None = hyper(default=None, low=0, below=1)

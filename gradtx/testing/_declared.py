@@ -54,7 +54,7 @@ def _check_moment(rule: AbstractRule, h: Named, slot: str) -> None:
 def _check_factor(rule: AbstractRule, h: Named) -> None:
     factor, direction = float(rule.scales_by(h)), _direction(rule, h, SPREAD)
     factors = direction / SPREAD
-    linear = np.allclose(factors, factors[0, 0], rtol=1e-5)
+    linear = bool(np.any(direction)) and np.allclose(factors, factors[0, 0], rtol=1e-5)  # nothing may come later
     if linear and not np.allclose(factors, factor, rtol=1e-5):  # a factor of the leaf's shape cannot be declared
         linear = np.allclose(_direction(rule, h, SPREAD.T) / SPREAD.T, factors[0, 0], rtol=1e-5)
     check(

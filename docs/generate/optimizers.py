@@ -36,7 +36,7 @@ OPTIMIZERS: dict[str, Way] = {
     "sgd": Way(
         "sgd(0.06)",
         "momentum_sgd(0.3)",
-        "The steep direction bounds the rate: just below 2/30 descent bounces across the valley, and crawls along it.",
+        "The steep direction limits the rate. Just below 2/30, descent bounces across the valley and crawls along it.",
     ),
     "momentum_sgd": Way(
         "momentum_sgd(0.3)",
@@ -57,12 +57,14 @@ OPTIMIZERS: dict[str, Way] = {
         "The average forgets large gradients, so steps do not shrink: slower here at first.",
     ),
     "adam": Way(
-        "adam(0.3)", "rmsprop(0.12)", "Averages on both sides of the quotient: momentum's inertia comes on top."
+        "adam(0.3)",
+        "rmsprop(0.12)",
+        "It averages both g and g². Here its momentum makes it overshoot; with noisy gradients it is what helps.",
     ),
     "adamw": Way(
         "adamw(0.3, weight_decay=0.5)",
         "adam(0.3)",
-        "A strong decay, to be seen: it pulls towards zero, the minimum here.",
+        "A decay so strong that one sees it: it pulls towards zero, which is the minimum here.",
     ),
     "amsgrad": Way(
         "amsgrad(0.3, b2=0.9)",
@@ -70,7 +72,7 @@ OPTIMIZERS: dict[str, Way] = {
         "The largest gradients are the first, and are not forgotten: no step grows.",
     ),
     "nadam": Way("nadam(0.3)", "adam(0.3)", "Adam that looks ahead passes the minimum by less."),
-    "nadamw": Way("nadamw(0.3, weight_decay=0.5)", "nadam(0.3)", "A strong decay, to be seen, as with AdamW."),
+    "nadamw": Way("nadamw(0.3, weight_decay=0.5)", "nadam(0.3)", "A decay so strong that one sees it, as with AdamW."),
     "article_adam": Way(
         "article_adam(0.15)", "adam(0.15)", "Not debiased, the first steps are three times as long, and it swings more."
     ),
@@ -87,7 +89,7 @@ OPTIMIZERS: dict[str, Way] = {
     "muon": Way(
         "muon(0.1)",
         "sgd(0.06)",
-        "The two weights are a matrix of one row here: its step is as long as η says, along the momentum.",
+        "Here the two weights are a matrix of one row. Each step goes along the momentum, and is as long as η says.",
     ),
     "lars": Way(
         "lars(0.1, coefficient=0.3)",
@@ -104,7 +106,11 @@ OPTIMIZERS: dict[str, Way] = {
     "qhadam": Way("qhadam(0.3, 0.9)", "adam(0.3)", "The share of the gradient itself damps the swing."),
     "adamax": Way("adamax(0.3)", "adam(0.3)", "Divided by the largest gradient so far, which only fades."),
     "adabelief": Way("adabelief(0.1)", "adam(0.1)", "Gradients here are as expected, so it dares longer steps."),
-    "radam": Way("radam(0.1)", "adam(0.3)", "Five steps of its momentum alone, then small ones that grow."),
+    "radam": Way(
+        "radam(0.1)",
+        "adam(0.3)",
+        "Five steps by its momentum alone. Then it divides by √v, and its steps are small and grow.",
+    ),
     "adafactor": Way("adafactor(0.2)", "rmsprop(0.12)", "Steps are a share of the weights: they shrink near zero."),
     "yogi": Way("yogi(0.3)", "adam(0.3)", "Its second moment falls more slowly than Adam's."),
     "adadelta": Way("adadelta(30.0)", "rmsprop(0.12)", "It starts slowly: the first steps are √ε long."),

@@ -119,15 +119,15 @@ class AbstractRule:
     """What the rule does, in LaTeX."""
 
     accumulates: ClassVar[bool | None] = None
-    """Reads the history of the gradient: from the first such rule on, the gradient lane stays as it is.
+    """True of a rule that averages or sums gradients. From the first such rule on, the gradient lane stays as it is.
 
-    A rule whose direction or second moment depends on its slots has to say so, or that it does not."""
+    A rule whose direction or second moment depends on its slots has to say True or False."""
 
     filters: ClassVar[bool] = False
     """Edits the gradient that the accumulators after it read, though others before it have read another."""
 
     second_moment: ClassVar[Literal["makes", "edits", "uses"] | None] = None
-    """Whether the rule makes the second moment, needs and edits it, or needs and uses it up."""
+    """One of "makes" (as ``rms`` does), "edits" (``max_v``), "uses" (``precondition``), or None."""
 
     last: ClassVar[bool] = False
     """May only stand at the end of a chain."""
@@ -160,7 +160,7 @@ class AbstractRule:
     """Has no meaning for complex leaves."""
 
     scope: ClassVar[Literal["leaf", "tree"] | None] = None
-    """What ``measure`` has to see before ``apply`` can start: the whole leaf, or all leaves."""
+    """What ``measure`` sees before ``apply`` starts: each "leaf" by itself, the whole "tree", or None: nothing."""
 
     reads: ClassVar[tuple[Literal["direction", "gradient", "second_moment", "param"], ...]] = ("direction",)
     """The lanes that ``measure`` sees of each leaf; one that reads ``param`` declares ``needs_params`` as well."""

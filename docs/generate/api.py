@@ -1,4 +1,4 @@
-"""The public names of gradtx, and an entry of the reference for each."""
+"""The public names of gradtx: their paths, docstrings and calls as written."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import ast
 import functools
 import inspect
 import itertools
-import textwrap
+import re
+import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gradtx
-from docs.generate.docstrings import code_links, to_markdown
 from gradtx import activations, dialects, native, optimizers, rules, testing
-from gradtx._core.contract import AbstractRule
-from gradtx._engine.transformation import Transformation, Value
+from gradtx._engine.transformation import Value
 
-__all__ = ["body", "docstring", "entry", "lead", "path_of", "problems", "public", "signature"]
+__all__ = ["PUBLIC", "docstring", "is_built", "is_constant", "path_of", "problems", "public", "signature"]
 
 MODULES = (
     *(gradtx, rules, optimizers, activations, native, testing),
@@ -26,170 +25,123 @@ MODULES = (
 
 
 def public() -> dict[str, Any]:
-    """What is public, by its dotted path; each thing once, by the path that users write.
+    """Public things by dotted path; each once, by the path that users write.
 
     >>> public()["gradtx.rms"].__name__
     'rms'
     """
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     for module in MODULES:
         for name in module.__all__:
             thing = getattr(module, name)
-            if not any(thing is other for other in found.values()):
-                found[f"{module.__name__}.{name}"] = thing
-    return found
+            if not any(thing is other for other in names.values()):
+                names[f"{module.__name__}.{name}"] = thing
+    return names
 
 
 PUBLIC = public()
 
 
 def path_of(name: str, module: str = "gradtx") -> str | None:
-    """The path of an entry by any of its names: ``rms``, ``gradtx.rms``, ``gradtx.rules.rms``; first in a module."""
-    paths = (
-        f"{module}.{name}",
-        name,
-        f"gradtx.{name}",
-        f"gradtx.{name.rpartition('.')[2]}" if name.startswith("gradtx.") else "",
-    )
+    """The path of a public name in any of its spellings; one of the module comes first.
+
+    >>> [path_of(name) for name in ("rms", "gx.rms", "gradtx.rules.rms", "keras.adam", "rmsq")]
+    ['gradtx.rms', 'gradtx.rms', 'gradtx.rms', 'gradtx.dialects.keras.adam', None]
+    >>> path_of("adam", "gradtx.dialects.torch")
+    'gradtx.dialects.torch.adam'
+    """
+    full = re.sub(r"^gx\.", "gradtx.", name)
+    paths = [f"{module}.{name}", full, f"gradtx.{name}", f"gradtx.dialects.{name}"]
+    if full.startswith("gradtx.") and not full.startswith("gradtx.dialects."):
+        paths.append(f"gradtx.{full.rpartition('.')[2]}")
     return next((path for path in paths if path in PUBLIC), None)
 
 
-def problems(names: Mapping[str, Any], pages: Mapping[str, str]) -> list[str]:
-    """What is wrong with the reference: names without a docstring, and names that no page has.
+def problems(names: Mapping[str, Any], entries: Iterable[str]) -> list[str]:
+    """Flaws of the reference: names without a docstring, names without an entry, and entries without a public name.
 
-    >>> problems({"gradtx.new": lambda: None}, {})
-    ['gradtx.new has no docstring', 'gradtx.new is on no page of the reference']
+    >>> problems({"gradtx.new": lambda: None}, ["gradtx.old"])
+    ['gradtx.new has no docstring', 'gradtx.new is on no page', 'gradtx.old is on a page, and is not public']
     """
+    entries = list(entries)
     undocumented = [f"{path} has no docstring" for path, thing in names.items() if not docstring(path, thing)]
-    lost = [f"{path} is on no page of the reference" for path in names if path not in pages]
-    stale = [
-        f"{page} has an entry for {path}, which is not public" for path, page in pages.items() if path not in names
-    ]
+    lost = [f"{path} is on no page" for path in names if path not in entries]
+    stale = [f"{path} is on a page, and is not public" for path in entries if path not in names]
     return undocumented + lost + stale
 
 
 def docstring(path: str, thing: Any) -> str:
-    """The docstring; of a constant, the string that stands below it. None that Python makes by itself counts."""
-    own = (
-        isinstance(thing, types.ModuleType | property)
-        or _is_class(thing)
-        or inspect.isroutine(thing)
-        or hasattr(thing, "__wrapped__")
-    )
-    if own:
-        doc = inspect.getdoc(thing) or ""
-        return "" if doc.startswith(f"{path.rpartition('.')[2]}(") else doc
-    sources = (module for name, module in vars(gradtx).items() if isinstance(module, types.ModuleType))
-    return next((doc for module in sources if (doc := _below(module).get(path.rpartition(".")[2]))), "")
+    """The docstring; of a constant, the string below it in the source. One that Python makes by itself is none."""
+    if is_constant(thing):
+        return _strings_below_constants().get(path.rpartition(".")[2], "")
+    doc = inspect.getdoc(thing) or ""
+    return "" if doc.startswith(f"{path.rpartition('.')[2]}(") else doc
 
 
-def _is_class(thing: Any) -> bool:
-    """Whether it is a class of gradtx; one from elsewhere that has a name here is a constant."""
-    return isinstance(thing, type) and thing.__module__.startswith("gradtx")
+def is_constant(thing: Any) -> bool:
+    """A constant, as against a module, a class of gradtx or something to call."""
+    of_gradtx = isinstance(thing, type) and thing.__module__.startswith("gradtx")
+    called = inspect.isroutine(thing) or hasattr(thing, "__wrapped__")
+    return not (of_gradtx or called or isinstance(thing, types.ModuleType))
 
 
 @functools.cache
-def _below(thing: Any) -> dict[str, str]:
-    """The strings below assignments in a module or a class, by the names assigned."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(thing))).body if isinstance(thing, type) else [
-        ast.parse(inspect.getsource(thing))
-    ]  # fmt: skip
-    found: dict[str, str] = {}
-    body: list[ast.stmt] = getattr(tree, "body", [])
-    for before, after in itertools.pairwise(body):
-        target = before.targets[0] if isinstance(before, ast.Assign) else getattr(before, "target", None)
-        text = after.value if isinstance(after, ast.Expr) else None
-        if isinstance(target, ast.Name) and isinstance(text, ast.Constant) and isinstance(text.value, str):
-            found[target.id] = text.value
-    return found
+def _strings_below_constants() -> dict[str, str]:
+    """The strings that stand below assignments in the modules of gradtx, by the names assigned."""
+    strings: dict[str, str] = {}
+    for name, module in sorted(sys.modules.items()):
+        if not name.startswith("gradtx"):
+            continue
+        for before, after in itertools.pairwise(ast.parse(inspect.getsource(module)).body):
+            target = before.targets[0] if isinstance(before, ast.Assign) else getattr(before, "target", None)
+            text = after.value if isinstance(after, ast.Expr) else None
+            if isinstance(target, ast.Name) and isinstance(text, ast.Constant) and isinstance(text.value, str):
+                strings[target.id] = inspect.cleandoc(text.value)
+    return strings
 
 
-class _Raw(str):
-    """An annotation as it was written."""
+def is_built(thing: Any) -> bool:
+    """A class that users call: rules and wrappers, but not what gradtx makes for them."""
+    return isinstance(thing, type) and issubclass(thing, Value)
+
+
+class _Verbatim(str):
+    """An annotation as it is written."""
 
     __repr__ = str.__str__
 
 
-def signature(name: str, thing: Any) -> str:
-    """The call that makes or uses it, as code; nothing for what is not called.
+def signature(thing: Any) -> tuple[str, str]:
+    """The arguments as they are written, and what is returned.
 
-    >>> print(signature("gx.momentum_sgd", gradtx.momentum_sgd))
-    gx.momentum_sgd(learning_rate: Hyper, decay: Hyper = 0.9) -> Chain
+    Annotations are not evaluated: ``Hyper`` says more than the union that it stands for.
+
+    >>> signature(gradtx.momentum_sgd)
+    ('(learning_rate: Hyper, decay: Hyper = 0.9)', 'Chain')
     """
-    if isinstance(thing, type):
-        called = issubclass(thing, Value)
-    else:
-        called = inspect.isroutine(thing) or hasattr(thing, "__wrapped__")
-    if not called:
-        return ""
-    found = inspect.signature(thing.__init__ if isinstance(thing, type) else thing)
-    parts: list[str] = []
-    for parameter in found.parameters.values():
-        if parameter.name == "self":
-            continue
-        if parameter.kind is parameter.KEYWORD_ONLY and not any(part.startswith("*") for part in parts):
-            parts.append("*")
-        if parameter.annotation is not parameter.empty:
-            parameter = parameter.replace(annotation=_Raw(parameter.annotation))
-        parts.append(str(parameter).replace(" = <dataclasses._MISSING_TYPE object>", ""))
-    gives = found.return_annotation
-    returns = "" if isinstance(thing, type) or gives is found.empty else f" -> {gives}"
-    line = f"{name}({', '.join(parts)}){returns}"
-    if len(line) <= 78:
-        return line
-    return "\n".join([f"{name}(", *(f"    {part}," for part in parts), f"){returns}"])
+    made = inspect.signature(thing.__init__ if isinstance(thing, type) else thing)
+    parameters = [
+        parameter.replace(
+            annotation=parameter.empty if parameter.annotation is parameter.empty else _written(parameter.annotation),
+            default=_default(parameter.default),
+        )
+        for parameter in made.parameters.values()
+        if parameter.name != "self"
+    ]
+    returns = (
+        "" if isinstance(thing, type) or made.return_annotation is made.empty else _written(made.return_annotation)
+    )
+    return str(made.replace(parameters=parameters, return_annotation=made.empty)), str(returns)
 
 
-def entry(path: str, level: int = 2) -> str:
-    """An entry as Markdown: heading, call, docstring, and what belongs to it; of a module, the entries in it."""
-    thing = PUBLIC[path]
-    if isinstance(thing, types.ModuleType):
-        inside = [name for name in PUBLIC if name.rpartition(".")[0] == path]
-        same = [name for name in thing.__all__ if f"{path}.{name}" not in inside]
-        aliases = f"\n\nThe same here as there: {', '.join(f'[`{name}`][]' for name in same)}." if same else ""
-        parts = [
-            _linked(to_markdown(docstring(path, thing)), f"{path}.") + aliases,
-            *(entry(name, level + 1) for name in inside),
-        ]
-        return "\n\n".join([f"{'#' * level} {path} {{ #{path} }}", *parts])
-    return f"{'#' * level} {path.rpartition('.')[2]} {{ #{path} }}\n\n{body(path)}"
+def _default(value: Any) -> Any:
+    """A default, with functions and dtypes by name; a marker that stands for no value is an ellipsis."""
+    if value is inspect.Parameter.empty:
+        return value
+    if "_MISSING_TYPE" in repr(value):
+        return _Verbatim("...")
+    return _Verbatim(getattr(value, "__name__", repr(value)))
 
 
-def lead(path: str) -> str:
-    """The first paragraph of an entry's docstring."""
-    return _linked(docstring(path, PUBLIC[path]).partition("\n\n")[0], path)
-
-
-def body(path: str, lead: bool = True) -> str:
-    """An entry without its heading: the call, the docstring (without its first paragraph, if so asked), members."""
-    thing = PUBLIC[path]
-    doc = docstring(path, thing)
-    text = to_markdown(doc if lead else doc.partition("\n\n")[2])
-    call = signature(path, thing)
-    parts = [f"```python\n{call}\n```" if call else "", _linked(text, path), *_members(path, thing)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _linked(text: str, inside: str = "") -> str:
-    """Text with references to all entries that it names but its own."""
-    module = inside.rpartition(".")[0] or "gradtx"
-    return code_links(text, lambda name: path if (path := path_of(name, module)) != inside else None)
-
-
-def _members(path: str, thing: Any) -> Iterator[str]:
-    """Methods, properties and attributes with docstrings: a class's own, and what makes a chain or a rule one."""
-    if not _is_class(thing) or (issubclass(thing, gradtx.Rule) and thing is not gradtx.Rule):
-        return
-    families = {gradtx.Chain: (gradtx.Chain, Transformation), gradtx.Rule: (AbstractRule, gradtx.Rule)}
-    seen: set[str] = set()
-    for owner in families.get(thing, (thing,)):
-        notes = _below(owner)
-        for name, member in vars(owner).items():
-            if name.startswith("_") or name in seen or (thing is not gradtx.Rule and not callable(member)
-                                                         and not isinstance(member, property)):  # fmt: skip
-                continue
-            doc = notes.get(name) or docstring(name, member)
-            if doc:
-                seen.add(name)
-                call = f"\n\n```python\n{signature(name, member)}\n```" if inspect.isfunction(member) else ""
-                yield f"#### `{name}` {{ #{path}.{name} }}{call}\n\n{_linked(to_markdown(doc), path)}"
+def _written(annotation: Any) -> _Verbatim:
+    return _Verbatim(annotation if isinstance(annotation, str) else inspect.formatannotation(annotation))

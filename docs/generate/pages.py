@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import gradtx as gx
-from docs.generate import api
-from docs.generate.docstrings import code_links, to_markdown
+from docs.generate import api, family
 from docs.generate.optimizers import OPTIMIZERS
 from docs.generate.pictures import svg
 from docs.generate.rules import RULES
 from gradtx import dialects, optimizers, rules
 
-__all__ = ["figure", "made", "missing", "of_optimizer", "of_rule"]
+__all__ = ["figure", "made", "missing", "of_optimizer", "of_rule", "shared", "shown"]
 
 
 def missing(table: Iterable[str], public: Iterable[str], where: str) -> list[str]:
@@ -44,50 +43,66 @@ def made() -> dict[str, str]:
         raise ValueError("; ".join(wrong))
     pages = {f"rules/{name}.md": of_rule(name) for name in RULES}
     pages |= {f"optimizers/{name}.md": of_optimizer(name) for name in OPTIMIZERS}
-    return pages | {"rules/index.md": _all_rules(), "optimizers/index.md": _all_optimizers()}
+    indexes = {"rules/index.md": _all_rules(), "optimizers/index.md": _all_optimizers()}
+    return pages | indexes | {"optimizers/family.md": family.page()}
 
 
 def of_rule(name: str) -> str:
     """The page of a rule."""
-    path = f"gradtx.{name}"
-    return "\n\n".join(
-        [
-            f"# {name} {{ #{path} }}",
-            api.lead(path),
-            f"$$\n{_equation(getattr(gx, name))}\n$$",
-            f"::: picture of rule {name}",
-            f"## Use\n\n{api.body(path, lead=False)}",
-            f"## Elsewhere\n\n{RULES[name].elsewhere}",
-        ]
-    )
+    return _page(name, _reference("class", f"gradtx.{name}"), f"## Elsewhere\n\n{RULES[name].elsewhere}")
 
 
 def of_optimizer(name: str) -> str:
     """The page of an optimizer."""
-    path = f"gradtx.{name}"
-    tx = getattr(gx, name)(0.001)
-    recipe = ",\n    ".join(map(repr, tx.rules))
     same = _same_name(name)
-    return "\n\n".join(
-        [
-            f"# {name} {{ #{path} }}",
-            api.lead(path),
-            f"## Recipe\n\n`{name}(0.001)` is\n\n```python\nchain(\n    {recipe},\n)\n```\n\n{_equations(tx)}",
-            f"::: picture of optimizer {name}",
-            f"## Use\n\n{api.body(path, lead=False)}",
-            *([f"## Under this name elsewhere\n\n{same}"] if same else []),
-        ]
-    )
+    elsewhere = [f"## Under this name elsewhere\n\n{same}"] if same else []
+    return _page(name, _reference("function", f"gradtx.{name}"), *elsewhere)
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join([f"# {title}", *parts]) + "\n"
+
+
+def _reference(kind: str, path: str) -> str:
+    """The entry of a public name, which Sphinx makes from its docstring."""
+    return f"```{{eval-rst}}\n.. auto{kind}:: {path}\n```"
+
+
+def shown(path: str) -> str:
+    """The part of an entry that follows the first paragraph of its docstring, in reStructuredText.
+
+    Of a rule: its equation and its picture. Of an optimizer: its recipe, the equations and its picture.
+
+    >>> print(shown("gradtx.sign"))
+    <BLANKLINE>
+    .. math:: u \\leftarrow \\mathrm{sign}(u)
+    <BLANKLINE>
+    .. picture:: rule sign
+    """
+    name = path.removeprefix("gradtx.")
+    if name in RULES:
+        return f"\n.. math:: {_equation(getattr(gx, name))}\n\n.. picture:: rule {name}"
+    if name in OPTIMIZERS:
+        tx = getattr(gx, name)(0.001)
+        recipe = "".join(f"        {rule!r},\n" for rule in tx.rules)
+        rows = "".join(f"   * - ``{rule.label}``\n     - :math:`{rule.equation}`\n" for rule in tx.rules)
+        return (
+            f"\n``{name}(0.001)`` is\n\n.. code-block:: python\n\n    chain(\n{recipe}    )\n\n"
+            f".. list-table::\n   :header-rows: 1\n\n   * - rule\n     - per step\n{rows}\n"
+            f".. picture:: optimizer {name}"
+        )
+    return ""
+
+
+def shared(path: str, module: Any) -> str:
+    """The names of a module that have their entries elsewhere, in reStructuredText."""
+    same = [name for name in getattr(module, "__all__", ()) if api.path_of(name, path) == f"gradtx.{name}"]
+    return "\nThe same here as there: {}.\n".format(", ".join(f"``{name}``" for name in same)) if same else ""
 
 
 def _equation(rule: Any) -> str:
     """The equation of a rule; of one whose equation depends on its form, that of the default."""
     return rule.equation if isinstance(rule.equation, str) else rule().equation
-
-
-def _equations(tx: Any) -> str:
-    rows = [f"| [`{rule.label}`][] | ${rule.equation}$ |" for rule in tx.rules]
-    return "\n".join(["| rule | per step |", "|---|---|", *rows])
 
 
 def _same_name(name: str) -> str:
@@ -118,24 +133,25 @@ def _groups() -> dict[str, list[str]]:
 
 
 def _all_rules() -> str:
-    parts = ["# Rules", _doc(rules)]
+    parts = [_reference("module", "gradtx.rules")]
     for title, names in _groups().items():
-        rows = [f"| [`{name}`][] | ${_equation(getattr(gx, name))}$ |" for name in names]
-        parts += [f"## {title}", "\n".join(["| rule | per step |", "|---|---|", *rows])]
-    return "\n\n".join(parts)
-
-
-def _doc(module: Any) -> str:
-    return code_links(to_markdown(module.__doc__ or ""), api.path_of)
+        rows = [f"| `{name}` | ${_equation(getattr(gx, name))}$ |" for name in names]
+        parts += [f"## {title}", "\n".join(["| rule | per step |", "|---|---|", *rows]), _contents(title, names)]
+    return _page("Rules", *parts)
 
 
 def _all_optimizers() -> str:
     rows = [
-        f"| [`{name}`][] | {' → '.join(f'[`{rule.label}`][]' for rule in getattr(gx, name)(0.001).rules)} |"
+        f"| `{name}` | {' → '.join(f'`{rule.label}`' for rule in getattr(gx, name)(0.001).rules)} |"
         for name in OPTIMIZERS
     ]
     table = "\n".join(["| optimizer | chain |", "|---|---|", *rows])
-    return f"# Optimizers\n\n{_doc(optimizers)}\n\n{table}"
+    return _page("Optimizers", _reference("module", "gradtx.optimizers"), table, _contents("", ["family", *OPTIMIZERS]))
+
+
+def _contents(caption: str, names: Iterable[str]) -> str:
+    """Pages in the navigation."""
+    return "\n".join(["```{toctree}", ":hidden:", *([f":caption: {caption}"] if caption else []), "", *names, "```"])
 
 
 @functools.cache

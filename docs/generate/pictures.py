@@ -28,10 +28,10 @@ COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
 """Of Okabe & Ito (2008), which colour-blind readers can tell apart; the first is what a picture is about."""
 
 _OF_THE_PAGE = {
-    INK: "var(--md-default-fg-color)",
-    MUTED: "var(--md-default-fg-color--light)",
-    FAINT: "var(--md-default-fg-color--lightest)",
-    "#ffffff": "var(--md-default-bg-color)",
+    INK: "var(--picture-ink)",
+    MUTED: "var(--picture-muted)",
+    FAINT: "var(--picture-faint)",
+    "#ffffff": "var(--picture-paper)",
     COLOURS[1]: "var(--picture-blue)",  # the one that is too dark on a dark page
 }
 

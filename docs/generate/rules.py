@@ -329,9 +329,9 @@ RULES: dict[str, Entry] = {
         partial(over_time, OUT, {"β = 0.9": gx.momentum(0.9), "β = 0.5": gx.momentum(0.5)}),
         "An average of the last 1/(1−β) gradients or so: a step arrives late, a spike hardly at all.",
         "`optax.ema` is this rule with debiasing switched on by default; `optax.ema(debias=False)` is it exactly. What "
-        "torch, Keras and `optax.sgd` call momentum is the sum of [`trace`][], 1/(1−β) times as large. torch with "
+        "torch, Keras and `optax.sgd` call momentum is the sum of `trace`, 1/(1−β) times as large. torch with "
         "`dampening` equal to the momentum averages too, but starts at the first gradient instead of at zero: that is "
-        "[`damped_trace`][].",
+        "`damped_trace`.",
     ),
     "trace": Entry(
         partial(over_time, OUT, {"trace(0.9)": gx.trace(0.9), "nesterov=True": gx.trace(0.9, nesterov=True)}),
@@ -339,7 +339,7 @@ RULES: dict[str, Entry] = {
         "torch and `optax.sgd` have the learning rate behind the sum, Keras and `optax.rmsprop` in front of it (Keras "
         "keeps the sum with the opposite sign, too). That is the same while the rate is constant, and only then: with "
         "a rate that falls by a tenth each step the two end 0.9 apart on a way of 1.1. `nesterov=True` is Nesterov's "
-        "method under a constant rate alone; [`nag_lookahead`][] is it under any.",
+        "method under a constant rate alone; `nag_lookahead` is it under any.",
     ),
     "damped_trace": Entry(
         partial(over_time, OUT, {"τ = 0.9": gx.damped_trace(0.9, 0.9), "momentum(0.9)": gx.momentum(0.9)}),

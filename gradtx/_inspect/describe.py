@@ -122,7 +122,7 @@ def describe(tx: Transformation, params: Any) -> Description:
 
     Args:
         tx: a gradtx chain or rule, or a ``partition``, whose parts' rules are shown as ``part.rule``.
-        params: the parameters, or ``jax.ShapeDtypeStruct``s like them; nothing is computed.
+        params: the parameters, or ``jax.ShapeDtypeStruct`` objects like them; nothing is computed.
 
     Raises:
         TypeError: if ``tx`` is not made of gradtx rules (``seal`` it to see what its state costs).

@@ -77,7 +77,7 @@ def load_state_dict(tx: optax.GradientTransformation, params: Any, arrays: Mappi
     Args:
         tx: the transformation, built as it was. Hyperparameters that are numbers are in the state, and are restored;
             schedules are code, and are those of ``tx``.
-        params: parameters, or ``jax.ShapeDtypeStruct``s, of the shapes and dtypes they had.
+        params: parameters, or ``jax.ShapeDtypeStruct`` objects, of the shapes and dtypes they had.
         arrays: what ``state_dict`` returned, or a file of it: what ``numpy.load`` or
             ``safetensors.numpy.load_file`` gives.
 

@@ -533,7 +533,7 @@ def muon(
 
 
 def clip_grad_value(clip_value: Hyper) -> Rule:
-    """torch.nn.utils.clip_grad_value_: each element to [−clip_value, clip_value]. To stand in front.
+    """``torch.nn.utils.clip_grad_value_``: each element to [−clip_value, clip_value]. To stand in front.
 
     >>> from gradtx.dialects import torch
     >>> torch.clip_grad_value(1.0)
@@ -543,7 +543,7 @@ def clip_grad_value(clip_value: Hyper) -> Rule:
 
 
 class clip_grad_norm(rules.clip_by_global_norm):
-    r"""torch.nn.utils.clip_grad_norm_: u ← u·min(1, limit/(‖all u‖ + 1e-6)). To stand in front.
+    r"""``torch.nn.utils.clip_grad_norm_``: u ← u·min(1, limit/(‖all u‖ + 1e-6)). To stand in front.
 
     The 1e-6 makes it shrink gradients that are at the limit already, and shrink again what it has shrunk.
 

@@ -96,6 +96,15 @@ def test_fits_where_it_is_printed(monkeypatch):
         assert any("momentum" in line and "βm" in line for line in text.splitlines()) == (most == 500)
 
 
+def test_no_word_is_broken_in_80_columns():
+    """Hyperparameters stand below their rules, too, where there is no room for the longest of them."""
+    phases = gx.switch(10, gx.adam(1e-3), gx.sgd(0.1, momentum=0.9))
+    text = str(gx.describe(gx.chain(phases, gx.scale(0.1 + 0.2)), PARAMS))
+    words = {"learning_rate=0.001", "learning_rate=0.1", "carry='momentum'", "factor=0.3", "switched_at,", "parameters"}
+    assert words <= set(text.split())
+    assert "tx(u)" not in text  # of a wrapper, what is in it says what it does
+
+
 def test_a_terminal_is_asked_for_its_width(monkeypatch):
     assert columns() == 80
     monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))

@@ -14,7 +14,7 @@ from gradtx._core.selectors import Leaves, flatten_with_paths
 from gradtx._core.verification import timeless
 from gradtx._engine.transformation import Transformation, show
 from gradtx._inspect.latex import plain
-from gradtx._inspect.tables import aligned, broken, columns, fitted, line, markdown, width
+from gradtx._inspect.tables import aligned, broken, columns, fitted, line, markdown, unbroken, width
 from gradtx._wrappers.base import Wrapper
 from gradtx._wrappers.packed import packed
 from gradtx._wrappers.partition import partition
@@ -80,15 +80,25 @@ class Description(NamedTuple):
         return [["leaf", "shape", "rules"], *body]
 
     def _blocks(self, most: int) -> list[list[str]]:
-        """The lines of each row, of at most so many columns; if those are too few, equations stand below."""
+        """The lines of each row, of at most so many columns.
+
+        If those are too few, equations stand below their rules; and if words would be broken even then, so do the
+        hyperparameters.
+        """
         cells = self._cells()
         lines = aligned(cells, numbers=4)
         if max(map(width, lines)) <= most:
             return [[one] for one in lines]
-        blocks = fitted([[rule, *rest] for rule, _, *rest in cells], 3, most)
-        for block, row in zip(blocks[1:-1], self.rows, strict=True):
+        texts, below = 3, [[row.equation] for row in self.rows]
+        cells = [[rule, *rest] for rule, _, *rest in cells]
+        if unbroken(cells, texts) > most:
+            texts, below = 2, [[row.hyperparameters, row.equation] for row in self.rows]
+            total = f"{cells[-1][0]}, {cells[-1][1]}"
+            cells = [[row[0], *row[2:]] for row in cells[:-1]] + [[total, *cells[-1][2:]]]
+        blocks = fitted(cells, texts, most)
+        for block, row, lines in zip(blocks[1:-1], self.rows, below, strict=True):
             indent = "  " * (row.depth + 1)
-            block += broken(indent + row.equation, most, indent + "  ") if row.equation else []
+            block += [part for text in lines if text for part in broken(indent + text, most, indent + "  ")]
         return blocks
 
     def __str__(self) -> str:
@@ -205,10 +215,11 @@ def _rows(tx: Any, state: Any, at: _Part, parameters: int, acting: dict[str, lis
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(slots) if id(x) not in taken)
         if members:
             fields = slots["state"]._asdict() if hasattr(slots["state"], "_asdict") else {}
-            slots = [field for field, x in fields.items() if any(id(y) not in taken for y in jax.tree.leaves(x))]
+            slots = {field: x for field, x in fields.items() if any(id(y) not in taken for y in jax.tree.leaves(x))}
+        stored = [slot for slot, x in slots.items() if jax.tree.leaves(x) or not parameters]
         per_parameter = size / parameters if parameters else 0.0
-        row = at.prefix + name, plain(rule.equation), _values(rule), ", ".join(slots), per_parameter, size, at.depth
-        yield Row(*row)
+        equation = "" if members else plain(rule.equation)  # of a wrapper, what is in it says what it does
+        yield Row(at.prefix + name, equation, _values(rule), ", ".join(stored), per_parameter, size, at.depth)
         for path, _ in () if members else part.leaves:
             acting[path].append(at.prefix + name)
         for own, (member, inner) in members.items():
@@ -242,7 +253,13 @@ def _values(rule: Rule) -> str:
         del values["tx"]
         wrapper = inside._values() if isinstance(inside, Wrapper) else {}
         values = {name: x for name, x in wrapper.items() if not _holds_transformations(x)} | values
-    return " ".join(", ".join(f"{name}={show(x)}" for name, x in values.items()).split())
+    return " ".join(", ".join(f"{name}={_short(x)}" for name, x in values.items()).split())
+
+
+def _short(value: Any) -> str:
+    """A value as in the call that makes it; of a number of many digits, six."""
+    text = show(value)
+    return show(value, 6) if len(text) > 8 else text
 
 
 def _holds_transformations(value: Any) -> bool:

@@ -18,7 +18,7 @@ class Finding(NamedTuple):
         problem: "nonfinite", "exploding", "vanishing", "dead", "large updates", "small updates" or "clipped".
         leaves: the paths of the leaves that have it, the worst first.
         values: what was measured of each of them.
-        measure: what that is, and the threshold, in words.
+        measure: what these values are, and the limit, in words.
         advice: what to try.
     """
 
@@ -92,21 +92,21 @@ _CHECKS = (
         "nonfinite",
         "nonfinite",
         lambda leaf, limits: leaf.nonfinite > limits.nonfinite,
-        "share of steps with inf or NaN in the gradient",
+        "the gradient held inf or NaN in this share of the steps",
         "Try a smaller step, or clip_by_global_norm; skip_nonfinite drops such steps, loss_scale for float16.",
     ),
     _Check(
         "exploding",
         "norm",
         lambda leaf, limits: leaf.norm > limits.exploding and leaf.clipped < limits.clipped,
-        "norm of the gradient, above {exploding:g}",
+        "the norm of this leaf's gradient is above {exploding:g}",
         "Try clip_by_norm or clip_by_global_norm, smaller initial weights, or a smaller step.",
     ),
     _Check(
         "vanishing",
         "rms_to_largest",
         lambda leaf, limits: leaf.rms_to_largest < limits.vanishing and leaf.zeros < limits.dead,
-        "root mean square of the gradient by that of the largest, below {vanishing:g}",
+        "this leaf's gradient is less than {vanishing:g} times the largest leaf's",
         "Try ReLU or maxout, an initialisation that keeps the scale (He's), fewer layers, or rms scaling.",
         low_is_bad=True,
     ),
@@ -114,22 +114,22 @@ _CHECKS = (
         "dead",
         "zeros",
         lambda leaf, limits: leaf.zeros >= limits.dead,
-        "share of zeros in the gradient, {dead:g} or more",
-        "Try a smaller step, smaller initial weights, or maxout. Rows of an embedding that no example used are zero "
-        "rightly.",
+        "this share of the gradient is zero; {dead:g} or more is too much",
+        "Try a smaller step, smaller initial weights, or maxout. (Rows of an embedding that no example used are "
+        "zero as they should be.)",
     ),
     _Check(
         "large updates",
         "step",
         lambda leaf, limits: leaf.step > limits.large_update,
-        "norm of the update by that of the parameters, above {large_update:g}",
+        "one step changes the leaf by more than {large_update:g} of its norm",
         "Try a smaller learning rate, or one that warms up.",
     ),
     _Check(
         "small updates",
         "update_ratio",
         lambda leaf, limits: leaf.update_ratio < limits.small_update,
-        "norm of the update by that of the parameters, below {small_update:.2g}",
+        "one step changes the leaf by less than {small_update:.2g} of its norm",
         "Try a larger learning rate, or parameters in a wider dtype.",
         low_is_bad=True,
     ),
@@ -137,8 +137,8 @@ _CHECKS = (
         "clipped",
         "clipped",
         lambda leaf, limits: leaf.clipped >= limits.clipped,
-        "share of steps with a clipped gradient, {clipped:g} or more",
-        "The limit, and not the gradient, sets the length of the step. Try a higher one, or smaller initial weights.",
+        "the gradient was clipped in this share of the steps; {clipped:g} or more is too often",
+        "Then the limit sets the length of the step, not the gradient. Try a higher limit, or smaller initial weights.",
     ),
 )
 """All problems, the worst first."""

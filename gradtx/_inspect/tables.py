@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["aligned", "broken", "columns", "fitted", "line", "markdown", "width"]
+__all__ = ["aligned", "broken", "columns", "fitted", "line", "markdown", "unbroken", "width"]
 
 Cells = Sequence[Sequence[str]]
 """Rows of cells, the head first."""
@@ -62,6 +62,17 @@ def fitted(cells: Cells, numbers: int, most: int) -> list[list[str]]:
         filled = [text + [""] * (height - len(text)) for text in texts]
         rows.append([_joined(part, widths, numbers) for part in zip(*filled, strict=True)])
     return rows
+
+
+def unbroken(cells: Cells, numbers: int) -> int:
+    """The columns that a table takes at least, if no word is broken; the columns from ``numbers`` on are one word each.
+
+    >>> unbroken([["rule", "slots", "bytes"], ["rms", "s, weight", "8"]], numbers=2)
+    19
+    """
+    columns = list(zip(*cells, strict=True))
+    least = [max(map(_least if i < numbers else width, column)) for i, column in enumerate(columns)]
+    return sum(least) + 2 * (len(least) - 1)
 
 
 def _least(cell: str) -> int:

@@ -80,6 +80,8 @@ def qhadam(
         nu1, nu2: ν₁ and ν₂, the shares of the averages. 0.7 and 1 as the paper advises.
         eps: ε outside the root.
 
+    When to use: where Adam overshoots: the share of the gradient damps it.
+
     Source: Ma & Yarats (2019), "Quasi-hyperbolic momentum and Adam for deep learning".
 
     >>> import gradtx
@@ -130,6 +132,8 @@ def adabelief(
         eps: ε, outside the root and, as in the paper, added to s in each step. 1e-16 as its authors take.
         weight_decay, decay_mask: as in ``adamw``; none here.
 
+    When to use: steady gradients, for which Adam's steps are too short.
+
     Source: Zhuang et al. (2020), "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients".
 
     >>> import gradtx
@@ -149,6 +153,8 @@ def yogi(learning_rate: Hyper, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 
         eps: ε outside the root. 1e-3 as in the paper.
 
     Both averages start at zero and are debiased; optax starts them at 1e-6.
+
+    When to use: sparse gradients, after which Adam's second moment falls too fast.
 
     Source: Zaheer et al. (2018), "Adaptive methods for nonconvex optimization".
 
@@ -223,6 +229,8 @@ def laprop(
         eps: ε outside the root.
         weight_decay, decay_mask: as in ``adamw``; none here.
 
+    When to use: where Adam is not stable: a small β₂ beside a large β₁.
+
     Source: Ziyin et al. (2020), "LaProp: separating momentum and adaptivity in Adam".
 
     >>> import gradtx
@@ -251,6 +259,8 @@ def adopt(
         b1, b2: β₁ and β₂ in [0, 1). 0.9 and 0.9999 as in the paper.
         eps: ε, a floor of the root. 1e-6 as in the paper.
         weight_decay, decay_mask: as in ``adamw``; none here.
+
+    When to use: where Adam does not converge, or β₂ is hard to choose.
 
     Source: Taniguchi et al. (2024), "ADOPT: modified Adam can converge with any β₂ with the optimal rate".
 
@@ -319,6 +329,8 @@ def adan(
         eps: ε outside the root.
         weight_decay, decay_mask: as in ``adamw``; none here. (The paper's decay is implicit: w/(1 + ηλ).)
 
+    When to use: large models and large batches, if memory is not short.
+
     Source: Xie et al. (2022), "Adan: adaptive Nesterov momentum algorithm for faster optimizing deep models".
 
     >>> import gradtx
@@ -349,6 +361,8 @@ def mars(
         weight_decay, decay_mask: as in ``adamw``; none here.
 
     Every leaf gets the correction; its authors leave vectors to plain AdamW (see ``partition``).
+
+    When to use: large models whose gradients are noisy.
 
     Source: Yuan et al. (2024), "MARS: unleashing the power of variance reduction for training large models".
 

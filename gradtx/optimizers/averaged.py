@@ -39,6 +39,8 @@ def schedule_free_sgd(
         weight_decay: λ of a decay at y; 0.
         decay_mask: which leaves decay, a selector as of ``where``; None: all.
 
+    When to use: in place of SGD, for trainings whose length is not known in advance.
+
     Source: Defazio et al. (2024), "The road less scheduled".
 
     >>> import gradtx
@@ -97,6 +99,8 @@ def asgd(
         decay: λ, of the weights and of the step size. 1e-4, torch's.
         power: α of the step size. 0.75, torch's; the paper's is ⅔ to 1.
         start: the number of steps before the average begins. A million, torch's.
+
+    When to use: convex losses: the average of the iterates is better than the last of them.
 
     Source: Polyak & Juditsky (1992), "Acceleration of stochastic approximation by averaging".
 

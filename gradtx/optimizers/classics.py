@@ -48,6 +48,8 @@ def sgd(learning_rate: Hyper, momentum: Hyper | None = None, nesterov: bool = Fa
         momentum: μ in [0, 1), or None for none (the default everywhere).
         nesterov: whether the momentum looks ahead.
 
+    When to use: with a schedule, and time to tune the rate: it stores nothing, and often has the best test accuracy.
+
     Raises:
         ValueError: for ``nesterov`` without momentum.
 
@@ -71,6 +73,8 @@ def momentum_sgd(learning_rate: Hyper, decay: Hyper = 0.9) -> Chain:
         learning_rate: η.
         decay: ρ in [0, 1). The article advises 0.85 to 0.95.
 
+    When to use: as SGD, on a loss with narrow valleys, plateaus or saddles.
+
     >>> import gradtx
     >>> gradtx.momentum_sgd(0.1)
     chain(momentum(decay=0.9), scale_by_learning_rate(learning_rate=0.1))
@@ -89,6 +93,8 @@ def nag(learning_rate: Hyper, decay: Hyper = 0.9, lookahead: Hyper = 1.0) -> Cha
         decay: ρ in [0, 1), as in ``momentum_sgd``.
         lookahead: κ ≥ 0, how many last steps to look ahead. 1 is the article's.
 
+    When to use: in place of momentum, which swings more.
+
     >>> import gradtx
     >>> print(gradtx.nag(0.1))
     momentum(0.9) → scale_by_learning_rate(0.1) → nag_lookahead(1)
@@ -104,6 +110,8 @@ def adagrad(learning_rate: Hyper, initial: Hyper = 0.0, eps: Hyper = 1e-8, eps_r
         initial: what the sum starts at. 0 as in the paper; optax and Keras start at 0.1.
         eps: ε outside the root; the paper's δ, which it leaves open. 1e-8 is ``precondition``'s.
         eps_root: ε inside the root. 0; optax and Keras have 1e-7 here, and none outside.
+
+    When to use: sparse features, whose rare gradients get long steps. Steps only shrink, so not for long trainings.
 
     Source: Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning and stochastic
         optimization".
@@ -138,6 +146,8 @@ def rmsprop(
         nesterov: whether the momentum looks ahead.
         centered: whether v is the variance of the gradient instead of its mean square (see ``centered_rms``).
 
+    When to use: gradients that change their size, with little memory; recurrent networks, reinforcement learning.
+
     Raises:
         ValueError: for ``nesterov`` without momentum.
 
@@ -169,6 +179,8 @@ def adam(learning_rate: Hyper, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 
             first and debiases afterwards, "epsilon hat": swap ``debias`` and ``precondition``.)
         eps_root: ε inside the root, 0. optax has the same.
 
+    When to use: a first choice, without weight decay.
+
     Source: Kingma & Ba (2015), "Adam: a method for stochastic optimization".
 
     >>> import gradtx
@@ -197,6 +209,8 @@ def adamw(
         decay_mask: which leaves decay, a selector as of ``where``; None: all. Biases and norms are often left out:
             ``decay_mask=lambda path, leaf: leaf.ndim > 1``.
 
+    When to use: a first choice for nearly everything, with a warm-up and a rate that falls.
+
     Source: Loshchilov & Hutter (2019), "Decoupled weight decay regularization".
 
     >>> import gradtx
@@ -217,6 +231,8 @@ def amsgrad(
     Args:
         learning_rate: η.
         b1, b2, eps, eps_root: as in ``adam``; the paper leaves them open, and experiments with 0.9 and 0.99 or 0.999.
+
+    When to use: where Adam's steps grow again, so that it does not settle.
 
     Source: Reddi, Kale & Kumar (2018), "On the convergence of Adam and beyond".
 
@@ -248,6 +264,8 @@ def nadam(
         schedule_decay: of the momentum (see ``nesterov``). The paper leaves the schedule of μ open; None, a constant
             μ, is optax's; 0.004 is torch's and 1.0 Keras's.
 
+    When to use: where Adam overshoots.
+
     Source: Dozat (2016), "Incorporating Nesterov momentum into Adam".
 
     >>> import gradtx
@@ -274,6 +292,8 @@ def nadamw(
         b1, b2, eps, eps_root, schedule_decay: as in ``nadam``.
         weight_decay, decay_mask: as in ``adamw``.
 
+    When to use: where AdamW overshoots.
+
     >>> import gradtx
     >>> [rule.label for rule in gradtx.nadamw(0.001).rules][-2:]
     ['add_decayed_weights', 'scale_by_learning_rate']
@@ -293,6 +313,8 @@ def article_adam(learning_rate: Hyper, decay: Hyper = 0.9, second_decay: Hyper =
         second_decay: β of V in [0, 1). The article names no value for its Adam; these two are Kingma & Ba's.
         eps: outside the root. The article has none; where V is 0, so is the step.
 
+    When to use: to follow the review article; else ``adam``.
+
     >>> import gradtx
     >>> print(gradtx.article_adam(0.001))
     momentum(0.9) → rms(0.999) → precondition(0, 0) → scale_by_learning_rate(0.001)
@@ -308,6 +330,8 @@ def article_max_v(learning_rate: Hyper, decay: Hyper = 0.9, second_decay: Hyper 
     Args:
         learning_rate: η.
         decay, second_decay, eps: as in ``article_adam``.
+
+    When to use: to follow the review article; else ``amsgrad``.
 
     >>> import gradtx
     >>> print(gradtx.article_max_v(0.001))

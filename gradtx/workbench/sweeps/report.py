@@ -27,10 +27,10 @@ def print_sweeps(settings: Settings, sweeps: Sequence[Sweep], console: Console |
             console.print()
     seeds = f"{settings.seeds} seed{'s' * (settings.seeds > 1)}"
     console.print(
-        f"best rate: lowest training loss at the end, as a mean of {seeds} (± standard deviation). trains: neighbouring"
-        f" rates with which every seed ends with {100 * TRAINED:g} % training accuracy or more, and no more training"
-        " loss than it began with; ×: the highest of them over the lowest, how forgiving the optimizer is (≥: the"
-        " range goes on beyond what was tried)",
+        f"best rate: the one with the lowest training loss at the end (mean of {seeds} ± standard deviation). trains"
+        f" from/to: lowest and highest learning rate that reached {100 * TRAINED:g} % training accuracy with every"
+        " seed, as did all between. × = to / from; larger is easier to tune (≥: the range may go on beyond what was"
+        " tried).",
         highlight=False,
     )
 

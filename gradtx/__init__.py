@@ -19,6 +19,7 @@ from gradtx._inspect.describe import describe
 from gradtx._inspect.diagnose import Diagnosis, Finding, diagnose
 from gradtx._inspect.lookahead import evaluation_point, gradient_point, lookahead_iterate, lookahead_point
 from gradtx._inspect.monitor import MonitorState, metrics, monitor
+from gradtx._inspect.sharpness import ascent_point
 from gradtx._states.checkpoint import load_state_dict, state_dict
 from gradtx._states.migrate import MigrationReport, migrate
 from gradtx._states.ports import from_optax, from_torch
@@ -84,6 +85,7 @@ from gradtx.rules import (
     add_decayed_weights,
     add_difference,
     add_momentum,
+    add_noise,
     arctan,
     average_iterates,
     belief_rms,
@@ -126,6 +128,7 @@ from gradtx.rules import (
     scale_by_kronecker_root,
     scale_by_learning_rate,
     scale_by_parameter_rms,
+    scale_by_polyak,
     scale_by_shape,
     scale_by_sm3,
     scale_by_trust_ratio,
@@ -177,12 +180,14 @@ __all__ = [
     "add_decayed_weights",
     "add_difference",
     "add_momentum",
+    "add_noise",
     "ademamix",
     "adopt",
     "amsgrad",
     "arctan",
     "article_adam",
     "article_max_v",
+    "ascent_point",
     "asgd",
     "average_iterates",
     "belief_rms",
@@ -272,6 +277,7 @@ __all__ = [
     "scale_by_kronecker_root",
     "scale_by_learning_rate",
     "scale_by_parameter_rms",
+    "scale_by_polyak",
     "scale_by_shape",
     "scale_by_sm3",
     "scale_by_trust_ratio",

@@ -82,6 +82,7 @@ RULES: dict[str, Transformation] = {
     "skip_first": gx.chain(gx.skip_first(), gx.momentum(0.9)),
     "add_cautious_decay": gx.add_cautious_decay(0.1),
     "centralize": gx.centralize(),
+    "add_noise": gx.add_noise(1.0, 0.5, seed=1),
     "adaptive_clip": gx.adaptive_clip(),
     "scale_by_eigenbasis_rms": gx.chain(gx.momentum(0.9), gx.scale_by_eigenbasis_rms(0.9, 1.0, every=2)),
     "scale_by_kronecker_root": gx.scale_by_kronecker_root(0.9, 1e-2),
@@ -104,6 +105,7 @@ DIALECTS: dict[str, Transformation] = {
     f"{framework.__name__.split('.')[-1]}.{recipe}": getattr(framework, recipe)(LEARNING_RATE)
     for framework in (dialects.torch, dialects.keras, dialects.optax)
     for recipe in framework.__all__
+    if recipe != "polyak_sgd"  # needs the loss
 }
 
 # Within a partition, which does not say whether it needs the parameters: without decay.
@@ -160,5 +162,9 @@ LACKING |= {(claim, name) for claim in CLOSE for name in ("orthogonalize", "muon
 # Of gradients that stay the same, a basis of what has rank two at most: the rest of it is rounding.
 LACKING |= {(claim, "soap") for claim in ("turns with the gradient", "stores slots as told", "works under guards")}
 WHOLE = ("orthogonalize", "muon", "scale_by_shape", "scale_by_factored_rms", "scale_by_sm3", "sm3", *SIDES)
-WHOLE += ("centralize", "adaptive_clip")
+WHOLE += ("centralize", "adaptive_clip", "add_noise")
 LACKING |= {("works in shard map", name) for name in WHOLE}
+# Noise is there at zero, too, and does not turn.
+LACKING |= {
+    (claim, "add_noise") for claim in ("does nothing at zero", "is odd", "turns with the gradient", "has one clock")
+}

@@ -25,7 +25,8 @@ NOT_OURS |= LACKING
 
 def test_the_catalog_is_complete():
     in_use = {type(rule).__name__ for tx in RULES.values() for rule in tx.rules}
-    assert in_use == {*rules.__all__, "monitor", "seal"}, "a rule is missing from tests/catalog.py, or unknown"
+    known = {*rules.__all__, "monitor", "seal"} - {"scale_by_polyak"}  # which needs the loss: test_zoo.py
+    assert in_use == known, "a rule is missing from tests/catalog.py, or unknown"
     assert set(optimizers.__all__) <= set(OPTIMIZERS)
     assert {*rules.__all__, *optimizers.__all__, "monitor", "seal"} <= set(gx.__all__)
 

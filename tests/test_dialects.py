@@ -236,6 +236,7 @@ class TestErrors:
             ("schedule_free_adamw: use_ema would average", lambda d: d.schedule_free_adamw(use_ema=True)),
             ("lion: beta_1 must be greater than 0 and at most 1, found 0", lambda d: d.lion(beta_1=0.0)),
             ("lion: beta_2 must be greater than 0", lambda d: d.lion(beta_2=0.0)),
+            ("ftrl: learning_rate_power is no argument", lambda d: d.ftrl(learning_rate_power=-1.0)),
             ("lamb: decay_mask with weight_decay", lambda d: d.lamb(weight_decay=0.1, decay_mask="a")),
             (r"gradtx.accumulate\(keras.sgd\(...\), steps\)", lambda d: d.sgd(gradient_accumulation_steps=2)),
             ("take gradtx.evaluation_point", lambda d: d.sgd(use_ema=True, ema_overwrite_frequency=2)),
@@ -250,7 +251,7 @@ class TestErrors:
             (dialects.torch, "LBFGS", "Use optax.lbfgs"),
             (dialects.torch, "SparseAdam", "Use adam"),
             (dialects.torch, "Adam", "It is a function here: adam"),
-            (dialects.keras, "Ftrl", "The nearest is adagrad"),
+            (dialects.keras, "Ftrl", "It is a function here: ftrl"),
             (dialects.optax, "rprop", "Use gradtx.rprop"),
             (dialects.optax, "momo", r"gradtx.seal\(optax.contrib.momo"),
         ):

@@ -323,6 +323,46 @@ def test_prodigy():
     assert d > 0.1  # it estimated something
 
 
+@pytest.mark.parametrize("variant", ["sps", "sps+"])
+def test_polyak_as_optax(variant):
+    """From a loss that falls below f* on its way: then one goes uphill, and the other stays."""
+
+    def losses(tx):
+        def one(carry, _):
+            p, state = carry
+            loss, g = jax.value_and_grad(lambda p: jnp.sum(p["a"] ** 2) + jnp.sum(p["b"] ** 4))(p)
+            updates, state = tx.update(g, state, p, value=loss)
+            return (optax.apply_updates(p, updates), state), loss
+
+        p = start()
+        return jax.jit(lambda: jax.lax.scan(one, (p, tx.init(p)), length=STEPS)[1])()
+
+    arguments = (0.03, 1.2, 0.5, 1e-3, variant)
+    ours, theirs = losses(gx.dialects.optax.polyak_sgd(*arguments)), losses(optax.polyak_sgd(*arguments))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+    with pytest.raises(TypeError, match=r"'scale_by_polyak' needs the loss: step\(tx, params, grads, state, value"):
+        gx.scale_by_polyak().update(jnp.ones(1), gx.scale_by_polyak().init(jnp.ones(1)))
+
+
+def test_noise_has_its_variance_and_goes_on_from_the_count():
+    tx, g = gx.add_noise(0.5, 2.0, seed=3), {"a": jnp.zeros(40_000), "b": jnp.zeros(40_000)}
+    state, found = tx.init(g), []
+    for _ in range(3):
+        updates, state = tx.update(g, state)
+        found.append(np.stack([updates["a"], updates["b"]]))
+    np.testing.assert_allclose(np.stack(found).std(-1) ** 2, [[0.5] * 2, [0.125] * 2, [0.5 / 9] * 2], rtol=0.05)
+    np.testing.assert_allclose(np.corrcoef(np.concatenate(found)), np.eye(6), atol=0.03)
+    again, _ = tx.update(g, tx.init(g)._replace(count=jnp.int32(2)))
+    np.testing.assert_allclose(again["b"], found[2][1], rtol=1e-12)
+
+
+def test_ascent_point():
+    p, g = {"a": np.array([1.0, 2.0]), "b": np.array([[3.0]])}, {"a": np.array([2.0, -1.0]), "b": np.array([[2.0]])}
+    point = gx.ascent_point(jax.tree.map(jnp.asarray, p), jax.tree.map(jnp.asarray, g), 0.3)
+    chex.assert_trees_all_close(point, {k: p[k] + 0.1 * g[k] for k in p}, rtol=1e-14)
+    chex.assert_trees_all_equal(gx.ascent_point(point, jax.tree.map(jnp.zeros_like, point)), point)
+
+
 @pytest.mark.parametrize("name", PAPERS)
 def test_as_the_paper(name):
     ours, paper = PAPERS[name]

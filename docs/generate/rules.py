@@ -275,6 +275,20 @@ def _cautious_decay() -> Figure:
     return lines("a weight whose loss is least at 1", curves)
 
 
+def _polyak() -> Figure:
+    def way(minimum: float) -> np.ndarray:
+        tx = gx.chain(gx.scale_by_polyak(minimum), gx.scale(-1.0))
+
+        def one(carry, _):
+            w, state = carry
+            return gx.step(tx, w, w, state, value=0.5 * w**2 + 0.1), w
+
+        w = jnp.array(3.0)
+        return np.asarray(jax.lax.scan(one, (w, tx.init(w)), length=STEPS // 2)[1])
+
+    return lines("w on the loss ½w² + 0.1", {"minimum = 0.1": way(0.1), "minimum = 0": way(0.0)})
+
+
 def _centred() -> Figure:
     g = jnp.array([[1.0, 0.5], [2.0, -0.5], [3.0, 1.5]])
     out, _ = gx.centralize().update(g, gx.centralize().init(g))
@@ -780,6 +794,20 @@ RULES: dict[str, Entry] = {
         "It does not hold the weight back on its way away from 0; beyond its place it brakes it.",
         "pytorch_optimizer and heavyball have it as an option; heavyball looks at the bits of the signs, for which 0 "
         "is positive.",
+    ),
+    "scale_by_polyak": Entry(
+        _polyak,
+        "Told how far the loss is from its minimum, it needs no rate. Told less, it goes on as if there were more.",
+        "`optax.polyak_sgd` multiplies by −η first and takes the norm of that.",
+    ),
+    "add_noise": Entry(
+        partial(
+            over_time,
+            OUT,
+            {"variance 1": gx.add_noise(1.0), "variance 0": gx.add_noise(0.0)},
+        ),
+        "Much at first; after sixty steps a tenth of the variance is left.",
+        "`optax.add_noise` has a key in its state, and so another noise.",
     ),
     "centralize": Entry(
         _centred,

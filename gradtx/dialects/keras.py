@@ -43,6 +43,7 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "ftrl",
     "lamb",
     "lion",
     "muon",
@@ -53,7 +54,6 @@ __all__ = [
 ]
 
 _INSTEAD = {
-    "ftrl": "it is no chain of rules. The nearest is adagrad",
     "lossscaleoptimizer": "use gradtx.loss_scale",
     "multioptimizer": "use gradtx.partition",
     "optimizer": "an optimizer is a gradtx.chain of rules",
@@ -480,6 +480,57 @@ def lion(
     direction = chain(rules.momentum(beta_2), mixture, rules.sign(), *_decay(weight_decay, options))
     step = rules.scale_by_learning_rate(learning_rate)
     return _framed("lion", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
+
+
+def ftrl(
+    learning_rate: Hyper = 0.001,
+    learning_rate_power: float = -0.5,
+    initial_accumulator_value: Hyper = 0.1,
+    l1_regularization_strength: Hyper = 0.0,
+    l2_regularization_strength: Hyper = 0.0,
+    l2_shrinkage_regularization_strength: float = 0.0,
+    beta: Hyper = 0.0,
+    weight_decay: Hyper | None = None,
+    clipnorm: Hyper | None = None,
+    clipvalue: Hyper | None = None,
+    global_clipnorm: Hyper | None = None,
+    **options: Unpack[Options],
+) -> Chain:
+    """keras.optimizers.Ftrl: [clip,] follow the regularized leader.
+
+    Keras's squares start at 0.1 and its z at 0, which do not fit: the first step also multiplies the weights by
+    1 − √(0.1/(0.1 + g²)), and without any gradient they become 0. ``ftrl_proximal`` by itself starts both at 0.
+
+    Args:
+        learning_rate: η.
+        learning_rate_power: −0.5; any other is refused.
+        initial_accumulator_value: what the squares start at.
+        l1_regularization_strength: l₁.
+        l2_regularization_strength: l₂.
+        l2_shrinkage_regularization_strength: 0; any other is refused.
+        beta: β, added to the root of the squares.
+        weight_decay: None; any other is refused: what it moves, the next step moves back.
+        clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
+
+    Raises:
+        ValueError: as ``sgd``, and for what is refused.
+
+    >>> from gradtx.dialects import keras
+    >>> print(keras.ftrl())
+    ftrl_proximal(0.001, 0, 0, 0, 0.1)
+    """
+    refused = {
+        "learning_rate_power": learning_rate_power != -0.5,
+        "l2_shrinkage_regularization_strength": l2_shrinkage_regularization_strength != 0,
+        "weight_decay": weight_decay is not None,
+    }
+    if any(refused.values()):
+        name = next(name for name, is_given in refused.items() if is_given)
+        raise ValueError(f"keras.ftrl: {name} is no argument of ftrl_proximal: leave it at its default")
+    leader = rules.ftrl_proximal(
+        learning_rate, l1_regularization_strength, l2_regularization_strength, beta, initial_accumulator_value
+    )
+    return _framed("ftrl", (clipnorm, clipvalue, global_clipnorm), options, leader)
 
 
 def lamb(

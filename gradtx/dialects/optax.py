@@ -61,6 +61,7 @@ __all__ = [
     "novograd",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "polyak_sgd",
     "prodigy",
     "radam",
     "rmsprop",
@@ -89,10 +90,12 @@ _INSTEAD = {
     "multisteps": "use gradtx.accumulate",
     "apply_if_finite": "use gradtx.skip_nonfinite",
     "adaptive_grad_clip": "use the rule gradtx.adaptive_clip in front of a chain",
+    "add_noise": "use the rule gradtx.add_noise, whose noise is another",
+    "noisy_sgd": "use gradtx.add_noise in front of gradtx.sgd; the noise is another",
     "centralize": "use the rule gradtx.centralize(output=0): optax keeps the first axis",
     "sam": "use gradtx.ascent_point, and take the second gradient there",
     "inject_hyperparams": "every chain has its hyperparameters in its state: use gradtx.set_hyperparams",
-    **{name: _ELSEWHERE.format(name + "(...)") for name in ("lbfgs", "noisy_sgd", "polyak_sgd", "add_noise")},
+    **{name: _ELSEWHERE.format(name + "(...)") for name in ("lbfgs",)},
     **{
         name: _ELSEWHERE.format(f"contrib.{name}(...)")
         for name in (*("cocob", "dadapt_adamw", "galore", "mechanize", "momo", "momo_adam", "sophia"),)
@@ -1245,3 +1248,32 @@ def prodigy(
     adam = chain(rules.momentum(b1), rules.rms(b2), rules.precondition(eps), *decoupled(weight_decay, None))
     units = rules.in_units_of_distance(adam, rate, estim_lr0, beta3, estim_lr_coef, weighted=not safeguard_warmup)
     return chain(units, rules.scale_by_learning_rate(rate))
+
+
+def polyak_sgd(
+    max_learning_rate: Hyper = 1.0,
+    scaling: Hyper = 1.0,
+    f_min: Hyper = 0.0,
+    eps: Hyper = 0.0,
+    variant: str = "sps",
+) -> Chain:
+    """optax.polyak_sgd: the learning rate, then Polyak's step of what it made; ``update`` needs ``value=loss``.
+
+    Args:
+        max_learning_rate: the longest step.
+        scaling: a factor of the gradient in front of it.
+        f_min: f*, the loss at its minimum.
+        eps: ε, added to the squared norm.
+        variant: "sps": a loss below f* goes uphill; "sps+": it stays.
+
+    Raises:
+        ValueError: for another ``variant``.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.polyak_sgd().rules]
+    ['scale_by_learning_rate', 'scale_by_polyak']
+    """
+    if variant not in ("sps", "sps+"):
+        raise ValueError(f"optax.polyak_sgd: variant must be 'sps' or 'sps+', found {variant!r}")
+    step = rules.scale_by_polyak(f_min, max_learning_rate, eps, signed=variant == "sps")
+    return chain(rules.scale_by_learning_rate(scaling), step)

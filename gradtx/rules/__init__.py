@@ -42,6 +42,7 @@ from gradtx.rules.second_moments import (
     yogi_rms,
 )
 from gradtx.rules.units import adaptive_clip, centralize
+from gradtx.rules.values import add_noise, scale_by_polyak
 
 __all__ = [
     "adagrad_sum",
@@ -50,6 +51,7 @@ __all__ = [
     "add_decayed_weights",
     "add_difference",
     "add_momentum",
+    "add_noise",
     "arctan",
     "average_iterates",
     "belief_rms",
@@ -92,6 +94,7 @@ __all__ = [
     "scale_by_kronecker_root",
     "scale_by_learning_rate",
     "scale_by_parameter_rms",
+    "scale_by_polyak",
     "scale_by_shape",
     "scale_by_sm3",
     "scale_by_trust_ratio",

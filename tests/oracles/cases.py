@@ -138,6 +138,7 @@ DEFAULT_LR: dict[tuple[str, str], float] = {
     ("keras", "adadelta"): 1e-3,
     ("keras", "adafactor"): 1e-3,
     ("keras", "lion"): 1e-3,
+    ("keras", "ftrl"): 1e-3,
     ("keras", "lamb"): 1e-3,
     ("keras", "schedule_free_adamw"): 2.5e-3,
     ("keras", "muon"): 1e-3,
@@ -203,6 +204,7 @@ _LRS["adafactor"] = {"parabola": 0.3, "stochastic": 0.05, "matrices": 0.05}
 _LRS["rprop"] = {"parabola": 0.3, "stochastic": 0.05}
 _LRS["asgd"] = {"parabola": 0.05, "stochastic": 0.02}
 _LRS["lion"] = _LRS["lamb"] = {"parabola": 0.03, "stochastic": 0.01}
+_LRS["ftrl"] = _LRS["adagrad"]
 _LRS["muon"] = {"stochastic": 0.02, "matrices": 0.02}
 """Rates at which the trajectories move visibly and do not amplify rounding (see README.md)."""
 
@@ -423,6 +425,15 @@ _KERAS: dict[str, dict[str, dict[str, Any]]] = {
     "adadelta": {"lr": {}, "all": {"epsilon": 1e-3, "rho": 0.9, "weight_decay": 1e-3, "clipvalue": _BY_PROBLEM}},
     "adafactor": {"lr": {}, "all": {"beta_2_decay": -0.5, "epsilon_2": 0.5, "clip_threshold": 1.5}},
     "lion": {"lr": {}, "all": {"beta_1": 0.95, "beta_2": 0.8, "weight_decay": 0.3, "loss_scale_factor": 4.0}},
+    "ftrl": {
+        "lr": {},
+        "all": {
+            "initial_accumulator_value": 0.3,
+            "l1_regularization_strength": 0.4,
+            "l2_regularization_strength": 0.2,
+            "beta": 0.7,
+        },
+    },
     "lamb": {
         "lr": {},
         "all": {"epsilon": 1e-2, "beta_1": 0.8, "beta_2": 0.95, "weight_decay": 0.3, "global_clipnorm": _BY_PROBLEM},

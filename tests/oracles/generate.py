@@ -60,6 +60,7 @@ _KERAS_CLASS = {
     "nadam": "Nadam",
     "lion": "Lion",
     "lamb": "Lamb",
+    "ftrl": "Ftrl",
     "schedule_free_adamw": "ScheduleFreeAdamW",
 }
 

@@ -14,7 +14,7 @@ hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, deran
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
-collect_ignore = ["wrong_types.py"]  # for type checkers only; to run, it is wrong as well
+collect_ignore = ["scripts/wrong_types.py"]  # for type checkers only; to run, it is wrong as well
 
 _tests = itertools.count(1)
 

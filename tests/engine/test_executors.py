@@ -244,6 +244,7 @@ class TestPlans:
         assert equations(20) - equations(10) == 10
 
 
+TESTS = Path(__file__).parents[1]
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -286,7 +287,7 @@ def test_sharded_over_eight_devices():
     """State is sharded as the parameters, steps are the unsharded ones, and nothing is gathered."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "error", "-c", SHARDED]
-    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, cwd=Path(__file__).parent)
+    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, cwd=TESTS)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "done"
 

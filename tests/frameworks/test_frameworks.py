@@ -15,12 +15,12 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+
+import gradtx as gx
 from frameworks import loops
 from frameworks.cases import ADAM, CASES, LR
 from frameworks.loops import STEPS, Training, run
 from frameworks.table import PAGE, compare, listed
-
-import gradtx as gx
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

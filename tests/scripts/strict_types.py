@@ -1,6 +1,6 @@
 """What pyright and mypy, both strict, say to code that uses gradtx.
 
-    python tests/strict_types.py
+    python tests/scripts/strict_types.py
 
 They have to accept the examples of the guide's tour, all in one file, and to refuse ``wrong_types.py`` in just the
 lines that are marked there. Exits with status 1 and prints the differences if not.
@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TOUR = ROOT / "docs" / "guide" / "tour.md"
-WRONG = ROOT / "tests" / "wrong_types.py"
+WRONG = Path(__file__).with_name("wrong_types.py")
 # Not about gradtx: optax has types but no py.typed, and jax leaves some types in the signatures of jax.numpy unknown.
 PYRIGHT = {"typeCheckingMode": "strict", "reportMissingTypeStubs": False, "extraPaths": [str(ROOT)]}
 MYPY = "[mypy]\nstrict = True\nfollow_imports = silent\n[mypy-optax.*]\nfollow_untyped_imports = True\n"

@@ -1,17 +1,20 @@
 """Everything in the catalog over the four devices of a mesh, and under jax's settings, one line for each.
 
-    python tests/modes.py [name ...]
+    python tests/scripts/modes.py [name ...]
 
 names entries of ``catalog.py``; all of them without.
 """
 
 import os
 import sys
+from pathlib import Path
 
 import jax
-from catalog import ALL, LACKING
 
 from gradtx import testing
+
+sys.path.append(str(Path(__file__).parents[1]))
+from catalog import ALL, LACKING
 
 MODES = (
     "works in shard map",

@@ -15,7 +15,7 @@ import pytest
 import gradtx as gx
 from docs.generate import api, pages, pictures
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WRITTEN = [path.read_text() for path in (ROOT / "docs").glob("*/*.md")]
 
 

@@ -1,6 +1,6 @@
 """How far float32 is from float64: gradtx, optax and torch, each against its own float64, as a table.
 
-    python tests/float32.py        # writes the table into tests/README.md; with torch, half a minute
+    python tests/scripts/float32.py        # writes the table into tests/README.md; with torch, half a minute
 
 A number is the largest relative error of an update, in units of 2⁻²³, over elements from 1e-2 to 1e2. The noisy
 gradients are 16 that come again and again, the constant one is the first of them.
@@ -136,7 +136,7 @@ def markdown(table: Mapping[str, Mapping[str, tuple[float, ...]]]) -> str:
 
 def main() -> None:
     """Writes the table between its marks."""
-    path = Path(__file__).with_name("README.md")
+    path = Path(__file__).parents[1] / "README.md"
     marks = r"(<!-- float32 -->\n).*?(<!-- end -->)"
     text, times = re.subn(marks, lambda m: f"{m[1]}{markdown(measured())}\n{m[2]}", path.read_text(), flags=re.DOTALL)
     if times != 1:

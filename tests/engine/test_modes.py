@@ -15,7 +15,7 @@ import gradtx as gx
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-MODES = Path(__file__).parent / "modes.py"
+MODES = Path(__file__).parents[1] / "scripts" / "modes.py"
 MIXED = ["monitor(2)", "accumulate"]  # norms, sums, conditions and a guard; the others are exhaustive
 
 

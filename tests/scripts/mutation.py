@@ -1,7 +1,7 @@
 """Break the mathematics of each rule in turn, and see whether the tests notice.
 
-    python tests/mutation.py                  # every mutant: a quarter of an hour on one core
-    python tests/mutation.py --sample 10      # ten of them, the same ones each time
+    python tests/scripts/mutation.py                  # every mutant: a quarter of an hour on one core
+    python tests/scripts/mutation.py --sample 10      # ten of them, the same ones each time
 
 A mutant is one change in a method of a rule (or in what rules compute with): + for −, × for ÷, a comparison turned
 round, maximum for minimum, a number raised by one, branches swapped, a declaration flipped. It is killed if a test
@@ -27,24 +27,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parent.parent
-MODULES = [*sorted((ROOT / "gradtx" / "rules").glob("[a-z]*.py")), ROOT / "gradtx" / "_numerics.py"]
+ROOT = Path(__file__).parents[2]
+MODULES = [*sorted((ROOT / "gradtx" / "rules").glob("[a-z]*.py")), ROOT / "gradtx" / "_core" / "numerics.py"]
 # Quick ones first: the first failure ends a mutant.
 KILLERS = [
-    "tests/test_errors.py",
-    "tests/test_rules.py",
-    "tests/test_float32.py",
-    "tests/test_chain.py",
-    "tests/test_zoo.py",
-    "tests/test_surprises.py",
+    "tests/engine/test_errors.py",
+    "tests/rules/test_rules.py",
+    "tests/rules/test_float32.py",
+    "tests/engine/test_chain.py",
+    "tests/rules/test_zoo.py",
+    "tests/optimizers/test_surprises.py",
 ]
 
 # Changes that make no difference anybody could see. Keyed by the mutant's description.
 INNER = "the inner constant of a double where: any number without a singularity; its value and slope are dropped"
 EQUIVALENT: dict[str, str] = {
-    "_numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
-    "_numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
-    "_numerics:_scale_of: norm < 1 -> norm < 2": "norms out of range are far from 1 and from 2",
+    "numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
+    "numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
+    "numerics:_scale_of: norm < 1 -> norm < 2": "norms out of range are far from 1 and from 2",
 }
 
 SWAPS: dict[type[ast.AST], type[Any]] = {

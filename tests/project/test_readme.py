@@ -11,7 +11,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
@@ -46,7 +46,7 @@ def test_commands_run(command, tmp_path):
     assert any(line.split(" && ")[-1] == command for block in blocks("bash") for line in block.splitlines())
     small = {
         "gradtx compare": ["--epochs", "1", "--optimizers", "adam", "--output", str(tmp_path / "picture.png")],
-        "pytest": ["--collect-only", "-q", "-n0", "-p", "no:cacheprovider", "tests/test_readme.py"],
+        "pytest": ["--collect-only", "-q", "-n0", "-p", "no:cacheprovider", "tests/project/test_readme.py"],
     }
     program = Path(sys.executable).parent / shlex.split(command)[0]
     done = subprocess.run(

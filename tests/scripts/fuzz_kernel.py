@@ -1,10 +1,10 @@
 """Random programs and hostile calls for the compiled kernel, under sanitizers; see fuzz_kernel.cc.
 
-    python tests/fuzz_kernel.py                             # a share of a few seconds
-    python tests/fuzz_kernel.py --cases 200000 --jobs 2     # AddressSanitizer and UndefinedBehaviorSanitizer
-    python tests/fuzz_kernel.py --sanitizers thread
-    python tests/fuzz_kernel.py --sanitizers none           # the vector code that users run
-    python tests/fuzz_kernel.py --first 4711 --cases 1      # one case again
+    python tests/scripts/fuzz_kernel.py                             # a share of a few seconds
+    python tests/scripts/fuzz_kernel.py --cases 200000 --jobs 2     # AddressSanitizer and UndefinedBehaviorSanitizer
+    python tests/scripts/fuzz_kernel.py --sanitizers thread
+    python tests/scripts/fuzz_kernel.py --sanitizers none           # the vector code that users run
+    python tests/scripts/fuzz_kernel.py --first 4711 --cases 1      # one case again
 
 Ends with 0 where there is no compiler, no headers or no such sanitizer, and says so.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import jax
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SANITIZERS = {"address": "address,undefined", "thread": "thread", "none": ""}
 STRICT = {"ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
 
@@ -48,7 +48,7 @@ def build(folder: Path, sanitizers: str) -> Path | str:
 
     with ThreadPoolExecutor() as at_once:
         kernel = at_once.submit(compiled, ROOT / "gradtx" / "native" / "kernel.cc", *of_kernel)
-        driver = at_once.submit(compiled, ROOT / "tests" / "fuzz_kernel.cc", "-O1", *(link if "thread" in link else []))
+        driver = at_once.submit(compiled, Path(__file__).with_suffix(".cc"), "-O1", *(link if "thread" in link else []))
     subprocess.run([compiler, *link, "-pthread", kernel.result(), driver.result(), "-o", folder / "fuzz"], check=True)
     return folder / "fuzz"
 

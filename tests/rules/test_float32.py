@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from catalog import OPTIMIZERS, RULES
-from float32 import RUNS, errors, last_updates, measured
+from scripts.float32 import RUNS, errors, last_updates, measured
 
 import gradtx as gx
 from gradtx import dialects
@@ -277,7 +277,7 @@ def test_the_same_in_the_other_executor():
 
 @pytest.mark.exhaustive
 def test_no_worse_than_optax_and_torch():
-    """Their numbers and ours, which `python tests/float32.py` writes into a table."""
+    """Their numbers and ours, which `python tests/scripts/float32.py` writes into a table."""
     pytest.importorskip("torch")
     for name, runs in measured().items():
         for run, (ours, *theirs) in runs.items():

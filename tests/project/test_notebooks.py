@@ -12,7 +12,7 @@ with warnings.catch_warnings():
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 QUICK = ("quickstart", "adam_is_a_chain")  # .ci/run runs the others
 
 

@@ -1,7 +1,7 @@
 """Build the sdist and from it the wheel, install that in fresh environments, and run ``smoke.py`` in each.
 
-    python tests/wheels.py                        # each Python of PYTHONS that is on the path
-    python tests/wheels.py --oldest /some/python  # these Pythons instead, and only the oldest dependencies
+    python tests/scripts/wheels.py                        # each Python of PYTHONS that is on the path
+    python tests/scripts/wheels.py --oldest /some/python  # these Pythons instead, and only the oldest dependencies
 
 In each Python both with the oldest releases of jax, optax and numpy that pyproject.toml allows and that have wheels for
 it, and with the newest. Prints a table of Markdown. Exits with status 1 if anything fails, if a Python that was asked
@@ -18,7 +18,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROJECT = ROOT / "pyproject.toml"
 PYTHONS = ["python3.11", "python3.12", "python3.13"]
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
@@ -57,7 +57,7 @@ def smoke(wheel, kernel, python, resolution, folder):
     # Its dependencies once more, from pyproject.toml: of what a wheel brings along, uv takes the newest in any case.
     limits = ["--only-binary", ":all:", "--resolution", RESOLUTIONS[resolution], "--requirements", PROJECT]
     uv("pip", "install", "--quiet", "--python", ours, *limits, wheel)
-    found = run(ours, "-W", "error", "-I", ROOT / "tests" / "smoke.py", ROOT / "README.md", cwd=folder).strip()
+    found = run(ours, "-W", "error", "-I", Path(__file__).with_name("smoke.py"), ROOT / "README.md", cwd=folder).strip()
     least = re.findall(r'"(?:jax|optax)>=([\d.]+)', PROJECT.read_text())[:2]
     if resolution == "oldest":
         assert all(f"| {version}" in found for version in least), f"not the oldest dependencies: {found}"

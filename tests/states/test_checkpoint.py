@@ -25,8 +25,8 @@ import gradtx as gx
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-FIXTURES = Path(__file__).parent / "fixtures"
-KILLS = int(os.environ.get("KILLS", "3"))  # KILLS=20 pytest -n0 -m "" -k killed tests/test_checkpoint.py
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+KILLS = int(os.environ.get("KILLS", "3"))  # KILLS=20 pytest -n0 -m "" -k killed tests/states/test_checkpoint.py
 
 
 def through_npz(arrays):

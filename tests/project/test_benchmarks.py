@@ -16,7 +16,7 @@ from benchmarks.report import scale, table
 from benchmarks.timing import Summary, interleave, ratio, summary
 from benchmarks.workloads import WORKLOADS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_median_quartiles_and_least():

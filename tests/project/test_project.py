@@ -16,7 +16,7 @@ import pytest
 import gradtx
 import gradtx.rules
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # Lowest first; a module imports from its own floor or from below. A package stands for its modules.
 FLOORS = [

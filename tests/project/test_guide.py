@@ -21,7 +21,7 @@ from gradtx._inspect.latex import plain
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-GUIDE = Path(__file__).parent.parent / "docs" / "guide"
+GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 PAGES = sorted(GUIDE.glob("*.md"))
 PARTS = ("algebra", "state", "speed")  # explain more than they show: their blocks are single lines of a program
 CHEAP = ("is a value", "shows itself")  # the rest of the contract, for the rules of the guide, on demand

@@ -1,0 +1,1 @@
+"""Programs beside the tests: what takes long, or another compiler, or writes a table."""

@@ -314,6 +314,10 @@ class _Graph:
             op, args = "mul", (self.reciprocal(args[1]), args[0])
         if op in _COMMUTATIVE and (not self.is_scalar(args[0]), args[0]) > (not self.is_scalar(args[1]), args[1]):
             args = (args[1], args[0])
+        if op == "mul" and args[0] == args[1] and self[args[0]].op == "min":
+            limit, x = self[args[0]].args
+            if self.is_constant(limit, float(np.finfo(_NUMPY[kind]).max)):
+                args = (x, x)  # of infinity too the square is infinite
         if op == "max" and self.is_constant(args[0], -1) and self[args[1]].op == "mul":
             if len({*self[args[1]].args}) == 1:
                 return args[1]  # a square
@@ -523,21 +527,25 @@ class _Assembler:
         arrays: int,
         aliases: dict[int, int],
     ):
-        self.graph, self.roots, self.reductions, self.arrays = graph, roots, reductions, arrays
+        self.graph, self.roots, self.arrays = graph, roots, arrays
+        self.reductions = [self._reduction(op, node) for op, node in reductions]
         self.aliased = {output: array for array, output in aliases.items()}
         self.uses = self._count_uses()
         self.instructions: list[_Instruction] = []
         self.done: set[int] = set()
 
     def program(self) -> Program:
-        for k, (op, node) in enumerate(self.reductions):  # first, as what they read may be overwritten then
-            self._emit_reduction(k, op, node)
+        for k, (op, args) in enumerate(self.reductions):  # first, as what they read may be overwritten then
+            for arg in args:
+                self._emit(arg)
+            kind = self.graph[args[0]].kind
+            self.instructions.append(_Instruction(op, kind, self._with_variant(op, args), None, k))
         for root in self.roots:
             self._emit(root)
         return self._allocate()
 
     def _count_uses(self) -> Counter[int]:
-        stack = [*self.roots, *(node for _, node in self.reductions)]
+        stack = [*self.roots, *(arg for _, args in self.reductions for arg in args)]
         uses: Counter[int] = Counter(stack)
         seen: set[int] = set()
         while stack:
@@ -559,13 +567,12 @@ class _Assembler:
         args = self._with_variant(op, args)
         self.instructions.append(_Instruction(op, self._number_kind(node), args, node))
 
-    def _emit_reduction(self, k: int, op: str, node: int) -> None:
-        kind, args = self.graph[node].kind, (node,)
-        if op == "sum" and (product := self._inner(node, "mul")) and not self._scalars(product):
-            op, args = "sumprod", product
-        for arg in args:
-            self._emit(arg)
-        self.instructions.append(_Instruction(op, kind, self._with_variant(op, args), None, k))
+    def _reduction(self, op: str, node: int) -> tuple[str, tuple[int, ...]]:
+        """The instruction for a reduction: of products they are made again, which is cheaper than to keep them."""
+        found = self.graph[node]
+        if op == "sum" and found.op == "mul" and not self._scalars(found.args):
+            return "sumprod", found.args
+        return op, (node,)
 
     def _number_kind(self, node: int) -> str:
         """What an instruction computes with: of a test, the kind of what it tests."""

@@ -348,6 +348,13 @@ struct Largest {  // of bits without a sign, as integers: a NaN is above all num
 template <Op op>
 using Joined = std::conditional_t<op == largest_, Largest, Add>;
 
+// Unrolled, so that lanes stay in registers.
+template <class Join, int kHalf, class Lane>
+GRADTX_INLINE void fold(Lane* lanes) {
+  for (int j = 0; j < kHalf; ++j) lanes[j] = Join::of(lanes[j], lanes[j + kHalf]);
+  if constexpr (kHalf > 1) fold<Join, kHalf / 2>(lanes);
+}
+
 // A block as one number, in an order that depends on n alone: many side by side, which become vectors.
 template <class F, class T, int kArity, class Join>
 GRADTX_INLINE double reduced(void* const* slots, const Instruction& in, int n) {
@@ -358,8 +365,7 @@ GRADTX_INLINE double reduced(void* const* slots, const Instruction& in, int n) {
   Lane lanes[kLanes] = {};
   for (; n >= kLanes; n -= kLanes, a += kLanes, b += kLanes)
     for (int j = 0; j < kLanes; ++j) lanes[j] = Join::of(lanes[j], static_cast<Lane>(F::of(a[j], b[j], T{}, T{})));
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) lanes[j] = Join::of(lanes[j], lanes[j + half]);
+  fold<Join, kLanes / 2>(lanes);
   for (int i = 0; i < n; ++i) lanes[0] = Join::of(lanes[0], static_cast<Lane>(F::of(a[i], b[i], T{}, T{})));
   if constexpr (std::is_same_v<Lane, double>) return lanes[0];
   else return flushed(bits<T>(lanes[0]));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import inspect
 import re
 import sys
 from collections.abc import Iterable
@@ -141,12 +142,26 @@ def _all_rules() -> str:
 
 
 def _all_optimizers() -> str:
+    chains = family.chains()
     rows = [
-        f"| `{name}` | {' → '.join(f'`{rule.label}`' for rule in getattr(gx, name)(0.001).rules)} |"
+        f"| `{name}` | {when_to_use(name)} | {' → '.join(f'`{label}`' for label in chains[name])} |"
         for name in OPTIMIZERS
     ]
-    table = "\n".join(["| optimizer | chain |", "|---|---|", *rows])
-    return _page("Optimizers", _reference("module", "gradtx.optimizers"), table, _contents("", ["family", *OPTIMIZERS]))
+    table = "\n".join(["| optimizer | when to use | chain |", "|---|---|---|", *rows])
+    lead = "[Which optimizer?](../guide/which.md) helps to choose, and [a map](family.md) shows all at once."
+    contents = _contents("", ["family", *OPTIMIZERS])
+    return _page("Optimizers", _reference("module", "gradtx.optimizers"), lead, table, contents)
+
+
+def when_to_use(name: str) -> str:
+    """What the docstring of an optimizer says of it, as Markdown.
+
+    >>> when_to_use("nadam")
+    'Where Adam overshoots.'
+    """
+    doc = inspect.getdoc(getattr(gx, name)) or ""
+    text = " ".join(doc.partition("When to use: ")[2].partition("\n\n")[0].split())
+    return text[:1].upper() + text[1:].replace("``", "`")
 
 
 def _contents(caption: str, names: Iterable[str]) -> str:

@@ -341,7 +341,7 @@ def _roots() -> Figure:
 RULES: dict[str, Entry] = {
     "momentum": Entry(
         partial(over_time, OUT, {"β = 0.9": gx.momentum(0.9), "β = 0.5": gx.momentum(0.5)}),
-        "An average of the last 1/(1−β) gradients or so: a step arrives late, a spike hardly at all.",
+        "An average of the last 1/(1−β) gradients or so. It follows a step late, and hardly shows a spike.",
         "`optax.ema` is this rule with debiasing switched on by default; `optax.ema(debias=False)` is it exactly. What "
         "torch, Keras and `optax.sgd` call momentum is the sum of `trace`, 1/(1−β) times as large. torch with "
         "`dampening` equal to the momentum averages too, but starts at the first gradient instead of at zero: that is "
@@ -380,7 +380,8 @@ RULES: dict[str, Entry] = {
     ),
     "rms": Entry(
         partial(over_time, ROOT, {"β = 0.9": _seen(gx.rms(0.9)), "β = 0.99": _seen(gx.rms(0.99))}),
-        "How large gradients have been of late, whatever their sign. A longer memory feels a spike less, and longer.",
+        "How large gradients have been of late, whatever their sign. With a larger β, one large gradient changes √v "
+        "less, but for more steps.",
         "The decay is 0.9 by default in optax and Keras and 0.99 in torch. Only optax has an option to debias inside "
         "RMSProp. For complex gradients torch squares real and imaginary parts as if they were two parameters; here, "
         "as in optax, it is the squared modulus, so that turning the gradient turns the step.",
@@ -406,7 +407,7 @@ RULES: dict[str, Entry] = {
             {"rms, max_v": _seen(gx.rms(0.9), gx.max_v()), "rms": _seen(gx.rms(0.9))},
         ),
         "The average may fall, its maximum does not: a spike is remembered for ever.",
-        "Where it stands is all that tells the AMSGrads apart. The paper debiases nothing. torch and Keras take the "
+        "The AMSGrads differ only in where this rule stands. The paper debiases nothing. torch and Keras take the "
         "maximum first and debias it afterwards, so that what they divide by can fall after all. optax takes the "
         "maximum of the debiased average, which is never less than the first gradient; with both "
         "`bias_correction_mu` and `bias_correction_nu` off it is the paper's form, and no setting makes it torch's.",
@@ -606,7 +607,7 @@ RULES: dict[str, Entry] = {
     ),
     "belief_rms": Entry(
         partial(over_time, ROOT, {"belief_rms": _seen(gx.belief_rms(0.9, 0.9)), "rms": _seen(gx.rms(0.9))}),
-        "While gradients are as expected it is small, and steps are long.",
+        "While gradients are as expected, it is small, and steps are long.",
         "In `optax.adabelief` and the paper ε is added to s in each step, and so accumulates; `optax.contrib.acprop` "
         "is the lagged form.",
     ),
@@ -624,7 +625,7 @@ RULES: dict[str, Entry] = {
                 "rms, precondition": gx.chain(gx.rms(0.9), gx.precondition(0.0, 1e-2)),
             },
         ),
-        "Steps are as long as steps were: it starts with √ε and grows from there.",
+        "Steps are as long as earlier steps were: the first is √ε long, and they grow from there.",
         "AdaDelta: ρ is 0.9 in torch and optax, 0.95 in Keras and the paper; ε 1e-6, 1e-6 and 1e-7. "
         "`optax.adadelta()` with its defaults climbs, since no learning rate turns its sign.",
     ),
@@ -685,7 +686,7 @@ RULES: dict[str, Entry] = {
             OUT,
             {"p = 0.8": gx.scale_by_factored_rms(), "p = 1": gx.scale_by_factored_rms(1.0)},
         ),
-        "Of a leaf of one element nothing is factored: the average of squares remembers longer and longer.",
+        "One element has no rows and columns to factor: what is left is an average of squares, whose memory grows.",
         "torch clamps: the mean of rows to at least 1.2e-7, and v to its square, so that gradients below 3e-4 are "
         "inflated; optax, Keras and transformers add 1e-30 to the squares, as here. optax factors the two largest "
         "axes if both have 128 or more, torch and transformers the last two of any size.",
@@ -697,7 +698,7 @@ RULES: dict[str, Entry] = {
             {"for a weight of 1": gx.scale_by_trust_ratio(), "g": gx.chain()},
             param=1.0,
         ),
-        "Of a leaf of one element the sign is left: the step is as long as the weight.",
+        "With one element to a leaf, the step has the sign of the gradient and the length of the weight.",
         "LARS in three forms: the norm of g + λp (optax), the sum of ‖g‖ and λ‖p‖ (the paper, timm), ‖g‖ alone "
         "(pytorch_optimizer); the same step is 4.5, 6.3 and 8.7 long in one example. LAMB has the decay inside the "
         "ratio in the paper, optax and timm; Keras shrinks the weights before.",
@@ -715,7 +716,7 @@ RULES: dict[str, Entry] = {
     ),
     "clip_by_rms": Entry(
         partial(over_time, OUT, {"clip_by_rms(1)": gx.clip_by_rms(1.0), "g": gx.chain()}),
-        "Of a leaf of one element it is a clip by value.",
+        "With one element to a leaf, it is a clip by value.",
         "`optax.clip_by_block_rms` is it.",
     ),
     "scale_by_parameter_rms": Entry(

@@ -2,6 +2,7 @@
 
 import contextlib
 import doctest
+import inspect
 import io
 import re
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 import gradtx as gx
 from docs.generate import family
-from gradtx import testing
+from gradtx import optimizers, testing
 from gradtx._inspect.latex import plain
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -111,6 +112,11 @@ def test_the_glossary_has_every_symbol_of_the_rules():
         symbols = {word for word in re.findall(r"[^\W\d_]+", text)} - words
         for symbol in symbols:
             assert all(letter in first for letter in symbol), f"{symbol} of {equation}"
+
+
+@pytest.mark.parametrize("name", optimizers.__all__)
+def test_optimizers_say_when_to_use_them(name):
+    assert "\nWhen to use: " in (inspect.getdoc(getattr(gx, name)) or "")
 
 
 def test_the_map_is_made_from_the_chains():

@@ -41,7 +41,7 @@ def trained(network: Network, tx: Any, key: jax.Array) -> dict[str, Any]:
     params, state, shuffle = begin(network, tx, key)
 
     def one(carry: Any, epoch: jax.Array) -> Any:
-        params, state, _ = run_epoch(network, tx, BATCH, *carry, DATA, jax.random.fold_in(shuffle, epoch))
+        params, state, *_ = run_epoch(network, tx, BATCH, *carry, DATA, jax.random.fold_in(shuffle, epoch))
         return (params, state), None
 
     (params, state), _ = jax.lax.scan(one, (params, state), jnp.arange(1, EPOCHS + 1))

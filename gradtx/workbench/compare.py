@@ -11,7 +11,8 @@ from typing import IO, Any, cast
 import numpy as np
 from rich.console import Console
 
-from gradtx.workbench.data import load_digits
+from gradtx.workbench.batches.kind import BATCHES
+from gradtx.workbench.data import TRAINING_IMAGES, load_digits
 from gradtx.workbench.files import write_whole
 from gradtx.workbench.kind import Kind
 from gradtx.workbench.progress import Bar
@@ -37,24 +38,22 @@ def compare(settings: Settings) -> int:
     Raises:
         Impossible: before anything is trained, for settings that cannot work.
     """
-    data = load_digits()
-    images, inputs = np.shape(data.train_images)
-    classes = len(np.unique(data.train_labels))
+    data = load_digits(settings.samples)
+    inputs, classes = np.shape(data.test_images)[1], len(np.unique(data.test_labels))
     networks = {name: settings.network(name, inputs, classes) for name in settings.networks}
-    settings.check(images, list(networks.values()))
-    kind = SWEEPS if settings.sweep else RUNS
-    number = len(networks) * len(settings.optimizers)
+    settings.check(TRAINING_IMAGES, list(networks.values()))
+    kind = SWEEPS if settings.sweep else BATCHES if len(settings.batch_sizes) > 1 else RUNS
+    number = len(settings.tasks)
     done: list[Any] = []
     with ending() as signals:
         interrupted = True
         try:
             with Bar(number * kind.steps(settings), kind.unit) as bar:
-                for name, network in networks.items():
-                    for optimizer in settings.optimizers:
-                        bar.start(name, optimizer)
-                        done.append(kind.one(settings, name, network, optimizer, data, bar))
-                        bar.finish(name, optimizer, kind.result(done[-1]), done[-1].seconds)
-                        signals.check()
+                for task in settings.tasks:
+                    bar.start(task)
+                    done.append(kind.one(settings, task, networks[task.network], data, bar))
+                    bar.finish(task, kind.result(done[-1]), done[-1].seconds)
+                    signals.check()
             interrupted = False
         except KeyboardInterrupt:
             signals.signal = signals.signal or signal.SIGINT

@@ -11,7 +11,11 @@ from sklearn.preprocessing import StandardScaler
 
 from gradtx.workbench.training import Data
 
-__all__ = ["Split", "load_digits", "split_digits"]
+__all__ = ["TRAINING_IMAGES", "Split", "load_digits", "split_digits"]
+
+
+TRAINING_IMAGES = 1437
+"""How many images there are to train on."""
 
 
 class Split(NamedTuple):
@@ -27,12 +31,15 @@ def split_digits(labels: np.ndarray) -> Split:
     return Split(np.sort(train), np.sort(test))
 
 
-def load_digits() -> Data:
+def load_digits(samples: int | None = None) -> Data:
     """1,797 real images of 8 × 8 pixels, as rows of 64: 1,437 to train on and 360 to test on.
 
     Each pixel has mean 0 and variance 1 over the training images. The test images are moved and scaled by the same
     numbers, so nothing of them leaks into the training. Pixels that are constant over the training images are moved
     to 0 and not scaled.
+
+    Args:
+        samples: how many of the training images to keep: always the same ones, and more include fewer. None: all.
 
     Source: Alpaydin & Kaynak (1998), "Optical recognition of handwritten digits", UCI Machine Learning Repository.
 
@@ -42,6 +49,8 @@ def load_digits() -> Data:
     """
     pixels, labels = map(np.asarray, read_digits(return_X_y=True))
     train, test = split_digits(labels)
+    if samples is not None:
+        train = np.random.default_rng(0).permutation(train)[:samples]
     scaler = StandardScaler().fit(pixels[train])
     return Data(
         train_images=np.asarray(scaler.transform(pixels[train]), np.float32),

@@ -15,7 +15,7 @@ from gradtx import maxout, relu
 __all__ = ["ACTIVATIONS", "Activation", "Network", "Params"]
 
 Params = dict[str, dict[str, jax.Array]]
-"""``{"layer_0": {"w": (inputs, outputs), "b": (outputs,)}, "layer_1": ...}``, float32."""
+"""``{"layer_1": {"w": (inputs, outputs), "b": (outputs,)}, "layer_2": ...}``, float32; layers count from 1."""
 
 
 class Activation(NamedTuple):
@@ -80,6 +80,11 @@ class Network:
         return tuple(zip(fan_in, [*[hidden] * self.depth, self.classes], strict=True))
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers, from the first to the last: ``("layer_1", "layer_2", ...)``."""
+        return tuple(f"layer_{number}" for number in range(1, self.depth + 2))
+
+    @property
     def size(self) -> int:
         """The number of weights and biases."""
         return sum((inputs + 1) * outputs for inputs, outputs in self.shapes)
@@ -92,17 +97,17 @@ class Network:
         gains = [*[self.activation.gain] * self.depth, 1.0]
         keys = jax.random.split(key, self.depth + 1)
         return {
-            f"layer_{i}": {
+            layer: {
                 "w": jax.nn.initializers.variance_scaling(gain, "fan_in", "normal")(layer_key, shape, jnp.float32),
                 "b": jnp.zeros(shape[1]),
             }
-            for i, (gain, layer_key, shape) in enumerate(zip(gains, keys, self.shapes, strict=True))
+            for layer, gain, layer_key, shape in zip(self.layers, gains, keys, self.shapes, strict=True)
         }
 
     def apply(self, params: Params, images: jax.Array) -> jax.Array:
         """Logits of images: (..., inputs) to (..., classes)."""
+        *hidden, last = (params[layer] for layer in self.layers)
         x = images
-        for i in range(self.depth):
-            x = self.activation.function(x @ params[f"layer_{i}"]["w"] + params[f"layer_{i}"]["b"])
-        last = params[f"layer_{self.depth}"]
+        for layer in hidden:
+            x = self.activation.function(x @ layer["w"] + layer["b"])
         return x @ last["w"] + last["b"]

@@ -12,7 +12,7 @@ import numpy as np
 
 import gradtx
 from gradtx.workbench.networks import ACTIVATIONS
-from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.recipes import ALIASES, ARTICLE, BATCH_SIZE, RECIPES
 from gradtx.workbench.settings import LARGEST_SEED, Settings
 from gradtx.workbench.verdict import ADVICE
 
@@ -27,6 +27,9 @@ BOTH = ("relu", "maxout")
 SWEPT = Path("gradtx-sweep.png")
 """The picture of a sweep, if nothing else is said."""
 
+OF_BATCHES = Path("gradtx-batches.png")
+"""Likewise, of several batch sizes."""
+
 _MOST = 10_000_000
 """More epochs, images or units than anybody waits for."""
 
@@ -35,7 +38,8 @@ _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float3
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        text = f"{self.prog}: {message} (see {self.prog} --help)\n"
+        self.exit(2, text.encode(errors="backslashreplace").decode())  # half a surrogate, of a file name, as \\udc80
 
 
 def _whole(low: int, high: int | None = None, most: int = _MOST) -> Callable[[str], int]:
@@ -89,15 +93,20 @@ def parse(arguments: Sequence[str] | None) -> Settings:
         if argument.startswith("--") and argument.endswith("=--"):
             parser.error(f"argument {argument.removesuffix('=--')}: expected a value, found '--'")
     chosen = vars(parser.parse_args(arguments))
+    sizes = chosen.pop("batch_size")
+    default_size = min(BATCH_SIZE, chosen["samples"] or BATCH_SIZE)
+    chosen["batch_sizes"] = tuple(dict.fromkeys(sizes)) if sizes else (default_size,)
+    several = len(chosen["batch_sizes"]) > 1
     if chosen["seeds"] is not None and not chosen["sweep"]:
         parser.error("compare: --seeds is for --sweep")
     chosen["seeds"] = chosen["seeds"] or Settings.seeds
     if chosen["output"] is None:
-        chosen["output"] = SWEPT if chosen["sweep"] else Settings.output
+        chosen["output"] = SWEPT if chosen["sweep"] else OF_BATCHES if several else Settings.output
     network = chosen.pop("network")
     networks = BOTH if network == "both" else (network,)
-    optimizers = tuple(dict.fromkeys(chosen.pop("optimizers")))
-    return Settings(optimizers, networks, **chosen)
+    names = chosen.pop("optimizers") or (["sgd"] if several else list(ARTICLE))
+    names = list(RECIPES) if "all" in names else [ALIASES.get(name, name) for name in names]
+    return Settings(tuple(dict.fromkeys(names)), networks, **chosen)
 
 
 def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -106,8 +115,8 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
         "compare",
         help="train a ReLU and a maxout network on handwritten digits with each optimizer",
         description="Train networks on the handwritten digits that scikit-learn ships, with each optimizer; print a\n"
-        "table (training first, then test, then which of the two is the problem) and draw the training\n"
-        "loss and the gradient norm of each layer.",
+        "table (training first, then test, then which of the two is the problem) and draw the losses\n"
+        "and the gradient norm of each layer.",
         epilog=f"verdicts, the first that applies:\n{verdicts}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -115,10 +124,11 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
     add(
         "--optimizers",
         nargs="+",
-        choices=RECIPES,
-        default=tuple(RECIPES),
+        choices=[*RECIPES, *ALIASES, "all"],
+        default=None,
         metavar="NAME",
-        help=f"which ones, of: {' '.join(RECIPES)} (default: all)",
+        help=f"which ones, of: {' '.join(RECIPES)}; or all (default: the first {len(ARTICLE)}; of several batch sizes"
+        " sgd)",
     )
     add("--network", choices=[*ACTIVATIONS, "both"], default="both", help="which one; both: ReLU and maxout (default)")
     add(
@@ -143,6 +153,13 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="hidden weights start with variance GAIN / fan-in (default: what keeps the scale, 2 for ReLU, else 1)",
     )
     add(
+        "--samples",
+        type=_whole(1),
+        default=default.samples,
+        metavar="IMAGES",
+        help="training images to use; few of them and a wide network overfit (default: all)",
+    )
+    add(
         "--epochs",
         type=_whole(1),
         default=default.epochs,
@@ -151,16 +168,18 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
     add(
         "--batch-size",
         type=_whole(1),
-        default=default.batch_size,
+        nargs="+",
+        default=None,
         metavar="IMAGES",
-        help="images in a mini-batch; what is left over at the end of an epoch is dropped (default: %(default)s)",
+        help="images in a mini-batch; what is left over at the end of an epoch is dropped; several sizes are compared"
+        f" by step and by epoch (default: {BATCH_SIZE})",
     )
     add(
         "--learning-rate",
         type=_positive,
         default=default.learning_rate,
         metavar="RATE",
-        help="for every optimizer (default: one that suits each)",
+        help="for every optimizer and batch size (default: one that suits each)",
     )
     add(
         "--clip-norm",
@@ -182,6 +201,13 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
         default=default.clip_value,
         metavar="LIMIT",
         help="clip each element of the gradient (after the other clips)",
+    )
+    add(
+        "--weight-decay",
+        type=_positive,
+        default=default.weight_decay,
+        metavar="RATE",
+        help="add RATE times the parameters to the gradient (after the clips)",
     )
     add(
         "--health",
@@ -206,6 +232,6 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
         default=default.seed,
         help="of the initial weights and of the shuffling (default: %(default)s)",
     )
-    files = f"{default.output}, or {SWEPT} with --sweep"
+    files = f"{default.output}; {SWEPT} with --sweep, {OF_BATCHES} with several batch sizes"
     add("--output", type=Path, default=None, metavar="FILE.png", help=f"the picture (default: {files})")
     add("--json", type=Path, default=default.json, metavar="FILE", help="write all settings and numbers too")

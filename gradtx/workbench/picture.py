@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -13,43 +14,77 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from sklearn.isotonic import isotonic_regression
 
-from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.recipes import ARTICLE, RECIPES
 from gradtx.workbench.settings import Settings
 
 __all__ = [
+    "FAINT",
     "LINES",
     "STYLE",
+    "Curve",
     "Line",
-    "draw_losses",
+    "draw_curves",
+    "height_of_curves",
     "limits",
     "limits_of_losses",
     "page",
     "panels_of",
     "plot",
     "set_axes",
+    "set_heading",
     "spread",
 ]
 
 
 class Line(NamedTuple):
-    """How an optimizer is drawn. The dashed ones are the Nesterov form of the solid one of the same colour."""
+    """How an optimizer is drawn."""
 
     colour: str
-    dashes: str = "-"
+    dashes: Any = "-"
 
 
-LINES = {
-    "sgd": Line("#000000"),
-    "momentum": Line("#0072B2"),
-    "nag": Line("#0072B2", "--"),
-    "adagrad": Line("#E69F00"),
-    "rmsprop": Line("#D55E00"),
-    "adam": Line("#009E73"),
-    "max_v": Line("#CC79A7"),
-    "amsgrad": Line("#56B4E9"),
-    "nadam": Line("#009E73", "--"),
+class Curve(NamedTuple):
+    """A curve with its name at its right end.
+
+    Attributes:
+        label: the name.
+        values: of each moment, from 0 on.
+        line: how it is drawn.
+    """
+
+    label: str
+    values: np.ndarray
+    line: Line
+
+
+_ORANGE, _VERMILION, _GREEN, _PURPLE, _SKY = "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
+_BLACK, _BLUE = "#000000", "#0072B2"
+
+_OF_THE_ARTICLE = {
+    "sgd": Line(_BLACK),
+    "momentum": Line(_BLUE),
+    "nag": Line(_BLUE, "--"),  # dashed: the Nesterov form of the solid one of the same colour
+    "adagrad": Line(_ORANGE),
+    "rmsprop": Line(_VERMILION),
+    "adam": Line(_GREEN),
+    "max_v": Line(_PURPLE),
+    "amsgrad": Line(_SKY),
+    "nadam": Line(_GREEN, "--"),
 }
+
+_OTHERS = itertools.starmap(
+    lambda dashes, colour: Line(colour, dashes),
+    itertools.product(
+        [":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)), (0, (8, 2, 2, 2))],
+        [_BLACK, _BLUE, _ORANGE, _VERMILION, _GREEN, _PURPLE, _SKY],
+    ),
+)
+
+LINES = _OF_THE_ARTICLE | {name: next(_OTHERS) for name in RECIPES if name not in ARTICLE}
 """Colours of Okabe & Ito (2008), "Color universal design", which colour-blind readers can tell apart."""
+
+FAINT = "#D5D5D5"
+"""The colour of what a panel is not about."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -72,29 +107,30 @@ STYLE: dict[Any, Any] = {
 SMALLEST_LOSS = 1e-8
 """The loss axis ends here: float32 logits resolve no smaller one."""
 
-COLUMNS = 3
-"""Panels of gradient norms side by side."""
+_LABEL = 0.245
+"""The height of a label, in inches."""
 
 
 def page(
-    settings: Settings, done: Sequence[Any], column: Callable[[SubFigure, SubFigure, str, int, int], None]
+    settings: Settings,
+    done: Sequence[Any],
+    heights: Sequence[float],
+    column: Callable[[Sequence[SubFigure], str], None],
 ) -> bytes:
-    """A PNG with one column for each network: one picture, and under it a panel for each optimizer.
+    """A PNG with one column for each network, of several figures below each other.
 
     Args:
         settings: of the comparison.
-        done: what is to be drawn, each with its ``network`` and its ``optimizer``.
-        column: draws one.
+        done: what is to be drawn, each with its ``network``.
+        heights: of the figures of a column, in inches.
+        column: draws one, into these figures.
     """
     networks = [name for name in settings.networks if any(each.network == name for each in done)]
-    optimizers = len({each.optimizer for each in done})
-    rows, columns = -(-optimizers // COLUMNS), min(COLUMNS, optimizers)
-    heights = [4.0, 0.9 + 1.6 * rows]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.8 * len(networks), sum(heights)), dpi=96, layout="constrained")
-        halves = figure.subfigures(2, len(networks), squeeze=False, wspace=0.04, height_ratios=heights)
-        for name, above, below in zip(networks, *halves, strict=True):
-            column(above, below, name, rows, columns)
+        figures = figure.subfigures(len(heights), len(networks), squeeze=False, wspace=0.04, height_ratios=heights)
+        for name, of_network in zip(networks, figures.T, strict=True):
+            column(list(of_network), name)
         file = io.BytesIO()
         figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.15, pil_kwargs={"optimize": True})
     return file.getvalue()
@@ -115,56 +151,93 @@ def limits_of_losses(curves: Sequence[np.ndarray]) -> tuple[float, float]:
     return limits(np.concatenate(curves), SMALLEST_LOSS, highest)
 
 
-def set_axes(axes: Axes, epochs: int, limits: tuple[float, float]) -> None:
-    """An axis of epochs, and a logarithmic one with these limits."""
+def set_axes(axes: Axes, last: float, limits: tuple[float, float], first: float = 0) -> None:
+    """An axis of epochs or steps, and a logarithmic one with these limits."""
     axes.set_yscale("log")
     axes.set_ylim(limits)
-    axes.set_xlim(0, epochs)
+    axes.set_xlim(first, max(last, first + 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.yaxis.set_major_locator(LogLocator(numticks=7))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="both", length=0)
 
 
-def plot(axes: Axes, values: np.ndarray, line: Line, width: float) -> None:
-    """A curve; if it ends in numbers that are not finite, a cross on the last one that is."""
-    finite = np.flatnonzero(np.isfinite(values))
-    cross = finite[-1:].tolist() if len(finite) < len(values) else []
-    axes.plot(values, color=line.colour, linestyle=line.dashes, linewidth=width, marker="x", markevery=cross)
-
-
-def draw_losses(
-    figure: SubFigure,
-    losses: Mapping[str, np.ndarray],
-    limits: tuple[float, float],
-    title: str,
-    notes: Mapping[str, str],
-) -> None:
-    """The training loss by epoch, a curve for each optimizer, with its name and a note at its right end."""
-    axes = figure.subplots()
-    set_axes(axes, len(next(iter(losses.values()))) - 1, limits)
-    axes.set_title(title, fontweight="bold", fontsize=12, pad=10)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("training loss (cross-entropy, nats)")
-    for optimizer, values in losses.items():
-        plot(axes, values, LINES[optimizer], 1.8)
-    _label_ends(axes, {optimizer: float(values[-1]) for optimizer, values in losses.items()}, notes)
-
-
-def _label_ends(axes: Axes, losses: Mapping[str, float], notes: Mapping[str, str]) -> None:
-    """Names beside the right ends of the curves, moved apart where they would overlap."""
-    ends = [_end(axes, loss) for loss in losses.values()]
-    for (optimizer, loss), end, place in zip(losses.items(), ends, spread(ends, 0.062), strict=True):
-        line = LINES[optimizer]
-        leader = {"arrowstyle": "-", "color": line.colour, "linestyle": line.dashes, "shrinkB": 0, "relpos": (0, 0.5)}
+def set_heading(axes: Axes, title: str, details: str = "") -> None:
+    """A heading in bold, and a line below it that says what else there is to know."""
+    axes.set_title(f"{title}\n" if details else title, fontweight="bold", fontsize=12, pad=10)
+    if details:
         axes.annotate(
-            RECIPES[optimizer].title + notes[optimizer],
+            details, (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points", color="#555555", fontsize=10
+        )
+
+
+def plot(axes: Axes, values: np.ndarray, line: Line, width: float, first: int = 0) -> None:
+    """A curve up to the top of the axes; if it ends in numbers that are not finite, a cross on the last one that is.
+
+    Args:
+        axes: with the limits that it is to have.
+        values: by epoch, or by step.
+        line: how it is drawn.
+        width: of the line.
+        first: the number of the first epoch, or step.
+    """
+    bottom, top = axes.get_ylim()
+    x, y = first + np.arange(len(values)), np.minimum(values, top)
+    axes.plot(x, y, color=line.colour, linestyle=line.dashes, linewidth=width)
+    finite = np.flatnonzero(np.isfinite(values))
+    if finite.size and finite.size < len(values):
+        end = finite[-1]
+        axes.plot(
+            x[end],
+            max(y[end], bottom),
+            "x",
+            color=line.colour,
+            markersize=7,
+            markeredgewidth=2,
+            clip_on=False,
+            zorder=4,
+        )
+
+
+def height_of_curves(labels: int) -> float:
+    """The height, in inches, of a figure of so many curves whose labels are to have room."""
+    return max(4.0, 1.0 + _LABEL * labels)
+
+
+def draw_curves(
+    axes: Axes, curves: Sequence[Curve], limits: tuple[float, float], height: float | None = None, first: int = 0
+) -> None:
+    """Losses by epoch or by step, on axes of these limits.
+
+    Args:
+        axes: empty.
+        curves: all as long as the first.
+        limits: of the loss.
+        height: of the figure in inches, if the curves are to have their labels beside their ends.
+        first: the number of the first epoch, or step.
+    """
+    set_axes(axes, first + len(curves[0].values) - 1, limits, first)
+    for curve in curves:
+        plot(axes, curve.values, curve.line, 1.8 if height else 1.4, first)
+    if height:
+        lines = 1 + max(curve.label.count("\n") for curve in curves)
+        _label_ends(axes, curves, min(_LABEL * lines / (height - 1), 1 / len(curves)))
+
+
+def _label_ends(axes: Axes, curves: Sequence[Curve], gap: float) -> None:
+    """Names beside the right ends of the curves, moved apart where they would overlap."""
+    ends = [_end(axes, float(curve.values[-1])) for curve in curves]
+    for curve, end, place in zip(curves, ends, spread(ends, gap), strict=True):
+        colour, dashes = curve.line
+        leader = {"arrowstyle": "-", "color": colour, "linestyle": dashes, "shrinkB": 0, "relpos": (0, 0.5)}
+        axes.annotate(
+            curve.label,
             xy=(1.005, end),
             xytext=(1.06, place),
             xycoords="axes fraction",
-            color=line.colour,
+            color=colour,
             verticalalignment="center",
-            arrowprops=leader if np.isfinite(loss) else None,
+            arrowprops=leader if np.isfinite(curve.values[-1]) else None,
         )
 
 
@@ -188,14 +261,15 @@ def spread(places: Sequence[float], gap: float) -> np.ndarray:
     return moved[np.argsort(order)]
 
 
-def panels_of(figure: SubFigure, optimizers: Sequence[str], rows: int, columns: int) -> list[Axes]:
-    """A panel for each optimizer, with its name, all on the same axes; the lowest ones are numbered."""
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    panels = list(grid.flat[: len(optimizers)])
-    for axes, optimizer in zip(panels, optimizers, strict=True):
-        axes.set_title(RECIPES[optimizer].title, fontsize=10, pad=3)
+def panels_of(figure: SubFigure, titles: Sequence[str], columns: int) -> list[Axes]:
+    """A panel for each title, all of one size, with one axis of losses or norms; the lowest ones are numbered."""
+    rows = -(-len(titles) // columns)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    panels = list(grid.flat[: len(titles)])
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_title(title, fontsize=10, pad=3)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
-    for axes in panels[-columns:]:
-        axes.tick_params(labelbottom=True)
+    for axes in panels[:-columns]:
+        axes.tick_params(labelbottom=False)
     return panels

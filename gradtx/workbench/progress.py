@@ -9,8 +9,6 @@ from typing import IO, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gradtx.workbench.networks import ACTIVATIONS
-from gradtx.workbench.recipes import RECIPES
 from gradtx.workbench.terminal import Lenient, say
 
 __all__ = ["Bar"]
@@ -38,19 +36,15 @@ class Bar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._progress.stop()
 
-    def start(self, network: str, optimizer: str) -> None:
+    def start(self, task: object) -> None:
         """Say what is being compiled."""
-        self._progress.update(self._task, description=f"{_title(network, optimizer)}: compiling")
+        self._progress.update(self._task, description=f"{task}: compiling")
 
-    def step(self, network: str, optimizer: str, text: str) -> None:
+    def step(self, task: object, text: str) -> None:
         """Move on by one step, and say what came out."""
-        self._progress.update(self._task, advance=1, description=f"{_title(network, optimizer)}: {text}")
+        self._progress.update(self._task, advance=1, description=f"{task}: {text}")
 
-    def finish(self, network: str, optimizer: str, text: str, seconds: float) -> None:
-        """Say that an optimizer is done, where no bar shows it."""
+    def finish(self, task: object, text: str, seconds: float) -> None:
+        """Say that a task is done, where no bar shows it."""
         if self._quiet:
-            say(f"{_title(network, optimizer)}: {text}, {seconds:.1f} s")
-
-
-def _title(network: str, optimizer: str) -> str:
-    return f"{RECIPES[optimizer].title} on {ACTIVATIONS[network].title}"
+            say(f"{task}: {text}, {seconds:.1f} s")

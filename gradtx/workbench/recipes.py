@@ -1,36 +1,128 @@
-"""The review article's optimizers, as the workbench runs them."""
+"""The optimizers of the workbench: the review article's first, then their relatives, each at a rate that suits."""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
+
+import optax
 
 import gradtx
 from gradtx import Chain
 
-__all__ = ["RECIPES", "Recipe", "make_optimizer"]
+__all__ = ["ALIASES", "ARTICLE", "BATCH_SIZE", "FACTOR", "RECIPES", "Recipe", "make_optimizer"]
+
+BATCH_SIZE = 32
+"""The images in a mini-batch for which the learning rates below are tuned."""
+
+
+FACTOR = "rate.factor"
+"""The factor of a ``scale`` named "rate" that a sweep puts behind the rest of a chain."""
 
 
 class Recipe(NamedTuple):
-    """An optimizer to compare: its name in pictures, the function that makes it, and a learning rate that suits."""
+    """An optimizer to compare.
+
+    Attributes:
+        title: its name in tables and pictures.
+        make: the optimizer of a learning rate and of the number of steps that the training takes.
+        learning_rate: near the best of ``gradtx compare --sweep`` for batches of ``BATCH_SIZE``.
+        swept: the hyperparameter that is the learning rate; ``FACTOR`` for optimizers of several learning rates, or of
+            one that follows a schedule.
+    """
 
     title: str
-    make: Callable[[float], Chain]
+    make: Callable[[float, int], Chain]
     learning_rate: float
+    swept: str = "learning_rate"
+
+    def rate(self, batch_size: int) -> float:
+        """A learning rate that suits batches of this size: proportional to the root of it, to two digits.
+
+        The average of n gradients has a noise of 1/√n, so smaller batches want smaller steps.
+
+        >>> RECIPES["sgd"].rate(BATCH_SIZE) == RECIPES["sgd"].learning_rate
+        True
+        """
+        return float(f"{self.learning_rate * math.sqrt(batch_size / BATCH_SIZE):.2g}")
 
 
-RECIPES: dict[str, Recipe] = {
-    "sgd": Recipe("SGD", gradtx.sgd, 0.1),
-    "momentum": Recipe("Momentum", gradtx.momentum_sgd, 0.2),
-    "nag": Recipe("NAG", gradtx.nag, 0.2),
-    "adagrad": Recipe("AdaGrad", gradtx.adagrad, 0.02),
-    "rmsprop": Recipe("RMSProp", gradtx.rmsprop, 0.0005),
-    "adam": Recipe("Adam", gradtx.adam, 0.001),
-    "max_v": Recipe("max-V", gradtx.article_max_v, 0.001),
-    "amsgrad": Recipe("AMSGrad", gradtx.amsgrad, 0.001),
-    "nadam": Recipe("Nadam", gradtx.nadam, 0.001),
+def _plain(optimizer: Callable[[float], optax.GradientTransformation]) -> Callable[[float, int], Chain]:
+    """A recipe that does not ask how long the training takes."""
+    return lambda learning_rate, steps: gradtx.chain(optimizer(learning_rate))
+
+
+def _adam_then_sgd(learning_rate: float, steps: int) -> Chain:
+    """Adam for the first half, then momentum, at rates that are to each other as those of the two alone."""
+    ratio = ARTICLE["momentum"].learning_rate / ARTICLE["adam"].learning_rate
+    first, then = gradtx.adam(learning_rate), gradtx.momentum_sgd(ratio * learning_rate)
+    return gradtx.chain(gradtx.switch(steps // 2, first, then))
+
+
+def _swats(learning_rate: float, steps: int) -> Chain:
+    """SWATS for a short training: Adam for a quarter of it at least, and a tolerance that is met soon after."""
+    return gradtx.chain(gradtx.swats(learning_rate, rtol=0.01, min_steps=max(1, steps // 4)))
+
+
+ARTICLE: dict[str, Recipe] = {
+    "sgd": Recipe("SGD", _plain(gradtx.sgd), 0.2),
+    "momentum": Recipe("Momentum", _plain(gradtx.momentum_sgd), 0.2),
+    "nag": Recipe("NAG", _plain(gradtx.nag), 0.2),
+    "adagrad": Recipe("AdaGrad", _plain(gradtx.adagrad), 0.07),
+    "rmsprop": Recipe("RMSProp", _plain(gradtx.rmsprop), 0.001),
+    "adam": Recipe("Adam", _plain(gradtx.adam), 0.003),
+    "max_v": Recipe("max-V", _plain(gradtx.article_max_v), 0.003),
+    "amsgrad": Recipe("AMSGrad", _plain(gradtx.amsgrad), 0.003),
+    "nadam": Recipe("Nadam", _plain(gradtx.nadam), 0.003),
 }
-"""In the article's order. Learning rates are tuned for the digits, the default networks and 20 epochs."""
+"""The review article's, in its order: what is compared if nothing else is asked for."""
+
+_RATE = "scale_by_learning_rate.learning_rate"  # of a chain with another one
+
+RECIPES: dict[str, Recipe] = ARTICLE | {
+    "adam_then_sgd": Recipe("Adam→SGD", _adam_then_sgd, 0.003, FACTOR),
+    "swats": Recipe("SWATS", _swats, 0.001),
+    "article_adam": Recipe("raw Adam", _plain(gradtx.article_adam), 0.003),
+    "adamw": Recipe("AdamW", _plain(gradtx.adamw), 0.003),
+    "nadamw": Recipe("NadamW", _plain(gradtx.nadamw), 0.003),
+    "adamax": Recipe("Adamax", _plain(gradtx.adamax), 0.02),
+    "radam": Recipe("RAdam", _plain(gradtx.radam), 0.007),
+    "adabelief": Recipe("AdaBelief", _plain(gradtx.adabelief), 0.003),
+    "yogi": Recipe("Yogi", _plain(gradtx.yogi), 0.004),
+    "laprop": Recipe("LaProp", _plain(gradtx.laprop), 0.003),
+    "adopt": Recipe("ADOPT", _plain(gradtx.adopt), 0.003),
+    "ademamix": Recipe("AdEMAMix", _plain(gradtx.ademamix), 0.002),
+    "adan": Recipe("Adan", _plain(gradtx.adan), 0.005),
+    "mars": Recipe("MARS", _plain(gradtx.mars), 0.002),
+    "cautious_adamw": Recipe("C-AdamW", _plain(gradtx.cautious_adamw), 0.003),
+    "qhm": Recipe("QHM", _plain(gradtx.qhm), 0.3),
+    "qhadam": Recipe("QHAdam", _plain(gradtx.qhadam), 0.003),
+    "adadelta": Recipe("Adadelta", _plain(gradtx.adadelta), 3),
+    "adafactor": Recipe("Adafactor", _plain(gradtx.adafactor), 0.02),
+    "signum": Recipe("Signum", _plain(gradtx.signum), 0.0003),
+    "lion": Recipe("Lion", _plain(gradtx.lion), 0.0001),
+    "rprop": Recipe("Rprop", _plain(gradtx.rprop), 0.03, "resilient_step.initial"),
+    "muon": Recipe("Muon", _plain(gradtx.muon), 0.003, f"matrix.{_RATE}"),
+    "lars": Recipe("LARS", _plain(gradtx.lars), 0.4),
+    "lamb": Recipe("LAMB", _plain(gradtx.lamb), 0.001),
+    "novograd": Recipe("NovoGrad", _plain(gradtx.novograd), 0.01),
+    "fromage": Recipe("Fromage", _plain(gradtx.fromage), 0.01),
+    "sm3": Recipe("SM3", _plain(gradtx.sm3), 0.1),
+    "shampoo": Recipe("Shampoo", _plain(functools.partial(gradtx.shampoo, every=10)), 0.1),
+    "soap": Recipe("SOAP", _plain(gradtx.soap), 0.003),
+    "dog": Recipe("DoG", _plain(gradtx.dog), 1.0),
+    "prodigy": Recipe("Prodigy", _plain(gradtx.prodigy), 1.0),
+    "madgrad": Recipe("MADGRAD", _plain(gradtx.madgrad), 0.01),
+    "asgd": Recipe("ASGD", _plain(functools.partial(gradtx.asgd, start=0)), 0.2, FACTOR),
+    "schedule_free_sgd": Recipe("SF-SGD", _plain(gradtx.schedule_free_sgd), 0.3, _RATE),
+    "schedule_free_adamw": Recipe("SF-AdamW", _plain(gradtx.schedule_free_adamw), 0.01, _RATE),
+}
+"""All: every optimizer of ``gradtx.optimizers``, and Adam that changes over to SGD."""
+
+ALIASES = {"momentum_sgd": "momentum", "article_max_v": "max_v"}
+"""What ``gradtx`` calls optimizers that have a shorter name here."""
 
 
 def make_optimizer(
@@ -39,8 +131,10 @@ def make_optimizer(
     clip_norm: float | None = None,
     clip_layer: float | None = None,
     clip_value: float | None = None,
+    weight_decay: float | None = None,
+    steps: int = 1000,
 ) -> Chain:
-    """An optimizer by name, with gradient clipping in front of it where a limit is given.
+    """An optimizer by name, with clips and weight decay in front of it where a number for them is given.
 
     Args:
         name: one of ``RECIPES``.
@@ -48,14 +142,17 @@ def make_optimizer(
         clip_norm: limit of the norm of the whole gradient.
         clip_layer: limit of the norm of each leaf, after ``clip_norm``.
         clip_value: limit of each element, after both.
+        weight_decay: what times the parameters is added to the gradient, after the clips.
+        steps: of the training, for the optimizers that change over at some time of it.
 
     >>> print(make_optimizer("sgd", 0.5, clip_norm=1.0))
     clip_by_global_norm(1) → scale_by_learning_rate(0.5)
     """
-    limits = {
+    in_front = {
         gradtx.clip_by_global_norm: clip_norm,
         gradtx.clip_by_norm: clip_layer,
         gradtx.clip_by_value: clip_value,
+        gradtx.add_decayed_weights: weight_decay,
     }
-    clips = [clip(limit) for clip, limit in limits.items() if limit is not None]
-    return gradtx.chain(*clips, RECIPES[name].make(learning_rate))
+    rules = [rule(number) for rule, number in in_front.items() if number is not None]
+    return gradtx.chain(*rules, RECIPES[name].make(learning_rate, steps))

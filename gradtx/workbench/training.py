@@ -16,7 +16,20 @@ from jax.typing import ArrayLike
 import gradtx
 from gradtx.workbench.networks import Network, Params
 
-__all__ = ["Data", "History", "Measures", "begin", "cross_entropy", "measure", "run_epoch", "shuffled_batches", "train"]
+__all__ = [
+    "Data",
+    "Epoch",
+    "History",
+    "Measures",
+    "Steps",
+    "begin",
+    "cross_entropy",
+    "measure",
+    "run_epoch",
+    "shuffled_batches",
+    "step_on",
+    "train",
+]
 
 T = TypeVar("T")
 
@@ -28,6 +41,11 @@ class Data(NamedTuple):
     train_labels: ArrayLike
     test_images: ArrayLike
     test_labels: ArrayLike
+
+    @property
+    def size(self) -> int:
+        """The number of training images."""
+        return np.shape(self.train_labels)[0]
 
 
 class Measures(NamedTuple):
@@ -48,18 +66,50 @@ class Measures(NamedTuple):
     gradient_norms: Any
 
 
+class Steps(NamedTuple):
+    """What is seen of each mini-batch, before its step; float32, (steps, ...).
+
+    Attributes:
+        loss: mean cross-entropy over the images of the mini-batch.
+        gradient_norms: per layer, the L2 norm of the gradient of that loss, before any clipping.
+    """
+
+    loss: Any
+    gradient_norms: Any
+
+
+class Epoch(NamedTuple):
+    """What an epoch leaves.
+
+    Attributes:
+        params: the parameters that the next epoch goes on with.
+        state: of the optimizer.
+        evaluated: the parameters that the optimizer wants evaluated: most often the same, or such as their average.
+        steps: what was seen of each mini-batch.
+        logged: what ``log`` made of the state after each step, stacked.
+    """
+
+    params: Params
+    state: Any
+    evaluated: Params
+    steps: Steps
+    logged: Any
+
+
 class History(NamedTuple):
     """A finished training.
 
     Attributes:
-        params: the trained parameters.
-        measures: numpy arrays (epochs + 1, ...): before training, then after each epoch.
+        params: the trained parameters, or what the optimizer wants evaluated in their place, such as their average.
+        measures: numpy arrays (epochs + 1, ...): of such parameters, before training, then after each epoch.
+        steps: numpy arrays (steps, ...).
         logged: numpy arrays (steps, ...): what ``log`` gave in each step, as a tree like that.
         seconds: wall-clock time, compilation and measuring included.
     """
 
     params: Params
     measures: Measures
+    steps: Steps
     logged: Any
     seconds: float
 
@@ -85,8 +135,12 @@ def measure(network: Network, params: Params, data: Data) -> Measures:
     with_gradient = jax.value_and_grad(loss_and_accuracy, has_aux=True)
     (train_loss, train_accuracy), gradient = with_gradient(params, data.train_images, data.train_labels)
     test_loss, test_accuracy = loss_and_accuracy(params, jnp.asarray(data.test_images), jnp.asarray(data.test_labels))
-    norms = [optax.tree.norm(gradient[f"layer_{i}"]) for i in range(network.depth + 1)]
-    return Measures(train_loss, train_accuracy, test_loss, test_accuracy, jnp.stack(norms))
+    return Measures(train_loss, train_accuracy, test_loss, test_accuracy, layer_norms(network, gradient))
+
+
+def layer_norms(network: Network, gradient: Params) -> jax.Array:
+    """The L2 norm of each layer's gradient: (layers,)."""
+    return jnp.stack([optax.tree.norm(gradient[layer]) for layer in network.layers])
 
 
 def shuffled_batches(key: jax.Array, images: int, batch_size: int) -> jax.Array:
@@ -108,22 +162,26 @@ def run_epoch(
     data: Data,
     key: jax.Array,
     log: Callable[[Any], Any] = nothing,
-) -> tuple[Params, Any, Any]:
-    """One pass over the shuffled training images, compiled as a whole.
+) -> Epoch:
+    """One pass over the shuffled training images, compiled as a whole."""
 
-    Returns:
-        New parameters, new optimizer state, and what ``log`` made of that state after each step, stacked.
-    """
-    images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
+    def one_batch(carry: tuple[Params, Any], rows: jax.Array) -> tuple[tuple[Params, Any], tuple[Steps, Any]]:
+        params, state, seen = step_on(network, tx, data, *carry, rows)
+        return (params, state), (seen, log(state))
 
-    def one_batch(carry: tuple[Params, Any], rows: jax.Array) -> tuple[tuple[Params, Any], Any]:
-        params, state = carry
-        grads = jax.grad(lambda p: cross_entropy(network.apply(p, images[rows]), labels[rows]))(params)
-        params, state = gradtx.step(tx, params, grads, state)
-        return (params, state), log(state)
+    rows = shuffled_batches(key, data.size, batch_size)
+    (params, state), (steps, logged) = jax.lax.scan(one_batch, (params, state), rows)
+    return Epoch(params, state, gradtx.evaluation_point(state, params), steps, logged)
 
-    carry, logged = jax.lax.scan(one_batch, (params, state), shuffled_batches(key, len(labels), batch_size))
-    return *carry, logged
+
+def step_on(
+    network: Network, tx: optax.GradientTransformation, data: Data, params: Params, state: Any, rows: jax.Array
+) -> tuple[Params, Any, Steps]:
+    """One step on the training images of these numbers: new parameters, new state, and what was seen of the batch."""
+    images, labels = jnp.asarray(data.train_images)[rows], jnp.asarray(data.train_labels)[rows]
+    loss, gradient = jax.value_and_grad(lambda p: cross_entropy(network.apply(p, images), labels))(params)
+    params, state = gradtx.step(tx, params, gradient, state)
+    return params, state, Steps(loss, layer_norms(network, gradient))
 
 
 def begin(network: Network, tx: optax.GradientTransformation, key: jax.Array) -> tuple[Params, Any, jax.Array]:
@@ -163,17 +221,16 @@ def train(
     started = time.perf_counter()
     data = jax.device_put(data)
     params, state, shuffle_key = begin(network, tx, jax.random.key(seed))
-    measures = [jax.device_get(measure(network, params, data))]
-    logged: list[Any] = []
-    for epoch in range(1, epochs + 1):
-        key = jax.random.fold_in(shuffle_key, epoch)
-        params, state, steps = run_epoch(network, tx, batch_size, params, state, data, key, log)
-        measures.append(jax.device_get(measure(network, params, data)))
-        logged.append(jax.device_get(steps))
+    evaluated, measures, seen = params, [jax.device_get(measure(network, params, data))], []
+    for number in range(1, epochs + 1):
+        key = jax.random.fold_in(shuffle_key, number)
+        params, state, evaluated, *of_steps = run_epoch(network, tx, batch_size, params, state, data, key, log)
+        measures.append(jax.device_get(measure(network, evaluated, data)))
+        seen.append(jax.device_get(of_steps))
         if progress is not None:
-            progress(epoch, measures[-1])
-    seconds = time.perf_counter() - started
-    return History(params, _joined(np.stack, measures), _joined(np.concatenate, logged), seconds)
+            progress(number, measures[-1])
+    steps, logged = _joined(np.concatenate, seen)
+    return History(evaluated, _joined(np.stack, measures), steps, logged, time.perf_counter() - started)
 
 
 def _joined(join: Callable[[tuple[np.ndarray, ...]], np.ndarray], trees: Sequence[T]) -> T:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from gradtx.workbench.training import Measures
 
-__all__ = ["ADVICE", "LARGEST_GAP", "TRAINED", "UNTRAINED", "verdict"]
+__all__ = ["ADVICE", "EXPLODING", "LARGEST_GAP", "TRAINED", "UNTRAINED", "trained", "verdict"]
 
 TRAINED = 0.95
 """A training accuracy below this is a problem of optimization, whatever the test accuracy is."""
@@ -14,21 +16,26 @@ TRAINED = 0.95
 LARGEST_GAP = 0.05
 """A test accuracy more than this below the training accuracy (5 percentage points) is a problem of generalization."""
 
+EXPLODING = 30.0
+"""A layer's gradient whose norm is above this before training, as for ``gradtx.diagnose``. Near 1 is usual."""
+
 ADVICE = {
     "diverged": "the training loss is not finite, or higher than before training: lower the learning rate, or clip",
     "not trained enough": f"training accuracy below {100 * TRAINED:g} %: look at optimizer and network first",
-    "overfitting": f"trained, but test accuracy is more than {100 * LARGEST_GAP:g} points lower:"
-    " more data or regularization, not another optimizer",
+    "badly initialised": f"trained, but test accuracy is more than {100 * LARGEST_GAP:g} points lower, and the gradient"
+    " of a layer exploded before the first step: smaller initial weights first (--gain), then judge again",
+    "overfitting": f"trained, but test accuracy is more than {100 * LARGEST_GAP:g} points lower, and the initial"
+    " weights are not to blame: more data (--samples) or regularization (--weight-decay), not another optimizer",
     "good": f"training accuracy at least {100 * TRAINED:g} %, test accuracy at most {100 * LARGEST_GAP:g} points lower",
 }
 """Each verdict, in the order in which they are considered, and what it means."""
 
 UNTRAINED = ("diverged", "not trained enough")
-"""The verdicts that call for a look at the gradients."""
+"""The verdicts on what has a problem on the training images already."""
 
 
 def verdict(measures: Measures) -> str:
-    """A training in a word, one of ``ADVICE``: the first that applies to what was measured at the end.
+    """A training in a word, one of ``ADVICE``: the first that applies to what was measured at its start and its end.
 
     Args:
         measures: of a whole training, with the axis of epochs; the first is from before training.
@@ -44,4 +51,13 @@ def verdict(measures: Measures) -> str:
         return "diverged"
     if train < TRAINED:
         return "not trained enough"
-    return "overfitting" if train - test > LARGEST_GAP else "good"
+    if train - test <= LARGEST_GAP:
+        return "good"
+    healthy = np.max(measures.gradient_norms[0]) <= EXPLODING  # NaN is not
+    return "overfitting" if healthy else "badly initialised"
+
+
+def trained(losses: np.ndarray, accuracy: float) -> bool:
+    """Whether a training with these losses, by epoch, and this accuracy at the end has no problem on its own images."""
+    nothing = np.zeros((1, 1))
+    return verdict(Measures(losses, np.array([accuracy]), losses, np.array([accuracy]), nothing)) == "good"

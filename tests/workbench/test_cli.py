@@ -20,10 +20,11 @@ import pytest
 from PIL import Image
 
 import gradtx
+from gradtx import optimizers
 from gradtx.__main__ import main
 from gradtx.workbench import files as writing
 from gradtx.workbench.options import parse
-from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.recipes import ALIASES, ARTICLE, RECIPES
 from gradtx.workbench.runs import kind as running
 from gradtx.workbench.settings import Impossible
 from gradtx.workbench.signals import ending
@@ -51,12 +52,13 @@ def test_compare(capsys: pytest.CaptureFixture[str]):
     arguments = [*TINY, "--optimizers", "adam", "nag", "--seed", "3", "--clip-norm", "1", "--clip-value", "0.5"]
     assert main(["compare", *arguments, "--json", "numbers.json"]) == 0
     printed = capsys.readouterr()
-    assert "ReLU network, 1 hidden layer of 4, 2 epochs" in printed.out
-    assert "maxout network, 1 hidden layer of 4, 2 epochs" in printed.out
-    assert re.search(r"NAG +0\.2 +\d\.\d\de.\d\d +\d+\.\d % +\d\.\d\de.\d\d +\d+\.\d % +not trained", printed.out)
+    heading = r"ReLU network, 1 hidden layer of 4 *\n2 epochs, batch size 128, clip norm 1, clip value 0.5"
+    assert re.search(heading, printed.out)
+    assert "maxout network, 1 hidden layer of 4" in printed.out
+    assert re.search(r"NAG +0\.4 +\d\.\d\de.\d\d +\d+\.\d % +\d\.\d\de.\d\d +\d+\.\d % +not trained", printed.out)
     assert "not trained enough: training accuracy below 95 %" in printed.out
     assert "Picture: gradtx-compare.png" in printed.out and "Numbers: numbers.json" in printed.out
-    assert printed.err.splitlines()[0].startswith("Adam on ReLU: training loss ")
+    assert printed.err.splitlines()[0].startswith("Adam on ReLU, batch size 128: training loss ")
     assert len(printed.err.splitlines()) == 4
     assert max(map(len, printed.out.splitlines())) <= 80
     assert files() == ["gradtx-compare.png", "numbers.json"]
@@ -70,12 +72,14 @@ def test_compare(capsys: pytest.CaptureFixture[str]):
         "depth": 1,
         "width": 4,
         "gain": None,
+        "samples": None,
         "epochs": 2,
-        "batch_size": 128,
+        "batch_sizes": [128],
         "learning_rate": None,
         "clip_norm": 1.0,
         "clip_layer": None,
         "clip_value": 0.5,
+        "weight_decay": None,
         "health": False,
         "sweep": False,
         "seeds": 5,
@@ -92,15 +96,52 @@ def test_compare(capsys: pytest.CaptureFixture[str]):
     ]  # fmt: skip
     for run in runs:
         assert run["chain"].startswith("clip_by_global_norm(1) → clip_by_value(0.5) → momentum(0.9)")
-        assert run["learning_rate"] == RECIPES[run["optimizer"]].learning_rate
+        assert run["learning_rate"] == 2 * RECIPES[run["optimizer"]].learning_rate  # √(128 / 32)
+        assert run["batch_size"] == 128 and run["descent"] is None
         assert run["seconds"] > 0 and run["verdict"] == "not trained enough"
         assert set(run["epochs"]) == {"train_loss", "train_accuracy", "test_loss", "test_accuracy"}
         assert all(len(values) == 3 for values in run["epochs"].values())
         assert run["final"] == {name: values[-1] for name, values in run["epochs"].items()}
-        assert list(run["gradient_norms"]) == ["layer_0", "layer_1"]
+        assert list(run["gradient_norms"]) == ["layer_1", "layer_2"]
+        assert run["first_steps"]["loss"][0] == pytest.approx(run["epochs"]["train_loss"][0], rel=0.2)  # other images
+        assert [len(norms) for norms in run["first_steps"]["gradient_norms"].values()] == [22, 22]
         assert [run["health"][moment]["metrics"]["steps"] for moment in ("first", "last")] == [1, 22]
         assert "clipped" in [finding["problem"] for finding in run["health"]["first"]["diagnosis"]]
         assert all(len(values) == 3 for values in run["gradient_norms"].values())
+
+
+def test_batch_sizes(capsys: pytest.CaptureFixture[str]):
+    """SGD, if no optimizer is named; with the rate that suits each size, and with one rate for all."""
+    shape = ["--depth", "1", "--width", "4", "--epochs", "1", "--network", "relu", "--samples", "96"]
+    assert main(["compare", *shape, "--batch-size", "48", "8", "8", "--json", "numbers.json"]) == 0
+    printed = capsys.readouterr()
+    assert "1 epoch, batch size 48 8, 96 training images" in printed.out
+    assert re.search(r"SGD +48 +0\.24 ", printed.out) and re.search(r"SGD +8 +0\.1 ", printed.out)
+    assert "SGD on ReLU, batch size 48: training loss" in printed.err
+    assert max(map(len, printed.out.splitlines())) <= 80
+    assert files() == ["gradtx-batches.png", "numbers.json"]
+    with Image.open("gradtx-batches.png") as image:
+        assert image.width > 600 and 300 < image.height < 400
+    runs = json.loads(Path("numbers.json").read_text())["runs"]
+    assert [run["batch_size"] for run in runs] == [48, 8]
+    for run in runs:
+        steps = 96 // run["batch_size"]
+        assert len(run["descent"]) == 201
+        by_step, by_epoch = run["descent"][::steps], run["epochs"]["train_loss"]
+        assert by_step[:2] == pytest.approx(by_epoch, rel=1e-4)  # two programs: rounding
+    assert main(["compare", *shape, "--batch-size", "48", "8", "--learning-rate", "0.1", "--json", "numbers.json"]) == 0
+    runs = json.loads(Path("numbers.json").read_text())["runs"]
+    assert [run["learning_rate"] for run in runs] == [0.1, 0.1]
+
+
+def test_names_of_optimizers():
+    """Those of the library and those of the command; the article's if none is named."""
+    assert set(optimizers.__all__) <= {*RECIPES, *ALIASES}
+    taken = parse(["compare", "--optimizers", *optimizers.__all__, "swats", "adam_then_sgd"]).optimizers
+    assert set(taken) == set(RECIPES) == set(parse(["compare", "--optimizers", "all"]).optimizers)
+    assert parse(["compare"]).optimizers == tuple(ARTICLE)
+    assert parse(["compare", "--batch-size", "1", "2"]).optimizers == ("sgd",)
+    assert parse(["compare", "--samples", "20"]).batch_sizes == (20,)
 
 
 @pytest.mark.exhaustive  # test_workbench.py sees the same findings without the command
@@ -108,12 +149,12 @@ def test_gradient_health(capsys: pytest.CaptureFixture[str]):
     shape = ["--depth", "8", "--width", "16", "--epochs", "1", "--batch-size", "128", "--optimizers", "sgd", "adam"]
     assert main(["compare", *shape, "--network", "sigmoid"]) == 0
     printed = capsys.readouterr().out
-    assert "sigmoid network, 8 hidden layers of 16, 1 epoch" in printed
-    assert re.search(r"first +vanishing +layer_0/\w, layer_\d/\w and \d+ more +all optimizers", printed)
+    assert "sigmoid network, 8 hidden layers of 16 " in printed
+    assert re.search(r"first +vanishing +layer_1/\w, layer_\d/\w and \d+ more +all", printed)
     assert "vanishing: Try ReLU or maxout" in printed and max(map(len, printed.splitlines())) <= 80
     assert main(["compare", *shape, "--network", "relu", "--gain", "20", "--json", "numbers.json"]) == 0
     printed = capsys.readouterr().out
-    assert "ReLU network, 8 hidden layers of 16, gain 20, 1 epoch" in printed
+    assert "ReLU network, 8 hidden layers of 16, gain 20 " in printed
     assert re.search(r"first +exploding +layer_", printed)
     run, _ = json.loads(Path("numbers.json").read_text())["runs"]
     (exploding,) = [each for each in run["health"]["first"]["diagnosis"] if each["problem"] == "exploding"]
@@ -180,6 +221,16 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]):
         (["compare", "--epochs", "0"], "--epochs: expected a whole number of at least 1, found '0'"),
         (["compare", "--batch-size", "-1"], "--batch-size: expected a whole number of at least 1, found '-1'"),
         (["compare", "--batch-size", "1438"], "--batch-size 1438 is more than the 1437 training images"),
+        (["compare", "--batch-size"], "--batch-size: expected at least one argument"),
+        (["compare", "--batch-size", "1", "16.0"], "--batch-size: expected a whole number of at least 1, found '16.0'"),
+        (["compare", "--sweep", "--batch-size", "1", "16"], "--sweep takes one batch size, found 1 16"),
+        (["compare", "--samples", "1438"], "--samples 1438 is more than the 1437 training images"),
+        (
+            ["compare", "--samples", "50", "--batch-size", "8", "51"],
+            "--batch-size 51 is more than the 50 training images",
+        ),
+        (["compare", "--weight-decay", "0"], "--weight-decay: expected a number greater than 0"),
+        (["compare", "--optimizers", "everything"], "invalid choice: 'everything' (choose from"),
         (["compare", "--learning-rate", "0"], "--learning-rate: expected a number greater than 0"),
         (["compare", "--learning-rate", "fast"], "--learning-rate: expected a number greater than 0"),
         (["compare", "--learning-rate", "nan"], "--learning-rate: expected a number greater than 0"),
@@ -237,8 +288,8 @@ NASTY = [
         "é" * 126 + ".png",
     ),
 ]
-OPTIONS = """--optimizers --network --depth --width --gain --epochs --batch-size --learning-rate --clip-norm
-    --clip-layer --clip-value --health --sweep --seeds --seed --output --json""".split()
+OPTIONS = """--optimizers --network --depth --width --gain --samples --epochs --batch-size --learning-rate --clip-norm
+    --clip-layer --clip-value --weight-decay --health --sweep --seeds --seed --output --json""".split()
 
 
 def test_any_value_of_any_option(capsys: pytest.CaptureFixture[str]):
@@ -356,7 +407,7 @@ def test_a_reader_that_leaves(tmp_path: Path):
     command = [sys.executable, "-m", "gradtx", "compare", *TINY, "--network", "relu", "--optimizers", "sgd"]
     with gone() as stdout:
         done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert done.returncode == 141 and re.fullmatch(r"SGD on ReLU: training loss \S+, \S+ s\n", done.stderr)
+    assert done.returncode == 141 and re.fullmatch(r"SGD on ReLU.*: training loss \S+, \S+ s\n", done.stderr)
     assert files() == ["gradtx-compare.png"]
 
 

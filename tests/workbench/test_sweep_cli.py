@@ -41,10 +41,10 @@ def test_sweep(capsys: pytest.CaptureFixture[str]):
     shape = ["--network", "relu", "--optimizers", "sgd", "adam", "--clip-norm", "5"]
     assert main(["compare", "--sweep", *TINY, *shape, "--seed", "3", "--seeds", "2", "--json", "numbers.json"]) == 0
     printed = capsys.readouterr()
-    assert "ReLU network, 1 hidden layer of 4, 2 epochs" in printed.out
+    assert re.search(r"ReLU network, 1 hidden layer of 4 *\n2 epochs, batch size 128, clip norm 5", printed.out)
     assert re.search(r"Adam +0\.\d+ +\d\.\de.\d\d ± \de.\d\d +\d\d\.\d ± \d\.\d % +none", printed.out)
     assert "mean of 2 seeds" in printed.out and max(map(len, printed.out.splitlines())) <= 80
-    assert re.fullmatch(r"(\w+ on ReLU: best learning rate \S+, \S+ s\n){2}", printed.err)
+    assert re.fullmatch(r"(\w+ on ReLU, batch size 128: best learning rate \S+, \S+ s\n){2}", printed.err)
     assert files() == ["gradtx-sweep.png", "numbers.json"]
     with Image.open("gradtx-sweep.png") as image:
         assert image.format == "PNG" and image.width > 600
@@ -82,8 +82,10 @@ def test_ctrl_c_shows_what_is_finished(capsys: pytest.CaptureFixture[str], monke
         return table
 
     begun: list[str] = []
-    begins = sweeping.make_optimizer
-    monkeypatch.setattr(sweeping, "make_optimizer", lambda name, *rest: (begun.append(name), begins(name, *rest))[1])
+    begins = Settings.optimizer
+    monkeypatch.setattr(
+        Settings, "optimizer", lambda self, name, *rest: (begun.append(name), begins(self, name, *rest))[1]
+    )
     monkeypatch.setattr(sweeping.gradtx, "sweep", one_sweep)
     shape = [*TINY, "--network", "relu", "--optimizers", "sgd", "adam", "nag", "--json", "numbers.json"]
     assert main(["compare", "--sweep", "--seeds", "1", *shape]) == 130

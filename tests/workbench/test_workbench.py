@@ -17,11 +17,12 @@ from PIL import Image
 from sklearn.datasets import load_digits as read_digits
 
 import gradtx
+from gradtx.workbench.batches.picture import draw_batches
 from gradtx.workbench.data import load_digits, split_digits
 from gradtx.workbench.files import check_writable, write_whole
 from gradtx.workbench.networks import ACTIVATIONS, Network, Params
 from gradtx.workbench.picture import LINES, spread
-from gradtx.workbench.recipes import RECIPES, make_optimizer
+from gradtx.workbench.recipes import ARTICLE, RECIPES, make_optimizer
 from gradtx.workbench.runs.health import Health, monitors, watched
 from gradtx.workbench.runs.picture import draw
 from gradtx.workbench.runs.run import Run
@@ -30,13 +31,14 @@ from gradtx.workbench.training import (
     Data,
     History,
     Measures,
+    Steps,
     cross_entropy,
     measure,
     run_epoch,
     shuffled_batches,
     train,
 )
-from gradtx.workbench.verdict import LARGEST_GAP, TRAINED, verdict
+from gradtx.workbench.verdict import EXPLODING, LARGEST_GAP, TRAINED, trained, verdict
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -107,9 +109,9 @@ def numpy_cross_entropy(logits: np.ndarray, labels: ArrayLike) -> float:
 def numpy_logits(network: Network, params: dict, images: ArrayLike) -> np.ndarray:
     """The network in float64, written out."""
     x = np.asarray(images, np.float64)
-    for i in range(network.depth + 1):
+    for i in range(1, network.depth + 2):
         x = x @ params[f"layer_{i}"]["w"] + params[f"layer_{i}"]["b"]
-        if i < network.depth:
+        if i <= network.depth:
             x = NUMPY_ACTIVATIONS[network.activation.title](x)
     return x
 
@@ -145,7 +147,7 @@ def test_shapes_and_logits(activation: str, depth: int, few: Data):
     params = network.init(jax.random.key(3))
     leaves = jax.tree.leaves(params)
     assert network.size == sum(leaf.size for leaf in leaves)
-    assert tuple(params[f"layer_{i}"]["w"].shape for i in range(depth + 1)) == network.shapes
+    assert tuple(params[f"layer_{i}"]["w"].shape for i in range(1, depth + 2)) == network.shapes
     logits = network.apply(params, jnp.asarray(few.train_images))
     np.testing.assert_allclose(logits, numpy_logits(network, in_float64(params), few.train_images), atol=1e-4)
 
@@ -193,13 +195,21 @@ def test_each_epoch_drops_other_images():
     assert used[0] != used[1]
 
 
+def test_few_samples_are_among_many():
+    few, more, everything = load_digits(20), load_digits(40), load_digits()
+    assert few.size == 20 and more.size == 40 and everything.size == 1437
+    np.testing.assert_array_equal(few.train_labels, np.asarray(more.train_labels)[:20])
+    np.testing.assert_allclose(np.asarray(few.train_images).mean(axis=0), 0, atol=1e-6)  # standardised by themselves
+    assert np.shape(few.test_images) == (360, 64)
+
+
 @pytest.mark.parametrize("name", ["sgd", "nag", "adam"])
 def test_epoch_is_the_loop_written_by_hand(name: str, few: Data):
     network, tx = small("maxout"), make_optimizer(name, 0.01, clip_norm=0.5)
     by_hand = network.init(jax.random.key(0))
     state_by_hand = tx.init(by_hand)
     key = jax.random.key(5)
-    params, state, _ = run_epoch(network, tx, 16, by_hand, state_by_hand, few, key)
+    params, state, *_ = run_epoch(network, tx, 16, by_hand, state_by_hand, few, key)
     images, labels = np.asarray(few.train_images), np.asarray(few.train_labels)
     gradient, update = jax.jit(jax.grad(loss_of(network))), jax.jit(tx.update)
     for rows in np.asarray(shuffled_batches(key, 67, 16)):
@@ -227,7 +237,7 @@ def test_gradient_norms_are_in_the_order_of_the_layers(few: Data):
     network = small(depth=11)  # "layer_10" sorts before "layer_2"
     params = network.init(jax.random.key(0))
     gradient = jax.grad(loss_of(network))(params, few.train_images, few.train_labels)
-    layers = [gradient[f"layer_{i}"] for i in range(12)]
+    layers = [gradient[f"layer_{i}"] for i in range(1, 13)]
     norms = [np.sqrt(np.sum(np.square(layer["w"])) + np.sum(np.square(layer["b"]))) for layer in layers]
     np.testing.assert_allclose(measure(network, params, few).gradient_norms, norms, rtol=1e-4)
 
@@ -250,10 +260,22 @@ def test_history_and_progress(few: Data):
     assert history.measures.train_loss.shape == (4,) and history.measures.gradient_norms.shape == (4, 3)
     assert history.measures.train_loss[-1] < history.measures.train_loss[0]
     assert history.seconds > 0
+    # One batch of all images, so what is seen of it is what is measured before its step; rounding.
+    np.testing.assert_allclose(history.steps.loss, history.measures.train_loss[:-1], rtol=1e-5)
+    np.testing.assert_allclose(history.steps.gradient_norms, history.measures.gradient_norms[:-1], rtol=1e-4)
     assert [epoch for epoch, _ in told] == [1, 2, 3]
     np.testing.assert_array_equal([measures.train_loss for _, measures in told], history.measures.train_loss[1:])
     after = measure(small(), history.params, few)
     np.testing.assert_array_equal(after.train_loss, history.measures.train_loss[-1])
+
+
+def test_what_the_optimizer_wants_evaluated_is_measured(few: Data):
+    averaging = gradtx.chain(gradtx.sgd(0.1), gradtx.average_iterates())
+    average = train(small(), averaging, few, epochs=2, batch_size=67, seed=0)
+    once, twice = (train(small(), gradtx.sgd(0.1), few, epochs=n, batch_size=67, seed=0) for n in (1, 2))
+    for mean, first, second in zip(*map(jax.tree.leaves, (average.params, once.params, twice.params)), strict=True):
+        np.testing.assert_allclose(mean, (first + second) / 2, atol=1e-6)
+    assert average.measures.train_loss[-1] == measure(small(), average.params, few).train_loss
 
 
 def test_every_optimizer_starts_from_the_same_weights(few: Data):
@@ -322,25 +344,44 @@ def test_monitors_change_no_training(name: str, few: Data):
 
 
 def test_recipes_are_the_article_s():
-    assert list(RECIPES) == "sgd momentum nag adagrad rmsprop adam max_v amsgrad nadam".split()
+    assert list(ARTICLE) == "sgd momentum nag adagrad rmsprop adam max_v amsgrad nadam".split()
     assert make_optimizer("max_v", 0.1) == gradtx.article_max_v(0.1)
     assert make_optimizer("momentum", 0.1) == gradtx.momentum_sgd(0.1)
 
 
 def test_clipping_comes_first():
-    chain = make_optimizer("adam", 0.1, clip_norm=1.0, clip_layer=2.0, clip_value=0.5)
-    first = [rule.label for rule in chain.rules[:4]]
-    assert first == ["clip_by_global_norm", "clip_by_norm", "clip_by_value", "momentum"]
+    chain = make_optimizer("adam", 0.1, clip_norm=1.0, clip_layer=2.0, clip_value=0.5, weight_decay=0.1)
+    first = [rule.label for rule in chain.rules[:5]]
+    assert first == ["clip_by_global_norm", "clip_by_norm", "clip_by_value", "add_decayed_weights", "momentum"]
+
+
+def test_learning_rates_go_with_the_root_of_the_batch_size():
+    rates = [RECIPES["momentum"].rate(size) for size in (8, 32, 128)]
+    expected = np.array([0.5, 1, 2]) * RECIPES["momentum"].learning_rate
+    np.testing.assert_allclose(rates, expected, rtol=0.05)  # two digits
+
+
+def test_adam_then_sgd_changes_over_in_the_middle():
+    """With a gradient of 1 Adam's step is its rate, and so is that of SGD, whose momentum is 1 by then."""
+    params = {"w": jnp.ones(2)}
+    tx = make_optimizer("adam_then_sgd", 0.003, steps=8)
+    state, steps = tx.init(params), []
+    for _ in range(8):
+        updates, state = tx.update(params, state, params)
+        steps.append(-float(updates["w"][0]))
+    np.testing.assert_allclose(steps, [0.003] * 4 + [0.2] * 4, rtol=1e-4)
 
 
 # Verdicts
 
 
-def measures_ending_in(loss: float, train_accuracy: float, test_accuracy: float) -> Measures:
+def measures_ending_in(loss: float, train_accuracy: float, test_accuracy: float, norm: float = 1.0) -> Measures:
     def path(last: float) -> np.ndarray:
         return np.array([2.3, 1.0, last], np.float32)
 
-    return Measures(path(loss), path(train_accuracy), path(loss), path(test_accuracy), np.ones((3, 4), np.float32))
+    norms = np.ones((3, 4), np.float32)
+    norms[0, 2] = norm
+    return Measures(path(loss), path(train_accuracy), path(loss), path(test_accuracy), norms)
 
 
 @pytest.mark.parametrize(
@@ -361,13 +402,38 @@ def test_verdict(loss: float, train_accuracy: float, test_accuracy: float, expec
     assert verdict(measures_ending_in(loss, train_accuracy, test_accuracy)) == expected
 
 
+@pytest.mark.parametrize(
+    ("norm", "train_accuracy", "test_accuracy", "expected"),
+    [
+        (EXPLODING + 1, 1.0, 0.7, "badly initialised"),
+        (np.nan, 1.0, 0.7, "badly initialised"),
+        (EXPLODING, 1.0, 0.7, "overfitting"),
+        (EXPLODING + 1, 0.9, 0.7, "not trained enough"),  # the training images come first
+        (EXPLODING + 1, 1.0, 0.99, "good"),
+    ],
+)
+def test_verdict_on_gradients_that_explode_at_the_start(
+    norm: float, train_accuracy: float, test_accuracy: float, expected: str
+):
+    assert verdict(measures_ending_in(0.1, train_accuracy, test_accuracy, norm)) == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "accuracy", "expected"),
+    [([2.3, 0.1], 0.95, True), ([2.3, 0.1], 0.94, False), ([2.3, 2.4], 1.0, False), ([2.3, np.nan], 1.0, False)],
+)
+def test_trained(losses: list[float], accuracy: float, expected: bool):
+    assert trained(np.array(losses), accuracy) is expected
+
+
 # Pictures
 
 
 def run_of(network: str, optimizer: str, losses: list[float], layers: int = 4) -> Run:
     path = np.array(losses, np.float32)
     measures = Measures(path, np.ones_like(path), path, np.ones_like(path), np.outer(path, np.arange(1.0, layers + 1)))
-    return Run(network, optimizer, 0.1, "chain", measures, Health({"steps": 1}, {"steps": 2}), 1.0)
+    steps = Steps(np.repeat(path, 3), np.repeat(measures.gradient_norms, 3, axis=0))
+    return Run(network, optimizer, 32, 0.1, "chain", measures, steps, Health({"steps": 1}, {"steps": 2}), 1.0, path)
 
 
 def picture(runs: list[Run], **settings) -> Image.Image:
@@ -395,7 +461,27 @@ def test_all_optimizers_look_different():
     "losses", [[2.3, np.nan], [np.nan, np.nan], [2.3, np.inf], [2.3, 1e38], [2.3, 0.0], [0.0, 0.0]]
 )
 def test_a_picture_of_numbers_that_have_no_place(losses: list[float]):
-    assert picture([run_of("relu", "sgd", losses), run_of("relu", "adam", losses)]).width > 500
+    """In the size that it has with numbers that have one: nothing is drawn far outside of its axes."""
+    odd, usual = (picture([run_of("relu", "sgd", each), run_of("relu", "adam", each)]) for each in (losses, [2.3, 0.1]))
+    assert abs(odd.width - usual.width) < 130 and abs(odd.height - usual.height) < 60
+
+
+def test_the_step_that_ends_a_training():
+    assert run_of("relu", "sgd", [2.3, 1.0, np.nan]).end == 7 and run_of("relu", "sgd", [2.3, 0.1]).end is None
+
+
+def test_a_gallery_of_all_optimizers():
+    gallery = picture([run_of("relu", name, [2.3, 0.1]) for name in RECIPES])
+    few = picture([run_of("relu", name, [2.3, 0.1]) for name in ARTICLE])
+    assert gallery.height > 1.5 * few.height and abs(gallery.width - few.width) < 60
+
+
+def test_a_picture_of_batch_sizes():
+    ends = [("sgd", 1, 0.1), ("sgd", 8, np.nan), ("adam", 1, 0.1), ("adam", 8, 0.01)]
+    runs = [run_of("relu", name, [2.3, loss])._replace(batch_size=size) for name, size, loss in ends]
+    settings = Settings(("sgd", "adam", "nag"), ("relu", "maxout"), batch_sizes=(8, 1))
+    for number in (4, 3, 1):  # fewer of a comparison that was interrupted
+        assert draw_batches(settings, runs[:number]).startswith(b"\x89PNG")
 
 
 def test_a_picture_of_an_interrupted_comparison():

@@ -11,7 +11,6 @@ import jax
 import gradtx
 from gradtx import Chain, Diagnosis, MonitorState, diagnose, metrics
 from gradtx.workbench.networks import Network
-from gradtx.workbench.settings import Settings
 from gradtx.workbench.training import Data, train
 
 __all__ = ["Health", "monitors", "watch", "watched"]
@@ -40,17 +39,9 @@ class Health(NamedTuple):
         return diagnose(self.first), diagnose(self.last)
 
 
-def watch(network: Network, tx: Chain, data: Data, settings: Settings) -> Health:
+def watch(network: Network, tx: Chain, data: Data, epochs: int, batch_size: int, seed: int) -> Health:
     """The health of a training, which is run for it: monitors take long to compile, and few trainings need them."""
-    history = train(
-        network,
-        watched(tx),
-        data,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        log=monitors,
-    )
+    history = train(network, watched(tx), data, epochs=epochs, batch_size=batch_size, seed=seed, log=monitors)
     return Health.of(history.logged)
 
 

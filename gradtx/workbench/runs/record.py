@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from gradtx import Finding
 from gradtx.workbench.record import plain
 from gradtx.workbench.runs.health import Health
-from gradtx.workbench.runs.run import Run
+from gradtx.workbench.runs.run import FIRST_STEPS, Run
 
 __all__ = ["runs_record"]
 
@@ -24,15 +26,26 @@ def _run(run: Run) -> dict[str, Any]:
     return {
         "network": run.network,
         "optimizer": run.optimizer,
+        "batch_size": run.batch_size,
         "learning_rate": run.learning_rate,
         "chain": run.chain,
         "seconds": round(run.seconds, 3),
         "verdict": run.verdict,
         "final": {name: plain(values)[-1] for name, values in numbers.items()},
         "epochs": {name: plain(values) for name, values in numbers.items()},
-        "gradient_norms": {f"layer_{i}": plain(norm) for i, norm in enumerate(norms.T)},
+        "gradient_norms": _by_layer(norms),
+        "first_steps": {
+            "loss": plain(run.steps.loss[:FIRST_STEPS]),
+            "gradient_norms": _by_layer(run.steps.gradient_norms[:FIRST_STEPS]),
+        },
+        "descent": None if run.descent is None else plain(run.descent),
         "health": None if run.health is None else _health(run.health),
     }
+
+
+def _by_layer(norms: np.ndarray) -> dict[str, list[float | None]]:
+    """Norms (moments, layers) by the names of the layers."""
+    return {f"layer_{number}": plain(norm) for number, norm in enumerate(norms.T, start=1)}
 
 
 def _health(health: Health) -> dict[str, Any]:

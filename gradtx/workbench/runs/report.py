@@ -16,7 +16,7 @@ from gradtx.workbench.verdict import ADVICE
 
 __all__ = ["print_report"]
 
-_COLOURS = {"diverged": "red", "not trained enough": "yellow", "overfitting": "yellow", "good": "green"}
+_COLOURS = {word: "yellow" for word in ADVICE} | {"diverged": "red", "good": "green"}
 
 
 def print_report(settings: Settings, runs: Sequence[Run], console: Console | None = None) -> None:
@@ -37,14 +37,14 @@ def _print_health(console: Console, runs: Sequence[Run]) -> None:
     """What is wrong with the gradients that were watched: one line for each problem, and what to try."""
     by_problem: dict[tuple[str, str, str], list[str]] = {}
     advice: dict[str, str] = {}
-    seen = {run.optimizer: run.health for run in runs if run.health is not None}
-    if not seen:
+    watched = [(run, run.health) for run in runs if run.health is not None]
+    if not watched:
         return
-    for optimizer, health in seen.items():
+    for run, health in watched:
         for moment, diagnosis in zip(("first", "last"), health.diagnoses(), strict=True):
             for finding in diagnosis:
                 key = (moment, finding.problem, _some(finding.leaves))
-                by_problem.setdefault(key, []).append(RECIPES[optimizer].title)
+                by_problem.setdefault(key, []).append(_name(run, runs))
                 advice[finding.problem] = finding.advice
     if not by_problem:
         console.print("gradient health: no findings", highlight=False)
@@ -55,11 +55,17 @@ def _print_health(console: Console, runs: Sequence[Run]) -> None:
             table.add_column(head, no_wrap=head in ("step", "problem"))
         for (moment, problem, leaves), titles in sorted(by_problem.items()):
             everybody = len(titles) == len(runs) > 1
-            table.add_row(moment, problem, leaves, "all optimizers" if everybody else ", ".join(titles))
+            table.add_row(moment, problem, leaves, "all" if everybody else ", ".join(titles))
         console.print(table)
         for problem, text in advice.items():
             console.print(f"[yellow]{problem}[/]: {text}", highlight=False)
     console.print()
+
+
+def _name(run: Run, runs: Sequence[Run]) -> str:
+    """The optimizer's name, and the batch size if there are several."""
+    sizes = len({run.batch_size for run in runs}) > 1
+    return RECIPES[run.optimizer].title + f" {run.batch_size}" * sizes
 
 
 def _some(leaves: Sequence[str]) -> str:
@@ -68,19 +74,22 @@ def _some(leaves: Sequence[str]) -> str:
 
 
 def _table(settings: Settings, network: str, runs: Sequence[Run]) -> Table:
-    title = f"{settings.title(network)}, {settings.epochs} epoch{'s' * (settings.epochs > 1)}"
-    table = table_of_numbers(
-        title, ["learning\nrate", "training\nloss", "training\naccuracy", "test\nloss", "test\naccuracy"]
-    )
+    """Training first, then test. Of several batch sizes the size, too, in the place of the test loss."""
+    sizes = len(settings.batch_sizes) > 1
+    heads = ["learning\nrate", "training\nloss", "training\naccuracy", "test\nloss", "test\naccuracy"]
+    if sizes:
+        heads = ["batch\nsize", *heads[:3], heads[-1]]
+    table = table_of_numbers(f"{settings.title(network)}\n{settings.details}", heads)
     table.add_column("verdict", no_wrap=True)
     for run in runs:
         m = run.measures
         table.add_row(
             RECIPES[run.optimizer].title,
+            *([f"{run.batch_size}"] if sizes else []),
             f"{run.learning_rate:g}",
             f"{m.train_loss[-1]:.2e}",
             f"{100 * m.train_accuracy[-1]:.1f} %",
-            f"{m.test_loss[-1]:.2e}",
+            *([] if sizes else [f"{m.test_loss[-1]:.2e}"]),
             f"{100 * m.test_accuracy[-1]:.1f} %",
             f"[{_COLOURS[run.verdict]}]{run.verdict}[/]",
         )

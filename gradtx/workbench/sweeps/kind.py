@@ -6,7 +6,7 @@ from gradtx import SweepTable
 from gradtx.workbench.kind import Kind
 from gradtx.workbench.networks import Network
 from gradtx.workbench.progress import Bar
-from gradtx.workbench.settings import Settings
+from gradtx.workbench.settings import Settings, Task
 from gradtx.workbench.sweeps.picture import draw_sweeps
 from gradtx.workbench.sweeps.record import sweeps_record
 from gradtx.workbench.sweeps.report import print_sweeps
@@ -16,11 +16,11 @@ from gradtx.workbench.training import Data
 __all__ = ["SWEEPS"]
 
 
-def _sweep(settings: Settings, name: str, network: Network, optimizer: str, data: Data, bar: Bar) -> Sweep:
+def _sweep(settings: Settings, task: Task, network: Network, data: Data, bar: Bar) -> Sweep:
     def progress(done: SweepTable) -> None:
-        bar.step(name, optimizer, f"learning rate {done['learning_rate'][-1]:.2g}, seed {done['seed'][-1]}")
+        bar.step(task, f"learning rate {done['learning_rate'][-1]:.2g}, seed {done['seed'][-1]}")
 
-    return sweep_rates(settings, name, network, optimizer, data, progress)
+    return sweep_rates(settings, task, network, data, progress)
 
 
 SWEEPS = Kind(

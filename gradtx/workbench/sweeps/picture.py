@@ -11,13 +11,27 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from gradtx.workbench.picture import LINES, draw_losses, limits_of_losses, page, panels_of
+from gradtx.workbench.picture import (
+    FAINT,
+    LINES,
+    Curve,
+    draw_curves,
+    height_of_curves,
+    limits_of_losses,
+    page,
+    panels_of,
+    set_heading,
+)
+from gradtx.workbench.recipes import RECIPES
 from gradtx.workbench.settings import Settings
 from gradtx.workbench.sweeps.sweep import Sweep
 
 __all__ = ["draw_sweeps"]
 
 GREY = "#777777"
+
+COLUMNS = 3
+"""Panels side by side."""
 
 
 def draw_sweeps(settings: Settings, sweeps: Sequence[Sweep]) -> bytes:
@@ -33,22 +47,33 @@ def draw_sweeps(settings: Settings, sweeps: Sequence[Sweep]) -> bytes:
     """
     limits = limits_of_losses([curve for sweep in sweeps for curve in sweep.curves.reshape(-1, sweep.curves.shape[-1])])
 
-    def column(above: SubFigure, below: SubFigure, name: str, rows: int, columns: int) -> None:
-        ours = [sweep for sweep in sweeps if sweep.network == name]
-        best = {sweep.optimizer: sweep.curves[sweep.best].mean(axis=0) for sweep in ours}
-        notes = {sweep.optimizer: f" {sweep.rates[sweep.best]:.2g}" for sweep in ours}
-        draw_losses(above, best, limits, f"{settings.title(name)}: each at its best learning rate", notes)
-        panels = panels_of(below, [sweep.optimizer for sweep in ours], rows, columns)
-        for axes, sweep in zip(panels, ours, strict=True):
-            _set_axes(axes, sweep.rates, limits)
-            for other in ours:
-                axes.plot(other.rates, _held(other.losses, limits).mean(axis=1), color="#D5D5D5", linewidth=0.8)
-            _draw_sweep(axes, sweep, limits)
-        below.supxlabel("learning rate", fontsize=10, color="#333333")
-        below.supylabel(f"training loss after epoch {settings.epochs}", fontsize=10, color="#333333")
-        _explain(below, settings)
+    number = len({sweep.optimizer for sweep in sweeps})
+    above, columns = height_of_curves(number), min(COLUMNS, number)
 
-    return page(settings, sweeps, column)
+    def column(figures: Sequence[SubFigure], name: str) -> None:
+        of_network = [sweep for sweep in sweeps if sweep.network == name]
+        axes = figures[0].subplots()
+        draw_curves(axes, [_best(sweep) for sweep in of_network], limits, above)
+        set_heading(axes, f"{settings.title(name)}: each at its best learning rate", settings.details)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("training loss (cross-entropy, nats)")
+        titles = [RECIPES[sweep.optimizer].title for sweep in of_network]
+        for panel, sweep in zip(panels_of(figures[1], titles, columns), of_network, strict=True):
+            _set_axes(panel, sweep.rates, limits)
+            for other in of_network:
+                panel.plot(other.rates, _held(other.losses, limits).mean(axis=1), color=FAINT, linewidth=0.8)
+            _draw_sweep(panel, sweep, limits)
+        figures[1].supxlabel("learning rate", fontsize=10, color="#333333")
+        figures[1].supylabel(f"training loss after epoch {settings.epochs}", fontsize=10, color="#333333")
+        _explain(figures[1], settings)
+
+    return page(settings, sweeps, [above, 0.9 + 1.6 * -(-number // columns)], column)
+
+
+def _best(sweep: Sweep) -> Curve:
+    """The training loss with the best learning rate, by epoch."""
+    label = f"{RECIPES[sweep.optimizer].title} {sweep.rates[sweep.best]:.2g}"
+    return Curve(label, sweep.curves[sweep.best].mean(axis=0), LINES[sweep.optimizer])
 
 
 def _held(losses: np.ndarray, limits: tuple[float, float]) -> np.ndarray:

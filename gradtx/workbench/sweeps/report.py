@@ -36,7 +36,7 @@ def print_sweeps(settings: Settings, sweeps: Sequence[Sweep], console: Console |
 
 
 def _table(settings: Settings, network: str, sweeps: Sequence[Sweep]) -> Table:
-    title = f"{settings.title(network)}, {settings.epochs} epoch{'s' * (settings.epochs > 1)}"
+    title = f"{settings.title(network)}\n{settings.details}"
     heads = ["best\nrate", "training\nloss", "test\naccuracy", "trains\nfrom", "\nto", "\n×"]
     table = table_of_numbers(title, heads)
     for sweep in sweeps:

@@ -13,10 +13,10 @@ import numpy as np
 import gradtx
 from gradtx import SweepTable
 from gradtx.workbench.networks import Network
-from gradtx.workbench.recipes import RECIPES, make_optimizer
-from gradtx.workbench.settings import Settings
-from gradtx.workbench.training import Data, Measures, begin, measure, run_epoch
-from gradtx.workbench.verdict import UNTRAINED, verdict
+from gradtx.workbench.recipes import FACTOR, RECIPES
+from gradtx.workbench.settings import Settings, Task
+from gradtx.workbench.training import Data, begin, measure, run_epoch
+from gradtx.workbench.verdict import trained
 
 __all__ = ["RATES", "Range", "Sweep", "sweep_rates"]
 
@@ -88,8 +88,8 @@ class Sweep(NamedTuple):
     @property
     def trains(self) -> np.ndarray:
         """For each learning rate, whether the network is trained with every seed, by the ``verdict`` on it."""
-        finals = np.stack([self.by_rate(name) for name in ("train_accuracy", "test_accuracy")], axis=-1)
-        return np.array([all(map(_is_trained, *rows)) for rows in zip(self.curves, finals, strict=True)])
+        finals = self.by_rate("train_accuracy")
+        return np.array([all(map(trained, *rows)) for rows in zip(self.curves, finals, strict=True)])
 
     @property
     def range(self) -> Range | None:
@@ -103,50 +103,59 @@ class Sweep(NamedTuple):
         return Range(float(self.rates[start]), float(self.rates[end - 1]), start == 0 or end == len(self.rates))
 
 
-def _is_trained(losses: np.ndarray, accuracies: np.ndarray) -> bool:
-    train, test = accuracies[None].T
-    return verdict(Measures(losses, train, None, test, None)) not in UNTRAINED
-
-
 def sweep_rates(
-    settings: Settings, name: str, network: Network, optimizer: str, data: Data, progress: Callable[[SweepTable], None]
+    settings: Settings, task: Task, network: Network, data: Data, progress: Callable[[SweepTable], None]
 ) -> Sweep:
     """Train a network with every learning rate of ``RATES``, and with every seed.
 
     Args:
         settings: of the comparison.
-        name: of the network.
+        task: the names of network and optimizer, and the batch size.
         network: what to train.
-        optimizer: its name.
         data: what to train and test on.
         progress: called after each training with all that are done.
     """
     started = time.perf_counter()
     data = jax.device_put(data)
-    limits = (settings.clip_norm, settings.clip_layer, settings.clip_value)
-    tx = make_optimizer(optimizer, RECIPES[optimizer].learning_rate, *limits)
+    recipe = RECIPES[task.optimizer]
+    by_factor = recipe.swept == FACTOR
+    tx = settings.optimizer(task.optimizer, recipe.learning_rate, task.batch_size, data.size)
+
+    def named(table: SweepTable) -> SweepTable:
+        """The table with the learning rates in its first column."""
+        _, *others = table.columns
+        rates = np.repeat(RATES, settings.seeds)[: len(table)]
+        return SweepTable({"learning_rate": rates} | {name: table[name] for name in others}, table.results)
+
     table = gradtx.sweep(
-        lambda tx, key: _train(network, tx, data, settings, key),
-        tx,
-        {"learning_rate": RATES},
+        lambda tx, key: _train(network, tx, data, settings.epochs, task.batch_size, key),
+        with_factor(tx) if by_factor else tx,
+        {recipe.swept: RATES / recipe.learning_rate if by_factor else RATES},
         range(settings.seed, settings.seed + settings.seeds),
         chunk=1,  # so that each is what ``train`` gives, on any device
-        progress=lambda done, rows: progress(done),
+        progress=lambda done, rows: progress(named(done)),
     )
-    return Sweep(name, optimizer, str(tx), table, time.perf_counter() - started)
+    return Sweep(task.network, task.optimizer, str(tx), named(table), time.perf_counter() - started)
 
 
-def _train(network: Network, tx: Any, data: Data, settings: Settings, key: jax.Array) -> dict[str, Any]:
+def with_factor(tx: gradtx.Chain) -> gradtx.Chain:
+    """A chain whose updates are scaled by a factor, 1 at first, in front of a rule that has to be the last."""
+    ends = sum(rule.last for rule in tx.rules)
+    split = len(tx.rules) - ends
+    return gradtx.chain(*tx.rules[:split], gradtx.scale(1.0, name="rate"), *tx.rules[split:])
+
+
+def _train(network: Network, tx: Any, data: Data, epochs: int, batch_size: int, key: jax.Array) -> dict[str, Any]:
     """What ``train`` does, as one program: the training losses one by one, and the other measures at the end."""
     params, state, shuffle_key = begin(network, tx, key)
     before = measure(network, params, data)
 
     def one(carry: tuple[Any, Any], epoch: jax.Array) -> tuple[tuple[Any, Any], Any]:
         key = jax.random.fold_in(shuffle_key, epoch)
-        params, state, _ = run_epoch(network, tx, settings.batch_size, *carry, data, key)
-        return (params, state), measure(network, params, data)._replace(gradient_norms=None)  # so not computed either
+        params, state, evaluated, *_ = run_epoch(network, tx, batch_size, *carry, data, key)
+        return (params, state), measure(network, evaluated, data)._replace(gradient_norms=None)  # not computed either
 
-    _, after = jax.lax.scan(one, (params, state), jnp.arange(1, settings.epochs + 1))
+    _, after = jax.lax.scan(one, (params, state), jnp.arange(1, epochs + 1))
     return {
         "train_loss": [before.train_loss, *after.train_loss],
         "train_accuracy": after.train_accuracy[-1],

@@ -5,84 +5,26 @@ as it takes every other hyperparameter. Defaults are those of the original paper
 optax. What each rule does, its state and its source stand with the rule, in ``gradtx.rules``.
 """
 
-from gradtx.optimizers.adaptive import (
-    adabelief,
-    adadelta,
-    adamax,
-    adan,
-    ademamix,
-    adopt,
-    laprop,
-    mars,
-    qhadam,
-    qhm,
-    radam,
-    yogi,
-)
-from gradtx.optimizers.averaged import asgd, schedule_free_adamw, schedule_free_sgd
-from gradtx.optimizers.classics import (
-    adagrad,
-    adam,
-    adamw,
-    amsgrad,
-    article_adam,
-    article_max_v,
-    momentum_sgd,
-    nadam,
-    nadamw,
-    nag,
-    rmsprop,
-    sgd,
-)
-from gradtx.optimizers.distances import dog, prodigy
-from gradtx.optimizers.kronecker import shampoo, soap
-from gradtx.optimizers.layerwise import adafactor, cautious_adamw, fromage, lamb, lars, novograd, sm3
-from gradtx.optimizers.leaders import madgrad
-from gradtx.optimizers.matrices import muon
-from gradtx.optimizers.signs import lion, rprop, signum
+from gradtx.optimizers import adaptive, averaged, classics, distances, kronecker, layerwise, leaders, matrices, signs
+from gradtx.optimizers.adaptive import *
+from gradtx.optimizers.averaged import *
+from gradtx.optimizers.classics import *
+from gradtx.optimizers.distances import *
+from gradtx.optimizers.kronecker import *
+from gradtx.optimizers.layerwise import *
+from gradtx.optimizers.leaders import *
+from gradtx.optimizers.matrices import *
+from gradtx.optimizers.signs import *
 
-__all__ = [
-    "adabelief",
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamw",
-    "adan",
-    "ademamix",
-    "adopt",
-    "amsgrad",
-    "article_adam",
-    "article_max_v",
-    "asgd",
-    "cautious_adamw",
-    "dog",
-    "fromage",
-    "lamb",
-    "laprop",
-    "lars",
-    "lion",
-    "madgrad",
-    "mars",
-    "momentum_sgd",
-    "muon",
-    "nadam",
-    "nadamw",
-    "nag",
-    "novograd",
-    "prodigy",
-    "qhadam",
-    "qhm",
-    "radam",
-    "rmsprop",
-    "rprop",
-    "schedule_free_adamw",
-    "schedule_free_sgd",
-    "sgd",
-    "shampoo",
-    "signum",
-    "sm3",
-    "soap",
-    "yogi",
-]
+MYPY = False  # but True to mypy, which reads no list that is put together: what a star brings is public to it
+if not MYPY:
+    __all__: list[str] = []
+    __all__ += adaptive.__all__
+    __all__ += averaged.__all__
+    __all__ += classics.__all__
+    __all__ += distances.__all__
+    __all__ += kronecker.__all__
+    __all__ += layerwise.__all__
+    __all__ += leaders.__all__
+    __all__ += matrices.__all__
+    __all__ += signs.__all__

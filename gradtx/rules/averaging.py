@@ -8,6 +8,8 @@ from gradtx._core.contract import Tick
 from gradtx._core.limits import integer
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["average_iterates", "lookahead"]
+
 
 class average_iterates(Rule):
     r"""An average of the iterates, held as an offset: x ← (1−c)x + cz, and the parameters are z + κ(x − z).

@@ -11,6 +11,8 @@ from gradtx._core.contract import Arrays, Named, Total
 from gradtx._core.numerics import Numbers, norms, safe_divide
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["clip_by_global_norm", "clip_by_norm", "clip_by_value"]
+
 
 class clip_by_value(Rule):
     r"""Clip each element to [−limit, limit]. Infinite elements become ±limit; NaN stays NaN.

@@ -11,6 +11,8 @@ from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import abs_sq, real_dtype, safe_divide, safe_sqrt
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["scale_by_sm3"]
+
 
 class scale_by_sm3(Rule):
     r"""AdaGrad with one number for each row and column: u ← u/√(v + ε), v = min over axes of μ, plus |g|².

@@ -13,6 +13,8 @@ from gradtx._core.numerics import fade, mix, norms, real_dtype, safe_divide, saf
 from gradtx._engine.transformation import Transformation
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["in_units_of_distance", "scale_by_distance", "scale_by_gradient_norm"]
+
 
 def width(tree: Any) -> Any:
     """The dtype for numbers that are taken over a whole tree: the widest real one of its leaves, float32 at least."""

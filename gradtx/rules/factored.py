@@ -12,6 +12,8 @@ from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import abs_sq, real_dtype
 from gradtx.rules.base import Rule
 
+__all__ = ["scale_by_factored_rms"]
+
 
 class scale_by_factored_rms(Rule):
     r"""Divide by the root of a second moment of which only the sums of rows and columns are held: u ← g/√v.

@@ -9,6 +9,8 @@ from gradtx._core.contract import Arrays, Tick
 from gradtx._core.numerics import fade, mix, safe_divide
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["damped_trace", "momentum", "nesterov", "trace"]
+
 
 class momentum(Rule):
     r"""Exponential moving average of the direction: m ← βm + (1−β)u; u ← m.

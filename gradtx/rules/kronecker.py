@@ -15,6 +15,8 @@ from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import abs_sq, is_complex, mix, real_dtype, safe_divide, safe_sqrt
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["scale_by_eigenbasis_rms", "scale_by_kronecker_root"]
+
 Sides = tuple[jax.Array | None, ...]
 """For each axis of a leaf a matrix, or a vector, or nothing."""
 

@@ -11,6 +11,8 @@ from gradtx._core.mesh import size_of
 from gradtx._core.numerics import norms, on_each, real_dtype, safe_divide
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["cautious", "clip_by_rms", "scale_by_parameter_rms", "scale_by_trust_ratio"]
+
 
 class scale_by_trust_ratio(Rule):
     r"""Layer-wise step length: u ← u·c‖p‖/(‖u‖ + ε), p being the parameters.

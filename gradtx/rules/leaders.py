@@ -8,6 +8,8 @@ from gradtx._core.contract import Tick
 from gradtx._core.numerics import abs_sq, safe_divide, safe_sqrt
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["dual_averaging", "ftrl_proximal", "running_sum"]
+
 
 class running_sum(Rule):
     r"""The sum of all directions: b ← b + u; u ← b. What ``trace`` would be with a decay of 1.

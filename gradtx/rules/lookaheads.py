@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from gradtx._core.contract import Tick
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["nag_lookahead", "two_point_lookahead"]
+
 
 class nag_lookahead(Rule):
     r"""Nesterov's lookahead in one gradient: with d ← u the step of the iterate, u ← d + κ'd − κd₋.

@@ -13,6 +13,8 @@ from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import safe_divide
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["orthogonalize", "scale_by_shape"]
+
 Coefficients = tuple[tuple[float, float, float], ...]
 
 JORDAN: Coefficients = ((3.4445, -4.7750, 2.0315),) * 5

@@ -9,6 +9,8 @@ from gradtx._core.limits import check_choice
 from gradtx._core.numerics import abs_sq, mix
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["add_difference", "add_momentum", "extrapolate", "quasi_hyperbolic"]
+
 
 class quasi_hyperbolic(Rule):
     r"""Quasi-hyperbolic mixture of an average and the gradient: u ← νu + (1−ν)g; v ← ν₂v + (1−ν₂)|g|².

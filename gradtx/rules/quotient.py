@@ -13,6 +13,8 @@ from gradtx._core.numerics import abs_sq, mix, safe_divide, safe_sqrt
 from gradtx._core.signal import Weights
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["debias", "precondition", "rectified_precondition", "scale_by_update_rms"]
+
 
 class debias(Rule):
     r"""Divide averages by their weights: u ← u/w_u; v ← v/w_v; then both weights are 1.

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["resilient_step"]
+
 
 class resilient_step(Rule):
     r"""Rprop: a step size for each element, longer while the gradient keeps its sign, shorter where it turns.

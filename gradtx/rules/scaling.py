@@ -7,6 +7,19 @@ import jax.numpy as jnp
 from gradtx._core.contract import Tick
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = [
+    "add_cautious_decay",
+    "add_decayed_weights",
+    "arctan",
+    "decay_weights",
+    "freeze",
+    "scale",
+    "scale_by_inverse_time",
+    "scale_by_learning_rate",
+    "sign",
+    "skip_first",
+]
+
 
 class scale(Rule):
     r"""Multiply by a factor: u ← a·u.

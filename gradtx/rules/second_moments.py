@@ -11,6 +11,8 @@ from gradtx._core.limits import check_choice
 from gradtx._core.numerics import abs_sq, fade, mix
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["adagrad_sum", "belief_rms", "centered_rms", "infinity", "lag_v", "max_v", "monotone_rms", "rms", "yogi_rms"]
+
 
 class rms(Rule):
     r"""Exponential moving average of the squared gradient: s ← βs + (1−β)|g|²; v ← s.

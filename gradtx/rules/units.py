@@ -11,6 +11,8 @@ from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import abs_sq, real_dtype, safe_divide, safe_sqrt
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["adaptive_clip", "centralize"]
+
 
 class centralize(Rule):
     r"""Take the mean of each output's slice away: u ← u − mean of u over all axes but the output's.

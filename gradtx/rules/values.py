@@ -12,6 +12,8 @@ from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import norms, real_dtype, safe_divide, widest
 from gradtx.rules.base import Hyper, Rule, hyper
 
+__all__ = ["add_noise", "scale_by_polyak"]
+
 
 class scale_by_polyak(Rule):
     r"""Polyak's step: u ← u·min((f − f*)/(‖u‖² + ε), most), f being the loss, f* what it is at its minimum.

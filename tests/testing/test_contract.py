@@ -23,6 +23,16 @@ NOT_OURS = {("is odd", "seal")}  # maps whole trees by somebody else's transform
 NOT_OURS |= LACKING
 
 
+def test_every_rule_is_listed():
+    """In its file, whose list ``gradtx.rules`` shows, and in the package's own."""
+
+    def below(cls):
+        return {cls, *(one for derived in cls.__subclasses__() for one in below(derived))}
+
+    defined = {cls.__name__ for cls in below(gx.Rule) if cls.__module__.startswith("gradtx.rules.")} - {"Rule"}
+    assert {name for name in defined if not name.startswith("_")} == set(rules.__all__), "missing in a list __all__"
+
+
 def test_the_catalog_is_complete():
     in_use = {type(rule).__name__ for tx in RULES.values() for rule in tx.rules}
     known = {*rules.__all__, "monitor", "seal"} - {"scale_by_polyak"}  # which needs the loss: test_zoo.py

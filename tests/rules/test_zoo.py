@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from oracles import authors
 from trajectories import PULL, STEPS, run, start, stream
 
 import gradtx as gx
@@ -112,6 +113,49 @@ def test_as_torch(name):
     # torch keeps ASGD's step size in float32, whatever the parameters are.
     tolerance = 1e-6 if name == "asgd" else 1e-10
     chex.assert_trees_all_close(run(ours), {k: np.stack(v) for k, v in seen.items()}, rtol=tolerance, atol=1e-12)
+
+
+# Authors' own packages, and timm ------------------------------------------------------------------------------------
+
+
+def limit(count):
+    """timm clips from the second step on."""
+    return jnp.where(count == 0, jnp.inf, 1.0)
+
+
+CORRECTED = gx.seal(gx.chain(gx.extrapolate(0.025 * 0.95 / 0.05, "same"), gx.clip_by_norm(limit)))
+AUTHORS = {
+    "prodigy": lambda rate: gx.prodigy(rate, initial=0.01, weight_decay=0.1),
+    "prodigy, slow": lambda rate: gx.prodigy(rate, 0.8, 0.95, 1e-2, 0.1, 3.0),
+    "schedule-free": gx.schedule_free_adamw,
+    "schedule-free sgd": gx.schedule_free_sgd,
+    "adan": gx.adan,
+    "laprop": lambda rate: gx.laprop(rate, eps=1e-15),
+    "mars": lambda rate: gx.chain(CORRECTED, gx.adam(rate, 0.95, 0.99)),
+    "lamb": lambda rate: gx.lamb(rate, weight_decay=0.1),
+    "lars": lambda rate: gx.chain(gx.scale_by_trust_ratio(1e-3), gx.trace(0.9), gx.scale_by_learning_rate(rate)),
+    "novograd": lambda rate: gx.novograd(rate, weight_decay=0.1),
+    "madgrad": lambda rate: gx.dialects.optax.madgrad(rate, eps=1e-3),
+    "cautious adamw": lambda rate: gx.cautious_adamw(rate, weight_decay=0.1),
+    "lion": lambda rate: gx.lion(rate, weight_decay=0.1),
+    "adabelief": lambda rate: gx.adabelief(rate, eps=1e-8),
+}
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_as_its_authors(name):
+    """Stored trajectories; see ``oracles/authors.py``."""
+    tx = AUTHORS[name](authors.schedule(name))
+
+    def one(carry, noise):
+        p, state = carry
+        updates, state = tx.update(jax.tree.map(lambda n, x: n + 0.1 * x, noise, p), state, p)
+        p = optax.apply_updates(p, updates)
+        return (p, state), jnp.concatenate([x.ravel() for x in jax.tree.leaves(p)])
+
+    p = [jnp.asarray(x) for x in authors.start()]
+    found = jax.jit(lambda: jax.lax.scan(one, (p, tx.init(p)), authors.noise())[1])()
+    np.testing.assert_allclose(found, np.load(authors.STORED)[name], rtol=1e-12, atol=1e-12)
 
 
 # Papers, in numpy -----------------------------------------------------------------------------------------------------

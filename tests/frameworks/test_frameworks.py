@@ -22,7 +22,7 @@ from frameworks.cases import ADAM, CASES, LR
 from frameworks.loops import STEPS, Training, run
 from frameworks.table import PAGE, compare, listed
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "ranks_promoted")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.framework} {case.what}")

@@ -20,7 +20,7 @@ from docs.generate import family
 from gradtx import optimizers, testing
 from gradtx._inspect.latex import plain
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "ranks_promoted")
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 PAGES = sorted(GUIDE.glob("*.md"))

@@ -27,11 +27,20 @@ PAGE = Path(__file__).parent / "guide" / "which.md"
 EPOCHS, BATCH, SEEDS, RATES = 10, 32, 3, np.geomspace(1e-5, 10, 13)
 TRAINED = 0.95  # training accuracy, as in the verdicts of ``gradtx compare``
 NETWORKS = {"ReLU": ("relu", 3), "sigmoid": ("sigmoid", 3)}
-LEFT_OUT = ("article_adam", "article_max_v", "rprop", "asgd")  # near kin, one for whole batches, one with a schedule
-RATE = {
-    "muon": "parts.matrix.scale_by_learning_rate.learning_rate",  # its other leaves have AdamW with a rate of its own
-    "schedule_free_adamw": "scale_by_learning_rate.learning_rate",  # at a constant rate, all iterates weigh the same
-    "schedule_free_sgd": "scale_by_learning_rate.learning_rate",
+LEFT_OUT = {  # and why
+    "article_adam": "nearly adam",
+    "article_max_v": "nearly amsgrad",
+    "rprop": "for whole batches",
+    "asgd": "its learning rate follows a schedule",
+    "madgrad": "its learning rate stands in several rules",
+    "fromage": "its learning rate stands in several rules",
+    "shampoo": "a step takes a hundred times as long as the others'",
+}
+RATES_OF = {  # the names of learning rates, where there are several
+    "muon": ["parts.matrix.scale_by_learning_rate.learning_rate"],  # its other leaves have AdamW with a rate of its own
+    "schedule_free_adamw": ["scale_by_learning_rate.learning_rate"],  # at a constant rate, all iterates weigh the same
+    "schedule_free_sgd": ["scale_by_learning_rate.learning_rate"],
+    "prodigy": ["in_units_of_distance.learning_rate", "scale_by_learning_rate.learning_rate"],
 }
 DATA = jax.device_put(load_digits())
 
@@ -57,7 +66,7 @@ def row(name: str) -> str:
         table = gx.sweep(
             lambda tx, key, network=network: trained(network, tx, key),
             getattr(gx, name)(0.1),
-            {RATE.get(name, "learning_rate"): RATES},
+            [dict.fromkeys(RATES_OF.get(name, ["learning_rate"]), rate) for rate in RATES],
             SEEDS,
             chunk=1,
         )

@@ -42,7 +42,7 @@ def on_any_machine(text):
     return text if gx.native.available() else re.sub(r"(a step|one pass|measured): .*", "", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, GUIDE.parents[1] / "CONTRIBUTING.md"], ids=lambda page: page.stem)
 def test_python_runs_and_prints_what_it_says(page, monkeypatch):
     check = testing.check
     monkeypatch.setattr(testing, "check", lambda tx, only=CHEAP, report=print: check(tx, only=only, report=report))
@@ -52,6 +52,7 @@ def test_python_runs_and_prints_what_it_says(page, monkeypatch):
 @pytest.mark.exhaustive
 def test_rules_of_the_guide_keep_the_whole_contract():
     run(GUIDE / "writing.md")
+    run(GUIDE.parents[1] / "CONTRIBUTING.md")
 
 
 def run(page):

@@ -16,7 +16,7 @@ _ziamath = importlib.util.find_spec("ziamath")  # found without being imported: 
 assert _ziamath and _ziamath.submodule_search_locations
 
 project = "gradtx"
-project_copyright = _project["license"]
+project_copyright = "the authors of gradtx, Apache-2.0"
 release = version = _project["version"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docs.generate.extension"]
 nitpicky = True
@@ -26,6 +26,7 @@ exclude_patterns = ["generate"]
 # Markdown and notebooks. Notebooks are shown with the outputs that are stored in them.
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # of outputs: tables and equations
 myst_enable_extensions = ["dollarmath", "attrs_inline", "deflist"]
 myst_heading_anchors = 4
 
@@ -46,9 +47,11 @@ html_title = f"gradtx {version}"
 html_math_renderer = "mathml"
 html_static_path = ["assets", str(Path(_ziamath.submodule_search_locations[0], "fonts", "STIXTwoMath-Regular.ttf"))]
 html_css_files = ["site.css"]
+html_logo = html_favicon = "assets/logo.svg"
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {
+    "logo": {"text": html_title},
     "header_links_before_dropdown": 7,
     "navigation_with_keys": False,
     "show_toc_level": 2,

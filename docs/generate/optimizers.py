@@ -27,7 +27,7 @@ class Way(NamedTuple):
 
     def draw(self) -> Figure:
         """The picture: the very calls that are written below it."""
-        labels = [call.partition("(")[0].replace("free_", "free_\n") for call in (self.call, self.beside)]
+        labels = [call.partition("(")[0].replace("free_", "free_ ") for call in (self.call, self.beside)]
         chains = [eval(call, dict(vars(gx))) for call in (self.call, self.beside)]
         return valley(dict(zip(labels, chains, strict=True)))
 

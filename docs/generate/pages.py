@@ -85,7 +85,7 @@ def shown(path: str) -> str:
         return f"\n.. math:: {_equation(getattr(gx, name))}\n\n.. picture:: rule {name}"
     if name in OPTIMIZERS:
         tx = getattr(gx, name)(0.001)
-        recipe = "".join(f"        {rule!r},\n" for rule in tx.rules)
+        recipe = "".join(f"{_laid_out(_named(rule), 8)},\n" for rule in tx.rules)
         rows = "".join(f"   * - ``{rule.label}``\n     - :math:`{rule.equation}`\n" for rule in tx.rules)
         return (
             f"\n``{name}(0.001)`` is\n\n.. code-block:: python\n\n    chain(\n{recipe}    )\n\n"
@@ -93,6 +93,35 @@ def shown(path: str) -> str:
             f".. picture:: optimizer {name}"
         )
     return ""
+
+
+def _named(rule: Any) -> str:
+    """A rule as it is written, with functions by name, not by address."""
+    return re.sub(r"<function (?:\w+\.<locals>\.)*(\w+) at \w+>", r"\1", repr(rule))
+
+
+def _laid_out(code: str, indent: int = 0, width: int = 84) -> str:
+    """A call in lines that fit the column, each argument on its own where it has to be.
+
+    >>> print(_laid_out("chain(rms(decay=0.9), where((1, 2)))", width=20))
+    chain(
+        rms(decay=0.9),
+        where((1, 2)),
+    )
+    """
+    space = " " * indent
+    if indent + len(code) <= width or not code.endswith(")"):
+        return space + code
+    head, _, inside = code[:-1].partition("(")
+    parts, depth = [""], 0
+    for letter in inside:
+        depth += {"(": 1, ")": -1, "[": 1, "]": -1}.get(letter, 0)
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    lines = (f"{_laid_out(part.strip(), indent + 4, width)},\n" for part in parts if part.strip())
+    return f"{space}{head}(\n{''.join(lines)}{space})"
 
 
 def shared(path: str, module: Any) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import jax
@@ -22,7 +23,8 @@ from gradtx.workbench.picture import STYLE, spread
 __all__ = ["GRADIENT", "bars", "descend", "lines", "over_time", "plane", "root_v", "svg", "updates", "valley"]
 
 STEPS = 60
-WIDTH, LEFT, RIGHT = 7.2, 0.075, 0.76  # inches, and what of it axes take
+WIDTH, LEFT, RIGHT = 5.0, 0.1, 0.68  # inches, and what of it axes take; to be read on a telephone
+LINE, SHORT = 0.17, 16  # inches from line to line of labels, and the letters in one
 INK, MUTED, FAINT = "#333333", "#777777", "#e4e4e4"
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
 """Of Okabe & Ito (2008), which colour-blind readers can tell apart; the first is what a picture is about."""
@@ -83,7 +85,7 @@ def descend(
 
 def over_time(title: str, chains: Mapping[str, Transformation], steps: int = STEPS, param: float = 0.0) -> Figure:
     """The scripted gradient above, and below what comes out of each chain, each with its label beside it."""
-    figure, (above, below) = _panels(4.0, height_ratios=[1, 1.7])
+    figure, (above, below) = _panels(3.4, height_ratios=[1, 1.7])
     t = np.arange(1, steps + 1)
     _title(above, "gradient in, g")
     above.plot(t, GRADIENT[:steps], color=MUTED, linewidth=1.3, drawstyle="steps-mid")
@@ -97,7 +99,7 @@ def over_time(title: str, chains: Mapping[str, Transformation], steps: int = STE
 
 def lines(title: str, curves: Mapping[str, np.ndarray], first: int = 0, x: np.ndarray | None = None) -> Figure:
     """Curves over steps, or over other numbers, each with its label beside it."""
-    figure, (axes,) = _panels(2.8)
+    figure, (axes,) = _panels(2.5)
     _title(axes, title)
     _draw_lines(axes, first + np.arange(len(next(iter(curves.values())))) if x is None else x, curves)
     if x is None:
@@ -126,15 +128,19 @@ def plane(title: str, points: np.ndarray, moved: np.ndarray, labels: tuple[str, 
 
 def bars(title: str, names: Sequence[str], groups: Mapping[str, np.ndarray], limit: float | None = None) -> Figure:
     """A group of bars for each name, the first for comparison, and a line at the limit, if there is one."""
-    figure, (axes,) = _panels(2.8)
+    figure, (axes,) = _panels(2.5)
     at, width = np.arange(len(names)), 0.8 / len(groups)
-    for i, ((label, heights), colour) in enumerate(zip(groups.items(), (MUTED, *COLOURS), strict=False)):
+    for i, (heights, colour) in enumerate(zip(groups.values(), (MUTED, *COLOURS), strict=False)):
         axes.bar(at + (i - (len(groups) - 1) / 2) * width, heights, width * 0.9, color=colour, zorder=2)
-        axes.annotate(label, (1.01, 0.9 - 0.13 * i), xycoords="axes fraction", color=colour)
+    inches = axes.bbox.height / figure.dpi
+    for label, place, colour in zip(
+        groups, _places(0.9 - 0.01 * np.arange(len(groups)), groups, inches), (MUTED, *COLOURS), strict=False
+    ):
+        axes.annotate(_broken(label), (1.02, place), xycoords="axes fraction", va="center", color=colour)
     if limit is not None:
         axes.axhline(limit, color=INK, linewidth=0.8, linestyle=":", zorder=1)
         axes.annotate("limit", (1.01, limit), xycoords=("axes fraction", "data"), va="center", color=INK)
-    axes.set_xticks(at, names)
+    axes.set_xticks(at, [_broken(name, 8) for name in names])
     axes.tick_params(axis="x", length=0)
     _title(axes, title)
     return figure
@@ -143,9 +149,7 @@ def bars(title: str, names: Sequence[str], groups: Mapping[str, np.ndarray], lim
 def valley(chains: Mapping[str, Transformation], steps: int = STEPS) -> Figure:
     """Ways down the valley ½(w₁² + 30 w₂²), and the loss on them: of a chain, and of what it is compared with."""
     curvature, colours = np.array([1.0, 30.0]), (COLOURS[0], MUTED)
-    figure = Figure(figsize=(WIDTH, 2.7))
-    plan = figure.add_axes((LEFT, 0.18, 0.42, 0.7))
-    losses = figure.add_axes((LEFT + 0.5, 0.18, RIGHT - LEFT - 0.45, 0.7))
+    figure, (plan, losses) = _panels(4.2, height_ratios=(1, 1), sharex=False, hspace=0.55)
     x, y = np.meshgrid(np.linspace(-4.6, 2.4, 80), np.linspace(-1.35, 1.35, 60))
     plan.contour(
         x, y, (curvature[0] * x**2 + curvature[1] * y**2) / 2, np.geomspace(0.1, 40, 9), colors=FAINT, linewidths=0.9
@@ -180,12 +184,14 @@ def svg(draw: Callable[[], Figure]) -> str:
     return re.sub(r"\s*\n\s*", " ", text)
 
 
-def _panels(height: float, height_ratios: Sequence[float] = (1,)) -> tuple[Figure, Sequence[Axes]]:
+def _panels(
+    height: float, height_ratios: Sequence[float] = (1,), sharex: bool = True, hspace: float = 0.25
+) -> tuple[Figure, Sequence[Axes]]:
     """A figure of panels below each other, with room for labels on the right; all are equally wide."""
     figure = Figure(figsize=(WIDTH, height))
-    margins = {"left": LEFT, "right": RIGHT, "bottom": 0.45 / height, "top": 1 - 0.3 / height, "hspace": 0.25}
+    margins = {"left": LEFT, "right": RIGHT, "bottom": 0.45 / height, "top": 1 - 0.3 / height, "hspace": hspace}
     rows = len(height_ratios)
-    grid = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=height_ratios, gridspec_kw=margins)
+    grid = figure.subplots(rows, 1, sharex=sharex, squeeze=False, height_ratios=height_ratios, gridspec_kw=margins)
     return figure, list(grid[:, 0])
 
 
@@ -210,6 +216,16 @@ def _draw_lines(
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [float(to_axes.transform((x[-1], y[-1]))[1]) for y in curves.values()]
     inches = axes.bbox.height / axes.figure.dpi
-    places = spread([min(max(end, 0.0), 1.0) for end in ends], 0.19 / inches)
-    for label, place, colour in zip(curves, places, colours, strict=False):
-        axes.annotate(label, (1.01, place), xycoords="axes fraction", va="center", color=colour)
+    for label, place, colour in zip(curves, _places(ends, curves, inches), colours, strict=False):
+        axes.annotate(_broken(label), (1.02, place), xycoords="axes fraction", va="center", color=colour)
+
+
+def _broken(label: str, letters: int = SHORT) -> str:
+    """A label in lines that are short, where spaces allow it."""
+    return fill(label, letters, break_long_words=False, break_on_hyphens=False)
+
+
+def _places(wanted: Iterable[float], labels: Iterable[str], inches: float) -> np.ndarray:
+    """Places of labels beside axes so high, as near to those wanted as their lines allow."""
+    lines = max(len(_broken(label).splitlines()) for label in labels)
+    return spread([min(max(place, 0.0), 1.0) for place in wanted], (0.02 + LINE * lines) / inches)

@@ -1,0 +1,126 @@
+"""The documentation as its readers get it: built as in CI, equal in each build, and looked at in a browser.
+
+The browser is any Chromium on the machine (Debian's package ``chromium-headless-shell`` will do), driven by playwright.
+The screenshots lie in the temporary folder of this run, which the assertions name; look at them.
+"""
+
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+WIDE, NARROW = 1400, 400
+SHOWN = ("index", "guide/start", "rules/rms", "optimizers/adam", "reference/chains", "notebooks/quickstart", "404")
+WORDS = ("warmup", "EMA", "overfit", "saddle", "batch size", "Muon", "Lion", "which optimizer")
+
+pytestmark = [pytest.mark.exhaustive, pytest.mark.filterwarnings("default::DeprecationWarning")]  # of playwright
+
+OVERFLOW = """() => {
+    const width = document.documentElement.clientWidth
+    const inBox = (node) => node && node.tagName != "BODY"
+        && (getComputedStyle(node).overflowX != "visible" || inBox(node.parentElement))
+    const beyond = [...document.querySelectorAll("article *")].filter(
+        (node) => node.getBoundingClientRect().right > width + 1 && !inBox(node.parentElement))
+    const cut = [...document.querySelectorAll("article pre")].filter((node) => node.scrollWidth > node.clientWidth + 1
+        && Math.max(...node.innerText.split("\\n").map((line) => line.length)) <= 88)
+    return {
+        page: document.documentElement.scrollWidth - width,
+        beyond: beyond.slice(0, 3).map((node) => node.outerHTML.slice(0, 80)),
+        cut: cut.slice(0, 3).map((node) => node.innerText.slice(0, 80)),
+    }
+}"""
+"""By how much a page is wider than its window; what lies beyond its edge in no box that scrolls; code that is cut."""
+
+
+def build(folder, seed):
+    pytest.importorskip("sphinx")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-d", folder / "doctrees"]
+    subprocess.run([*command, ROOT / "docs", folder / "site"], check=True, env=os.environ | {"PYTHONHASHSEED": seed})
+    return folder / "site"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("first"), "1")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("there is no browser")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])  # as root, in CI
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page; what goes wrong on it, and what it fetches."""
+    page = browser.new_page(viewport={"width": WIDE, "height": 900}, color_scheme="light")
+    page.wrong = []
+    page.on("console", lambda said: page.wrong.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: page.wrong.append(str(error)))
+    page.on("request", lambda asked: asked.url.startswith(("file:", "data:")) or page.wrong.append(asked.url))
+    yield page
+    page.close()
+
+
+def test_pages_fit_their_windows(site, page, tmp_path):
+    """All of them, wide and narrow, light and dark; from the disk, without a network and without an error."""
+    wrong, pages = {}, sorted(path.relative_to(site) for path in site.rglob("*.html") if "_static" not in path.parts)
+    for name in pages:
+        page.goto((site / name).as_uri())
+        for width in (WIDE, NARROW):
+            page.set_viewport_size({"width": width, "height": 900})
+            for scheme in ("light", "dark") if str(name.with_suffix("")) in SHOWN else ("light",):
+                page.emulate_media(color_scheme=scheme)
+                seen = page.evaluate(OVERFLOW)
+                if seen["page"] > 0 or seen["beyond"] or (seen["cut"] and width == WIDE):
+                    wrong[f"{name} {width}"] = seen
+                if str(name.with_suffix("")) in SHOWN:
+                    page.screenshot(path=tmp_path / f"{name.stem}-{width}-{scheme}.png", full_page=True)
+        page.emulate_media(color_scheme="light")
+        if page.wrong:
+            wrong[str(name)] = page.wrong.copy()
+            page.wrong.clear()
+    assert len(pages) > 100 and not wrong, tmp_path
+
+
+def test_pictures_follow_the_light(site, page):
+    """Their ink is that of the text, and letters are legible on a telephone."""
+    page.set_viewport_size({"width": NARROW, "height": 900})
+    ink = "node => getComputedStyle(node).getPropertyValue('--picture-ink') && getComputedStyle(node).stroke"
+    axis = ".picture svg #patch_3 path"
+    page.goto((site / "rules" / "rms.html").as_uri())
+    light = page.eval_on_selector(axis, ink)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme == 'dark'")
+    dark = page.eval_on_selector(axis, ink)
+    assert light != dark and "none" not in (light, dark)
+    # Of a picture 5 inches wide, in which letters are 9.5 points high.
+    width = page.eval_on_selector(".picture svg", "node => node.getBoundingClientRect().width")
+    assert 9.5 / 72 * width / 5 >= 9
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_search_finds(words, site, page):
+    page.goto(f"{(site / 'search.html').as_uri()}?q={words.replace(' ', '+')}")
+    page.wait_for_selector("#search-results ul.search li a", timeout=10_000)
+    assert not page.wrong
+
+
+def test_two_builds_are_equal(site, tmp_path):
+    """To the last byte, whatever the order of sets: no dates, and no addresses of objects."""
+    other = build(tmp_path, "2")
+    files = [path.relative_to(site) for path in site.rglob("*") if path.is_file()]
+    assert len(files) == sum(path.is_file() for path in other.rglob("*"))
+    assert filecmp.cmpfiles(site, other, map(str, files), shallow=False)[1:] == ([], [])

@@ -35,16 +35,20 @@ COPIES = {
 } | {f"notebooks/{path.name}": f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
 """Files of the repository that are pages as they are, and where they stand in the documentation."""
 
+NO_SUMMARIES = 'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false'
+"""Results of a search show pieces of pages. A browser does not let a page that is opened from the disk read others."""
+
 _INDENTED = re.compile(r"^(?!>>>)(\S.*?)(:{0,2})\n\n(?=    )", re.MULTILINE)
 _VERBATIM = re.compile(r"(``.+?``|^ *>>> (?:.+\n?)*|::\n\n(?:(?: .*)?\n)+)", re.MULTILINE)
 _ANCHOR = re.compile(r'^<a id="([\w-]+)"></a>$', re.MULTILINE)
-_LINK = re.compile(r"(\]\()(?!\w+:|#)([^)#\s]+)")
+_LINK = re.compile(r"`[^`\n]+`|(\]\()(?!\w+:|#)([^)#\s]+)")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_directive("picture", Picture)
     app.add_html_math_renderer("mathml", (_inline_equation, None), (_equation, None))
+    app.add_js_file(None, body=NO_SUMMARIES)
     app.connect("config-inited", _write_pages)
     app.connect("source-read", _relink)
     app.connect("autodoc-process-signature", _signature)
@@ -83,8 +87,8 @@ def _write_pages(app: Sphinx, config: Any) -> None:
 def relinked(markdown: str, page: str) -> str:
     """Markdown as in the repository made Markdown of the site: links to files that are pages; anchors.
 
-    >>> relinked("[a](notebooks/a.ipynb) [d](docs/dialects.md#x) [w](https://w.org)", "contributing.md")
-    '[a](notebooks/a.ipynb) [d](dialects.md#x) [w](https://w.org)'
+    >>> relinked("[`a`](notebooks/a.ipynb) `[c](docs/c)` [d](docs/dialects.md#x) [w](https://w.org)", "contributing.md")
+    '[`a`](notebooks/a.ipynb) `[c](docs/c)` [d](dialects.md#x) [w](https://w.org)'
     >>> relinked("[b](../../benchmarks/README.md) [c](../../docs/notebooks/c.md)", "guide/speed.md")
     '[b](../benchmarks.md) [c](../notebooks/c.ipynb)'
     >>> relinked('<a id="weight"></a>', "guide/glossary.md")
@@ -93,6 +97,8 @@ def relinked(markdown: str, page: str) -> str:
     source = next((file for file, copy in COPIES.items() if copy == page), f"docs/{page}")
 
     def link(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return match[0]  # code
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[2]))
         target = COPIES.get(target, target.removeprefix("docs/"))
         if target.startswith("notebooks/"):

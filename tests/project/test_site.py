@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 WIDE, NARROW = 1400, 400
 SHOWN = ("index", "guide/start", "rules/rms", "optimizers/adam", "reference/chains", "notebooks/quickstart", "404")
@@ -47,7 +47,8 @@ def build(folder, seed):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("first"), "1")
+    """The one at ``$SITE``, if it is built already, as in CI."""
+    return Path(os.environ["SITE"]) if "SITE" in os.environ else build(tmp_path_factory.mktemp("first"), "1")
 
 
 @pytest.fixture(scope="module")

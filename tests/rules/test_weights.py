@@ -1,0 +1,94 @@
+"""The weights that rules pass on, and the gradient that accumulators leave as it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradtx as gx
+
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+
+G = jnp.array([2.0, -0.5, 1e-3])
+
+
+def updates(tx, gradients):
+    """The update of each gradient in turn, in one program."""
+
+    def one(state, g):
+        out, state = tx.update(g, state, jnp.zeros(3))
+        return state, out
+
+    return jax.jit(lambda gradients: jax.lax.scan(one, tx.init(jnp.zeros(3)), gradients)[1])(gradients)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        gx.quasi_hyperbolic(0.7),
+        gx.quasi_hyperbolic(1.5),
+        gx.add_momentum(0.8, 3.0),
+        gx.extrapolate(0.5),
+        gx.extrapolate(0.5, "same"),
+        gx.add_difference(0.8),
+    ],
+)
+def test_a_mixture_of_a_constant_gradient_debiases_to_a_multiple_of_it(rule):
+    """A weight is what the direction would be for a gradient of 1; its quotient by it is the gradient."""
+    found = updates(gx.chain(gx.momentum(0.9), rule, gx.debias()), jnp.broadcast_to(G, (6, 3)))
+    np.testing.assert_allclose(found, np.broadcast_to(G, (6, 3)), rtol=1e-12)
+
+
+def test_so_does_the_second_moment_of_a_mixture():
+    tx = gx.chain(gx.momentum(0.9), gx.rms(0.99), gx.quasi_hyperbolic(0.7, 0.6), gx.debias(), gx.precondition(0.0))
+    np.testing.assert_allclose(
+        updates(tx, jnp.broadcast_to(G, (6, 3))), np.sign(np.broadcast_to(G, (6, 3))), rtol=1e-12
+    )
+
+
+class shows_gradient(gx.Rule):
+    """The gradient lane in place of the direction."""
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=signal.gradient), {}
+
+
+class drops_v(gx.Rule):
+    second_moment = "uses"
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(second_moment=None), {}
+
+
+ACCUMULATE = (
+    *(gx.momentum(), gx.trace(), gx.damped_trace(), gx.nesterov(), gx.add_momentum(), gx.add_difference()),
+    *(gx.resilient_step(), gx.scale_by_update_rms(), gx.skip_first(), gx.running_sum(), gx.scale_by_factored_rms()),
+    *(gx.rms(), gx.monotone_rms(), gx.centered_rms(), gx.adagrad_sum(), gx.infinity(), gx.yogi_rms(), gx.belief_rms()),
+)
+
+
+def test_behind_what_accumulates_the_gradient_stays():
+    """And behind what does not, it is the direction: extrapolated, clipped, scaled."""
+    behind = gx.chain(gx.scale(2.0), shows_gradient())
+    for rule in ACCUMULATE:
+        tx = gx.chain(rule, behind, *([drops_v()] if rule.second_moment else []))
+        np.testing.assert_array_equal(updates(tx, G[None])[0], G, err_msg=str(rule))
+    for rule in (gx.extrapolate(0.5), gx.clip_by_norm(1e9), gx.sign(), gx.quasi_hyperbolic()):
+        expected = 2 * updates(gx.chain(rule), G[None])[0]
+        np.testing.assert_array_equal(updates(gx.chain(rule, behind), G[None])[0], expected, err_msg=str(rule))
+
+
+@pytest.mark.parametrize(
+    "rule", [gx.nag_lookahead(), gx.two_point_lookahead(), gx.average_iterates(), gx.lookahead()], ids=str
+)
+def test_what_knows_another_point_stands_last(rule):
+    with pytest.raises(ValueError, match="must be the last of its chain; 'scale' follows it"):
+        gx.chain(rule, gx.scale(2.0)).init(G)
+
+
+@pytest.mark.parametrize(
+    "rule", [gx.resilient_step(), gx.sign(), gx.arctan(), gx.cautious(), gx.clip_by_value(1.0)], ids=str
+)
+def test_what_has_no_meaning_for_complex_numbers_says_so(rule):
+    with pytest.raises(TypeError, match="has no meaning for complex numbers"):
+        rule.init(G * 1j)

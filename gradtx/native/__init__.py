@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from gradtx.native import _library
+from gradtx.native._compiler import compile_jaxpr
 from gradtx.native._library import Availability
-from gradtx.native._program import Reduce, Unsupported, compile_jaxpr
+from gradtx.native._program import Reduce, Unsupported
 
 __all__ = ["Availability", "available", "supports"]
 

@@ -17,9 +17,10 @@ from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import vary, varying
 from gradtx._core.numerics import Numbers, in_order, safe_sqrt
 from gradtx.native import _library
+from gradtx.native._compiler import compile_jaxpr
 from gradtx.native._parts import Part, are_all, as_array, split
 from gradtx.native._primitive import LEAVES_PER_CALL, Call, call_p, evaluated, joined
-from gradtx.native._program import Program, Reduce, Unsupported, aval_of, compile_jaxpr
+from gradtx.native._program import Program, Reduce, Unsupported, aval_of
 
 
 def map_leaves(

@@ -91,14 +91,15 @@ GRADTX_INLINE uint16_t to_f16(float x) {
   return static_cast<uint16_t>(sign | (rest > 0x7f800000u ? 0x7e00u : finite));
 }
 
-// A subnormal number chosen by a comparison is flushed to zero, as every result of arithmetic is: by adding a zero of its
-// own sign, which leaves all other numbers as they are.
+// A subnormal number chosen by a comparison is flushed to zero, as every result of arithmetic is: by adding a zero of
+// its own sign, which leaves all other numbers as they are.
 template <class T>
 GRADTX_INLINE T flushed(T x) {
   return x + bits<T>(bits<Word<T>>(x) & bits<Word<T>>(T{-0.0}));
 }
 
-// XLA's: a NaN in either operand is the result, and −0 < +0. Choices one after another, not nested: those become vectors.
+// XLA's: a NaN in either operand is the result, and −0 < +0. Choices one after another, not nested: those become
+// vectors.
 template <class T>
 GRADTX_INLINE T maximum(T a, T b) {
   const T not_less = a == b ? bits<T>(bits<Word<T>>(a) & bits<Word<T>>(b)) : b;
@@ -125,6 +126,7 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
 
 // ---- Instructions --------------------------------------------------------------------------------------------------
 
+// clang-format off
 // Each: name, number of operands, the expression over operands a, b, c, e; then for which operands there is a variant
 // that takes a scalar: the sums of 1 for a, 2 for b, 4 for c, 8 for e.
 #define GRADTX_MATHS(X)                                                        \
@@ -140,7 +142,7 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(add, 2, a + b, 0, 1)                                                       \
   X(sub, 2, a - b, 0, 1)                                                       \
   X(mul, 2, a * b, 0, 1)                                                       \
-  X(div, 2, a / b, 0, 1)                                                    \
+  X(div, 2, a / b, 0, 1)                                                       \
   X(max, 2, maximum(a, b), 0, 1)                                               \
   X(min, 2, minimum(a, b), 0, 1)                                               \
   X(lesser, 2, flushed(a < b ? a : b), 0, 1, 2)                                \
@@ -152,7 +154,7 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(mulsqadd, 4, a * b + c * (e * e), 0, 1, 4, 5)                              \
   X(sqrtadd, 2, std::sqrt(a) + b, 0, 2)                                        \
   X(muladdsqrtadd, 4, std::sqrt(a * b + c) + e, 13)                            \
-  X(safediv, 2, divide_or_zero(a, b), 0)                                         \
+  X(safediv, 2, divide_or_zero(a, b), 0)                                       \
   X(mulsafediv, 3, divide_or_zero(a * b, c), 0, 1)                             \
   X(muldiv, 3, a * b / c, 0, 1)
 // From numbers to truth.
@@ -169,8 +171,8 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(logical_or, 2, a | b, 0, 1)                                                \
   X(logical_xor, 2, a ^ b, 0, 1)                                               \
   X(logical_copy, 1, a, 0, 1)
-// From numbers to one number for each leaf, which has a place of its own, no slot: what is added up over the elements in
-// double, or, for `largest`, what no element exceeds. Of `norm` it is the root that is taken at the end.
+// From numbers to one number for each leaf, which has a place of its own, no slot: what is added up over the elements
+// in double, or, for `largest`, what no element exceeds. Of `norm` it is the root that is taken at the end.
 #define GRADTX_REDUCTIONS(X)                                                   \
   X(sum, 1, a, 0)                                                              \
   X(sumprod, 2, a * b, 0)                                                      \
@@ -190,6 +192,7 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(narrow, kF64, kF32, static_cast<float>(a))                                 \
   X(bool_to_f32, kTruth, kF32, static_cast<float>(a))                          \
   X(bool_to_f64, kTruth, kF64, static_cast<double>(a))
+// clang-format on
 
 #define GRADTX_ENUM(name, ...) name##_,
 enum Op : int32_t {
@@ -204,6 +207,7 @@ constexpr char kOpsText[] = GRADTX_MATHS(GRADTX_TEXT) GRADTX_TESTS(GRADTX_TEXT) 
 
 // Of a block's elements. kNumber stands for the one of the two that an instruction says, kReduced for no block at all.
 enum Type : uint8_t { kNothing, kTruth, kBf16, kF16, kF32, kF64, kNumber, kReduced };
+// clang-format off
 template <Type>
 struct Storage;
 template <> struct Storage<kTruth> { using T = uint8_t; };
@@ -211,6 +215,7 @@ template <> struct Storage<kBf16> { using T = uint16_t; };
 template <> struct Storage<kF16> { using T = uint16_t; };
 template <> struct Storage<kF32> { using T = float; };
 template <> struct Storage<kF64> { using T = double; };
+// clang-format on
 constexpr int64_t width_of(Type type) {
   return type == kF64 ? 8 : type == kF32 ? 4 : type == kBf16 || type == kF16 ? 2 : type == kTruth ? 1 : 0;
 }
@@ -230,19 +235,20 @@ constexpr uint32_t set_of(Int... members) {
 #define GRADTX_MATHS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kNumber, __VA_ARGS__)
 #define GRADTX_TESTS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kTruth, __VA_ARGS__)
 #define GRADTX_LOGIC_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kTruth, kTruth, __VA_ARGS__)
-#define GRADTX_REDUCTIONS_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kNumber, kReduced, __VA_ARGS__)
+#define GRADTX_REDUCTIONS_SIGNATURE(name, arity, expression, ...) \
+  GRADTX_SIGNATURE(arity, kNumber, kReduced, __VA_ARGS__)
 #define GRADTX_CONVERSION_SIGNATURE(name, from, to, expression) GRADTX_SIGNATURE(1, from, to, 0)
-constexpr Signature kSignatures[] = {
-    GRADTX_MATHS(GRADTX_MATHS_SIGNATURE) GRADTX_TESTS(GRADTX_TESTS_SIGNATURE) GRADTX_LOGIC(GRADTX_LOGIC_SIGNATURE)
-    GRADTX_REDUCTIONS(GRADTX_REDUCTIONS_SIGNATURE)
-    {3, {kTruth, kNumber, kNumber, kNumber}, kNumber, set_of(0, 2, 4, 6)},
-    GRADTX_CONVERSIONS(GRADTX_CONVERSION_SIGNATURE)};
+constexpr Signature kSignatures[] = {GRADTX_MATHS(GRADTX_MATHS_SIGNATURE) GRADTX_TESTS(GRADTX_TESTS_SIGNATURE)
+                                         GRADTX_LOGIC(GRADTX_LOGIC_SIGNATURE)
+                                             GRADTX_REDUCTIONS(GRADTX_REDUCTIONS_SIGNATURE){
+                                                 3, {kTruth, kNumber, kNumber, kNumber}, kNumber, set_of(0, 2, 4, 6)},
+                                     GRADTX_CONVERSIONS(GRADTX_CONVERSION_SIGNATURE)};
 static_assert(sizeof kSignatures / sizeof *kSignatures == kOps);
 
 struct Instruction {
   int32_t op;
-  int32_t is_f64;   // whether the numbers are double
-  int32_t scalars;  // which operands are scalars, as above
+  int32_t is_f64;          // whether the numbers are double
+  int32_t scalars;         // which operands are scalars, as above
   int32_t to, a, b, c, e;  // slots; of a reduction `to` is its number
 };
 constexpr size_t kWords = sizeof(Instruction) / sizeof(int32_t);
@@ -274,13 +280,13 @@ struct Operand<T, true> {
   GRADTX_INLINE T operator[](int) const { return x; }
   const T x;
 };
-#define GRADTX_FUNCTION(name, arity, expression, ...)                                                    \
-  struct name##_f {                                                                                      \
-    template <class T> \
-    static GRADTX_INLINE auto of([[maybe_unused]] T a, [[maybe_unused]] T b, [[maybe_unused]] T c,        \
-                                 [[maybe_unused]] T e) {                                                 \
-      return expression;                                                                                 \
-    }                                                                                                    \
+#define GRADTX_FUNCTION(name, arity, expression, ...)                                              \
+  struct name##_f {                                                                                \
+    template <class T>                                                                             \
+    static GRADTX_INLINE auto of([[maybe_unused]] T a, [[maybe_unused]] T b, [[maybe_unused]] T c, \
+                                 [[maybe_unused]] T e) {                                           \
+      return expression;                                                                           \
+    }                                                                                              \
   };
 GRADTX_MATHS(GRADTX_FUNCTION)
 GRADTX_TESTS(GRADTX_FUNCTION)
@@ -372,17 +378,15 @@ GRADTX_INLINE double reduced(void* const* slots, const Instruction& in, int n) {
 }
 
 // Each is a function of its own: in a large one the compiler makes no vectors of these loops.
-#define GRADTX_REDUCTIONS_BLOCK(name, arity, expression, ...)                                                   \
-  GRADTX_CLONES double name##_of_block(void* const* slots, const Instruction& in, int n) {                      \
-    return in.is_f64 ? reduced<name##_f, double, arity, Joined<name##_>>(slots, in, n)                          \
-                     : reduced<name##_f, float, arity, Joined<name##_>>(slots, in, n);                          \
+#define GRADTX_REDUCTIONS_BLOCK(name, arity, expression, ...)                              \
+  GRADTX_CLONES double name##_of_block(void* const* slots, const Instruction& in, int n) { \
+    return in.is_f64 ? reduced<name##_f, double, arity, Joined<name##_>>(slots, in, n)     \
+                     : reduced<name##_f, float, arity, Joined<name##_>>(slots, in, n);     \
   }
 GRADTX_REDUCTIONS(GRADTX_REDUCTIONS_BLOCK)
 
 // The numbers of two blocks as one.
-GRADTX_INLINE double joined(Op op, double x, double y) {
-  return op != largest_ ? x + y : x > y || x != x ? x : y;
-}
+GRADTX_INLINE double joined(Op op, double x, double y) { return op != largest_ ? x + y : x > y || x != x ? x : y; }
 
 // What to bring into the cache while a block is computed: the same inputs, one block on.
 struct Ahead {
@@ -401,34 +405,30 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
     }
     const Instruction& in = program[k];
     switch (in.op) {
-#define GRADTX_MATHS_CASE(name, arity, expression, ...)                                   \
-  case name##_:                                                                           \
-    if (in.is_f64) variants<name##_f, double, double, arity, __VA_ARGS__>(slots, in, n);  \
-    else variants<name##_f, float, float, arity, __VA_ARGS__>(slots, in, n);              \
+#define GRADTX_MATHS_CASE(name, arity, expression, ...)                                  \
+  case name##_:                                                                          \
+    if (in.is_f64) variants<name##_f, double, double, arity, __VA_ARGS__>(slots, in, n); \
+    else variants<name##_f, float, float, arity, __VA_ARGS__>(slots, in, n);             \
     break;
 #define GRADTX_TESTS_CASE(name, arity, expression, ...)                                   \
   case name##_:                                                                           \
     if (in.is_f64) variants<name##_f, double, uint8_t, arity, __VA_ARGS__>(slots, in, n); \
     else variants<name##_f, float, uint8_t, arity, __VA_ARGS__>(slots, in, n);            \
     break;
-#define GRADTX_LOGIC_CASE(name, arity, expression, ...)                 \
-  case name##_:                                                         \
-    variants<name##_f, uint8_t, uint8_t, arity, __VA_ARGS__>(slots, in, n); \
-    break;
-#define GRADTX_REDUCTIONS_CASE(name, arity, expression, ...)                                          \
-  case name##_:                                                                                       \
-    numbers[in.to] = joined(name##_, numbers[in.to], name##_of_block(slots, in, n));                  \
-    break;
-#define GRADTX_CONVERSION_CASE(name, from, to_type, expression)  \
-  case name##_: {                                                \
-    using From = Storage<from>::T;                               \
-    auto* to = static_cast<Storage<to_type>::T*>(slots[in.to]);  \
-    const From* x = static_cast<const From*>(slots[in.a]);       \
-    _Pragma("GCC ivdep") for (int i = 0; i < n; ++i) {           \
-      const From a = x[i];                                       \
-      to[i] = expression;                                        \
-    }                                                            \
-    break;                                                       \
+#define GRADTX_LOGIC_CASE(name, arity, expression, ...) \
+  case name##_: variants<name##_f, uint8_t, uint8_t, arity, __VA_ARGS__>(slots, in, n); break;
+#define GRADTX_REDUCTIONS_CASE(name, arity, expression, ...) \
+  case name##_: numbers[in.to] = joined(name##_, numbers[in.to], name##_of_block(slots, in, n)); break;
+#define GRADTX_CONVERSION_CASE(name, from, to_type, expression) \
+  case name##_: {                                               \
+    using From = Storage<from>::T;                              \
+    auto* to = static_cast<Storage<to_type>::T*>(slots[in.to]); \
+    const From* x = static_cast<const From*>(slots[in.a]);      \
+    _Pragma("GCC ivdep") for (int i = 0; i < n; ++i) {          \
+      const From a = x[i];                                      \
+      to[i] = expression;                                       \
+    }                                                           \
+    break;                                                      \
   }
       GRADTX_MATHS(GRADTX_MATHS_CASE)
       GRADTX_TESTS(GRADTX_TESTS_CASE)
@@ -438,7 +438,7 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
         if (in.is_f64) choices<double>(slots, in, n);
         else choices<float>(slots, in, n);
         break;
-      GRADTX_CONVERSIONS(GRADTX_CONVERSION_CASE)
+        GRADTX_CONVERSIONS(GRADTX_CONVERSION_CASE)
     }
   }
 }
@@ -507,7 +507,8 @@ void parallel(ffi::ThreadPool& pool, int64_t tasks, const F& f) {
 
 // ---- Calls ---------------------------------------------------------------------------------------------------------
 
-constexpr int64_t kBlockBytes = 2048;  // of one temporary: a few of them, the arrays' blocks and the next fit into 32 KiB
+constexpr int64_t kBlockBytes =
+    2048;  // of one temporary: a few of them, the arrays' blocks and the next fit into 32 KiB
 constexpr int64_t kFewestBlocks = 64, kMostBlocks = 1024;  // of a task
 constexpr int64_t kTasks = 64;                             // in between
 
@@ -525,7 +526,7 @@ struct Array {
 struct Call {
   const Instruction* program;
   int64_t program_size;
-  int64_t inputs, arrays;  // of a leaf; the outputs are arrays too
+  int64_t inputs, arrays;      // of a leaf; the outputs are arrays too
   std::vector<Op> reductions;  // of a leaf, as the instructions say; kOps for one that none is for
   int64_t temporaries;
   int64_t block;                   // elements
@@ -536,8 +537,8 @@ struct Call {
   std::vector<Scalar> scalars;     // of all leaves, or once if they are the same for all
   int64_t scalars_of_leaf;
   bool same_scalars;
-  std::vector<double> numbers;     // those of a task in a leaf, at the place `task + leaf`, which no other two have
-  std::vector<Array> vectors;      // results: each reduction of all leaves
+  std::vector<double> numbers;  // those of a task in a leaf, at the place `task + leaf`, which no other two have
+  std::vector<Array> vectors;   // results: each reduction of all leaves
 
   int64_t leaves() const { return static_cast<int64_t>(sizes.size()); }
   int64_t blocks() const { return first.back(); }
@@ -626,7 +627,8 @@ Words words(const Part&... parts) {
 
 #define GRADTX_NAME(name, ...) #name,
 constexpr const char* kNames[] = {GRADTX_MATHS(GRADTX_NAME) GRADTX_TESTS(GRADTX_NAME) GRADTX_LOGIC(GRADTX_NAME)
-                                  GRADTX_REDUCTIONS(GRADTX_NAME) "select", GRADTX_CONVERSIONS(GRADTX_NAME)};
+                                      GRADTX_REDUCTIONS(GRADTX_NAME) "select",
+                                  GRADTX_CONVERSIONS(GRADTX_NAME)};
 
 Type type_of(ffi::DataType type) {
   switch (type) {
@@ -675,7 +677,9 @@ Words check_program(Call& call, std::vector<Type>& types, Uses& uses, bool& wide
     const Instruction& in = call.program[k];
     if (in.op < 0 || in.op >= kOps) return words("instruction ", k, " is none that there is: ", in.op);
     const Signature& signature = kSignatures[in.op];
-    const auto wrong = [&](const auto&... parts) { return words("instruction ", k, ", ", kNames[in.op], ", ", parts...); };
+    const auto wrong = [&](const auto&... parts) {
+      return words("instruction ", k, ", ", kNames[in.op], ", ", parts...);
+    };
     if (in.is_f64 != 0 && in.is_f64 != 1) return wrong("is of no type");
     const auto actual = [&](Type type) { return type != kNumber ? type : in.is_f64 ? kF64 : kF32; };
     if (in.scalars < 0 || in.scalars > 15 || (signature.variants >> in.scalars & 1) == 0)
@@ -688,7 +692,8 @@ Words check_program(Call& call, std::vector<Type>& types, Uses& uses, bool& wide
       if (reduction != kOps && reduction != in.op) return wrong("is for a number that ", kNames[reduction], " makes");
       reduction = static_cast<Op>(in.op);
     } else {
-      if (in.to < call.inputs || in.to >= memory) return wrong("writes slot ", in.to, ", which is no result or temporary");
+      if (in.to < call.inputs || in.to >= memory)
+        return wrong("writes slot ", in.to, ", which is no result or temporary");
       if (in.to < call.arrays && stored[in.to] != made) return wrong("writes a result of another type");
     }
     wide = wide || made == kF64 || in.is_f64 == 1;
@@ -698,11 +703,14 @@ Words check_program(Call& call, std::vector<Type>& types, Uses& uses, bool& wide
       if (slot < 0 || slot >= std::max<int64_t>(all, 1)) return wrong("reads slot ", slot, ", and there are ", all);
       if (i >= signature.arity) continue;
       const bool is_scalar = (in.scalars >> i & 1) != 0;
-      if (is_scalar != (slot >= memory)) return wrong("takes slot ", slot, is_scalar ? " for a scalar" : " for a block");
+      if (is_scalar != (slot >= memory))
+        return wrong("takes slot ", slot, is_scalar ? " for a scalar" : " for a block");
       if (is_scalar) continue;
       const Type wanted = actual(signature.from[i]);
-      if (types[slot] != wanted) return wrong("reads slot ", slot, ", which holds ", types[slot] ? "another type" : "nothing");
-      if (made != kReduced && slot == in.to && width_of(wanted) != width_of(made)) return wrong("writes over what it reads");
+      if (types[slot] != wanted)
+        return wrong("reads slot ", slot, ", which holds ", types[slot] ? "another type" : "nothing");
+      if (made != kReduced && slot == in.to && width_of(wanted) != width_of(made))
+        return wrong("writes over what it reads");
       wide = wide || wanted == kF64;
       if (slot < call.arrays) uses.last_read[slot] = k;
     }
@@ -781,7 +789,8 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
   if (given.inputs < 1 || given.inputs >= operands) return "there are fewer operands than a leaf has arrays";
   if (given.outputs < 0 || given.outputs > results) return "there are fewer results than a leaf has";
   if (given.outputs == 0 && given.reductions == 0) return "there is nothing to write";
-  const auto flat_inputs = chosen(given.flat_inputs, given.inputs), flat_outputs = chosen(given.flat_outputs, given.outputs);
+  const auto flat_inputs = chosen(given.flat_inputs, given.inputs),
+             flat_outputs = chosen(given.flat_outputs, given.outputs);
   if (!flat_inputs || !flat_outputs) return "a flat array is at no position of a leaf";
   const int64_t flats = given.flat_inputs.size(), flat_results = given.flat_outputs.size();
   const int64_t of_leaf = given.inputs - flats, of_leaves = operands - 1 - flats;
@@ -892,7 +901,9 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
   return {};
 }
 
-ffi::Error refused(const Words& wrong) { return ffi::Error::InvalidArgument("gradtx: no call of the kernel: " + wrong); }
+ffi::Error refused(const Words& wrong) {
+  return ffi::Error::InvalidArgument("gradtx: no call of the kernel: " + wrong);
+}
 
 ffi::Error map_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
                       ffi::Span<const int64_t> flat_inputs, int64_t outputs, ffi::Span<const int64_t> flat_outputs,

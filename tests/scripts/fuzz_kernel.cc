@@ -2,8 +2,8 @@
 //
 // Each case is made from its number alone. Half of them are valid: the kernel has to take them, and to give to the bit
 // what an interpreter gives that goes element by element and shares no code with it. The others are valid ones with
-// something changed: the kernel has to refuse them in words, or, where they are still valid, to be right. Every array is
-// an allocation of its own, exactly as large as it says, so that a sanitizer sees whatever else is touched.
+// something changed: the kernel has to refuse them in words, or, where they are still valid, to be right. Every array
+// is an allocation of its own, exactly as large as it says, so that a sanitizer sees whatever else is touched.
 //
 //     fuzz_kernel FIRST COUNT
 
@@ -126,7 +126,8 @@ double from_half(uint16_t bits, const Half& format) {
   const int exponent = (bits >> format.mantissa()) & top;
   double x = std::ldexp(fraction, format.least - format.mantissa());
   if (exponent == top) x = fraction ? std::nan("") : INFINITY;
-  else if (exponent) x = std::ldexp(fraction + (1 << format.mantissa()), format.least - format.mantissa() + exponent - 1);
+  else if (exponent)
+    x = std::ldexp(fraction + (1 << format.mantissa()), format.least - format.mantissa() + exponent - 1);
   return bits & 0x8000 ? -x : x;
 }
 
@@ -139,7 +140,8 @@ uint16_t to_half(double x, const Half& format) {
   const int exponent = x == 0 ? format.least : std::max(std::ilogb(x), format.least);
   const int unit = exponent - format.mantissa();
   const double units = std::nearbyint(std::ldexp(std::fabs(x), -unit));  // to even
-  const auto bits = static_cast<uint32_t>(units) + (static_cast<uint32_t>(exponent - format.least) << format.mantissa());
+  const auto bits =
+      static_cast<uint32_t>(units) + (static_cast<uint32_t>(exponent - format.least) << format.mantissa());
   return bits >= static_cast<uint32_t>(top << format.mantissa()) ? infinite : sign | static_cast<uint16_t>(bits);
 }
 
@@ -228,7 +230,9 @@ void require(bool holds, const char* what) {
   if (!holds) throw Invalid(what);
 }
 
-bool reduces(const Op& op) { return op.name == "sum" || op.name == "sumprod" || op.name == "norm" || op.name == "largest"; }
+bool reduces(const Op& op) {
+  return op.name == "sum" || op.name == "sumprod" || op.name == "norm" || op.name == "largest";
+}
 
 // Types of an instruction by its name: of the operands and of the result.
 struct Types {
@@ -237,10 +241,10 @@ struct Types {
 };
 Types types_of(const Op& op, bool is_f64) {
   static const std::map<std::string, Types> conversions = {
-      {"load_bf16", {{kBf16}, kF32}},   {"load_f16", {{kF16}, kF32}},    {"store_bf16", {{kF32}, kBf16}},
-      {"store_f16", {{kF32}, kF16}},    {"round_bf16", {{kF32}, kF32}},  {"round_f16", {{kF32}, kF32}},
-      {"copy_bf16", {{kBf16}, kBf16}},  {"copy_f16", {{kF16}, kF16}},    {"widen", {{kF32}, kF64}},
-      {"narrow", {{kF64}, kF32}},       {"bool_to_f32", {{kTruth}, kF32}}, {"bool_to_f64", {{kTruth}, kF64}},
+      {"load_bf16", {{kBf16}, kF32}},  {"load_f16", {{kF16}, kF32}},      {"store_bf16", {{kF32}, kBf16}},
+      {"store_f16", {{kF32}, kF16}},   {"round_bf16", {{kF32}, kF32}},    {"round_f16", {{kF32}, kF32}},
+      {"copy_bf16", {{kBf16}, kBf16}}, {"copy_f16", {{kF16}, kF16}},      {"widen", {{kF32}, kF64}},
+      {"narrow", {{kF64}, kF32}},      {"bool_to_f32", {{kTruth}, kF32}}, {"bool_to_f64", {{kTruth}, kF64}},
   };
   const Type number = is_f64 ? kF64 : kF32;
   if (const auto found = conversions.find(op.name); found != conversions.end()) return found->second;
@@ -347,23 +351,33 @@ const std::map<std::string, OfValues>& others() {
   static const std::map<std::string, OfValues> all = {
       {"select", [](const Value& a, const Value& b, const Value& c, Type, Type) { return a.truth ? b : c; }},
       {"logical_not", [](const Value& a, const Value&, const Value&, Type, Type) { return truth_of(!a.truth); }},
-      {"logical_and", [](const Value& a, const Value& b, const Value&, Type, Type) { return truth_of(a.truth && b.truth); }},
-      {"logical_or", [](const Value& a, const Value& b, const Value&, Type, Type) { return truth_of(a.truth || b.truth); }},
-      {"logical_xor", [](const Value& a, const Value& b, const Value&, Type, Type) { return truth_of(a.truth != b.truth); }},
-      {"logical_copy", copy}, {"copy_bf16", copy}, {"copy_f16", copy}, {"load_bf16", load}, {"load_f16", load},
-      {"store_bf16", store}, {"store_f16", store}, {"bool_to_f32", to_number}, {"bool_to_f64", to_number},
-      {"round_bf16", [](const Value& a, const Value& b, const Value& c, Type, Type) {
-         return load(store(a, b, c, kF32, kBf16), b, c, kBf16, kF32);
-       }},
-      {"round_f16", [](const Value& a, const Value& b, const Value& c, Type, Type) {
-         return load(store(a, b, c, kF32, kF16), b, c, kF16, kF32);
-       }},
-      {"widen", [](const Value& a, const Value&, const Value&, Type, Type) {
+      {"logical_and",
+       [](const Value& a, const Value& b, const Value&, Type, Type) { return truth_of(a.truth && b.truth); }},
+      {"logical_or",
+       [](const Value& a, const Value& b, const Value&, Type, Type) { return truth_of(a.truth || b.truth); }},
+      {"logical_xor",
+       [](const Value& a, const Value& b, const Value&, Type, Type) { return truth_of(a.truth != b.truth); }},
+      {"logical_copy", copy},
+      {"copy_bf16", copy},
+      {"copy_f16", copy},
+      {"load_bf16", load},
+      {"load_f16", load},
+      {"store_bf16", store},
+      {"store_f16", store},
+      {"bool_to_f32", to_number},
+      {"bool_to_f64", to_number},
+      {"round_bf16", [](const Value& a, const Value& b, const Value& c, Type,
+                        Type) { return load(store(a, b, c, kF32, kBf16), b, c, kBf16, kF32); }},
+      {"round_f16", [](const Value& a, const Value& b, const Value& c, Type,
+                       Type) { return load(store(a, b, c, kF32, kF16), b, c, kF16, kF32); }},
+      {"widen",
+       [](const Value& a, const Value&, const Value&, Type, Type) {
          Value value;
          value.f64 = flushed(a.f32);
          return value;
        }},
-      {"narrow", [](const Value& a, const Value&, const Value&, Type, Type) {
+      {"narrow",
+       [](const Value& a, const Value&, const Value&, Type, Type) {
          Value value;
          value.f32 = flushed(static_cast<float>(flushed(a.f64)));
          return value;
@@ -444,7 +458,8 @@ struct Number {
     const double most = type == kF64 ? DBL_MAX : FLT_MAX, eps = type == kF64 ? 1e-13 : 1e-6;
     if (op == "largest") {
       const double rounded = type == kF64 ? largest : static_cast<double>(static_cast<float>(largest));
-      return found == rounded || (std::isnan(found) && std::isnan(largest)) || (std::fabs(largest) < 1e-37 && found == 0);
+      return found == rounded || (std::isnan(found) && std::isnan(largest)) ||
+             (std::fabs(largest) < 1e-37 && found == 0);
     }
     if (!(size() < most / 2)) return op != "norm" || std::isnan(size()) == std::isnan(found);
     return std::fabs(found - value()) <= eps * (op == "norm" ? value() : size()) + 1e-37;
@@ -474,8 +489,9 @@ Expected interpret(const Case& c, const Memory& memory) {
   for (const Buffer& ret : c.rets) expected.results.emplace_back(ret.size());
   std::vector<int64_t> flat_from(arrays, 0);
   const int64_t own_results = c.outputs - flat_results;
-  require(c.reductions >= 0 && static_cast<int64_t>(c.rets.size()) == leaves * own_results + flat_results + c.reductions,
-          "other results");
+  require(
+      c.reductions >= 0 && static_cast<int64_t>(c.rets.size()) == leaves * own_results + flat_results + c.reductions,
+      "other results");
   int64_t arg = 1;
   for (int64_t leaf = 0; leaf < leaves; ++leaf) {
     std::vector<std::pair<int64_t, int64_t>> place(arrays);  // operand or result, and its first element
@@ -536,7 +552,8 @@ Expected interpret(const Case& c, const Memory& memory) {
         slots[ready.in.to].type = ready.types.to;
       }
       for (int64_t i = c.inputs; i < arrays; ++i) {
-        require(slots[i].type == type_of(c.rets[place[i].first].code), "a result that is not written, or of another type");
+        require(slots[i].type == type_of(c.rets[place[i].first].code),
+                "a result that is not written, or of another type");
         expected.results[place[i].first][place[i].second + at] = slots[i];
       }
     }
@@ -564,7 +581,8 @@ std::optional<Case> valid(Chance& chance) {
     if (chance.one_in(4)) c.flat_outputs.push_back(i);
   std::vector<Type> stored;
   std::vector<int32_t> op_of(c.reductions, -1);
-  for (int64_t i = 0; i < arrays; ++i) stored.push_back(i < c.inputs ? chance.of(kTypes) : stored[chance.below(c.inputs)]);
+  for (int64_t i = 0; i < arrays; ++i)
+    stored.push_back(i < c.inputs ? chance.of(kTypes) : stored[chance.below(c.inputs)]);
   for (int64_t i = chance.below(3); i > 0; --i)
     c.constants.push_back(chance.of<double>({0, -0.0, 1, -1, 2, 0.5, 1e-39, 3, INFINITY, NAN, 1e300, -7.25}));
   const int64_t columns = chance.below(4), rows = chance.one_in(2) ? 1 : leaves, memory = arrays + c.temporaries;
@@ -589,7 +607,8 @@ std::optional<Case> valid(Chance& chance) {
   for (int64_t tries = chance.between(c.temporaries, 40); tries > 0; --tries) {
     Instruction in{};
     in.op = static_cast<int32_t>(chance.below(ops().size()));
-    while (c.reductions > 0 && chance.one_in(4) && !reduces(ops()[in.op])) in.op = static_cast<int32_t>(chance.below(ops().size()));
+    while (c.reductions > 0 && chance.one_in(4) && !reduces(ops()[in.op]))
+      in.op = static_cast<int32_t>(chance.below(ops().size()));
     in.is_f64 = chance.one_in(4);
     const Op& op = ops()[in.op];
     const Types types = types_of(op, in.is_f64);
@@ -644,7 +663,9 @@ std::optional<Case> valid(Chance& chance) {
   std::vector<int64_t> sizes;
   int64_t total = 0;
   for (int64_t leaf = 0; leaf < leaves; ++leaf) {
-    sizes.push_back(leaves > 4 ? chance.below(40) : chance.one_in(800) ? chance.between(30000, 80000) : chance.of(kSizes));
+    sizes.push_back(leaves > 4           ? chance.below(40)
+                    : chance.one_in(800) ? chance.between(30000, 80000)
+                                         : chance.of(kSizes));
     total += sizes.back();
   }
   const auto shape = [&](int64_t size) {
@@ -683,8 +704,8 @@ std::optional<Case> valid(Chance& chance) {
 // ---- Hostile cases -------------------------------------------------------------------------------------------------
 
 int64_t odd_number(Chance& chance) {
-  return chance.of<int64_t>({-1, 0, 1, 2, 3, 5, 7, 8, 100, 4097, 1 << 20, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN,
-                             INT64_MAX / 2048});
+  return chance.of<int64_t>(
+      {-1, 0, 1, 2, 3, 5, 7, 8, 100, 4097, 1 << 20, INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN, INT64_MAX / 2048});
 }
 
 void change(Case& c, Chance& chance) {
@@ -734,15 +755,24 @@ void change(Case& c, Chance& chance) {
       break;
     case 14:
       if (buffer)
-        buffer->dims = chance.of<std::vector<int64_t>>({{}, {1}, {3, 0}, {2, 2}, {1, 2, 3}, {1, 5}, {5, 1}, {700},
-                                                        {INT64_MAX, INT64_MAX, 0}, {0, INT64_MIN}, {INT64_MAX, -2}});
+        buffer->dims = chance.of<std::vector<int64_t>>({{},
+                                                        {1},
+                                                        {3, 0},
+                                                        {2, 2},
+                                                        {1, 2, 3},
+                                                        {1, 5},
+                                                        {5, 1},
+                                                        {700},
+                                                        {INT64_MAX, INT64_MAX, 0},
+                                                        {0, INT64_MIN},
+                                                        {INT64_MAX, -2}});
       break;
     case 15:
       if (buffer)
-        buffer->code = chance.of<XLA_FFI_DataType>(
-            {XLA_FFI_DataType_F32, XLA_FFI_DataType_F64, XLA_FFI_DataType_BF16, XLA_FFI_DataType_F16, XLA_FFI_DataType_S32,
-             XLA_FFI_DataType_PRED, XLA_FFI_DataType_C64, XLA_FFI_DataType_C128, XLA_FFI_DataType_F8E5M2,
-             XLA_FFI_DataType_TOKEN});
+        buffer->code = chance.of<XLA_FFI_DataType>({XLA_FFI_DataType_F32, XLA_FFI_DataType_F64, XLA_FFI_DataType_BF16,
+                                                    XLA_FFI_DataType_F16, XLA_FFI_DataType_S32, XLA_FFI_DataType_PRED,
+                                                    XLA_FFI_DataType_C64, XLA_FFI_DataType_C128,
+                                                    XLA_FFI_DataType_F8E5M2, XLA_FFI_DataType_TOKEN});
       break;
     case 16:  // two in one memory, or a little apart in it
       if (!c.rets.empty() && !c.args.empty()) {
@@ -813,7 +843,8 @@ const XLA_FFI_Api& api() {
     api.struct_size = XLA_FFI_Api_STRUCT_SIZE;
     api.api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
     api.XLA_FFI_Error_Create = +[](XLA_FFI_Error_Create_Args* args) { return new XLA_FFI_Error{args->message}; };
-    api.XLA_FFI_Error_GetMessage = +[](XLA_FFI_Error_GetMessage_Args* args) { args->message = args->error->message.c_str(); };
+    api.XLA_FFI_Error_GetMessage =
+        +[](XLA_FFI_Error_GetMessage_Args* args) { args->message = args->error->message.c_str(); };
     api.XLA_FFI_Error_Destroy = +[](XLA_FFI_Error_Destroy_Args* args) { delete args->error; };
     api.XLA_FFI_ThreadPool_Schedule = +[](XLA_FFI_ThreadPool_Schedule_Args* args) -> XLA_FFI_Error* {
       pool().schedule(args->task, args->data);
@@ -829,8 +860,8 @@ const XLA_FFI_Api& api() {
 }
 
 void fill(char* data, const Buffer& buffer, Chance& chance) {
-  static const std::vector<double> special = {0, -0.0, 1, -1, 0.5, 2.5, -3.5, 1e-30, -1e30, 3e38, 1e-37, INFINITY,
-                                              -INFINITY, NAN, 1e-39, -1e-40, 65504, 65520, 1e-310};
+  static const std::vector<double> special = {0,     -0.0,     1,         -1,  0.5,   2.5,    -3.5,  1e-30, -1e30, 3e38,
+                                              1e-37, INFINITY, -INFINITY, NAN, 1e-39, -1e-40, 65504, 65520, 1e-310};
   const bool specials = chance.one_in(2);
   const auto number = [&] {
     return specials && chance.one_in(3) ? chance.of(special) : static_cast<double>(chance.between(-4000, 4000)) / 64;
@@ -927,7 +958,11 @@ class Run {
     frame.stage = XLA_FFI_ExecutionStage_EXECUTE;
     frame.args = {XLA_FFI_Args_STRUCT_SIZE, nullptr, static_cast<int64_t>(args.size()), arg_types.data(), args.data()};
     frame.rets = {XLA_FFI_Rets_STRUCT_SIZE, nullptr, static_cast<int64_t>(rets.size()), ret_types.data(), rets.data()};
-    frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE, nullptr, static_cast<int64_t>(names.size()), types.data(), names.data(),
+    frame.attrs = {XLA_FFI_Attrs_STRUCT_SIZE,
+                   nullptr,
+                   static_cast<int64_t>(names.size()),
+                   types.data(),
+                   names.data(),
                    values.data()};
     XLA_FFI_Error* const error = gradtx_native_map(&frame);
     if (error == nullptr) return std::nullopt;
@@ -978,8 +1013,9 @@ class Run {
 
 void show(const Case& c) {
   std::fprintf(stderr, "%lld inputs, %lld outputs, %lld reductions, %lld temporaries, %zu operands, %zu results\n",
-               static_cast<long long>(c.inputs), static_cast<long long>(c.outputs), static_cast<long long>(c.reductions),
-               static_cast<long long>(c.temporaries), c.args.size(), c.rets.size());
+               static_cast<long long>(c.inputs), static_cast<long long>(c.outputs),
+               static_cast<long long>(c.reductions), static_cast<long long>(c.temporaries), c.args.size(),
+               c.rets.size());
   for (int64_t k = 0; k < c.instructions(); ++k) {
     const Instruction in = c.instruction(k);
     const bool known = in.op >= 0 && in.op < static_cast<int64_t>(ops().size());
@@ -1022,11 +1058,13 @@ int main(int argc, char** argv) {
     (hostile ? words ? refused : taken : valid_ones) += 1;
     if (words) reasons[words->substr(0, words->find_first_of("0123456789"))] += 1;
   }
-  std::printf("%lld valid programs right to the bit, %lld instructions in all; of the hostile calls %lld refused, %lld "
-              "still valid and right\n",
-              static_cast<long long>(valid_ones), static_cast<long long>(instructions), static_cast<long long>(refused),
-              static_cast<long long>(taken));
+  std::printf(
+      "%lld valid programs right to the bit, %lld instructions in all; of the hostile calls %lld refused, %lld "
+      "still valid and right\n",
+      static_cast<long long>(valid_ones), static_cast<long long>(instructions), static_cast<long long>(refused),
+      static_cast<long long>(taken));
   if (std::getenv("GRADTX_FUZZ_REASONS"))
-    for (const auto& [reason, times] : reasons) std::printf("%8lld %s\n", static_cast<long long>(times), reason.c_str());
+    for (const auto& [reason, times] : reasons)
+      std::printf("%8lld %s\n", static_cast<long long>(times), reason.c_str());
   return 0;
 }

@@ -14,7 +14,7 @@ from gradtx._core.hyperparams import hyperparams, set_hyperparams
 from gradtx._core.selectors import path
 from gradtx._core.signal import Signal, Weights
 from gradtx._core.state import ChainState, PackedState
-from gradtx._engine.execution import executor, set_executor
+from gradtx._engine.backends import executor, set_executor
 from gradtx._inspect.describe import describe
 from gradtx._inspect.diagnose import Diagnosis, Finding, diagnose
 from gradtx._inspect.lookahead import evaluation_point, gradient_point, lookahead_iterate, lookahead_point

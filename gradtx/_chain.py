@@ -12,7 +12,8 @@ import optax
 
 from gradtx._core.contract import Trees
 from gradtx._core.selectors import Select, Selector, selector
-from gradtx._engine.engine import applied, unique_names
+from gradtx._engine.engine import applied
+from gradtx._engine.layout import unique_names
 from gradtx._engine.transformation import Transformation, check_transformation, made_by
 from gradtx.rules.base import Rule
 

@@ -165,6 +165,9 @@ class AbstractRule:
     reads: ClassVar[tuple[Literal["direction", "gradient", "second_moment", "param"], ...]] = ("direction",)
     """The lanes that ``measure`` sees of each leaf; one that reads ``param`` declares ``needs_params`` as well."""
 
+    observes: ClassVar[tuple[Literal["incoming", "gradient", "direction", "param"], ...]] = ()
+    """The lanes of which a rule that changes nothing takes numbers, by ``terms`` and ``observe``, in passing."""
+
     whole: ClassVar[bool] = False
     """Maps whole trees by ``init_tree`` and ``apply_tree`` instead of one array at a time."""
 

@@ -1,20 +1,57 @@
-"""How a chain runs on given leaves: in how many passes over memory, and which leaves go together.
+"""The plan of a step: its passes over memory, and for each the buffers that it reads, writes and measures.
 
-A plan follows from the rules and the leaves' shapes and dtypes alone, and knows of a rule only what ``AbstractRule``
-declares. Rules that map one array at a time fuse into one pass; a measurement over whole leaves, and a rule that maps
-whole trees, start another.
+A plan follows from the rules and the leaves' shapes and dtypes alone, and knows of a rule only what its contract
+declares. Rules that map one array at a time fuse into one pass, and a rule that observes rides on it; a measurement
+over whole leaves that comes first, and a rule that maps whole trees, start another. Bytes, memory used again and the
+order of operands follow from the buffers.
 """
 
 from __future__ import annotations
 
+import enum
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from gradtx._core.contract import AbstractRule
+from gradtx._core.numerics import real_dtype
+from gradtx._engine.inputs import Members
+
+
+class Lane(enum.Enum):
+    """What a pass reads and writes of a leaf beside the slots."""
+
+    INCOMING = "incoming"
+    DIRECTION = "direction"
+    GRADIENT = "gradient"
+    SECOND_MOMENT = "second_moment"
+    PARAM = "param"
+    UPDATE = "update"
+
+
+class Slot(NamedTuple):
+    """A slot of a rule, by the position of the rule."""
+
+    rule: int
+    name: str
+
+
+Key = Lane | Slot
+
+
+class Buffer(NamedTuple):
+    """One array of each leaf.
+
+    Attributes:
+        key: the lane or the slot that it holds.
+        dtype: that it is stored in.
+    """
+
+    key: Key
+    dtype: jnp.dtype
 
 
 class Leaf(NamedTuple):
@@ -26,15 +63,15 @@ class Leaf(NamedTuple):
         dtype: that arithmetic happens in.
         update: the dtype of the incoming update.
         param: the dtype of the parameter, or None where there is none.
-        slots: per rule, the dtypes of its slots.
+        slots: per rule, the dtypes of its slots by their names.
     """
 
-    members: tuple[bool, ...]
+    members: Members
     shape: tuple[int, ...]
     dtype: jnp.dtype
     update: jnp.dtype
     param: jnp.dtype | None
-    slots: tuple[tuple[jnp.dtype, ...], ...]
+    slots: tuple[tuple[tuple[str, jnp.dtype], ...], ...]
 
 
 class Batch(NamedTuple):
@@ -57,16 +94,39 @@ class Pass(NamedTuple):
     Attributes:
         rules: their positions.
         measures: whether the first of them needs a number from whole leaves, which is measured before.
-        whole: whether it is one rule that maps whole trees.
+        maps_trees: whether it is one rule that maps whole trees.
     """
 
     rules: range
     measures: bool
-    whole: bool
+    maps_trees: bool
 
     def acts_on(self, leaf: Leaf) -> bool:
         """Whether there is anything to do for a leaf."""
         return any(leaf.members[r] for r in self.rules)
+
+
+class Launch(NamedTuple):
+    """One function over the leaves of a batch, in one pass over memory.
+
+    Attributes:
+        rules: the positions of the rules that run, in order; none where the pass only takes the step.
+        reads: the operands, in order.
+        writes: the results, in order.
+        in_place: by the positions of operands, those of the results that may have their memory.
+        freezes: whether the direction that comes in stays, as the gradient, for the passes that follow.
+    """
+
+    rules: tuple[int, ...]
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    in_place: tuple[tuple[int, int], ...]
+    freezes: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that are read and written of each element."""
+        return _bytes(self.reads) + _bytes(self.writes)
 
 
 class Place(NamedTuple):
@@ -98,57 +158,120 @@ class Plan(NamedTuple):
     batches: tuple[Batch, ...]
     applies: bool
 
-    def last_pass(self, leaf: Leaf) -> int | None:
-        """The last pass that does anything to a leaf."""
-        return next((k for k in reversed(range(len(self.passes))) if self.passes[k].acts_on(leaf)), None)
-
-    def accumulated(self, leaf: Leaf, r: int) -> bool:
-        """Whether the gradient is frozen before rule ``r``."""
+    def is_accumulated(self, leaf: Leaf, r: int) -> bool:
+        """Whether the gradient is a lane of its own before rule ``r``."""
         return any(leaf.members[i] and self.rules[i].accumulates for i in range(r))
 
-    def second_moment(self, leaf: Leaf, r: int) -> bool:
+    def has_second_moment(self, leaf: Leaf, r: int) -> bool:
         """Whether there is a second moment before rule ``r``."""
         makers = [self.rules[i].second_moment for i in range(r) if leaf.members[i] and self.rules[i].second_moment]
         return bool(makers) and makers[-1] != "uses"
 
-    def lanes(self, leaf: Leaf, r: int) -> int:
-        """The number of lanes that go from one pass to the next before rule ``r``."""
-        return 1 + self.accumulated(leaf, r) + self.second_moment(leaf, r)
+    def first_pass(self, leaf: Leaf) -> int | None:
+        """The first pass that does anything to a leaf."""
+        return next((k for k, one in enumerate(self.passes) if one.acts_on(leaf)), None)
+
+    def last_pass(self, leaf: Leaf) -> int | None:
+        """The last pass that does anything to a leaf."""
+        return next((k for k in reversed(range(len(self.passes))) if self.passes[k].acts_on(leaf)), None)
+
+    def lanes(self, leaf: Leaf, r: int) -> dict[Lane, Buffer]:
+        """The lanes before the pass that begins with rule ``r``."""
+        lanes = [Buffer(Lane.DIRECTION, self._direction(leaf, r))]
+        if self.is_accumulated(leaf, r):
+            lanes.append(Buffer(Lane.GRADIENT, self._gradient(leaf, r)))
+        if self.has_second_moment(leaf, r):
+            lanes.append(Buffer(Lane.SECOND_MOMENT, real_dtype(leaf.dtype)))
+        return {buffer.key: buffer for buffer in lanes if isinstance(buffer.key, Lane)}
+
+    def _direction(self, leaf: Leaf, r: int) -> jnp.dtype:
+        """The dtype of the direction before rule ``r``: as it came in, until a pass has written it."""
+        return leaf.dtype if any(one.acts_on(leaf) for one in self.passes if one.rules.stop <= r) else leaf.update
+
+    def _gradient(self, leaf: Leaf, r: int) -> jnp.dtype:
+        """The dtype of the gradient: that of the direction, where it is the array that came into a pass."""
+        writer = next(
+            (one for one in reversed(self.passes) if one.rules.stop <= r and self._writes_gradient(one, leaf)), None
+        )
+        if writer is not None:
+            return leaf.dtype
+        return self._direction(leaf, self._freezing(leaf).rules.start)
+
+    def _freezing(self, leaf: Leaf) -> Pass:
+        """The pass with the first rule that accumulates."""
+        return next(one for one in self.passes if any(leaf.members[r] and self.rules[r].accumulates for r in one.rules))
+
+    def _writes_gradient(self, one: Pass, leaf: Leaf) -> bool:
+        """Whether the gradient after a pass is neither the one before it nor the direction as it came in."""
+        rules = [r for r in one.rules if leaf.members[r]]
+        if not self.is_accumulated(leaf, one.rules.stop):
+            return False
+        if any(self.rules[r].filters for r in rules):
+            return True
+        if self.is_accumulated(leaf, one.rules.start):
+            return False
+        return one.maps_trees or not self.rules[rules[0]].accumulates
+
+    def launch(self, k: int, leaf: Leaf) -> Launch:
+        """What pass ``k`` does to a leaf that it acts on: of whole trees, at least this."""
+        one = self.passes[k]
+        rules = tuple(r for r in one.rules if leaf.members[r])
+        first, last = k == self.first_pass(leaf), k == self.last_pass(leaf)
+        steps = last and self.applies and not one.maps_trees and leaf.param is not None
+        reads = list(self.lanes(leaf, one.rules.start).values())
+        if not first and any(self.rules[r].observes for r in rules):
+            reads.append(Buffer(Lane.INCOMING, leaf.update))
+        if leaf.param is not None and (steps or any(self.rules[r].needs_params for r in rules)):
+            reads.append(Buffer(Lane.PARAM, leaf.param))
+        if not last:
+            after = self.lanes(leaf, one.rules.stop)
+            if not self._writes_gradient(one, leaf):
+                after.pop(Lane.GRADIENT, None)
+            writes = list(after.values())
+        elif steps and leaf.param is not None:
+            writes = [Buffer(Lane.PARAM, leaf.param)]
+        else:
+            writes = [Buffer(Lane.UPDATE, leaf.update)]
+        slots = [Buffer(Slot(r, name), dtype) for r in rules for name, dtype in leaf.slots[r]]
+        lanes = {buffer.key for buffer in (*reads, *writes)}
+        freezes = not last and self.is_accumulated(leaf, one.rules.stop) and Lane.GRADIENT not in lanes
+        return _launch(rules, [*reads, *slots], [*writes, *slots], not first and not freezes)._replace(freezes=freezes)
+
+    def last_launch(self, leaf: Leaf) -> Launch | None:
+        """The step of a leaf, if no pass takes it."""
+        k = self.last_pass(leaf)
+        if leaf.param is None or not self.applies or (k is not None and not self.passes[k].maps_trees):
+            return None
+        direction = Buffer(Lane.DIRECTION, leaf.update if k is None else leaf.dtype)
+        param = Buffer(Lane.PARAM, leaf.param)
+        return _launch((), [direction, param], [param], temporary=False)
+
+    def measured(self, k: int, leaf: Leaf) -> dict[Lane, Buffer]:
+        """The lanes that the measurement before pass ``k`` reads of a leaf, and the buffers that they are in."""
+        one, r = self.passes[k], self.passes[k].rules.start
+        if not one.measures or not leaf.members[r]:
+            return {}
+        lanes = self.lanes(leaf, r)
+        lanes.setdefault(Lane.GRADIENT, lanes[Lane.DIRECTION])
+        if leaf.param is not None:
+            lanes[Lane.PARAM] = Buffer(Lane.PARAM, leaf.param)
+        return {Lane(lane): lanes[Lane(lane)] for lane in self.rules[r].reads if Lane(lane) in lanes}
 
     def traffic(self, k: int) -> int:
         """The bytes that a pass reads and writes, its measurement included; of whole trees, at least these."""
-        part = self.passes[k]
         return sum(
-            batch.size * self._traffic(k, part, batch.leaf) for batch in self.batches if part.acts_on(batch.leaf)
+            batch.size * (self.launch(k, batch.leaf).bytes + _bytes({*self.measured(k, batch.leaf).values()}))
+            for batch in self.batches
+            if self.passes[k].acts_on(batch.leaf)
         )
-
-    def _traffic(self, k: int, part: Pass, leaf: Leaf) -> int:
-        first = not any(self.passes[i].acts_on(leaf) for i in range(k))
-        last = self.last_pass(leaf) == k
-        size = leaf.dtype.itemsize
-        param = 0 if leaf.param is None else leaf.param.itemsize
-        incoming = leaf.update.itemsize if first else size * self.lanes(leaf, part.rules.start)
-        outgoing = leaf.update.itemsize if last else size * self.lanes(leaf, part.rules.stop)
-        ours = [r for r in part.rules if leaf.members[r]]
-        slots = 2 * sum(dtype.itemsize for r in ours for dtype in leaf.slots[r])
-        measured = 0
-        if part.measures and leaf.members[part.rules.start]:
-            reads = self.rules[part.rules.start].reads
-            frozen = self.accumulated(leaf, part.rules.start)
-            beside = [size for lane in reads if lane == "second_moment" or (lane == "gradient" and frozen)]
-            own = leaf.update.itemsize if first else size
-            measured = own + sum(beside) + (param if "param" in reads else 0)
-        if last and self.applies and not part.whole:
-            return measured + incoming + slots + 2 * param
-        return measured + incoming + slots + outgoing + (param if any(self.rules[r].needs_params for r in ours) else 0)
 
     def lines(self, places: Sequence[Place] = ()) -> list[str]:
         """A line for each pass, and where it runs, if that is known."""
         total = sum(batch.size for batch in self.batches)
         lines = []
-        for k, part in enumerate(self.passes):
-            labels = [self.rules[r].name or self.rules[r].label for r in part.rules]
-            how = "whole trees" if part.whole else "measured, then one pass" if part.measures else "one pass"
+        for k, one in enumerate(self.passes):
+            labels = [self.rules[r].name or self.rules[r].label for r in one.rules]
+            how = "whole trees" if one.maps_trees else "measured, then one pass" if one.measures else "one pass"
             where, why, exact = places[k] if places else Place()
             per_parameter = (
                 f"{'' if exact else 'at least '}{self.traffic(k) / total if total else 0.0:.4g} bytes/parameter"
@@ -160,16 +283,37 @@ class Plan(NamedTuple):
         return "\n".join(self.lines())
 
 
+def _bytes(buffers: Collection[Buffer]) -> int:
+    return sum(buffer.dtype.itemsize for buffer in buffers)
+
+
+def _launch(rules: tuple[int, ...], reads: list[Buffer], writes: list[Buffer], temporary: bool) -> Launch:
+    """A launch; ``temporary``: whether nobody needs the direction that comes in any more."""
+    places = {buffer.key: position for position, buffer in enumerate(writes)}
+    places.setdefault(Lane.DIRECTION, places.get(Lane.UPDATE, -1))
+    in_place = [
+        (position, places[buffer.key])
+        for position, buffer in enumerate(reads)
+        if places.get(buffer.key, -1) >= 0
+        and (buffer.key is not Lane.DIRECTION or temporary)
+        and writes[places[buffer.key]].dtype == buffer.dtype
+    ]
+    return Launch(rules, tuple(reads), tuple(writes), tuple(in_place))
+
+
 def passes(rules: tuple[AbstractRule, ...]) -> tuple[Pass, ...]:
     """The passes of a chain: a new one before each measurement, and around each rule that maps whole trees."""
-    starts = {0, len(rules)}
-    for r, rule in enumerate(rules):
-        starts |= {r, r + 1} if rule.whole else {r} if rule.scope is not None else set()
-    ends = sorted(starts)
     return tuple(
         Pass(range(start, stop), rules[start].scope is not None, rules[start].whole)
-        for start, stop in itertools.pairwise(ends)
+        for start, stop in itertools.pairwise(sorted(_borders(rules)))
     )
+
+
+def _borders(rules: tuple[AbstractRule, ...]) -> set[int]:
+    borders = {0, len(rules)}
+    for r, rule in enumerate(rules):
+        borders |= {r, r + 1} if rule.whole else {r} if rule.scope is not None else set()
+    return borders
 
 
 def plan(rules: Sequence[AbstractRule], leaves: Sequence[Leaf | None], applies: bool = False) -> Plan:

@@ -12,9 +12,12 @@ import optax
 from gradtx._core import declarations
 from gradtx._core.blank import is_blank, value_of
 from gradtx._core.contract import AbstractRule
+from gradtx._core.mesh import puts_constants
 from gradtx._core.selectors import Leaves
 from gradtx._core.state import ChainState
-from gradtx._engine.engine import Lifted
+from gradtx._engine.eager import stepped
+from gradtx._engine.engine import Engine
+from gradtx._engine.inputs import FlatTree
 
 
 class Transformation(optax.GradientTransformationExtraArgs):
@@ -63,7 +66,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For copy and pickle: by default the old protocols take the tuple along, and its functions have no names.
-        return unfilled, (type(self),), {name: value for name, value in vars(self).items() if name != "_lifted"}
+        return unfilled, (type(self),), {name: value for name, value in vars(self).items() if name != "_engine"}
 
     @property
     def label(self) -> str:
@@ -76,13 +79,13 @@ class Transformation(optax.GradientTransformationExtraArgs):
         raise NotImplementedError
 
     @functools.cached_property
-    def _lifted(self) -> Lifted:
-        return Lifted(self.rules)
+    def _engine(self) -> Engine:
+        return Engine(self.rules)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The name of each rule in the state, unique: as given, or its label, then label_1, label_2, ..."""
-        return self._lifted.names
+        return self._engine.names
 
     def acts_on(self, leaves: Leaves, treedef: Any) -> list[list[bool]]:
         """For each rule, for each leaf, whether the rule acts on it (see ``where``).
@@ -90,7 +93,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
         Raises:
             ValueError: for a rule that acts on none of them.
         """
-        return self._lifted.chosen(leaves, treedef)
+        return [list(acts_on) for acts_on in self._engine.mask(FlatTree(leaves, treedef, "parameters"))]
 
     # Pyright ignores: optax declares init and update as fields of a tuple; here they are methods of the same signature.
     def init(self, params: Any) -> ChainState:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -100,7 +103,7 @@ class Transformation(optax.GradientTransformationExtraArgs):
             ValueError: if the order of the rules makes no sense (see ``chain``).
             TypeError: for a leaf that is not floating or complex, or that a rule has no meaning for.
         """
-        return self._lifted.init(params)
+        return self._engine.init(params)
 
     def update(  # pyright: ignore[reportIncompatibleVariableOverride]
         self, updates: Any, state: ChainState, params: Any = None, **extra_args: Any
@@ -118,11 +121,17 @@ class Transformation(optax.GradientTransformationExtraArgs):
             ValueError: if trees or shapes differ, the state is another chain's, or params are needed and missing.
             TypeError: for a leaf that is not floating or complex, or that is complex in one and real in the other.
         """
-        return self._lifted.update(updates, state, params, extra_args)
+        return self._run(updates, state, params, extra_args, apply=False)
 
     def _step(self, params: Any, grads: Any, state: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
         """Parameters and state after one step: what the function ``step`` does."""
-        return self._lifted.update(grads, state, params, extra, apply=True)
+        return self._run(grads, state, params, extra, apply=True)
+
+    @puts_constants
+    def _run(
+        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool
+    ) -> tuple[Any, ChainState]:
+        return stepped(self._engine, lambda engine: engine, updates, state, params, extra, apply)
 
     def _key(self) -> tuple[Any, ...]:
         raise NotImplementedError

@@ -230,13 +230,13 @@ def _passes(tx: Any, params: Any, apply: bool) -> Iterator[str]:
     """A line for each pass, those of what is inside a rule behind it."""
     tx = _timeless(chain(tx))
     state = jax.eval_shape(tx.init, params)
-    plan = tx._lifted.plan(params, state, apply)
+    plan = tx._engine.plan(params, state, apply)
     leaves, treedef = flatten_with_paths(params)
     chosen = tx.acts_on(leaves, treedef)
-    for k, text in enumerate(plan.lines(tx._lifted.places(params, state, apply))):
+    for k, text in enumerate(plan.lines(tx._engine.places(params, state, apply))):
         yield text
         r = plan.passes[k].rules.start if plan.passes else None
-        if r is None or not plan.passes[k].whole:
+        if r is None or not plan.passes[k].maps_trees:
             continue
         part = _Part("", 0, leaves, treedef).where(chosen[r])
         for name, (member, _) in _members(tx.rules[r], state.slots[tx.names[r]]["state"]).items():

@@ -15,7 +15,7 @@ from gradtx._core.numerics import is_complex
 from gradtx._core.selectors import flatten_with_paths
 from gradtx._core.state import ChainState
 from gradtx._core.verification import depends_on_count
-from gradtx._engine import checks
+from gradtx._engine.inputs import FlatTree
 from gradtx._wrappers.partition import PartitionState, partition
 from gradtx.rules.base import Rule
 
@@ -288,12 +288,12 @@ def _ported(
     """The state of a chain with these moments, each taken by the next rule that holds such a one."""
     if not isinstance(tx, Chain | Rule):
         raise TypeError(f"{who}: tx must be a chain or a rule, found {type(tx).__name__}; go by what stands in it")
-    lifted = tx._lifted
-    start = lifted.init(params)
+    engine = tx._engine
+    start = engine.init(params)
     if fresh and not _steps(who, tx, counts, count):
         return start
     left, unfed, moments = list(offers), [], {}
-    for name, rule in zip(lifted.names, lifted.rules, strict=True):
+    for name, rule in zip(engine.names, engine.rules, strict=True):
         if not jax.tree.leaves(start.slots.get(name)):
             continue
         places = {slot: _first_of(kind, left) for slot, kind in rule.holds.items()}
@@ -310,18 +310,18 @@ def _ported(
             + (f" Nothing in it is for the rules {', '.join(unfed)}." if unfed else "")
             + (f" No rule takes from it: {', '.join(kind for kind, _ in left)}." if left else "")
         )
-    state = lifted.after(start, params, _steps(who, tx, counts, count))
-    leaves, treedef = checks.named_leaves(params, "parameters")
+    state = engine.after(start, params, _steps(who, tx, counts, count))
+    flat = FlatTree.of(params, "parameters").checked()
     slots = dict(state.slots)
-    for name, rule, acts in zip(lifted.names, lifted.rules, lifted.chosen(leaves, treedef), strict=True):
+    for name, rule, acts in zip(engine.names, engine.rules, engine.mask(flat), strict=True):
         h = rule.hyperparameters_from(jax.tree.map(_wide, state.hyperparams.get(name, {})))
-        flat = {
-            slot: (kind, checks.flatten_like(treedef, leaves, tree, f"state for {name}", "parameters", acts))
+        given = {
+            slot: (kind, flat.like(tree, f"state for {name}", acts))
             for slot, (kind, tree) in moments.get(name, {}).items()
         }
-        for slot, arrays in _from_moments(rule, flat, h).items():
+        for slot, arrays in _from_moments(rule, given, h).items():
             like = _like(who, f"{name}.{slot}")
-            slots[name] = slots[name] | {slot: jax.tree.map(like, slots[name][slot], treedef.unflatten(arrays))}
+            slots[name] = slots[name] | {slot: jax.tree.map(like, slots[name][slot], flat.unflatten(arrays))}
     return state._replace(slots=slots)
 
 

@@ -14,7 +14,7 @@ from gradtx._core.dataflow import Flow, flows
 from gradtx._core.hyperparams import Found, find, find_name, written
 from gradtx._core.limits import checked
 from gradtx._core.numerics import split
-from gradtx._engine.execution import executor
+from gradtx._engine.backends import executor
 from gradtx._wrappers.base import Wrapper
 
 __all__ = ["Point", "Run", "Train", "one_run", "result_names", "traced"]

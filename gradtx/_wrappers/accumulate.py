@@ -15,7 +15,7 @@ from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer
 from gradtx._core.mesh import puts_constants, sharded_as, starts
 from gradtx._core.numerics import added, compute_dtype, real_dtype, safe_divide, widened
-from gradtx._engine import checks
+from gradtx._engine import checks, inputs
 from gradtx._engine.transformation import check_transformation
 from gradtx._wrappers.base import Wrapper, checked_state, filled, run_inside, strong_started
 
@@ -216,7 +216,7 @@ def _weighed(weight: Any, sums: Any) -> jax.Array:
 
 def _times(weight: jax.Array, gradient: Any) -> jax.Array:
     """wg, and 0 for w = 0."""
-    if not checks.is_number(gradient):
+    if not inputs.is_number(gradient):
         return gradient
     gradient = jnp.asarray(gradient, compute_dtype(gradient))
     return jnp.where(weight == 0, 0, weight.astype(gradient.dtype) * gradient)
@@ -235,20 +235,19 @@ def _dtypes(tree: Any) -> list[jnp.dtype]:
 
 def _sum_for(param: Any) -> Any:
     """Where to sum a parameter's gradients; None for what is no number, which has none."""
-    return sharded_as(jnp.zeros_like(param, compute_dtype(param)), param) if checks.is_number(param) else None
+    return sharded_as(jnp.zeros_like(param, compute_dtype(param)), param) if inputs.is_number(param) else None
 
 
 def _added(sums: Any, updates: Any, params: Any) -> Any:
     """a + g in the wider of the two, kept as a is; a where there is no gradient to add."""
     given, treedef, counted = _gradients(updates, params)
-    held = checks.leaves_like(treedef, sums)
-    leaves, structure = checks.named_leaves(_where(counted, given, treedef), "updates")
-    others = sums if held is None else _where(counted, held, treedef)
-    others = checks.flatten_like(structure, leaves, others, "accumulated gradients", "updates")
-    for (path, _), a in zip(leaves, others, strict=True):
+    held = inputs.leaves_like(treedef, sums)
+    flat = inputs.FlatTree.of(_where(counted, given, treedef), "updates").checked()
+    others = flat.like(sums if held is None else _where(counted, held, treedef), "accumulated gradients")
+    for (path, _), a in zip(flat.named, others, strict=True):
         checks.check_kind(f"sums, leaf {path!r},", a, "floating or complex", who="accumulate")
-    checks.check_complex(leaves, others, "parameter")
-    sums_after = iter([added(a, jnp.asarray(g)) for a, (_, g) in zip(others, leaves, strict=True)])
+    flat.check_complex(others, "parameter")
+    sums_after = iter([added(a, jnp.asarray(g)) for a, g in zip(others, flat.leaves, strict=True)])
     return treedef.unflatten([next(sums_after) if c else a for c, a in zip(counted, held or others, strict=True)])
 
 
@@ -262,8 +261,8 @@ def _with_others(combined: Any, updates: Any, params: Any) -> Any:
 def _gradients(updates: Any, params: Any) -> tuple[list[Any], Any, list[bool]]:
     """The leaves, None among them, the structure, and which are gradients of numbers; of frozen leaves some are not."""
     given, treedef = jax.tree.flatten(updates, is_leaf=lambda g: g is None)
-    others = checks.leaves_like(treedef, params) or given
-    return given, treedef, [checks.is_number(g) and checks.is_number(p) for g, p in zip(given, others, strict=True)]
+    others = inputs.leaves_like(treedef, params) or given
+    return given, treedef, [inputs.is_number(g) and inputs.is_number(p) for g, p in zip(given, others, strict=True)]
 
 
 def _where(counted: list[bool], leaves: list[Any], treedef: Any) -> Any:
@@ -271,4 +270,4 @@ def _where(counted: list[bool], leaves: list[Any], treedef: Any) -> Any:
 
 
 def _cast(update: Any, like: Any) -> Any:
-    return update if checks.has_no_gradient(update) else update.astype(like.dtype)
+    return update if inputs.has_no_gradient(update) else update.astype(like.dtype)

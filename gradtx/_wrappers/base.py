@@ -11,7 +11,7 @@ import optax
 
 from gradtx._chain import seal, started
 from gradtx._core.numerics import is_inexact
-from gradtx._engine import checks
+from gradtx._engine import checks, inputs
 from gradtx._engine.engine import applied
 from gradtx._engine.transformation import Value
 from gradtx.rules.base import Rule
@@ -85,7 +85,7 @@ def run_inside(tx: optax.GradientTransformation, updates: Any, state: Any, param
 
 def strong(x: Any) -> Any:
     """A number as an array with a dtype of its own; what stands for no gradient as it is."""
-    if checks.has_no_gradient(x):
+    if inputs.has_no_gradient(x):
         return x
     return jnp.asarray(x, jnp.asarray(x).dtype)  # asking for the dtype takes a weak type away
 
@@ -94,7 +94,7 @@ def filled(like: Any, value: Any) -> Any:
     """Arrays of these shapes and dtypes, full of the value; of 0 where a dtype is neither floating nor complex."""
 
     def one(x: Any) -> Any:
-        if checks.has_no_gradient(x):
+        if inputs.has_no_gradient(x):
             return np.zeros(x.shape, x.dtype)
         return jnp.full(x.shape, value if is_inexact(x.dtype) else 0, x.dtype)
 

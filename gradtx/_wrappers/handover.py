@@ -115,7 +115,7 @@ def written(tx: Transformation, state: ChainState, moment: Moment) -> ChainState
 
 def _this_step(tx: Transformation, state: ChainState) -> Hyperparams:
     """The hyperparameters that the next update will use."""
-    return {name: {} for name in tx.names} | tx._lifted._hyperparams(state.count, None, state.hyperparams)
+    return {name: {} for name in tx.names} | tx._engine.scalars.hyperparams(state.count, None, state.hyperparams)
 
 
 def like(new: Any, old: Any) -> jax.Array:

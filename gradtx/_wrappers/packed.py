@@ -17,11 +17,15 @@ import optax
 
 from gradtx._chain import Chain
 from gradtx._core.mesh import is_split, puts_constants, starts, varying
-from gradtx._core.selectors import Leaves, flatten_with_keys, flatten_with_paths
+from gradtx._core.selectors import Leaves, flatten_with_keys
 from gradtx._core.state import ChainState, PackedState, knowing, known_to
 from gradtx._core.walk import word
-from gradtx._engine import checks
-from gradtx._engine.engine import NOTHING, Ahead, Lifted, stepped
+from gradtx._engine.checks import difference
+from gradtx._engine.eager import stepped
+from gradtx._engine.engine import Engine
+from gradtx._engine.inputs import FlatTree, filled, leaves_like
+from gradtx._engine.layout import Layout
+from gradtx._engine.scalars import NOTHING, Ahead
 from gradtx._wrappers.base import Wrapper
 from gradtx.native._parts import Part, as_array, join, split
 from gradtx.native._primitive import LEAVES_PER_CALL
@@ -68,7 +72,7 @@ class Packing:
                 if theirs.get(path, shape) != shape
             ]
             raise ValueError(
-                f"packed: this state was made for other parameters{checks.difference(ours, theirs)}: "
+                f"packed: this state was made for other parameters{difference(ours, theirs)}: "
                 f"{'; '.join(shapes[:5]) or 'their leaves are not the same'}. See migrate."
             )
 
@@ -185,23 +189,23 @@ class packed(Wrapper):
     def _update(
         self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool
     ) -> tuple[Any, PackedState]:
-        return stepped(self.tx._lifted, _Steps, updates, state, params, extra, apply)
+        return stepped(self.tx._engine, _Steps, updates, state, params, extra, apply)
 
 
 @dataclass(frozen=True)
 class _Steps:
     """Steps of a chain on its packed state."""
 
-    lifted: Lifted
+    engine: Engine
 
     def run(
         self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
     ) -> tuple[Any, PackedState]:
         """One step, operation by operation: updates, or with ``apply`` the parameters, and the next state."""
-        leaves, treedef = flatten_with_paths(checks.filled(updates, params)[0])
-        in_parts, packing = _in_parts(state, leaves, treedef)
-        out, after = self.lifted.run(updates, in_parts, params, extra, apply, ahead)
-        return out, _packed(after, self.lifted.layout, treedef, packing)
+        tree = FlatTree.of(filled(updates, params)[0], "updates")
+        in_parts, packing = _in_parts(state, tree)
+        out, after = self.engine.run(updates, in_parts, params, extra, apply, ahead)
+        return out, _packed(after, self.engine.layout, tree.treedef, packing)
 
 
 def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
@@ -221,14 +225,14 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
     >>> print(gradtx.pack_state(tx, tx.tx.init(params), params).slots["momentum"]["m"].flat[0])
     [0. 0. 0. 0. 0.]
     """
-    lifted = _chain_of(tx)._lifted
-    leaves, treedef, chosen = lifted.inputs(params)
-    slots = checks.check_state(state, lifted.layout, treedef, leaves, chosen)
+    engine = _chain_of(tx)._engine
+    inputs = engine.inputs(params)
+    slots = engine.layout.read(state, inputs)
     alike: dict[Any, list[int]] = {}  # what differs here is no work for one call of the kernel
-    for i, (_, leaf) in enumerate(leaves):
+    for i, leaf in enumerate(inputs.leaves):
         dtypes = [xs[i].dtype for own in slots for xs in own.values() if xs[i] is not None]
         if dtypes and math.prod(jnp.shape(leaf)) < tx.below and not is_split(leaf):
-            kind = (jnp.result_type(leaf), varying(leaf), *(ours[i] for ours in chosen), *dtypes)
+            kind = (jnp.result_type(leaf), varying(leaf), *(acts_on[i] for acts_on in inputs.mask), *dtypes)
             alike.setdefault(kind, []).append(i)
     groups = tuple(
         tuple(members[start : start + LEAVES_PER_CALL])
@@ -236,8 +240,8 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
         for start in range(0, len(members), LEAVES_PER_CALL)
     )
     keys = tuple(tuple(map(word, keys)) for keys, _ in flatten_with_keys(params)[0])
-    packing = Packing(groups, keys, tuple(tuple(jnp.shape(leaf)) for _, leaf in leaves))
-    return _packed(state, lifted.layout, treedef, packing)
+    packing = Packing(groups, keys, tuple(tuple(jnp.shape(leaf)) for leaf in inputs.leaves))
+    return _packed(state, engine.layout, inputs.treedef, packing)
 
 
 def unpack_state(tx: packed, state: PackedState, params: Any) -> ChainState:
@@ -257,10 +261,10 @@ def unpack_state(tx: packed, state: PackedState, params: Any) -> ChainState:
     >>> gradtx.unpack_state(tx, tx.init(params), params).slots["momentum"]["m"]
     [Array([0., 0.], dtype=float32), Array([0., 0., 0.], dtype=float32)]
     """
-    lifted = _chain_of(tx)._lifted
-    leaves, treedef, chosen = lifted.inputs(params)
-    in_parts, _ = _in_parts(state, leaves, treedef)
-    checks.check_state(in_parts, lifted.layout, treedef, leaves, chosen)
+    engine = _chain_of(tx)._engine
+    inputs = engine.inputs(params)
+    in_parts, _ = _in_parts(state, inputs)
+    engine.layout.read(in_parts, inputs)
     is_part = lambda x: isinstance(x, Part)  # noqa: E731
     return jax.tree.map(as_array, in_parts, is_leaf=is_part)
 
@@ -271,7 +275,7 @@ def _chain_of(tx: Any) -> Chain | Rule:
     return tx.tx
 
 
-def _packed(state: ChainState, layout: checks.Layout, treedef: Any, packing: Packing | None) -> PackedState:
+def _packed(state: ChainState, layout: Layout, treedef: Any, packing: Packing | None) -> PackedState:
     """A state with the slots of these leaves packed; of none, as it is."""
 
     groups = packing.groups if packing is not None else ()
@@ -292,21 +296,21 @@ def _packed(state: ChainState, layout: checks.Layout, treedef: Any, packing: Pac
     return knowing(PackedState, known_to(state))(state.count, state.hyperparams, slots)
 
 
-def _in_parts(state: PackedState, leaves: Leaves, treedef: Any) -> tuple[ChainState, Packing | None]:
+def _in_parts(state: PackedState, tree: FlatTree) -> tuple[ChainState, Packing | None]:
     """The state of the chain, in which packed leaves are parts of the flat arrays, and what is packed."""
     if not isinstance(state, PackedState):
         hint = " pack_state packs one." if isinstance(state, ChainState) else ""
         raise TypeError(f"packed: expected the PackedState that init returned, found {type(state).__name__}.{hint}")
     packings: set[Packing] = set()
 
-    def tree(name: str, slot: Any) -> Any:
+    def in_parts(name: str, slot: Any) -> Any:
         if not isinstance(slot, PackedSlot):
             return slot
         packing = slot.packing
         if packing not in packings:
-            packing.check(leaves)
+            packing.check(tree.named)
             packings.add(packing)
-        arrays = checks.leaves_like(treedef, slot.leaves)
+        arrays = leaves_like(tree.treedef, slot.leaves)
         for group, flat in zip(packing.groups, slot.flat, strict=True):
             if flat is None:
                 continue
@@ -319,9 +323,10 @@ def _in_parts(state: PackedState, leaves: Leaves, treedef: Any) -> tuple[ChainSt
                 )
             for i, part in zip(group, split(flat, shapes), strict=True):
                 arrays[i] = part
-        return slot.leaves if arrays is None else treedef.unflatten(arrays)
+        return slot.leaves if arrays is None else tree.treedef.unflatten(arrays)
 
     slots = {
-        rule: {slot: tree(f"{rule}.{slot}", value) for slot, value in own.items()} for rule, own in state.slots.items()
+        rule: {slot: in_parts(f"{rule}.{slot}", value) for slot, value in own.items()}
+        for rule, own in state.slots.items()
     }
     return knowing(ChainState, known_to(state))(state.count, state.hyperparams, slots), next(iter(packings), None)

@@ -10,7 +10,7 @@ import optax
 from gradtx._chain import chain, seal, started
 from gradtx._core import selectors
 from gradtx._core.mesh import puts_constants, starts
-from gradtx._engine import checks
+from gradtx._engine import inputs
 from gradtx._engine.transformation import Transformation, check_transformation, made_by
 from gradtx._wrappers.base import Wrapper
 from gradtx.rules import freeze
@@ -134,11 +134,11 @@ class partition(Wrapper):
         if not isinstance(state, PartitionState) or set(state.parts) != set(named):
             found = f"parts {sorted(state.parts)}" if isinstance(state, PartitionState) else type(state).__name__
             raise TypeError(f"partition: update needs the PartitionState of {sorted(named)}, found {found}")
-        filled, given = checks.filled(updates, params)
-        leaves, treedef = selectors.flatten_with_paths(filled)
-        parts = self.part_of(leaves, treedef)
-        values = given or [leaf for _, leaf in leaves]
-        others = None if params is None else checks.flatten_like(treedef, leaves, params, "parameters", "updates")
+        filled, given = inputs.filled(updates, params)
+        flat = inputs.FlatTree.of(filled, "updates")
+        treedef, parts = flat.treedef, self.part_of(flat.named, flat.treedef)
+        values = given or flat.leaves
+        others = None if params is None else flat.like(params, "parameters")
         out: list[Any] = list(values)
         after = {}
         for part, tx in named.items():

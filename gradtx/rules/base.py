@@ -21,7 +21,7 @@ from gradtx._core.limits import Limits, checked, scheduled
 from gradtx._core.numerics import split
 from gradtx._core.selectors import selector
 from gradtx._engine.checks import check_injected
-from gradtx._engine.engine import Lifted
+from gradtx._engine.engine import Engine
 from gradtx._engine.transformation import Value, unfilled
 
 Hyper = ArrayLike | Callable[[jax.Array], Any]
@@ -136,8 +136,8 @@ class Rule(Value, AbstractRule):
         return (self,)
 
     @functools.cached_property
-    def _lifted(self) -> Lifted:
-        return Lifted((copy.copy(self),))  # a rule that held itself would be a circle
+    def _engine(self) -> Engine:
+        return Engine((copy.copy(self),))  # a rule that held itself would be a circle
 
     def hyperparameters(self) -> dict[str, Any]:
         """The fields declared with ``hyper`` that are not None."""
@@ -155,7 +155,7 @@ class Rule(Value, AbstractRule):
     def blank(self) -> Rule:
         """The rule with blanks for its hyperparameters, and with nothing said of where."""
         kind = type(self)
-        fields = {name: value for name, value in vars(self).items() if name != "_lifted"} | {"where": None}
+        fields = {name: value for name, value in vars(self).items() if name != "_engine"} | {"where": None}
         if not reads_itself(kind):
             for name, value in self.hyperparameters().items():
                 fields[name] = BlankSchedule(kind, name) if callable(value) else Blank(kind, name)

@@ -19,6 +19,7 @@ import optax
 
 import gradtx as gx
 from gradtx._core import verification
+from gradtx._engine.layout import Kind
 from gradtx._engine.transformation import Transformation
 from gradtx._inspect.tables import columns, width
 from gradtx.testing._compare import check, close, finite, own_buffers, same_types
@@ -68,8 +69,8 @@ def _real_only(tx: Transformation) -> bool:
 
 def _own_slots(tx: Transformation, state: Any) -> Any:
     """Slots of rules that map one array at a time: what a rule that maps whole trees keeps is its own affair."""
-    layout = tx._lifted.layout.slots
-    return {rule: own for rule, own in state.slots.items() if "whole" not in layout[rule].values()}
+    layout = tx._engine.layout.slots
+    return {rule: own for rule, own in state.slots.items() if Kind.TREE not in layout[rule].values()}
 
 
 def is_an_optax_transformation(tx: Transformation) -> None:
@@ -373,9 +374,9 @@ def stores_slots_as_told(tx: Transformation) -> None:
     """state_dtype="bfloat16" stores slots so, and arithmetic stays in float32"""
     p, narrow = params(), gx.chain(tx, state_dtype="bfloat16")
     state = narrow.init(p)
-    for rule, kinds in narrow._lifted.layout.slots.items():
+    for rule, kinds in narrow._engine.layout.slots.items():
         for slot, kind in kinds.items():
-            if kind.endswith("leaf"):
+            if kind.of_leaf:
                 dtypes = {str(x.dtype) for x in jax.tree.leaves(state.slots[rule][slot])}
                 check(dtypes == {"bfloat16"}, f"slot {rule}.{slot} is stored in {', '.join(dtypes)}")
     updates, after = _steps(narrow, p)

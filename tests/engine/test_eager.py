@@ -18,6 +18,7 @@ from flax import nnx
 
 import gradtx as gx
 from gradtx._core.blank import reads_itself
+from gradtx._engine.eager import blanks_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -237,7 +238,7 @@ def test_a_rule_that_calls_its_own_schedule():
 def test_no_rule_of_ours_reads_its_own_numbers(name):
     """A step would be compiled for each of them."""
     tx = gx.chain(catalog.RULES[name])
-    blanks = tx._lifted.blanks()
+    blanks = blanks_of(tx._engine)
     state = jax.eval_shape(tx.init, P)
     jax.eval_shape(lambda p, s: blanks.run(p, s, p, {}, True), P, state)
     assert not any(reads_itself(type(rule)) for rule in tx.rules)

@@ -331,7 +331,7 @@ def test_rules_of_users():
 def test_weights_and_schedules_are_those_of_the_chain_itself(name):
     tx = OPTAX[name][0](RATE)
     params, state = trained(tx, start(), tx.init(start()), 0, BEFORE)
-    found = tx._lifted.after(tx.init(params), params, BEFORE)
+    found = tx._engine.after(tx.init(params), params, BEFORE)
     assert int(found.count) == BEFORE
     close(found.hyperparams, state.hyperparams)
     for rule, own in state.slots.items():

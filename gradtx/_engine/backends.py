@@ -1,0 +1,210 @@
+"""Executors: ways to map one function over many leaves, and to sum over them.
+
+An executor knows leaves and dtypes, and no rule by name. The reference hands each leaf to JAX; every other one gives
+the same result, and is tested against it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import jax
+
+from gradtx import native
+from gradtx._core.numerics import Numbers, SumOver, sum_over
+from gradtx._engine.fuse import Fused
+from gradtx._engine.plan import Place
+from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
+from gradtx.native._parts import as_array
+
+
+class Executor(Protocol):
+    """A way to run a function of one array over many leaves."""
+
+    def map_leaves(
+        self,
+        fn: Fused,
+        leaves: Sequence[tuple[jax.Array, ...]],
+        shared: Sequence[jax.Array],
+        local: Sequence[Numbers],
+        aliases: Mapping[int, int],
+    ) -> Sequence[Sequence[jax.Array]]:
+        """``fn(*arrays, *scalars, *shared)`` for the arrays of each leaf and its own of each list of scalars.
+
+        An array may be a ``Part`` of a flat one; then the output in its place may be one too.
+        """
+        ...
+
+    @property
+    def total(self) -> SumOver:
+        """The sum of a function, of one array of each column, over all elements of all arrays, or of each row."""
+        ...
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Reference:
+    """Leaf by leaf, and the fusing is left to XLA."""
+
+    @property
+    def total(self) -> SumOver:
+        return sum_over
+
+    def map_leaves(self, fn, leaves, shared, local, aliases):
+        return [_run(fn, *map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
+
+
+class _NativeSums(SumOver):
+    def __call__(self, fn, *columns):
+        return sum_leaves(fn, list(zip(*columns, strict=True)))
+
+    def each(self, fn, *columns, local=()):
+        return sum_each(fn, list(zip(*columns, strict=True)), local=local)
+
+
+_NATIVE_SUMS = _NativeSums()
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Native:
+    """Many leaves in one call of the compiled kernel, wherever that can run."""
+
+    @property
+    def total(self) -> SumOver:
+        return _NATIVE_SUMS
+
+    def map_leaves(self, fn, leaves, shared, local, aliases):
+        return map_leaves(fn, leaves, shared, local, aliases)[0]
+
+
+REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for one serves every step
+
+
+class _SurveyedSums(SumOver):
+    def __init__(self, reasons: list[str | None]):
+        self.reasons = reasons
+
+    def __call__(self, fn, *columns):
+        rows = dict.fromkeys(tuple((x.shape, x.dtype) for x in row) for row in zip(*columns, strict=True))
+        self.reasons += [native.supports(fn, [jax.ShapeDtypeStruct(*aval) for aval in row]) for row in rows]
+        return super().__call__(fn, *columns)
+
+
+class Survey(Reference):
+    """The reference, which notes of each function that it maps why the kernel would not: None if it would."""
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # each notes for itself
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __init__(self):
+        self.reasons: list[str | None] = []
+
+    @property
+    def total(self) -> SumOver:
+        return _SurveyedSums(self.reasons)
+
+    def map_leaves(self, fn, leaves, shared, local, aliases):
+        avals = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in map(as_array, leaves[0])]
+        reason = native.supports(fn, avals, len(local) + len(shared))
+        if reason is not None:
+            names = [
+                rule.name or rule.label
+                for rule, alone, own in fn.apart(avals[: len(fn.launch.reads)])
+                if native.supports(alone, own, len(alone.coefficients[0])) is not None
+            ]
+            reason = f"{', '.join(dict.fromkeys(names))}: {reason}" if 0 < len(names) < len(fn.rules) else reason
+        self.reasons.append(reason)
+        return super().map_leaves(fn, leaves, shared, local, aliases)
+
+    @property
+    def place(self) -> Place:
+        """Where all that was mapped would run."""
+        if (elsewhere := _elsewhere()) is not None:
+            return Place("in XLA", f"no kernel: {elsewhere}")
+        reasons = list(dict.fromkeys(reason for reason in self.reasons if reason is not None))
+        if not reasons:
+            return Place("in the kernel")
+        where = "in XLA" if None not in self.reasons else "in XLA and the kernel"
+        return Place(where, f"not in the kernel: {'; '.join(reasons)}", exact=False)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(fn: Fused, *operands: jax.Array) -> tuple[jax.Array, ...]:
+    """Traced once for all leaves of one kind, and inlined by XLA."""
+    return fn(*operands)
+
+
+Name = Literal["auto", "reference", "native"]
+
+_chosen = jax.make_user_context("auto")  # part of the key of jit's cache, so that another choice compiles anew
+
+
+def executor(name: Name) -> Any:
+    """How chains run in this context: ``with executor("reference"): ...``.
+
+    Results are the same up to rounding, a few ulp a step, and up to the least normal number (1.2e-38 in float32), below
+    which XLA's CPU code takes numbers for 0, and the kernel only where it calculates. What jit has compiled under
+    another choice is compiled anew.
+    For the whole process use ``set_executor``.
+
+    Args:
+        name: "reference": leaf by leaf in JAX. "native": many leaves in one call of the compiled kernel; where it
+            cannot run (other devices, several devices, derivatives, ``vmap``, functions it does not know), it is the
+            reference by itself. "auto", the default: native where the kernel was built and the default backend is the
+            CPU, else the reference. ``gradtx.native.available()`` says whether the kernel was built, and why not.
+
+    Raises:
+        ValueError: for another name.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, params = gradtx.adam(0.1), jnp.array([1.0, -2.0])
+    >>> with gradtx.executor("reference"):
+    ...     print(gradtx.step(tx, params, params, tx.init(params))[0])
+    [ 0.9 -1.9]
+    """
+    return _chosen(_known(name))
+
+
+def set_executor(name: Name) -> None:
+    """How chains run in this process, wherever no ``with executor(...)`` says otherwise; at first "auto".
+
+    Args:
+        name: as for ``executor``.
+
+    Raises:
+        ValueError: for another name.
+
+    >>> import gradtx
+    >>> gradtx.set_executor("auto")
+    """
+    _chosen.set_global(_known(name))
+
+
+def _known(name: str) -> str:
+    if name not in ("auto", "reference", "native"):
+        raise ValueError(f"gradtx: executor must be 'auto', 'reference' or 'native', found {name!r}")
+    return name
+
+
+def current(traced: bool) -> Executor:
+    """The executor that is chosen here, for arrays that are traced or have values."""
+    name = _chosen.value
+    if name == "auto":  # what the kernel runs is compiled first, which only a trace does once for many steps
+        name = "native" if traced and _elsewhere() is None else "reference"
+    return NATIVE if name == "native" else REFERENCE
+
+
+def _elsewhere() -> str | None:
+    """The reason why compiled steps do not run in the kernel here; None if they do."""
+    if _chosen.value == "reference":
+        return "the executor is 'reference'"
+    if not native.available():
+        return str(native.available())
+    return None if jax.default_backend() == "cpu" else f"the device is a {jax.default_backend().upper()}"

@@ -1,0 +1,311 @@
+"""The run of a plan: pass by pass, from the arrays of each leaf before the step to those after it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradtx._core import methods
+from gradtx._core.contract import AbstractRule, Trees
+from gradtx._core.dtypes import promoted
+from gradtx._core.numerics import Numbers, in_order, real_dtype
+from gradtx._engine.backends import Executor, Survey
+from gradtx._engine.fuse import Fused, widened_to
+from gradtx._engine.inputs import Inputs, Members
+from gradtx._engine.plan import Batch, Key, Lane, Launch, Leaf, Pass, Place, Plan, Slot
+
+Coefficients = dict[str, jax.Array]
+
+Arrays = dict[Key, Any]
+"""The arrays of one leaf by what they hold; slots may be ``Part`` of flat ones."""
+
+
+class Work(NamedTuple):
+    """One step of a chain, ready to run.
+
+    Attributes:
+        plan: how.
+        inputs: the updates taken apart.
+        coefficients: per rule, what its ``tick`` gave, by the rules that act on a leaf (``Leaf.members``).
+        updates: per leaf, the incoming updates as they are stored.
+        params: per leaf, the parameters as they are stored, or None.
+        slots: per rule, {slot: one array (or ``Part`` of a flat one) per leaf, None where it does not act}.
+        trees: the states of rules that map whole trees, by the positions of the rules.
+        extra: the extra arguments of ``update``, for rules that map whole trees.
+        count: steps taken before this one, for rules that map whole trees.
+    """
+
+    plan: Plan
+    inputs: Inputs
+    coefficients: Mapping[Members, Sequence[Coefficients]]
+    updates: Sequence[jax.Array]
+    params: Sequence[jax.Array] | None
+    slots: Sequence[Mapping[str, Sequence[Any]]]
+    trees: Mapping[int, Any]
+    extra: dict[str, Any]
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as states do
+
+
+class Result(NamedTuple):
+    """What a step gives: per leaf the update, or the parameter after it, and the slots and trees one step on."""
+
+    leaves: list[Any]
+    slots: list[dict[str, list[Any]]]
+    trees: dict[int, Any]
+
+
+def execute(work: Work, executor: Executor) -> Result:
+    """The step."""
+    return _Run(work, executor).result()
+
+
+def survey(work: Work) -> list[Place]:
+    """Where each pass of a step would run; to be traced."""
+    places = []
+    run = _Run(work, Survey())
+    for k, one in enumerate(work.plan.passes):
+        run.executor = executor = Survey()
+        if one.maps_trees:
+            run.skip(k)
+        else:
+            run.take(k)
+        places.append(executor.place if executor.reasons else Place())
+    return places
+
+
+class _Run:
+    """A step on its way: the arrays of each leaf, as the passes so far have left them."""
+
+    def __init__(self, work: Work, executor: Executor):
+        self.work, self.plan, self.executor = work, work.plan, executor
+        self.trees = dict(work.trees)
+        self.arrays: list[Arrays] = [{Lane.DIRECTION: update, Lane.INCOMING: update} for update in work.updates]
+        for arrays, param in zip(self.arrays, work.params or (), strict=False):
+            arrays[Lane.PARAM] = param
+        for r, slots in enumerate(work.slots):
+            for name, column in slots.items():
+                for arrays, x in zip(self.arrays, column, strict=True):
+                    if x is not None:
+                        arrays[Slot(r, name)] = x
+
+    def result(self) -> Result:
+        for k, one in enumerate(self.plan.passes):
+            if one.maps_trees:
+                self._map_trees(one.rules.start)
+            else:
+                self.take(k)
+        for batch in self.plan.batches:
+            self._finish(batch)
+        lane = Lane.PARAM if self.plan.applies else Lane.UPDATE
+        slots = [
+            {name: [arrays.get(Slot(r, name)) for arrays in self.arrays] for name in names}
+            for r, names in enumerate(self.work.slots)
+        ]
+        return Result([arrays.get(lane) for arrays in self.arrays], slots, self.trees)
+
+    def take(self, k: int) -> None:
+        """One pass over the leaves."""
+        one = self.plan.passes[k]
+        measured = self._measure(one.rules.start) if one.measures else None
+        for batch in self.plan.batches:
+            if one.acts_on(batch.leaf):
+                launch = self.plan.launch(k, batch.leaf)
+                shared, local = self._coefficients(one, launch, batch, measured)
+                self._map(launch, batch, shared, local)
+
+    def skip(self, k: int) -> None:
+        """A pass over whole trees as if it gave what it got."""
+        r = self.plan.passes[k].rules.start
+        for batch in self.plan.batches:
+            if batch.leaf.members[r]:
+                for i in batch.leaves:
+                    direction = self.arrays[i][Lane.DIRECTION].astype(batch.leaf.dtype)
+                    self._write_direction(r, i, batch.leaf, direction, direction)
+
+    def _finish(self, batch: Batch) -> None:
+        """The step, or a cast of the direction, if no pass has done it."""
+        if (launch := self.plan.last_launch(batch.leaf)) is not None:
+            self._map(launch, batch, [], [])
+        for i in batch.leaves:
+            if not self.plan.applies and Lane.UPDATE not in self.arrays[i]:
+                self.arrays[i][Lane.UPDATE] = self.arrays[i][Lane.DIRECTION].astype(batch.leaf.update)
+
+    # -- One function over a batch ------------------------------------------------------------------------------------
+
+    def _map(
+        self, launch: Launch, batch: Batch, shared: Sequence[Coefficients], local: Sequence[Mapping[str, Numbers]]
+    ) -> None:
+        """Runs a launch over a batch; ``local``: of its first rules, the coefficients that each leaf has of its own."""
+        fn = Fused(
+            launch,
+            tuple(self.plan.rules[r] for r in launch.rules),
+            tuple(tuple(one) for one in (*local, *shared)),
+            batch.leaf.dtype,
+            batch.leaf.update,
+        )
+        mapped = self.executor.map_leaves(
+            fn,
+            [tuple(self.arrays[i][buffer.key] for buffer in launch.reads) for i in batch.leaves],
+            [x for one in shared for x in one.values()],
+            [x for one in local for x in one.values()],
+            dict(launch.in_place),
+        )
+        written = [buffer.key for buffer in launch.writes]
+        for i, results in zip(batch.leaves, mapped, strict=True):
+            arrays = self.arrays[i]
+            if launch.freezes:
+                arrays[Lane.GRADIENT] = arrays[Lane.DIRECTION]
+            arrays |= zip(written, results, strict=True)
+
+    def _coefficients(
+        self, one: Pass, launch: Launch, batch: Batch, measured: Measured | None
+    ) -> tuple[list[Coefficients], list[Mapping[str, Numbers]]]:
+        """The coefficients of each rule that are the same for the batch, and those that each leaf has of its own.
+
+        Of a rule that measured each leaf, which is the first, all are the leaf's own.
+        """
+        dtype = real_dtype(batch.leaf.dtype)
+        shared = [_cast(self.work.coefficients[batch.leaf.members][r], dtype) for r in launch.rules]
+        if measured is None or launch.rules[0] != one.rules.start:
+            return shared, []
+        rule, (numbers, places) = self.plan.rules[launch.rules[0]], measured
+        columns = numbers if isinstance(numbers, dict) else {"": numbers}
+        # A norm over leaves of two widths may be none of the narrow.
+        wide = promoted(dtype, *(x[0].dtype for x in columns.values()))
+        given = _cast(shared[0], wide)
+
+        def settled(number: Coefficients) -> Coefficients:
+            return _settled(rule, wide, dtype, given, number if isinstance(numbers, dict) else number[""])
+
+        if rule.scope == "tree":
+            return [settled({name: x[0] for name, x in columns.items()}), *shared[1:]], []
+        order = [places[i] for i in batch.leaves]
+        if not any(isinstance(x, list) for x in columns.values()):
+            return shared[1:], [jax.vmap(settled)({name: in_order(x, order) for name, x in columns.items()})]
+        each = [settled({name: x[i] for name, x in columns.items()}) for i in order]
+        return shared[1:], [{name: [one[name] for one in each] for name in each[0]}]
+
+    # -- Measurements -------------------------------------------------------------------------------------------------
+
+    def _measure(self, r: int) -> Measured | None:
+        """What a rule measures of the leaves that it acts on, if there are any."""
+        rule = self.plan.rules[r]
+        acts = [(i, batch.leaf) for batch in self.plan.batches if batch.leaf.members[r] for i in batch.leaves]
+        seen = {i: self._seen(r, i, leaf) for i, leaf in sorted(acts, key=lambda one: one[0])}
+        if not seen:
+            return None
+        if rule.scope == "leaf":
+            numbers = _measured(rule, self.executor, [[leaf] for leaf in seen.values()])
+            return Measured(numbers, {i: place for place, i in enumerate(seen)})
+        return Measured(_measured(rule, self.executor, [list(seen.values())]), dict.fromkeys(seen, 0))
+
+    def _seen(self, r: int, i: int, leaf: Leaf) -> dict[str, jax.Array]:
+        """The lanes of a leaf that a measurement reads."""
+        arrays = self.arrays[i]
+        direction = arrays[Lane.DIRECTION].astype(leaf.dtype)
+        lanes = {Lane.DIRECTION: direction, Lane.GRADIENT: direction}
+        if self.plan.is_accumulated(leaf, r):
+            lanes[Lane.GRADIENT] = arrays[Lane.GRADIENT].astype(leaf.dtype)
+        if self.plan.has_second_moment(leaf, r):
+            lanes[Lane.SECOND_MOMENT] = arrays[Lane.SECOND_MOMENT]
+        if Lane.PARAM in arrays:
+            lanes[Lane.PARAM] = widened_to(arrays[Lane.PARAM], leaf.dtype)
+        return {lane.value: x for lane, x in lanes.items() if lane.value in self.plan.rules[r].reads}
+
+    # -- Whole trees --------------------------------------------------------------------------------------------------
+
+    def _map_trees(self, r: int) -> None:
+        """A rule that maps whole trees, which have None where it does not act."""
+        rule, work = self.plan.rules[r], self.work
+        acts = {i: batch.leaf for batch in self.plan.batches if batch.leaf.members[r] for i in batch.leaves}
+        coefficients = next((given[r] for members, given in work.coefficients.items() if members[r]), {})
+        if rule.hyperparameters() and not acts:
+            return
+        resting = work.inputs.resting
+        as_it_is = {i: rests.gradient for i, rests in resting.items() if rests.members[r]}
+
+        def tree(leaves: Mapping[int, Any]) -> Any:
+            return work.inputs.unflatten([leaves.get(i) for i in range(len(self.arrays))])
+
+        def lane(key: Lane) -> dict[int, Any]:
+            return {i: self.arrays[i][key].astype(leaf.dtype) for i, leaf in acts.items()}
+
+        directions = lane(Lane.DIRECTION)
+        gradients = {
+            i: self.arrays[i][Lane.GRADIENT].astype(leaf.dtype) if self.plan.is_accumulated(leaf, r) else directions[i]
+            for i, leaf in acts.items()
+        }
+        params = None
+        if work.params is not None:
+            params = {i: widened_to(work.params[i], real_dtype(leaf.dtype)) for i, leaf in acts.items()}
+            params = tree(params | {i: work.params[i] for i in as_it_is})
+        trees = Trees(
+            tree(lane(Lane.INCOMING) | as_it_is),
+            tree(gradients | as_it_is),
+            tree(directions | as_it_is),
+            params,
+            work.extra,
+            work.count,
+            self.executor,
+            coefficients,
+        )
+        mapping = _mapped if rule.pure else _map_trees
+        updates, self.trees[r] = mapping(rule, trees, self.trees[r])
+        for i, u in enumerate(work.inputs.treedef.flatten_up_to(updates)):
+            if i in as_it_is:
+                resting[i] = resting[i]._replace(gradient=u)
+            elif i in acts:
+                self._write_direction(r, i, acts[i], directions[i], u.astype(acts[i].dtype))
+
+    def _write_direction(self, r: int, i: int, leaf: Leaf, before: jax.Array, after: jax.Array) -> None:
+        if self.plan.rules[r].accumulates and not self.plan.is_accumulated(leaf, r):
+            self.arrays[i][Lane.GRADIENT] = before
+        self.arrays[i][Lane.DIRECTION] = after
+
+
+class Measured(NamedTuple):
+    """What a rule measures: numbers, or several by name, and the place of each leaf's among them."""
+
+    numbers: Numbers | dict[str, Numbers]
+    places: dict[int, int]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measured(rule: AbstractRule, executor: Executor, groups: list[list[dict[str, jax.Array]]]) -> Any:
+    """Outside of ``jit`` compiled once: a loop that each call makes anew would be compiled anew."""
+    return methods.measured(
+        rule, [[methods.to_measure(rule, lanes) for lanes in group] for group in groups], executor.total
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _settled(rule: AbstractRule, wide: jnp.dtype, dtype: jnp.dtype, given: Coefficients, number: Any) -> Coefficients:
+    """Traced once for all leaves, and outside of ``jit`` compiled once for all steps."""
+    return _cast(methods.settled(rule, given, jax.tree.map(lambda x: x.astype(wide), number)), dtype)
+
+
+def _map_trees(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:
+    return methods.check_tree(rule, rule.apply_tree(trees, state), trees.direction)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(
+    rule: AbstractRule, treedef: Any, places: tuple[int, ...], distinct: list[Any], state: Any
+) -> tuple[Any, Any]:
+    return _map_trees(rule, treedef.unflatten([distinct[place] for place in places]), state)
+
+
+def _mapped(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:
+    """A pure rule outside of ``jit`` compiled once; it reads no extra arguments. One array stays one in all trees."""
+    leaves, treedef = jax.tree.flatten(trees._replace(extra={}))
+    distinct = {id(x): x for x in leaves}
+    place = {key: i for i, key in enumerate(distinct)}
+    return _compiled(rule, treedef, tuple(place[id(x)] for x in leaves), list(distinct.values()), state)
+
+
+def _cast(coefficients: Coefficients, dtype: jnp.dtype) -> Coefficients:
+    return {name: value.astype(dtype) for name, value in coefficients.items()}

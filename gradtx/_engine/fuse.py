@@ -1,0 +1,89 @@
+"""The rules of one pass as one function of arrays and scalars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradtx._core import methods
+from gradtx._core.contract import AbstractRule
+from gradtx._core.numerics import added, real_dtype, widest
+from gradtx._core.signal import Signal
+from gradtx._engine.plan import Buffer, Lane, Launch, Slot
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A launch as a function: its buffers and the coefficients in, its buffers out. A value, equal for what is equal.
+
+    Attributes:
+        launch: the buffers.
+        rules: those of the launch.
+        coefficients: per rule, the names of its coefficients, which come in this order behind the buffers.
+        dtype: that arithmetic happens in.
+        update: the dtype that the update is rounded to.
+    """
+
+    launch: Launch
+    rules: tuple[AbstractRule, ...]
+    coefficients: tuple[tuple[str, ...], ...]
+    dtype: jnp.dtype
+    update: jnp.dtype
+
+    def __call__(self, *operands: jax.Array) -> tuple[jax.Array, ...]:
+        rest = iter(operands)
+        arrays: dict[Any, jax.Array] = {buffer.key: next(rest) for buffer in self.launch.reads}
+        signal, is_accumulated = self._signal(arrays), Lane.GRADIENT in arrays
+        stored = arrays.get(Lane.PARAM)
+        param = None if stored is None else widened_to(stored, self.dtype)
+        for r, rule, names in zip(self.launch.rules, self.rules, self.coefficients, strict=True):
+            c = {name: next(rest) for name in names}
+            slots = {
+                key.name: widened_to(arrays[key], real_dtype(self.dtype))
+                for key in arrays
+                if isinstance(key, Slot) and key.rule == r
+            }
+            before = signal.gradient
+            signal, after = methods.applied(rule, signal, slots, param if rule.needs_params else None, c)
+            arrays |= {Slot(r, name): x for name, x in after.items()}
+            is_accumulated = is_accumulated or bool(rule.accumulates)
+            if not is_accumulated:
+                signal = signal._replace(gradient=signal.direction)
+            elif not rule.filters:
+                signal = signal._replace(gradient=before)
+        arrays |= zip((Lane.GRADIENT, Lane.DIRECTION, Lane.SECOND_MOMENT), signal, strict=True)
+        arrays[Lane.UPDATE] = signal.direction.astype(self.update)
+        if stored is not None:
+            arrays[Lane.PARAM] = added(stored, arrays[Lane.UPDATE])
+        return tuple(arrays[buffer.key].astype(buffer.dtype) for buffer in self.launch.writes)
+
+    def _signal(self, arrays: dict[Any, jax.Array]) -> Signal:
+        direction = arrays[Lane.DIRECTION].astype(self.dtype)
+        gradient = arrays.get(Lane.GRADIENT)
+        return Signal(
+            direction if gradient is None else gradient.astype(self.dtype), direction, arrays.get(Lane.SECOND_MOMENT)
+        )
+
+    def apart(self, avals: Sequence[Any]) -> Iterator[tuple[AbstractRule, Fused, list[Any]]]:
+        """Each rule, the function of it alone, and its operands' abstract values."""
+        given = dict(zip((buffer.key for buffer in self.launch.reads), avals, strict=True))
+        like = avals[0]
+        for r, rule, names in zip(self.launch.rules, self.rules, self.coefficients, strict=True):
+            reads = [Buffer(Lane.DIRECTION, self.dtype), Buffer(Lane.GRADIENT, self.dtype)]
+            if rule.second_moment in ("edits", "uses"):
+                reads.append(Buffer(Lane.SECOND_MOMENT, real_dtype(self.dtype)))
+            slots = [b for b in self.launch.reads if isinstance(b.key, Slot) and b.key.rule == r]
+            kept = [*(b for b in self.launch.reads if b.key is Lane.PARAM), *slots]
+            launch = Launch((r,), (*reads, *kept), (Buffer(Lane.UPDATE, self.update), *slots), ())
+            alone = replace(self, launch=launch, rules=(rule,), coefficients=(names,))
+            lanes = [jax.ShapeDtypeStruct(like.shape, buffer.dtype) for buffer in reads]
+            yield rule, alone, [*lanes, *(given[buffer.key] for buffer in kept)]
+
+
+def widened_to(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """An array in this dtype, or in its own if that is wider."""
+    return x.astype(widest(x.dtype, dtype))

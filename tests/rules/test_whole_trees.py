@@ -1,0 +1,211 @@
+"""Rules that see whole leaves and trees: leaves of any number of axes, what is refused, what is zero, huge or NaN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradtx as gx
+
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+
+RNG = np.random.default_rng(0)
+G = RNG.normal(size=(7, 3, 2, 4))
+
+
+def outs(tx, gradients=G, params=None):
+    """What comes out for each gradient."""
+    p = jnp.zeros_like(gradients[0]) if params is None else jnp.asarray(params)
+    return np.asarray(
+        jax.jit(lambda: jax.lax.scan(lambda s, g: tx.update(g, s, p)[::-1], tx.init(p), jnp.asarray(gradients))[1])()
+    )
+
+
+def outer(g, axis):
+    rows = np.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
+    return rows @ rows.T
+
+
+def along(g, axis, matrix):
+    """The matrix times each column of the leaf along an axis."""
+    return np.moveaxis(np.tensordot(matrix, np.moveaxis(g, axis, 0), 1), 0, axis)
+
+
+@pytest.mark.parametrize(("decay", "every", "largest"), [(None, 1, 9), (0.9, 3, 9), (None, 2, 3)])
+def test_kronecker_roots_of_three_axes(decay, every, largest):
+    """H^(−1/6) along each axis, or of its diagonal where the axis is long, made anew every so many steps."""
+    factors, roots, expected = [0.0] * 3, [np.eye(1)] * 3, []
+    for t, g in enumerate(G):
+        for a, n in enumerate(g.shape):
+            new = outer(g, a)
+            factors[a] = factors[a] + new if decay is None else decay * factors[a] + (1 - decay) * new
+            if t % every == 0:
+                h = factors[a] if n <= largest else np.diag(np.diag(factors[a]))
+                values, vectors = np.linalg.eigh(h + 0.1 * np.eye(n))
+                roots[a] = vectors @ np.diag(values ** (-0.5 / 3)) @ vectors.T
+        for a, root in enumerate(roots):
+            g = along(g, a, root)
+        expected.append(g)
+    tx = gx.scale_by_kronecker_root(decay, 0.1, every=every, largest=largest)
+    np.testing.assert_allclose(outs(tx), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("every", "largest"), [(1, 9), (3, 3)])
+def test_eigenbases_of_three_axes(every, largest):
+    """The basis follows by one product and one decomposition; a long axis keeps its elements."""
+    axes = [a for a, n in enumerate(G.shape[1:]) if n <= largest]
+    bases, factors, s, expected = {}, dict.fromkeys(axes, 0.0), 0.0, []
+    for t, g in enumerate(G):
+        u = g
+        for a, q in bases.items():
+            u = along(u, a, q.T)
+        if t:
+            s = 0.8 * s + 0.2 * u**2
+            u = u / (np.sqrt(s) + 0.01)
+        for a, q in bases.items():
+            u = along(u, a, q)
+        expected.append(u if t else 0 * u)
+        for a in axes:
+            factors[a] = 0.9 * factors[a] + 0.1 * outer(g, a)
+            if t == 0:
+                bases[a] = np.linalg.eigh(factors[a])[1][:, ::-1]
+            elif t % every == 0:
+                order = np.argsort(-np.diag(bases[a].T @ factors[a] @ bases[a]))
+                s, bases[a] = np.take(s, order, a), np.linalg.qr(factors[a] @ bases[a][:, order])[0]
+    tx = gx.scale_by_eigenbasis_rms(0.8, 0.01, 0.9, every=every, largest=largest)
+    np.testing.assert_allclose(outs(tx), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_debias_knows_the_weight_in_the_basis():
+    """Of s, which begins with the second gradient: 1 − 0.8ᵗ⁻¹; the direction before it has the weight 1."""
+    tx = gx.chain(gx.scale_by_eigenbasis_rms(0.8, 0.01, 0.9), gx.debias())
+    plain = outs(gx.scale_by_eigenbasis_rms(0.8, 0.01, 0.9))
+    weights = 1 - 0.8 ** np.arange(len(G)).reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(outs(tx), plain * np.sqrt(weights), rtol=1e-12)
+
+
+def test_sm3_of_three_axes():
+    """Element by element: what is held for an axis is the most of all that share its place there."""
+    held, expected = [np.zeros(n) for n in G.shape[1:]], []
+    gradients = G * (np.arange(4) > 0)  # of the first place on the last axis there is no gradient
+    for g in gradients:
+        v = np.empty(g.shape)
+        for i, j, k in np.ndindex(*g.shape):
+            v[i, j, k] = min(held[0][i], held[1][j], held[2][k]) + g[i, j, k] ** 2
+        held = [v.max((1, 2)), v.max((0, 2)), v.max((0, 1))]
+        expected.append(np.where(v > 0, g / np.sqrt(v + 0.1), 0))
+    np.testing.assert_allclose(outs(gx.scale_by_sm3(0.1), gradients), expected, rtol=1e-12)
+
+
+def test_adaptive_clip_of_any_size():
+    """Slices of any scale; one with a NaN becomes NaN, and only that one; a vector is one slice."""
+    p, g = RNG.normal(size=(2, 3)), RNG.normal(size=(2, 3))
+    norm = np.linalg.norm
+    for scale in (1e-200, 1.0, 1e200):
+        tx = gx.adaptive_clip(0.3, 0.0)
+        limit = 0.3 * norm(p, axis=0) / norm(g, axis=0)
+        np.testing.assert_allclose(
+            outs(tx, scale * g[None], scale * p)[0] / scale, g * np.minimum(1, limit), rtol=1e-12
+        )
+    across = outs(gx.adaptive_clip(0.3, 0.0, output=0), g[None], p)[0]
+    np.testing.assert_allclose(across, g * np.minimum(1, 0.3 * norm(p, axis=1) / norm(g, axis=1))[:, None], rtol=1e-12)
+    vector = outs(gx.adaptive_clip(0.3, 10.0), g[:1], 0 * g[0])[0]
+    np.testing.assert_allclose(vector, g[0] * min(1, 3.0 / norm(g[0])), rtol=1e-12)
+    broken = outs(gx.adaptive_clip(), np.array([[[np.nan, 1e-9], [1.0, 0.0]]]), np.ones((2, 2)))[0]
+    np.testing.assert_array_equal(broken, [[np.nan, 1e-9], [np.nan, 0.0]])
+
+
+def test_centralize():
+    last, first = outs(gx.centralize()), outs(gx.centralize(output=0))
+    np.testing.assert_allclose(last, G - G.mean((1, 2), keepdims=True), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(first, G - G.mean((2, 3), keepdims=True), rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(outs(gx.centralize(), G[:, 0, 0]), G[:, 0, 0])
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+@pytest.mark.parametrize("over", ["leaf", "tree"])
+def test_gradient_norms(decay, over):
+    tx = gx.scale_by_gradient_norm(decay, 0.1, 0.2, over=over)
+    g = {"a": RNG.normal(size=(5, 3)), "b": RNG.normal(size=(5, 2))}
+    state, s = tx.init({"a": jnp.zeros(3), "b": jnp.zeros(2)}), dict.fromkeys(g, 0.0)
+    for t in range(5):
+        updates, state = tx.update({k: jnp.asarray(x[t]) for k, x in g.items()}, state)
+        squares = {k: float((x[t] ** 2).sum()) for k, x in g.items()}
+        if over == "tree":
+            squares = dict.fromkeys(squares, sum(squares.values()))
+        for k, x in squares.items():
+            s[k] = x if t == 0 else (s[k] + x if decay is None else 0.9 * s[k] + 0.1 * x)
+            np.testing.assert_allclose(updates[k], g[k][t] / (np.sqrt(s[k] + 0.2) + 0.1), rtol=1e-12)
+
+
+def test_distance_does_not_fall():
+    tx, p = gx.scale_by_distance(0.1), {"a": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}
+    state, factors = tx.init(p), []
+    for away in (0.0, 2.0, 1.0, 3.0, 0.0):
+        moved = {"a": p["a"] + away, "b": p["b"] + away}
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, p), state, moved)
+        factors.append(float(updates["b"][0]))
+    np.testing.assert_allclose(factors, [0.6, 2 * 3**0.5, 2 * 3**0.5, 3 * 3**0.5, 3 * 3**0.5], rtol=1e-12)
+
+
+def test_a_mean_of_all():
+    """The sum knows its weight, also of averages."""
+    mean = outs(gx.chain(gx.running_sum(), gx.debias()))
+    np.testing.assert_allclose(mean, np.cumsum(G, 0) / np.arange(1, 8).reshape(-1, 1, 1, 1), rtol=1e-12)
+    ones = outs(gx.chain(gx.momentum(0.7), gx.running_sum(), gx.debias()), np.ones((7, 2)))
+    np.testing.assert_allclose(ones, np.ones((7, 2)), rtol=1e-12)
+
+
+def test_skip_first():
+    skipped = outs(gx.chain(gx.skip_first(2), gx.momentum(0.7), gx.debias()))
+    np.testing.assert_array_equal(skipped[:2], 0)
+    np.testing.assert_allclose(skipped[2:], outs(gx.chain(gx.momentum(0.7), gx.debias()), G[2:]), rtol=1e-12)
+    seen = outs(gx.chain(gx.skip_first(1), gx.adagrad_sum(), gx.precondition(0.0)))
+    np.testing.assert_allclose(seen[1], G[1] / np.sqrt(G[0] ** 2 + G[1] ** 2), rtol=1e-12)
+
+
+def test_cautious_decay_at_zero():
+    """Where the step or the weight is 0 the decay acts as always: [u·p ≥ 0]."""
+    tx, p = gx.add_cautious_decay(0.5), np.array([2.0, 2.0, 2.0, -2.0, 0.0])
+    np.testing.assert_array_equal(outs(tx, np.array([[1.0, -1.0, 0.0, -1.0, 3.0]]), p), [[2, -1, 1, -2, 3]])
+
+
+WRONG = {
+    "every must be a number of steps, 1 or more, found 0": lambda: gx.scale_by_eigenbasis_rms(every=0),
+    "every must be a number of steps, 1 or more, found True": lambda: gx.scale_by_kronecker_root(every=True),
+    "every must be a number of steps, 1 or more, found 1.5": lambda: gx.scale_by_kronecker_root(every=1.5),  # pyright: ignore[reportArgumentType] - wrong
+    "over must be 'leaf' or 'tree', found 'all'": lambda: gx.scale_by_gradient_norm(over="all"),
+    "output must be -1, the last axis, or 0, the first, found 1": lambda: gx.centralize(output=1),
+    "output must be -1, the last axis, or 0, the first, found False": lambda: gx.adaptive_clip(output=False),
+    "steps must be an integer, 0 or more, found -1": lambda: gx.skip_first(-1),
+    "steps must be an integer, 0 or more, found True": lambda: gx.skip_first(True),
+    "seed must be an integer, found 0.5": lambda: gx.add_noise(seed=0.5),  # pyright: ignore[reportArgumentType] - wrong
+    "seed must be an integer, found True": lambda: gx.add_noise(seed=True),
+    "tx must be a gradtx chain or rule, found 1": lambda: gx.in_units_of_distance(1),  # pyright: ignore[reportArgumentType] - wrong
+    "an eps that is a schedule would not be": lambda: gx.in_units_of_distance(gx.adam(1.0, eps=lambda count: 1e-8)),
+    "value must be one number, found shape (1,)": lambda: outs_with_loss(jnp.ones(1)),
+}
+
+
+def outs_with_loss(loss):
+    tx = gx.scale_by_polyak()
+    return tx.update(jnp.ones(2), tx.init(jnp.ones(2)), value=loss)
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_is_refused(message):
+    with pytest.raises((ValueError, TypeError)) as error:
+        WRONG[message]()
+    assert message in str(error.value)
+
+
+def test_at_the_edge_of_what_is_refused():
+    assert gx.scale_by_kronecker_root(every=1) and gx.skip_first(0) and gx.centralize(output=0)
+    np.testing.assert_array_equal(outs(gx.skip_first(0)), G)
+
+
+def test_empty_leaves():
+    empty = {"x": jnp.zeros((0, 3)), "y": jnp.zeros((2, 0))}
+    for tx in (gx.centralize(), gx.adaptive_clip(), gx.scale_by_sm3(), gx.scale_by_kronecker_root(), gx.soap()):
+        updates, _ = tx.update(empty, tx.init(empty), empty)
+        assert jax.tree.map(jnp.shape, updates) == {"x": (0, 3), "y": (2, 0)}

@@ -298,6 +298,25 @@ def test_decay_mask(make):
     assert updates["bias"].tolist() == [0.0, 0.0] and float(updates["kernel"].max()) < -0.04
 
 
+def test_where_the_later_ones_disagree():
+    """The numbers of the page."""
+    shown = (Path(__file__).parents[2] / "docs" / "guide" / "disagreements.md").read_text()
+    p, g = jnp.array([3.0, 4.0]), jnp.array([0.3, -0.4])
+    for lars in (optax.lars, dialects.optax.lars):
+        tx = lars(1.0, weight_decay=0.1, trust_coefficient=1.0, momentum=0.0)
+        np.testing.assert_allclose(tx.update(g, tx.init(p), p)[0], [-5, 0], atol=1e-12)
+    row, wide = 1e-7 * jnp.eye(3)[:1], jnp.ones((256, 1024))
+    for eps, found in ((0.0, "0.6964"), (1e-7, "0.7654"), (1e-8, "0.6892")):
+        tx = gx.orthogonalize(eps=eps)
+        assert f"{float(tx.update(row, tx.init(row))[0][0, 0]):.4f}" == found and found in shown
+    for tx, found in ((gx.scale_by_shape(), 2.0), (gx.scale_by_shape(0.2), 6.4)):
+        np.testing.assert_allclose(tx.update(wide, tx.init(wide))[0], found, rtol=1e-12)
+    agrees = gx.chain(gx.momentum(0.5), gx.cautious())
+    _, state = agrees.update(jnp.ones(7), agrees.init(jnp.ones(7)))
+    updates, _ = agrees.update(jnp.where(jnp.arange(7) < 3, 1.0, -0.1), state)
+    np.testing.assert_allclose(updates, [7 / 3 * 0.75] * 3 + [0] * 4, rtol=1e-12)
+
+
 def test_the_table_in_the_docs_is_up_to_date():
     """Its chains, line by line; the figures are those of the run that wrote it."""
     shown = (Path(__file__).parents[2] / "docs" / "dialects.md").read_text()

@@ -209,3 +209,19 @@ def test_empty_leaves():
     for tx in (gx.centralize(), gx.adaptive_clip(), gx.scale_by_sm3(), gx.scale_by_kronecker_root(), gx.soap()):
         updates, _ = tx.update(empty, tx.init(empty), empty)
         assert jax.tree.map(jnp.shape, updates) == {"x": (0, 3), "y": (2, 0)}
+
+
+READ_HISTORY = (
+    *(gx.scale_by_sm3(), gx.scale_by_gradient_norm(), gx.scale_by_kronecker_root(), gx.scale_by_eigenbasis_rms()),
+    *(gx.in_units_of_distance(gx.adam(1.0)), gx.ftrl_proximal(0.1), gx.running_sum(), gx.skip_first()),
+)
+EDIT = (gx.scale_by_distance(), gx.dual_averaging(), gx.centralize(), gx.adaptive_clip(), gx.add_noise())
+
+
+@pytest.mark.parametrize("rule", [*READ_HISTORY, *EDIT], ids=lambda rule: rule.label)
+def test_what_an_accumulator_behind_it_reads(rule):
+    """The gradient as it came, behind a rule that remembers gradients; else what the rule makes of it."""
+    tx, g, p = gx.chain(rule, gx.adagrad_sum(), gx.precondition(0.0)), jnp.asarray(G[0]), jnp.ones(G[0].shape)
+    _, state = tx.update(g, tx.init(p), p)
+    read = g if rule in READ_HISTORY else rule.update(g, rule.init(p), p)[0]
+    np.testing.assert_allclose(state.slots["adagrad_sum"]["s"], read**2, rtol=1e-12, atol=1e-30)

@@ -448,12 +448,18 @@ def test_muon_as_optax(outputs):
     np.testing.assert_allclose(jax.jit(lambda: trained(ours))(), jax.jit(lambda: trained(theirs))(), rtol=1e-9)
 
 
-@pytest.mark.parametrize("rule", [gx.orthogonalize(), gx.scale_by_shape(), gx.scale_by_factored_rms(least=2)])
+SEE_LEAVES = (
+    *(gx.orthogonalize(), gx.scale_by_shape(), gx.scale_by_factored_rms(least=2), gx.scale_by_sm3(), gx.centralize()),
+    *(gx.adaptive_clip(), gx.scale_by_kronecker_root(), gx.scale_by_eigenbasis_rms(), gx.add_noise()),
+)
+
+
+@pytest.mark.parametrize("rule", SEE_LEAVES, ids=lambda rule: rule.label)
 def test_a_shard_is_no_matrix(rule):
     """On a mesh of one device, whose types say all the same that there might be more."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
     spec = jax.sharding.PartitionSpec("d")
-    run = jax.shard_map(lambda g: rule.update(g, rule.init(g))[0], mesh=mesh, in_specs=spec, out_specs=spec)
+    run = jax.shard_map(lambda g: rule.update(g, rule.init(g), g)[0], mesh=mesh, in_specs=spec, out_specs=spec)
     with pytest.raises(ValueError, match=r"needs whole leaves.*along 'd'.*all_gather"):
         jax.jit(run)(jnp.ones((2, 2)))
 

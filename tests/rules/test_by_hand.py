@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gradtx as gx
+from gradtx import testing
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
@@ -65,3 +66,80 @@ def test_sizes_of_parameters():
 def test_what_reads_the_parameters_says_so(rule):
     with pytest.raises(ValueError, match="reads the parameters"):
         rule.update(jnp.ones(2), rule.init(jnp.ones(2)))
+
+
+OUT_OF_RANGE = [
+    (lambda: gx.precondition(power=-0.1), "power must be a number from 0 to 1"),
+    (lambda: gx.precondition(power=1.1), "power must be a number from 0 to 1"),
+    (lambda: gx.precondition(power=True), "power must be a number from 0 to 1"),
+    (lambda: gx.rectified_precondition(threshold=3.9), "threshold must be at least 4"),
+    (lambda: gx.scale_by_factored_rms(0.0), "power must be above 0 and at most 1"),
+    (lambda: gx.scale_by_factored_rms(1.1), "power must be above 0 and at most 1"),
+    (lambda: gx.scale_by_factored_rms(eps=0.0), "eps must be greater than 0"),
+    (lambda: gx.scale_by_factored_rms(least=0), "least must be at least 1"),
+    (lambda: gx.skip_first(-1), "steps must be an integer, 0 or more"),
+    (lambda: gx.lookahead(0), "must be an integer"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), OUT_OF_RANGE, ids=[message for _, message in OUT_OF_RANGE])
+def test_out_of_range(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_ends_of_the_ranges_are_in_them():
+    for power in (0, 0.0, 0.3, 1):
+        gx.precondition(power=power)
+    gx.rectified_precondition(threshold=4.0)
+    for power in (0.01, 1.0):
+        gx.scale_by_factored_rms(power, eps=0.5, least=1)
+    gx.skip_first(0)
+    gx.lookahead(1)
+
+
+def test_powers_and_floors_of_the_second_moment():
+    (found,) = steps(gx.chain(gx.adagrad_sum(), gx.precondition(0.0, power=0.25)), [[4.0, -0.25]])
+    np.testing.assert_allclose(found, [2.0, -0.5], rtol=1e-12)
+    (found,) = steps(gx.chain(gx.adagrad_sum(), gx.precondition(2.0, form="max")), [[3.0, -1.0]])
+    np.testing.assert_allclose(found, [1.0, -0.5], rtol=1e-12)
+    tx = gx.chain(gx.momentum(0.5), gx.rms(0.75), gx.precondition(0.0, power=0.25), gx.debias())
+    np.testing.assert_allclose(steps(tx, [[4.0], [4.0]]), [[2.0], [2.0]], rtol=1e-12)
+
+
+def test_averages_that_start_at_the_first_or_lag():
+    tx = gx.chain(gx.rms(0.5, start="first"), gx.debias(), gx.precondition(0.0))
+    np.testing.assert_allclose(steps(tx, [[2.0], [4.0]]), [[1.0], [4.0 / np.sqrt(10)]], rtol=1e-12)
+    tx = gx.chain(gx.rms(0.5), gx.lag_v("one"), gx.debias(), gx.precondition(0.0))
+    np.testing.assert_allclose(steps(tx, [[4.0], [6.0], [6.0]])[:2], [[4.0], [1.5]], rtol=1e-12)
+    tx = gx.chain(gx.rms(0.5), gx.lag_v("skip"), gx.debias(), gx.precondition(0.0))
+    np.testing.assert_allclose(steps(tx, [[4.0], [6.0]]), [[0.0], [1.5]], rtol=1e-12)
+    for rule in (gx.lag_v(), gx.max_v()):
+        with pytest.raises(ValueError, match="needs a second moment, and no rule before it makes one"):
+            gx.chain(rule, gx.precondition()).init(jnp.ones(2))
+
+
+def test_yogi_stays_where_it_is_right():
+    tx = gx.chain(gx.yogi_rms(0.5, initial=4.0), gx.precondition(0.0))
+    np.testing.assert_allclose(steps(tx, [[2.0], [2.0]]), [[1.0], [1.0]], rtol=1e-12)
+
+
+def test_what_has_no_weight_is_not_divided():
+    tx = gx.chain(gx.skip_first(), gx.add_decayed_weights(0.1), gx.debias())
+    np.testing.assert_allclose(steps(tx, [[7.0], [7.0]], 3.0), [[0.3], [7.3]], rtol=1e-12)
+    tx = gx.chain(gx.momentum(0.5), gx.skip_first(), gx.debias())
+    np.testing.assert_allclose(steps(tx, [[7.0], [7.0]]), [[0.0], [7.0]], rtol=1e-12)
+
+
+def test_bounds_and_decay_that_looks_first():
+    np.testing.assert_allclose(steps(gx.arctan(1.0, 2.0), [[2.0]])[0], [np.pi / 4], rtol=1e-12)
+    (found,) = steps(gx.add_cautious_decay(0.1), [[1.0, -1.0, 0.0]], [10.0, 10.0, 10.0])
+    np.testing.assert_allclose(found, [2.0, -1.0, 1.0], rtol=1e-12)
+
+
+def test_rules_are_what_they_declare():
+    rules = (gx.momentum(), gx.trace(), gx.damped_trace(0.9, 0.5), gx.nesterov(), gx.scale(3.0), gx.belief_rms())
+    for rule in (*rules, gx.scale_by_learning_rate(0.1), gx.sign(), gx.resilient_step()):
+        testing.PROPERTIES["says what it holds"](gx.chain(rule))
+    assert gx.adagrad_sum(0.1).from_moment("s", 0.5, gx.Named(initial=0.1)) == 0.4
+    assert gx.belief_rms().holds == {"m": "average"} and not gx.belief_rms(lagged=True).holds

@@ -87,7 +87,9 @@ def test_what_knows_another_point_stands_last(rule):
 
 
 @pytest.mark.parametrize(
-    "rule", [gx.resilient_step(), gx.sign(), gx.arctan(), gx.cautious(), gx.clip_by_value(1.0)], ids=str
+    "rule",
+    [gx.resilient_step(), gx.sign(), gx.arctan(), gx.cautious(), gx.clip_by_value(1.0), gx.add_cautious_decay(0.1)],
+    ids=str,
 )
 def test_what_has_no_meaning_for_complex_numbers_says_so(rule):
     with pytest.raises(TypeError, match="has no meaning for complex numbers"):

@@ -32,6 +32,8 @@ MODULES = [*sorted((ROOT / "gradtx" / "rules").glob("[a-z]*.py")), ROOT / "gradt
 # Quick ones first: the first failure ends a mutant.
 KILLERS = [
     "tests/engine/test_errors.py",
+    "tests/rules/test_by_hand.py",
+    "tests/rules/test_weights.py",
     "tests/rules/test_rules.py",
     "tests/rules/test_float32.py",
     "tests/engine/test_chain.py",
@@ -42,10 +44,21 @@ KILLERS = [
 
 # Changes that make no difference anybody could see. Keyed by the mutant's description.
 INNER = "the inner constant of a double where: any number without a singularity; its value and slope are dropped"
+LAST = "the rule stands last: there is nothing behind it to read another gradient"
+AFTER_V = "the second moment that it needs was made by a rule that accumulates"
 EQUIVALENT: dict[str, str] = {
     "numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
     "numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
     "numerics:_scale_of: norm < 1 -> norm < 2": "norms out of range are far from 1 and from 2",
+    "averaging:average_iterates.accumulates: True -> False": LAST,
+    "averaging:lookahead.accumulates: True -> False": LAST,
+    "lookaheads:nag_lookahead.accumulates: False -> True": LAST,
+    "lookaheads:two_point_lookahead.accumulates: False -> True": LAST,
+    "second_moments:max_v.accumulates: False -> True": AFTER_V,
+    "second_moments:lag_v.accumulates: False -> True": AFTER_V,
+    "scaling:add_cautious_decay.apply: jnp.sign(u) * jnp.sign(param) -> jnp.sign(u) / jnp.sign(param)": (
+        "where the parameter is 0, so is its decay"
+    ),
 }
 
 SWAPS: dict[type[ast.AST], type[Any]] = {
@@ -54,7 +67,7 @@ SWAPS: dict[type[ast.AST], type[Any]] = {
     ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd,
 }  # fmt: skip
 FUNCTIONS = {"maximum": "minimum", "minimum": "maximum", "square": "abs", "isfinite": "isnan"}
-DECLARATIONS = {"accumulates", "second_moment", "last", "needs_params", "real_only", "scope"}
+DECLARATIONS = {"accumulates", "second_moment", "last", "needs_params", "real_only", "scope", "debiases", "normalizes"}
 
 
 class Mutant(NamedTuple):

@@ -19,11 +19,14 @@ import pytest
 from jax import lax
 
 from gradtx import native
-from gradtx._core.numerics import safe_divide, safe_sqrt
+from gradtx._core.numerics import abs_sq, safe_divide, safe_sqrt
 from gradtx.native import _library
+from gradtx.native._compiler import compile_jaxpr
 from gradtx.native._leaves import map_leaves as map_and_reduce
 from gradtx.native._leaves import sum_each, sum_leaves
 from gradtx.native._parts import Part, as_array, split
+from gradtx.native._selection import FUSED
+from gradtx.native._slots import WORDS
 
 built = pytest.mark.skipif(not native.available(), reason=f"compares the compiled kernel: {native.available()}")
 
@@ -357,6 +360,42 @@ def test_random_expressions(expressions, data_):
     for x, y in zip(found(jax.tree.map(jnp.copy, leaf), s), expected, strict=True):
         scale = np.maximum(np.abs(np.asarray(y)), 1)
         np.testing.assert_allclose(np.asarray(x) / scale, np.asarray(y) / scale, rtol=1e-5, atol=1e-4)
+
+
+ALONE = {
+    "muladd": lambda x, y, z, w, s: x * y + z,
+    "mulsub": lambda x, y, z, w, s: x * y - z,
+    "submul": lambda x, y, z, w, s: z - x * y,
+    "mulmuladd": lambda x, y, z, w, s: x * y + s * w,
+    "mulsqadd": lambda x, y, z, w, s: s * x + y * jnp.square(z),
+    "sqrtadd": lambda x, y, z, w, s: safe_sqrt(x) + s,
+    "muladdsqrtadd": lambda x, y, z, w, s: jnp.sqrt(s * x + 2) + 3,
+    "safediv": lambda x, y, z, w, s: safe_divide(x, y),
+    "mulsafediv": lambda x, y, z, w, s: safe_divide(s * x, y),
+    "muldiv": lambda x, y, z, w, s: s * x / y,
+    "lesser": lambda x, y, z, w, s: jnp.where(x < s, x, s),
+    "mul": lambda x, y, z, w, s: abs_sq(x),
+}
+
+
+@built
+def test_what_is_one_instruction():
+    """Each pattern, and what is simplified to one; Adam is six, with one block beside its arrays."""
+    ops = native.available().ops
+    names = {op.code: name for name, op in ops.items()}
+
+    def instructions(fn, arrays, aliases=None, reduces=()):
+        closed = jax.make_jaxpr(fn)(*[data(3)] * arrays, jnp.float32(2))
+        program = compile_jaxpr(closed.jaxpr, arrays, ops, aliases or {}, reduces)
+        return [names[code] for code in program.code[::WORDS]], program.temporaries
+
+    for name, fn in ALONE.items():
+        assert instructions(fn, 4) == ([name], 0), name
+    assert {*ALONE} >= {op for op, _, _ in FUSED}
+    assert instructions(lambda x, s: abs_sq(x), 1, reduces=["sum"]) == (["sumprod"], 0)
+    assert instructions(lambda x, s: x, 1, reduces=["norm"]) == (["norm"], 0)
+    found, temporaries = instructions(adam, 4, {0: 0, 1: 1, 2: 2})
+    assert (len(found), temporaries) == (6, 1), found
 
 
 @built
@@ -830,7 +869,8 @@ def test_over_several_devices():
         import jax, jax.numpy as jnp, numpy as np
         from jax.sharding import NamedSharding, PartitionSpec as P
         from gradtx import native
-        from gradtx.native._leaves import map_leaves as map_and_reduce
+        from gradtx.native._compiler import compile_jaxpr
+from gradtx.native._leaves import map_leaves as map_and_reduce
 
         map_leaves = lambda *args, **kwargs: map_and_reduce(*args, **kwargs)[0]
         mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))

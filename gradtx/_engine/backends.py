@@ -18,7 +18,7 @@ from gradtx._core.numerics import Numbers, SumOver, sum_over
 from gradtx._engine.fuse import Fused
 from gradtx._engine.plan import Place
 from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
-from gradtx.native._parts import as_array
+from gradtx.native._views import as_array
 
 
 class Executor(Protocol):
@@ -34,7 +34,7 @@ class Executor(Protocol):
     ) -> Sequence[Sequence[jax.Array]]:
         """``fn(*arrays, *scalars, *shared)`` for the arrays of each leaf and its own of each list of scalars.
 
-        An array may be a ``Part`` of a flat one; then the output in its place may be one too.
+        An array may be a ``View`` of a flat one; then the output in its place may be one too.
         """
         ...
 

@@ -21,7 +21,7 @@ from gradtx._engine.plan import Batch, Key, Lane, Launch, Leaf, Pass, Place, Pla
 Coefficients = dict[str, jax.Array]
 
 Arrays = dict[Key, Any]
-"""The arrays of one leaf by what they hold; slots may be ``Part`` of flat ones."""
+"""The arrays of one leaf by what they hold; slots may be ``View`` of flat ones."""
 
 
 class Work(NamedTuple):
@@ -33,7 +33,7 @@ class Work(NamedTuple):
         coefficients: per rule, what its ``tick`` gave, by the rules that act on a leaf (``Leaf.members``).
         updates: per leaf, the incoming updates as they are stored.
         params: per leaf, the parameters as they are stored, or None.
-        slots: per rule, {slot: one array (or ``Part`` of a flat one) per leaf, None where it does not act}.
+        slots: per rule, {slot: one array (or ``View`` of a flat one) per leaf, None where it does not act}.
         trees: the states of rules that map whole trees, by the positions of the rules.
         extra: the extra arguments of ``update``, for rules that map whole trees.
         count: steps taken before this one, for rules that map whole trees.

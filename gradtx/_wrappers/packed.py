@@ -27,8 +27,8 @@ from gradtx._engine.inputs import FlatTree, filled, leaves_like
 from gradtx._engine.layout import Layout
 from gradtx._engine.scalars import NOTHING, Ahead
 from gradtx._wrappers.base import Wrapper
-from gradtx.native._parts import Part, as_array, join, split
 from gradtx.native._primitive import LEAVES_PER_CALL
+from gradtx.native._views import View, as_array, join, split
 from gradtx.rules.base import Rule
 
 __all__ = ["pack_state", "packed", "unpack_state"]
@@ -265,7 +265,7 @@ def unpack_state(tx: packed, state: PackedState, params: Any) -> ChainState:
     inputs = engine.inputs(params)
     in_parts, _ = _in_parts(state, inputs)
     engine.layout.read(in_parts, inputs)
-    is_part = lambda x: isinstance(x, Part)  # noqa: E731
+    is_part = lambda x: isinstance(x, View)  # noqa: E731
     return jax.tree.map(as_array, in_parts, is_leaf=is_part)
 
 

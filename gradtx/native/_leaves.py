@@ -18,14 +18,14 @@ from gradtx._core.mesh import vary, varying
 from gradtx._core.numerics import Numbers, in_order, safe_sqrt
 from gradtx.native import _library
 from gradtx.native._compiler import compile_jaxpr
-from gradtx.native._parts import Part, are_all, as_array, split
 from gradtx.native._primitive import LEAVES_PER_CALL, Call, call_p, evaluated, joined
 from gradtx.native._program import Program, Reduce, Unsupported, aval_of
+from gradtx.native._views import View, are_all, as_array, split
 
 
 def map_leaves(
     fn: Callable[..., Sequence[jax.Array]],
-    leaves: Sequence[tuple[jax.Array | Part, ...]],
+    leaves: Sequence[tuple[jax.Array | View, ...]],
     shared: Sequence[jax.Array] = (),
     local: Sequence[Numbers] = (),
     aliases: Mapping[int, int] | None = None,
@@ -35,7 +35,7 @@ def map_leaves(
 
     Args:
         fn: elementwise in the arrays; returns arrays of the leaf's shape.
-        leaves: per leaf a tuple of arrays of one shape, the first an array and each other one an array or a ``Part`` of
+        leaves: per leaf a tuple of arrays of one shape, the first an array and each other one an array or a ``View`` of
             a flat one; as many for each leaf.
         shared: scalars, the same for each leaf.
         local: for each scalar that leaves have of their own, a list or a vector.
@@ -43,8 +43,8 @@ def map_leaves(
         reduces: how the last outputs of ``fn``, one for each, are reduced over the elements of a leaf instead of
             written: "sum"; "norm", the L2 norm; "max", the largest absolute value.
 
-    Leaves whose parts are all there is of some flat arrays go together, and the outputs that may have the same memory
-    are parts of flat arrays too. Other parts are copied, and their outputs are arrays.
+    Leaves whose views are all there is of some flat arrays go together, and the outputs that may have the same memory
+    are views of flat arrays too. Other views are copied, and their outputs are arrays.
 
     Returns:
         The written outputs of each leaf, and for each reduction a vector of one number for each leaf: over all shards,
@@ -53,7 +53,7 @@ def map_leaves(
         is not above 3e38.
 
     Raises:
-        ValueError: for arrays of a leaf that differ in shape, parts that are not in their flat arrays, local scalars of
+        ValueError: for arrays of a leaf that differ in shape, views that are not in their flat arrays, local scalars of
             another number of leaves, aliases of what is not there, and more reductions than outputs, or unknown ones.
 
     >>> from gradtx.native._leaves import map_leaves
@@ -94,9 +94,9 @@ def map_leaves(
             flat_results = iter(found[len(found) - len(kinds) - len(chunks) * len(flat) :])
             for chunk in chunks:
                 shapes = [jnp.shape(leaves[i][0]) for i in chunk]
-                parts = {output: split(next(flat_results), shapes) for output in call.flat_outputs}
+                views = {output: split(next(flat_results), shapes) for output in call.flat_outputs}
                 for k, i in enumerate(chunk):
-                    results[i] = tuple(parts[o][k] if o in parts else next(own) for o in range(call.outputs))
+                    results[i] = tuple(views[o][k] if o in views else next(own) for o in range(call.outputs))
             numbers.append((list(itertools.chain(*chunks)), vectors))
     return results, [
         _of_all_shards(kind, [(members, vectors[k]) for members, vectors in numbers]) for k, kind in enumerate(kinds)
@@ -182,12 +182,12 @@ def _check(leaves: Sequence[tuple[Any, ...]], local: Sequence[Numbers], aliases:
     for i, arrays in enumerate(leaves):
         if len(arrays) != len(leaves[0]):
             raise ValueError(f"{who}: leaf {i} has {len(arrays)} arrays, leaf 0 has {len(leaves[0])}")
-        if not arrays or isinstance(arrays[0], Part):
+        if not arrays or isinstance(arrays[0], View):
             raise ValueError(f"{who}: leaf {i} has to begin with an array, found {arrays[0] if arrays else 'nothing'}")
         for a, x in enumerate(arrays):
             if x.shape != arrays[0].shape:
                 raise ValueError(f"{who}: leaf {i}: array {a} has shape {x.shape}, the first one {arrays[0].shape}")
-            if isinstance(x, Part) and (x.flat.ndim != 1 or x.offset < 0 or x.offset + x.size > x.flat.size):
+            if isinstance(x, View) and (x.flat.ndim != 1 or x.offset < 0 or x.offset + x.size > x.flat.size):
                 end = x.offset + x.size
                 raise ValueError(f"{who}: leaf {i}: elements {x.offset} to {end} are not in an array of {x.flat.shape}")
     for x in local:
@@ -226,16 +226,16 @@ class _Group:
         self.members: list[int] = []
         self.jaxprs: dict[int, core.Jaxpr] = {}
 
-    def together(self, leaves: Sequence[tuple[jax.Array | Part, ...]]) -> dict[tuple[int, ...], Chunks]:
-        """By the positions of the parts that can stay in their flat arrays, the leaves that go together."""
+    def together(self, leaves: Sequence[tuple[jax.Array | View, ...]]) -> dict[tuple[int, ...], Chunks]:
+        """By the positions of the views that can stay in their flat arrays, the leaves that go together."""
         alike: dict[tuple[tuple[int, int], ...], list[int]] = {}
         for i in self.members:
-            parts = [(a, id(x.flat)) for a, x in enumerate(leaves[i]) if isinstance(x, Part)]
-            alike.setdefault(tuple(parts), []).append(i)
+            views = [(a, id(x.flat)) for a, x in enumerate(leaves[i]) if isinstance(x, View)]
+            alike.setdefault(tuple(views), []).append(i)
         together: dict[tuple[int, ...], Chunks] = {}
         plain: list[int] = []
-        for parts, members in alike.items():
-            flat = tuple(a for a, _ in parts)
+        for views, members in alike.items():
+            flat = tuple(a for a, _ in views)
             if flat and all(a in dict(self.aliases) and are_all([leaves[i][a] for i in members]) for a in flat):
                 together.setdefault(flat, []).append(members)
             else:
@@ -283,7 +283,7 @@ class _Group:
 
 def _groups(
     fn: Callable[..., Any],
-    leaves: Sequence[tuple[jax.Array | Part, ...]],
+    leaves: Sequence[tuple[jax.Array | View, ...]],
     local: Sequence[Numbers],
     shared: Sequence[jax.Array],
     aliases: Mapping[int, int],
@@ -295,12 +295,12 @@ def _groups(
     groups: dict[Any, _Group] = {}
     for i, arrays in enumerate(leaves):
         own = [x[i] if isinstance(x, list) else x for x in local]  # a vector has the type of its elements
-        axes = varying(*(x.flat if isinstance(x, Part) else x for x in arrays), *own, *shared)
+        axes = varying(*(x.flat if isinstance(x, View) else x for x in arrays), *own, *shared)
         first = jax.typeof(vary(arrays[0], axes))
         scalar = first.update(shape=(), weak_type=False, sharding=first.sharding.update(spec=PartitionSpec()))
         avals = (
             *(
-                first.update(dtype=x.dtype, weak_type=False) if isinstance(x, Part) else jax.typeof(vary(x, axes))
+                first.update(dtype=x.dtype, weak_type=False) if isinstance(x, View) else jax.typeof(vary(x, axes))
                 for x in arrays
             ),
             *(scalar.update(dtype=x.dtype) for x in own),

@@ -18,8 +18,8 @@ from jax.sharding import PartitionSpec
 from gradtx._core.dtypes import promoted
 from gradtx._core.numerics import Numbers, SumOver, norms, stacked
 from gradtx.native import _library
-from gradtx.native._parts import element, join, split
 from gradtx.native._program import Program, Reduce, aval_of
+from gradtx.native._views import element, join, split
 
 LEAVES_PER_CALL = 64
 """16 to 128 compile fastest, and are enough that what a call costs is spread; with thousands XLA takes a minute."""
@@ -41,8 +41,8 @@ class Call:
         arrays: the number of arrays of a leaf, of its own and in flat ones.
         local: the number of scalars that each leaf has of its own.
         jaxprs: per leaf, the function itself; its constants are the last of the shared scalars.
-        flat: the positions, among the arrays of a leaf, of those that are parts of flat ones.
-        aliases: (array, output) that are the same memory. The outputs of flat arrays are parts of flat ones too.
+        flat: the positions, among the arrays of a leaf, of those that are views of flat ones.
+        aliases: (array, output) that are the same memory. The outputs of flat arrays are views of flat ones too.
         reduces: how the last outputs of the function are reduced over the elements of a leaf, and not written.
     """
 
@@ -62,7 +62,7 @@ class Call:
 
     @property
     def flat_outputs(self) -> tuple[int, ...]:
-        """The positions, among the outputs of a leaf, of those that are parts of flat ones."""
+        """The positions, among the outputs of a leaf, of those that are views of flat ones."""
         return tuple(dict(self.aliases)[array] for array in self.flat)
 
     def avals(self, *operands: Any) -> Sequence[Any]:
@@ -107,7 +107,7 @@ class Call:
         return [*own, *flat, *map(joined, zip(*vectors, strict=True))]
 
     def _own(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
-        """The outputs that are not parts of flat ones, of all leaves."""
+        """The outputs that are not views of flat ones, of all leaves."""
         return [x for row in rows for o, x in enumerate(row[: self.outputs]) if o not in self.flat_outputs]
 
     def _vector(self, aval: Any, leaves: int) -> Any:
@@ -126,10 +126,10 @@ class Call:
         arrays, local, flat, shared = self._split(operands)
         whole: list[list[jax.Array]] = []
         for chunk, columns in zip(self._in_chunks(arrays), flat, strict=True):
-            parts = [split(x, [own[0].shape for own in chunk]) for x in columns]
+            views = [split(x, [own[0].shape for own in chunk]) for x in columns]
             for k, own in enumerate(chunk):
                 whole.append(list(own))
-                for position, column in zip(self.flat, parts, strict=True):
+                for position, column in zip(self.flat, views, strict=True):
                     whole[-1].insert(position, column[k].array())
         for i, (jaxpr, own) in enumerate(zip(self.jaxprs, whole, strict=True)):
             count = len(shared) - len(jaxpr.constvars)

@@ -24,9 +24,9 @@ from gradtx.native import _library
 from gradtx.native._compiler import compile_jaxpr
 from gradtx.native._leaves import map_leaves as map_and_reduce
 from gradtx.native._leaves import sum_each, sum_leaves
-from gradtx.native._parts import Part, as_array, split
 from gradtx.native._selection import FUSED
 from gradtx.native._slots import WORDS
+from gradtx.native._views import View, as_array, split
 
 built = pytest.mark.skipif(not native.available(), reason=f"compares the compiled kernel: {native.available()}")
 
@@ -182,7 +182,7 @@ def test_shapes(shapes):
 
 @built
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (0, 2, 1, 3, 4), (0, 1, 2, 3)])
-def test_parts_of_flat_arrays(order):
+def test_views_of_flat_arrays(order):
     """Where they are all there and in order they stay in their flat arrays; the results are the same to the bit."""
     shapes, rate = [(5,), (3, 341), (0, 2), (), (3000,)], [jnp.float32(0.1)]
     leaves = adam_leaves(shapes)
@@ -192,7 +192,7 @@ def test_parts_of_flat_arrays(order):
         columns = [split(x, shapes) for x in flat]
         rows = [(leaves[i][0], columns[0][i], columns[1][i], leaves[i][3]) for i in order]
         out = map_leaves(adam, [*rows, leaves[0]], rate, aliases={0: 0, 1: 1, 2: 2})
-        whole = [isinstance(x, Part) for leaf in out[:-1] for x in leaf]
+        whole = [isinstance(x, View) for leaf in out[:-1] for x in leaf]
         assert whole == [a > 0 and order == (0, 1, 2, 3, 4) for _ in order for a in range(3)]
         return [tuple(map(as_array, leaf)) for leaf in out]
 
@@ -769,13 +769,13 @@ def test_leaves_that_do_not_fit_together_are_refused():
             map_leaves(lambda x, y, *s: (x + y, y), leaves, (), local, aliases)
 
     refused(r"leaf 1: array 1 has shape \(2,\), the first one \(3,\)", [(x, x), (x, x[:2])])
-    refused(r"leaf 0: array 1 has shape \(2,\)", [(x, Part(flat, 0, (2,)))])
+    refused(r"leaf 0: array 1 has shape \(2,\)", [(x, View(flat, 0, (2,)))])
     swapped = [(x, split(flat, [(2,), (3,)])[0]), (x[:2], split(flat, [(2,), (3,)])[1])]
     refused("leaf 0: array 1", swapped)
-    refused(r"elements 3 to 6 are not in an array of \(5,\)", [(x, Part(flat, 3, (3,)))])
-    refused("elements -1 to 2 are not in", [(x, Part(flat, -1, (3,)))])
-    refused("are not in an array of", [(x, Part(jnp.ones((3, 2)), 0, (3,)))])
-    refused("leaf 0 has to begin with an array", [(Part(flat, 0, (3,)), x)])
+    refused(r"elements 3 to 6 are not in an array of \(5,\)", [(x, View(flat, 3, (3,)))])
+    refused("elements -1 to 2 are not in", [(x, View(flat, -1, (3,)))])
+    refused("are not in an array of", [(x, View(jnp.ones((3, 2)), 0, (3,)))])
+    refused("leaf 0 has to begin with an array", [(View(flat, 0, (3,)), x)])
     refused("leaf 0 has to begin with an array", [()])
     refused("leaf 1 has 1 arrays, leaf 0 has 2", [(x, x), (x,)])
     refused("2 local scalars for 1 leaves", [(x, x)], local=[[x, x]])

@@ -14,7 +14,7 @@ from gradtx._core.mesh import vary, varying
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class View:
     """An array that is not there by itself, but as elements of a flat one.
 
     Attributes:
@@ -42,9 +42,9 @@ class Part:
         return jax.lax.slice_in_dim(self.flat, self.offset, self.offset + self.size).reshape(self.shape)
 
 
-def as_array(x: jax.Array | Part) -> jax.Array:
-    """An array, or a part as one."""
-    return x.array() if isinstance(x, Part) else x
+def as_array(x: jax.Array | View) -> jax.Array:
+    """An array, or a view as one."""
+    return x.array() if isinstance(x, View) else x
 
 
 def element(x: jax.Array, i: int) -> jax.Array:
@@ -52,25 +52,25 @@ def element(x: jax.Array, i: int) -> jax.Array:
     return jax.lax.index_in_dim(x, i, keepdims=False)
 
 
-def split(flat: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[Part]:
-    """The parts of a flat array, one after another."""
+def split(flat: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[View]:
+    """The views of a flat array, one after another."""
     offsets = itertools.accumulate(map(math.prod, shapes), initial=0)
-    return [Part(flat, offset, shape) for offset, shape in zip(offsets, shapes, strict=False)]
+    return [View(flat, offset, shape) for offset, shape in zip(offsets, shapes, strict=False)]
 
 
-def are_all(xs: Sequence[jax.Array | Part]) -> bool:
-    """Whether these are all the parts of one flat array, in order."""
+def are_all(xs: Sequence[jax.Array | View]) -> bool:
+    """Whether these are all the views of one flat array, in order."""
     end, first = 0, xs[0]
     for x in xs:
-        if not isinstance(x, Part) or not isinstance(first, Part) or x.flat is not first.flat or x.offset != end:
+        if not isinstance(x, View) or not isinstance(first, View) or x.flat is not first.flat or x.offset != end:
             return False
         end += x.size
-    return isinstance(first, Part) and end == first.flat.size
+    return isinstance(first, View) and end == first.flat.size
 
 
-def join(xs: Sequence[jax.Array | Part]) -> jax.Array:
-    """The flat array that has these as its parts: that which they are parts of already, or a new one."""
+def join(xs: Sequence[jax.Array | View]) -> jax.Array:
+    """The flat array that has these as its views: that which they are views of already, or a new one."""
     first = xs[0]
-    if isinstance(first, Part) and are_all(xs):
+    if isinstance(first, View) and are_all(xs):
         return first.flat
     return jnp.concatenate([as_array(x).ravel() for x in xs])

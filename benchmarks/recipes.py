@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optax
+import optax.contrib
 
 import gradtx
+from gradtx import dialects
 
-__all__ = ["RECIPES", "Recipe", "scales"]
+__all__ = ["RECIPES", "ZOO", "Recipe", "scales"]
 
 RATE, DECAY, CLIP = 1e-3, 1e-2, 1.0
 
@@ -76,3 +78,16 @@ def scales(rules: int) -> Recipe:
         gradtx.chain(*[gradtx.scale(factor) for _ in range(rules)]),
         optax.chain(*[optax.scale(factor) for _ in range(rules)]),
     )
+
+
+NO_OPTIMIZERS = {"clip", "clip_by_global_norm", "polyak_sgd"}
+"""In the dialect of optax: parts of optimizers, and one that needs the loss."""
+
+
+def _of_optax(name: str) -> Recipe:
+    """An optimizer of optax or optax.contrib with default arguments, and gradtx's dialect of it."""
+    theirs = getattr(optax, name, None) or getattr(optax.contrib, name)
+    return Recipe(getattr(dialects.optax, name)(RATE), theirs(RATE))
+
+
+ZOO = {name: _of_optax(name) for name in dialects.optax.__all__ if name not in NO_OPTIMIZERS}

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-__all__ = ["Contestant", "Steps", "Summary", "Takes", "interleave", "ratio", "summary"]
+__all__ = ["Against", "Contestant", "Steps", "Summary", "Takes", "interleave", "ratio", "summary"]
 
 
 class Contestant(Protocol):
@@ -116,3 +116,22 @@ class Steps:
             return time.perf_counter() - begin
         finally:
             gc.enable()
+
+
+class Against:
+    """One contestant beside another: a measurement is how many times the other's time it takes, turn by turn.
+
+    Args:
+        ours: the one.
+        theirs: the other, which it is divided by.
+    """
+
+    def __init__(self, ours: Contestant, theirs: Contestant):
+        self._ours, self._theirs = ours, theirs
+        both = (own.details.get("trace_and_compile_s") for own in (ours, theirs))
+        one, other = both
+        self.details: dict[str, float] = {} if one is None or not other else {"compile_ratio": one / other}
+
+    def measure(self) -> float:
+        """The ratio of one measurement of each."""
+        return self._ours.measure() / self._theirs.measure()

@@ -19,10 +19,10 @@ from benchmarks.contestants import (
     rivals,
 )
 from benchmarks.data import CORES, Data, Shapes, affordable, gpt2
-from benchmarks.recipes import RECIPES, Recipe, scales
-from benchmarks.timing import Contestant, Steps
+from benchmarks.recipes import RECIPES, ZOO, Recipe, scales
+from benchmarks.timing import Against, Contestant, Steps
 
-__all__ = ["WORKLOADS", "Setting", "Sweep", "Workload", "sweeps"]
+__all__ = ["WORKLOADS", "Setting", "Sweep", "Workload", "beside_optax", "sweeps"]
 
 
 class Setting(NamedTuple):
@@ -53,7 +53,7 @@ class Workload(NamedTuple):
     Attributes:
         about: one line.
         line_up: builds the contestants, by name; they have done the same work when it returns.
-        unit: of the measurements: s or bytes.
+        unit: of the measurements: s, bytes, or ratio, to optax.
         slow: not among those that run when none is asked for.
         rounds: the most that make sense.
     """
@@ -168,6 +168,28 @@ def _perceptron(setting: Setting) -> dict[str, Contestant]:
     return {name: Steps(stepper, setting.burst, length, stepper.details) for name, stepper in made.items()}
 
 
+def beside_optax(recipes: Mapping[str, Recipe], shapes: Shapes, small: Shapes) -> Callable[[Setting], Any]:
+    """A line-up of optimizers: each of gradtx's executors divided by optax, which has done the same work."""
+
+    def line_up(setting: Setting) -> dict[str, Contestant]:
+        found: dict[str, Contestant] = {}
+        for optimizer, recipe in recipes.items():
+            data = Data(small if setting.quick else shapes)
+            steppers = {
+                name: Jitted(entry, data)
+                for name, entry in jax_contestants(recipe.gradtx, recipe.optax, setting.executors).items()
+            }
+            check(steppers, data)
+            made = {name: Steps(stepper, setting.burst, details=stepper.details) for name, stepper in steppers.items()}
+            theirs = made.pop("optax")
+            found |= {
+                f"{optimizer}, {name.removeprefix('gradtx ')}": Against(own, theirs) for name, own in made.items()
+            }
+        return found
+
+    return line_up
+
+
 def _one(n: int) -> Shapes:
     return [(n,)]
 
@@ -192,6 +214,13 @@ WORKLOADS = {
     ),
     "amsgrad": Workload("AMSGrad, one leaf of 2**24", _steps(RECIPES["amsgrad"], _one(2**24), _one(2**12))),
     "nadam": Workload("Nadam, one leaf of 2**24", _steps(RECIPES["nadam"], _one(2**24), _one(2**12))),
+    "zoo": Workload(
+        "each optimizer of optax beside gradtx's chain of it: 4 matrices of 512 by 512, and a vector",
+        beside_optax(ZOO, [*[(512, 512)] * 4, (512,)], [(8, 4), (4,)]),
+        unit="ratio",
+        slow=True,
+        rounds=9,
+    ),
     "eager": Workload(
         "Adam without jit, 4 leaves: dispatch",
         _steps(RECIPES["adam"], [(32, 32), (32,), (32, 10), (10,)], [(4,), (2,)], eager=True),

@@ -11,10 +11,11 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.contestants import Same, check
 from benchmarks.data import Data, affordable, gpt2, parameters_of
+from benchmarks.recipes import ZOO
 from benchmarks.record import Result
 from benchmarks.report import scale, table
-from benchmarks.timing import Summary, interleave, ratio, summary
-from benchmarks.workloads import WORKLOADS
+from benchmarks.timing import Against, Summary, interleave, ratio, summary
+from benchmarks.workloads import WORKLOADS, Setting, beside_optax
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +56,20 @@ def test_ratios_are_gradtx_against_the_others():
         "floor (C)": 4.0,
     }
     assert table("name", result).row_count == 3
+
+
+def test_a_zoo_of_ratios():
+    """Of the same turn, both ways; of optimizers that are checked to do the same."""
+    log = []
+    pair = Against(Counter("a", log), Counter("b", log))
+    assert [pair.measure() for _ in range(2)] == [1 / 2, 3 / 4] and pair.details == {}
+    line_up = beside_optax({"lion": ZOO["lion"], "sm3": ZOO["sm3"]}, [(4, 2)], [(4, 2)])
+    contestants = line_up(Setting(["reference"], quick=True))
+    assert list(contestants) == ["lion, reference", "sm3, reference"]
+    assert all(
+        contestant.measure() > 0 and contestant.details["compile_ratio"] > 0 for contestant in contestants.values()
+    )
+    assert table("zoo", Result("", "ratio", {name: [1.5] for name in contestants}, {})).row_count == 2
 
 
 def test_units():

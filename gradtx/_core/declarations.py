@@ -168,7 +168,7 @@ def _check_field(who: str, field: dataclasses.Field[Any], base: type, hyper: Any
     if annotated and "hyper" not in field.metadata:
         default = "" if field.default is dataclasses.MISSING else f"default={field.default!r}"
         raise TypeError(
-            f"{who}: {name} is annotated as a hyperparameter and is none, so that the state would not hold it: write "
+            f"{who}: {name} is annotated as a hyperparameter and is no hyper(), so the state would not hold it: write "
             f"{name}: gradtx.Hyper = gradtx.hyper({default})."
         )
 
@@ -218,8 +218,8 @@ def _check_spelling(who: str, cls: type, base: type, name: str, value: Any) -> N
     likely = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.8)
     if likely and getattr(cls, likely[0]) is getattr(base, likely[0]):
         raise TypeError(
-            f"{who}: {name} is nothing that a chain reads; is it {likely[0]!r}? If it is a helper, begin its name with "
-            "an underscore."
+            f"{who}: a chain reads no {name!r}; do you mean {likely[0]!r}? If it is a helper, begin its name with an "
+            "underscore."
         )
 
 

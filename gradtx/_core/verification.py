@@ -123,8 +123,8 @@ def _check_run(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> None:
         raise
     if rule.scope is not None and not _overrides(rule, "settle"):
         raise TypeError(
-            f"{named(rule)} measures, and no settle(self, c, measured) makes a coefficient of the number, which would "
-            "be lost."
+            f"{named(rule)} defines measure, and no settle(self, c, measured): what it measures would be lost. "
+            "settle makes coefficients for apply of it."
         )
     slots = jax.eval_shape(lambda x: slotted(rule, x), leaf)
     if unknown := sorted(set(rule.holds) - set(slots)):

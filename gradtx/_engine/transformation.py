@@ -62,7 +62,9 @@ class Transformation(optax.GradientTransformationExtraArgs):
 
     @classmethod
     def _make(cls, iterable: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise TypeError(f"gradtx: a {cls.__name__} is made of rules and not of init and update: call it")
+        raise TypeError(
+            f"gradtx: a {cls.__name__} cannot be made of init and update: call {cls.__name__}(...), or chain(...)"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For copy and pickle: by default the old protocols take the tuple along, and its functions have no names.

@@ -287,7 +287,7 @@ def _ported(
 ) -> ChainState:
     """The state of a chain with these moments, each taken by the next rule that holds such a one."""
     if not isinstance(tx, Chain | Rule):
-        raise TypeError(f"{who}: tx must be a chain or a rule, found {type(tx).__name__}; go by what stands in it")
+        raise TypeError(f"{who}: tx must be a chain or a rule, found {type(tx).__name__}; give the chain inside it")
     engine = tx._engine
     start = engine.init(params)
     if fresh and not _steps(who, tx, counts, count):
@@ -307,8 +307,8 @@ def _ported(
     if unfed or left:
         raise ValueError(
             f"{who}: tx is not the optimizer that made this state."
-            + (f" Nothing in it is for the rules {', '.join(unfed)}." if unfed else "")
-            + (f" No rule takes from it: {', '.join(kind for kind, _ in left)}." if left else "")
+            + (f" It has nothing for the rules {', '.join(unfed)}." if unfed else "")
+            + (f" It has, and no rule takes: {', '.join(kind for kind, _ in left)}." if left else "")
         )
     state = engine.after(start, params, _steps(who, tx, counts, count))
     flat = FlatTree.of(params, "parameters").checked()
@@ -355,7 +355,7 @@ def _like(who: str, name: str) -> Any:
 
     def like(slot: jax.Array, value: np.ndarray) -> jax.Array:
         if np.iscomplexobj(value) and not is_complex(slot.dtype):
-            raise ValueError(f"{who}: {name} is real, and complex there")
+            raise ValueError(f"{who}: {name} is real, and complex in the state that was given")
         return jax.device_put(value.astype(slot.dtype), slot.sharding)
 
     return like

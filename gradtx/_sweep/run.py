@@ -154,7 +154,7 @@ def result_names(results: Any, names: Sequence[str]) -> list[str]:
                 "Return its last element or its mean, or its elements one by one, as in list(x)."
             )
         if name in names:
-            raise ValueError(f"sweep: the result {name!r} is called like another column; call it otherwise")
+            raise ValueError(f"sweep: the result {name!r} has the name of another column; give it another name")
         found.append(name)
     if not found:
         raise ValueError("sweep: train returned nothing; return a scalar, or a dict of scalars, for each run")

@@ -197,11 +197,13 @@ class accumulate(Wrapper):
 
     def _check_weight(self, state: AccumulateState, extra_args: dict[str, Any]) -> None:
         if (state.weight is None) == self._weighs:
-            raise ValueError(f"accumulate: combine={self.combine!r}, and the state is one of another combine")
+            raise ValueError(f"accumulate: this state was made with another combine than {self.combine!r}; call init")
         if self._weighs and "weight" not in extra_args:
             raise TypeError("accumulate: combine='weighted mean' needs the weight of each: update(..., weight=w)")
         if "weight" in extra_args and not self._weighs:
-            raise TypeError(f"accumulate: combine={self.combine!r} has no use for weight: combine='weighted mean' has")
+            raise TypeError(
+                f"accumulate: weight= is for combine='weighted mean', and this one has combine={self.combine!r}"
+            )
 
 
 def _weighed(weight: Any, sums: Any) -> jax.Array:

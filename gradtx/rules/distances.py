@@ -201,7 +201,9 @@ class in_units_of_distance(Rule):
         if not isinstance(self.tx, Transformation):
             raise TypeError(f"in_units_of_distance: tx must be a gradtx chain or rule, found {self.tx!r}")
         if any(callable(rule.hyperparameters().get("eps")) for rule in self.tx.rules):
-            raise ValueError("in_units_of_distance: an eps that is a schedule would not be in units of the distance")
+            raise ValueError(
+                "in_units_of_distance: eps must be a number and no schedule, since it is multiplied by the distance"
+            )
 
     def init_tree(self, params: Any) -> dict[str, Any]:
         zero = jnp.zeros((), width(params))

@@ -105,14 +105,14 @@ def direction(make):
 HYPER = {"fields": {"delta": gx.Hyper}, "delta": gx.hyper(default=1.0)}
 
 CLASSES = {
-    "apply misspelt": ({"aply": halved}, "aply is nothing that a chain reads; is it 'apply'"),
-    "apply in capitals": ({"Apply": halved}, "is it 'apply'"),
-    "tick misspelt": ({"tik": keep, "apply": keep}, "is it 'tick'"),
-    "slots misspelt": ({"slot": lambda self, param: {}, "apply": keep}, "is it 'slots'"),
-    "scalars misspelt": ({"scalar": lambda self: {}, "apply": keep}, "is it 'scalars'"),
-    "accumulates misspelt": ({"acumulates": True, "apply": keep}, "is it 'accumulates'"),
-    "needs_params misspelt": ({"need_params": True, "apply": keep}, "is it 'needs_params'"),
-    "equation misspelt": ({"equations": "u", "apply": keep}, "is it 'equation'"),
+    "apply misspelt": ({"aply": halved}, "a chain reads no 'aply'; do you mean 'apply'"),
+    "apply in capitals": ({"Apply": halved}, "do you mean 'apply'"),
+    "tick misspelt": ({"tik": keep, "apply": keep}, "do you mean 'tick'"),
+    "slots misspelt": ({"slot": lambda self, param: {}, "apply": keep}, "do you mean 'slots'"),
+    "scalars misspelt": ({"scalar": lambda self: {}, "apply": keep}, "do you mean 'scalars'"),
+    "accumulates misspelt": ({"acumulates": True, "apply": keep}, "do you mean 'accumulates'"),
+    "needs_params misspelt": ({"need_params": True, "apply": keep}, "do you mean 'needs_params'"),
+    "equation misspelt": ({"equations": "u", "apply": keep}, "do you mean 'equation'"),
     "second_moment": (
         {"second_moment": "make", "apply": keep},
         "must be 'makes', 'edits', 'uses' or None, found 'make'",
@@ -124,7 +124,7 @@ CLASSES = {
     ),
     "holds a word": ({"holds": "average", "apply": keep}, "holds must be a dict, from slots to 'average', 'trace', "),
     "holds of no kind": ({"holds": {"m": "mean"}, "apply": keep}, "or 'maximum', found {'m': 'mean'}"),
-    "holds misspelt": ({"hold": {"m": "average"}, "apply": keep}, "is it 'holds'"),
+    "holds misspelt": ({"hold": {"m": "average"}, "apply": keep}, "do you mean 'holds'"),
     "steady_weight of nothing": (
         {"steady_weight": lambda self: 1.0, "apply": keep},
         "def steady_weight(self, h)",
@@ -426,7 +426,7 @@ RULES = {
     "a number that nothing settles": (
         {"scope": "leaf", "measure": lambda self, groups, total: [total(jnp.abs, group) for group in groups]}
         | {"apply": keep},
-        "rule 'mine' measures, and no settle(self, c, measured) makes a coefficient of the number",
+        "rule 'mine' defines measure, and no settle(self, c, measured): what it measures would be lost",
     ),
     "a gradient of another shape": (
         {"filters": True} | returning(lambda s, *_: (s._replace(gradient=s.gradient[0]), {})),

@@ -348,8 +348,8 @@ def test_a_hyperparameter_that_nothing_reads_is_refused():
     [
         (TypeError, r"returned 'x' of shape \(3,\) and dtype float32; results are scalars", {"x": jnp.ones(3)}),
         (TypeError, r"returned 'result' of shape \(\) and dtype key", jax.random.key(0)),
-        (ValueError, r"the result 'seed' is called like another column", {"seed": 1}),
-        (ValueError, r"the result 'learning_rate' is called like another column", {"learning_rate": 1.0}),
+        (ValueError, r"the result 'seed' has the name of another column", {"seed": 1}),
+        (ValueError, r"the result 'learning_rate' has the name of another column", {"learning_rate": 1.0}),
         (ValueError, r"train returned nothing", None),
         (ValueError, r"train returned nothing", {}),
     ],

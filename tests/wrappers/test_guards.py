@@ -306,13 +306,13 @@ ERRORS = {
     "accumulate: complex": (lambda: wrong_update(1j * jnp.zeros(3)), TypeError, r"'x'.*complex"),
     "accumulate: combine": (lambda: accumulate(gx.sgd(1), 2, "median"), ValueError, r"one of .* found 'median'"),  # pyright: ignore[reportArgumentType]
     "accumulate: no weight": (lambda: combined("weighted mean"), TypeError, r"needs the weight of each"),
-    "accumulate: a weight": (lambda: combined("mean", weight=1), TypeError, r"combine='mean' has no use for weight"),
+    "accumulate: a weight": (lambda: combined("mean", weight=1), TypeError, r"and this one has combine='mean'"),
     "accumulate: weights": (lambda: combined("weighted mean", weight=[1, 2]), TypeError, r"one real .* int32\[2\]"),
     "accumulate: weight 1j": (lambda: combined("weighted mean", weight=1j), TypeError, r"one real .* complex64"),
     "accumulate: weight -1": (lambda: combined("weighted mean", weight=-1), ValueError, r"0 or more, found -1"),
     "accumulate: emit yes": (lambda: combined("sum", emit="yes"), TypeError, r"emit must be one bool, found 'yes'"),
     "accumulate: emit 1": (lambda: combined("sum", emit=1), TypeError, r"emit must be one bool, found 1"),
-    "accumulate: state": (lambda: combined("weighted mean", "sum", weight=1), ValueError, r"one of another combine"),
+    "accumulate: state": (lambda: combined("weighted mean", "sum", weight=1), ValueError, r"made with another combine"),
     "no scale": (lambda: current_loss_scale(gx.sgd(1).init(PARAMS)), ValueError, r"no LossScaleState in this ChainS"),
     "two scales": (lambda: current_loss_scale([loss_scale(gx.sgd(1)).init(PARAMS)] * 2), ValueError, r"found 2"),
 }  # fmt: skip

@@ -234,12 +234,14 @@ def _passes(tx: Any, params: Any, apply: bool) -> Iterator[str]:
     leaves, treedef = flatten_with_paths(params)
     chosen = tx.acts_on(leaves, treedef)
     for k, text in enumerate(plan.lines(tx._engine.places(params, state, apply))):
-        yield text
         r = plan.passes[k].rules.start if plan.passes else None
         if r is None or not plan.passes[k].maps_trees:
+            yield text
             continue
+        members = _members(tx.rules[r], state.slots[tx.names[r]]["state"])
+        yield text if members else text.replace("whole trees", "whole trees in XLA", 1)
         part = _Part("", 0, leaves, treedef).where(chosen[r])
-        for name, (member, _) in _members(tx.rules[r], state.slots[tx.names[r]]["state"]).items():
+        for name, (member, _) in members.items():
             if isinstance(member, Transformation):
                 inner = _passes(member, part.inside(tx.rules[r], name).params(), isinstance(member, packed))
                 yield from (f"  {name and f'{name}: '}{one}" for one in inner)

@@ -174,7 +174,7 @@ def test_states_of_any_kind():
         gx.describe(gx.chain(optax.partition({"a": optax.adam(1.0)}, "a"), optax.identity()), PARAMS).rows[1].bytes == 0
     )
     needs_value = gx.chain(optax.polyak_sgd(), gx.sgd(0.1))  # an argument of update that describe does not have
-    assert "whole trees: " in gx.describe(needs_value, PARAMS).passes
+    assert "whole trees in XLA: " in gx.describe(needs_value, PARAMS).passes
 
 
 def test_no_parameters():

@@ -67,7 +67,7 @@ FIRST_MOMENTS = (MomentKind.AVERAGE, MomentKind.TRACE)
 
 
 class Tick(NamedTuple):
-    """What a rule computes once per step.
+    """The result of ``tick``: scalars that a rule computes once per step.
 
     Attributes:
         coefficients: named scalars for ``apply``; every leaf gets the same.
@@ -81,7 +81,7 @@ class Tick(NamedTuple):
 
 
 class Trees(NamedTuple):
-    """What a rule that maps whole trees sees in a step, in the dtype of arithmetic; None for leaves it is not for.
+    """The trees of a step that a rule of whole trees sees, in the dtype of arithmetic; None for leaves it is not for.
 
     Attributes:
         incoming: the updates as they came into the chain.
@@ -109,14 +109,14 @@ class Trees(NamedTuple):
 
 
 class AbstractRule:
-    """What a rule says. The defaults are those of the identity.
+    """The contract of a rule. The defaults are those of the identity.
 
     A rule overrides ``apply`` and, where it needs them, ``slots``, ``scalars``, ``tick``, ``measure`` and
     ``settle``; the class attributes declare what the chain has to know to put it in its place.
     """
 
     equation: ClassVar[str] = ""
-    """What the rule does, in LaTeX."""
+    """The effect of the rule, in LaTeX."""
 
     accumulates: ClassVar[bool | None] = None
     """True of a rule that averages or sums gradients. From the first such rule on, the gradient lane stays as it is.
@@ -160,7 +160,7 @@ class AbstractRule:
     """Has no meaning for complex leaves."""
 
     scope: ClassVar[Literal["leaf", "tree"] | None] = None
-    """What ``measure`` sees before ``apply`` starts: each "leaf" by itself, the whole "tree", or None: nothing."""
+    """The scope of ``measure`` before ``apply`` starts: each "leaf" by itself, the whole "tree", or None: nothing."""
 
     reads: ClassVar[tuple[Literal["direction", "gradient", "second_moment", "param"], ...]] = ("direction",)
     """The lanes that ``measure`` sees of each leaf; one that reads ``param`` declares ``needs_params`` as well."""
@@ -176,17 +176,17 @@ class AbstractRule:
     outside of ``jit`` a step with it can be compiled once. Rules that map one array are taken to be so."""
 
     name: str | None
-    """What the user calls the rule; None: by its label."""
+    """The name that the user gives the rule; None: by its label."""
 
     state_dtype: str | None
-    """The dtype the user wants slots kept in; None: the parameters' own, float32 at least."""
+    """The dtype the user wants slots kept in; None: that of the parameters, float32 at least."""
 
     where: Any
     """Which leaves the user wants it for, a selector or a tuple of selectors that must all agree; None: all."""
 
     @property
     def label(self) -> str:
-        """What the rule is called in a chain, if the user gives no name."""
+        """The name of the rule in a chain, if the user gives none."""
         raise NotImplementedError
 
     def hyperparameters(self) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class AbstractRule:
         return {}
 
     def source(self) -> Any:
-        """What the rule's methods are made of; another value once one was replaced."""
+        """The code of the rule's methods; another value once one was replaced."""
 
     def blank(self) -> AbstractRule:
         """The rule without what a step gets as data: one for all values of its hyperparameters."""

@@ -1,4 +1,4 @@
-"""What a function makes of one of its inputs: keeps it, uses it, or neither."""
+"""The fate of one input of a function: kept, used, or neither."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Flow", "flows"]
 
 
 class Flow(enum.Enum):
-    """What a value is to the input that is followed."""
+    """The relation of a value to the input that is followed."""
 
     NONE = "does not depend on it"
     SAME = "is it, unchanged"
@@ -64,6 +64,6 @@ def _outputs(equation: Any, inputs: list[Flow]) -> list[Flow]:
 
 
 def _either(choices: Sequence[Flow]) -> Flow:
-    """What one of these is, whichever it is."""
+    """The relation of a value that is one of these."""
     first, *others = set(choices)
     return Flow.MADE if others else first

@@ -35,10 +35,10 @@ DECLARATIONS: dict[str, tuple[Any, ...]] = {
     "debiases": (True, False),
     "normalizes": (True, False),
 }
-"""What a rule declares, and the values that it may have; ``equation``, a string, is another."""
+"""The declarations of a rule, and the values that they may have; ``equation``, a string, is another."""
 
 CLOSED = ("init", "update", "rules", "names", "acts_on")
-"""What is the same for all rules: a chain calls none of these of its members."""
+"""The members that are the same for all rules: a chain calls none of these."""
 
 
 def those_of_gradtx(says: Callable[[type[AbstractRule]], bool]) -> list[str]:
@@ -54,7 +54,7 @@ def those_of_gradtx(says: Callable[[type[AbstractRule]], bool]) -> list[str]:
 
 
 def _always(cls: type) -> bool:
-    """Whether what a class declares is the same for all its rules."""
+    """True if the declarations of a class are the same for all its rules."""
     return not any(isinstance(inspect.getattr_static(cls, name), property) for name in DECLARATIONS)
 
 
@@ -224,7 +224,7 @@ def _check_spelling(who: str, cls: type, base: type, name: str, value: Any) -> N
 
 
 def kind(value: Any) -> str:
-    """What a value is, in a few words."""
+    """A value in a few words."""
     if value is None:
         return "nothing (is there a return?)"
     if hasattr(value, "shape") and hasattr(value, "dtype"):

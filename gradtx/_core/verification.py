@@ -33,7 +33,7 @@ def check(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> None:
             cannot be traced.
         ValueError: for arrays of other shapes than the leaf's.
     """
-    hash(rule)  # in words of its own
+    hash(rule)  # raises in words
     known = _sound.setdefault(type(rule), set())
     structure = _structure(rule)
     if structure in known:
@@ -78,10 +78,11 @@ def _check_complete(rule: AbstractRule) -> None:
                 "array by apply, or with whole = True all of them by apply_tree."
             )
     if not _overrides(rule, mine):
-        own = [name for name, value in vars(type(rule)).items() if inspect.isfunction(value) and name[:2] != "__"]
-        found = f" It defines {', '.join(own)}." if own else ""
+        others = [name for name, value in vars(type(rule)).items() if inspect.isfunction(value) and name[:2] != "__"]
+        defined = f" It defines {', '.join(others)}." if others else ""
         raise TypeError(
-            f"{who} does nothing: it has no {mine}.{found} Write def {mine}({', '.join(['self', *parameters(mine)])})."
+            f"{who} does nothing: it has no {mine}.{defined} Write def "
+            f"{mine}({', '.join(['self', *parameters(mine)])})."
         )
     if rule.scope is None and (_overrides(rule, "measure") or _overrides(rule, "settle")):
         raise TypeError(
@@ -142,7 +143,7 @@ def _check_run(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> None:
 
 
 def _runs(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
-    """Whether the methods of a rule return, be it something wrong."""
+    """True if the methods of a rule return, be it something wrong."""
     try:
         _remembers(rule, leaf, param, second_moment)
     except Exception as error:
@@ -151,14 +152,14 @@ def _runs(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_mom
 
 
 def _remembers(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any) -> bool:
-    """Whether the direction or the second moment depends on the slots; the whole step of a rule is traced for it."""
+    """True if the direction or the second moment depends on the slots; the whole step of a rule is traced for it."""
     return _reaches(rule, leaf, param, second_moment, None)
 
 
 def depends_on_count(rule: AbstractRule) -> bool:
-    """Whether steps depend on how many there were before: through the count, a weight, or a schedule.
+    """True if steps depend on how many there were before: through the count, a weight, or a schedule.
 
-    Of a rule that maps whole trees, whether its code reads a count.
+    Of a rule that maps whole trees: if its code reads a count.
     """
     if any(callable(value) for value in rule.hyperparameters().values()):
         return True
@@ -185,7 +186,7 @@ def unread(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> list[str]:
 
 
 def _reaches(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any, name: str | None) -> bool:
-    """Whether the lanes depend on the slots; or, given the name of a hyperparameter, lanes or slots on that."""
+    """True if the lanes depend on the slots; or, given the name of a hyperparameter, lanes or slots on that."""
     rule = timeless(rule)
     real = real_dtype(leaf.dtype)
     scalar, count = jax.ShapeDtypeStruct((), real), jax.ShapeDtypeStruct((), jnp.int32)
@@ -201,8 +202,8 @@ def _reaches(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_
         if rule.scope is not None:
             seen = to_measure(rule, Signal(gradient, direction, second_moment)._asdict() | {"param": param})
             groups = [[seen], [seen]] if rule.scope == "leaf" else [[seen, seen]]
-            found = measured(rule, groups, _total)
-            first = jax.tree.map(lambda x: x[0].astype(real), found, is_leaf=lambda x: not isinstance(x, dict))
+            numbers = measured(rule, groups, _total)
+            first = jax.tree.map(lambda x: x[0].astype(real), numbers, is_leaf=lambda x: not isinstance(x, dict))
             c = settled(rule, c, first)
             c = {name: value.astype(real) for name, value in c.items()}
         signal, after = applied(rule, Signal(gradient, direction, second_moment), slots, param, c)
@@ -211,14 +212,14 @@ def _reaches(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_
 
     follow = range(len(slots))
     if name is not None:  # dicts are flattened in the order of their keys
-        follow = [len(slots) + sorted(h).index(own) for own in (name, complements.get(name)) if own is not None]
+        follow = [len(slots) + sorted(h).index(key) for key in (name, complements.get(name)) if key is not None]
     lanes = (leaf, leaf, second_moment, param)
-    found = flows(step, slots, h, lanes, scalars, (scalar, scalar), count, follow=follow)
-    return any(flow is not Flow.NONE for flow in found)
+    relations = flows(step, slots, h, lanes, scalars, (scalar, scalar), count, follow=follow)
+    return any(flow is not Flow.NONE for flow in relations)
 
 
 def timeless(rule: AnyRule) -> AnyRule:
-    """The rule with a schedule that anyone can call in place of each of its own, which may want numbers."""
+    """The rule with a schedule that anyone can call in place of each schedule of its user, which may want numbers."""
     schedules = [name for name, value in rule.hyperparameters().items() if callable(value)]
     rule = copy.copy(rule) if schedules else rule
     for name in schedules:

@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 
 class Diagnosis(tuple[Finding, ...]):
-    """What ``diagnose`` found: a tuple of ``Finding``, empty if nothing is wrong. Prints one line for each."""
+    """The findings of ``diagnose``: a tuple of ``Finding``, empty if nothing is wrong. Prints one line for each."""
 
     def __str__(self) -> str:
         return "\n".join(map(str, self)) or "healthy"
@@ -155,7 +155,7 @@ def diagnose(
     nonfinite: float = 0.0,
     clipped: float = 0.9,
 ) -> Diagnosis:
-    """What is wrong with the gradients and updates that a monitor at the end of a chain saw, and what to try.
+    """The problems of the gradients and updates that a monitor at the end of a chain saw, and what to try.
 
     Args:
         metrics: from ``metrics(state)``, or those names with plain numbers; others are ignored.

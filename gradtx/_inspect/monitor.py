@@ -103,7 +103,7 @@ class monitor(Rule):
         object.__setattr__(self, "every", integer(self.label, "every", self.every, low=1))
 
     def init_tree(self, params: Any) -> MonitorState:
-        """Nothing measured."""
+        """The numbers before the first step: zeros."""
 
         def zeros() -> Any:
             return jax.tree.map(lambda p: jnp.zeros((), real_dtype(p.dtype)), params)
@@ -151,10 +151,10 @@ def _measured(trees: Trees, state: MonitorState) -> MonitorState:
         columns.append(clipped)
     # The scalars of all leaves at once: nothing else is compiled for each leaf but the counts.
     rows = trees.executor.map_leaves(_of_leaf, [(size,) for size in sizes], [], columns, {})
-    found = iter(zip(*rows, strict=True)) if rows else iter([()] * len(columns))
+    of_leaves = iter(zip(*rows, strict=True)) if rows else iter([()] * len(columns))
 
     def tree() -> Any:
-        return treedef.unflatten(next(found))
+        return treedef.unflatten(next(of_leaves))
 
     def counts(before: Any) -> Any:
         return jax.tree.map(_counted, tree(), before)
@@ -175,7 +175,7 @@ def _measured(trees: Trees, state: MonitorState) -> MonitorState:
 
 
 def _of_leaf(size: jax.Array, gradient: jax.Array, update: jax.Array, zeros: jax.Array, *others: jax.Array) -> Any:
-    """What is known of a leaf, in the dtype of its size: of the zeros their share."""
+    """The numbers of a leaf in the dtype of its size, with the share of zeros in place of their number."""
     share = safe_divide(zeros.astype(size.dtype), size)
     return gradient.astype(size.dtype), update.astype(size.dtype), share, *(x.astype(size.dtype) for x in others)
 
@@ -207,7 +207,7 @@ def _any(flags: Numbers) -> jax.Array:
 
 
 def metrics(state: Any, name: str | None = None) -> dict[str, jax.Array]:
-    """What the monitors in a state have seen: named scalars, for any logger. Works inside ``jit`` as well.
+    """The numbers that the monitors in a state have seen: named scalars, for any logger. Works inside ``jit`` as well.
 
     Args:
         state: of a chain with a ``monitor`` in it, or any state that holds one: of a wrapper, of an optax chain.
@@ -243,31 +243,31 @@ def metrics(state: Any, name: str | None = None) -> dict[str, jax.Array]:
     >>> print(seen["gradient_norm"], seen["gradient_norm/b"], seen["update_ratio"], seen["zeros/b"], seen["steps"])
     5.0 4.0 0.1 0.5 1
     """
-    found = _monitors(state)
+    monitors = _monitors(state)
     if name is not None:
-        chosen = {path: one for path, one in found.items() if path == name or path.endswith(f"/{name}")}
+        chosen = {path: one for path, one in monitors.items() if path == name or path.endswith(f"/{name}")}
         if len(chosen) != 1:
-            listing = ", ".join(map(repr, found)) or "none"
+            listing = ", ".join(map(repr, monitors)) or "none"
             raise ValueError(f"metrics: {len(chosen) or 'no'} monitors are named {name!r}; this state has: {listing}")
-        found = {"": next(iter(chosen.values()))}
-    if not found:
+        monitors = {"": next(iter(chosen.values()))}
+    if not monitors:
         raise ValueError(
             f"metrics: this {type(state).__name__} holds no MonitorState. Put monitor() into the chain, and give the "
             "state that init or update returned."
         )
-    if len(found) == 1:
-        return _metrics(*found.values())
-    return {f"{path}/{key}": value for path, one in found.items() for key, value in _metrics(one).items()}
+    if len(monitors) == 1:
+        return _metrics(*monitors.values())
+    return {f"{path}/{key}": value for path, one in monitors.items() for key, value in _metrics(one).items()}
 
 
 def _monitors(state: Any) -> dict[str, MonitorState]:
     """The monitors' states by the names of the rules; by their places in the state where those are not unique."""
-    found = list(walk(state, MonitorState))
-    places = [words(keys) for keys, _ in found]
+    states = list(walk(state, MonitorState))
+    places = [words(keys) for keys, _ in states]
     names = [place[-1] if place else "" for place in places]
     if len(set(names)) < len(names):
         names = ["/".join(place) for place in places]
-    return {name: part for name, (_, part) in zip(names, found, strict=True)}
+    return {name: part for name, (_, part) in zip(names, states, strict=True)}
 
 
 @jax.jit

@@ -21,7 +21,7 @@ from gradtx._wrappers.switch import SwitchState
 
 
 class MigrationReport(NamedTuple):
-    """What ``migrate`` did, by ``rule.slot`` (and ``rule.slot/leaf`` for single leaves); it prints as a list.
+    """The outcome of ``migrate``, by ``rule.slot`` (and ``rule.slot/leaf`` for single leaves); it prints as a list.
 
     Attributes:
         kept: what was carried, and as what.
@@ -48,7 +48,7 @@ def migrate(
     hyperparams: bool = False,
     keep_rows: bool = False,
 ) -> tuple[Any, MigrationReport]:
-    """What another chain's state can give to this one's; the rest starts fresh, and the report says what and why.
+    """The state of a chain with all that another chain's state can give; the rest starts fresh, and a report says why.
 
     Args:
         state: of another chain, or of this one for other parameters.
@@ -155,18 +155,18 @@ class _Migration(NamedTuple):
 
     def _carry_the_only_chain(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
         """Between states of different types."""
-        ours, theirs = _cores(new), _cores(old)
+        news, olds = _cores(new), _cores(old)
         kinds = f"{type(old).__name__} in the old state, {type(new).__name__} here"
-        if len(ours) != 1 or len(theirs) != 1:
+        if len(news) != 1 or len(olds) != 1:
             report.fresh[at or "all"] = kinds
             report.dropped[at or "all"] = kinds
             return new
         for state, entries in ((new, report.fresh), (old, report.dropped)):
-            both = isinstance(ours[0], SwitchState) and isinstance(theirs[0], SwitchState)
+            both = isinstance(news[0], SwitchState) and isinstance(olds[0], SwitchState)
             if not isinstance(state, _CORES) and not (both and isinstance(state, SwitchState)):
                 part = "phase that is on" if isinstance(state, SwitchState) else "chain within"
                 entries[_join(at, type(state).__name__)] = f"{kinds}; only the {part} is carried"
-        carried = self._carry_core(theirs[0], ours[0], at, report)
+        carried = self._carry_core(olds[0], news[0], at, report)
         return rebuilt(new, (*_CORES, SwitchState), lambda _: carried)
 
     def _carry_core(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
@@ -187,12 +187,12 @@ class _Migration(NamedTuple):
             return self._carry_chain(chain, new, at, report)
         parts, dropped = {}, []
         for part, state in new.parts.items():
-            ours, inside = _cores(state), MigrationReport({}, {}, {})
-            if len(ours) != 1 or not isinstance(ours[0], _CHAINS):
+            cores, inside = _cores(state), MigrationReport({}, {}, {})
+            if len(cores) != 1 or not isinstance(cores[0], _CHAINS):
                 report.fresh[_join(at, "parts", part)] = "no chain, and no wrapper of one"
                 parts[part] = state
                 continue
-            carried = self._carry_chain(chain, ours[0], "", inside)
+            carried = self._carry_chain(chain, cores[0], "", inside)
             parts[part] = rebuilt(state, _CHAINS, lambda _, carried=carried: carried)
             for entries, more in ((report.kept, inside.kept), (report.fresh, inside.fresh)):
                 entries.update({_join(at, "parts", part, name): note for name, note in more.items()})
@@ -203,71 +203,74 @@ class _Migration(NamedTuple):
 
     def _carry_chain(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
         report.kept[_join(at, "count")] = str(old.count)
-        theirs = self._renamed(old.slots)
-        slots = {rule: self._carry_rule(theirs, rule, own, at, report) for rule, own in new.slots.items()}
-        taken = {f"{rule}.{slot}" for rule, own in new.slots.items() for slot in own}
-        for name, (old_name, _) in theirs.items():
+        old_slots = self._renamed(old.slots)
+        slots = {
+            rule: self._carry_rule(old_slots, rule, new_slots, at, report) for rule, new_slots in new.slots.items()
+        }
+        taken = {f"{rule}.{slot}" for rule, new_slots in new.slots.items() for slot in new_slots}
+        for name, (old_name, _) in old_slots.items():
             if name not in taken:
                 report.dropped[_join(at, old_name)] = "no such slot in the new state"
         hyperparams = self._carry_hyperparams(old, new, at, report)
         return new._replace(count=jnp.asarray(old.count), hyperparams=hyperparams, slots=slots)
 
     def _carry_rule(
-        self, theirs: dict[str, Any], rule: str, own: dict[str, Any], at: str, report: MigrationReport
+        self, old: dict[str, Any], rule: str, new: dict[str, Any], at: str, report: MigrationReport
     ) -> dict[str, Any]:
         """The slots of one rule: all of them, or none."""
-        missing = [slot for slot in own if f"{rule}.{slot}" not in theirs]
-        trial, after = MigrationReport({}, {}, {}), {}
-        for slot in own if not missing else ():
-            name = _join(at, f"{rule}.{slot}")
-            old_name, tree = theirs[f"{rule}.{slot}"]
-            part = MigrationReport({}, {}, {})
-            after[slot] = self.carry(tree, own[slot], name, part)
-            if not part.kept and jax.tree.leaves(own[slot]):
+        missing = [slot for slot in new if f"{rule}.{slot}" not in old]
+        trial, slots = MigrationReport({}, {}, {}), {}
+        for slot in new if not missing else ():
+            old_name, tree = old[f"{rule}.{slot}"]
+            slots[slot], part = self._carry_slot(old_name, tree, new[slot], f"{rule}.{slot}", at)
+            if not part.kept and jax.tree.leaves(new[slot]):
                 missing.append(slot)
-            whole = not part.fresh and not part.dropped and all(not note for note in part.kept.values())
-            if whole and not _has_state(own[slot]):  # one line for the slot, not one for each leaf
-                part.kept.clear()
-                part.kept[name] = ""
-            if old_name != f"{rule}.{slot}":
-                part.kept.update({k: f"{note and note + ', '}from {old_name}" for k, note in part.kept.items()})
-            for entries, more in zip(trial, part, strict=True):
-                entries.update(more)
+            _extend(trial, part)
         if not missing:
-            for entries, more in zip(report, trial, strict=True):
-                entries.update(more)
-            return after
-        for slot in own:
+            _extend(report, trial)
+            return slots
+        for slot in new:
             name = _join(at, f"{rule}.{slot}")
             if slot not in missing:
                 report.fresh[name] = f"belongs to {rule}.{missing[0]}, which is fresh"
-            elif f"{rule}.{slot}" not in theirs:
+            elif f"{rule}.{slot}" not in old:
                 report.fresh[name] = "not in the old state"
             else:
                 reasons = {
                     path: why for path, why in trial.fresh.items() if path == name or path.startswith(f"{name}/")
                 }
                 report.fresh.update(reasons or {name: "nothing in it fits"})
-        for slot in own:
-            if f"{rule}.{slot}" in theirs:
-                report.dropped[_join(at, theirs[f"{rule}.{slot}"][0])] = f"{rule} starts fresh"
-        return own
+            if f"{rule}.{slot}" in old:
+                report.dropped[_join(at, old[f"{rule}.{slot}"][0])] = f"{rule} starts fresh"
+        return new
+
+    def _carry_slot(self, old_name: str, old: Any, new: Any, name: str, at: str) -> tuple[Any, MigrationReport]:
+        """One slot, and what was done to it: in one line, if all of it is kept as it is."""
+        report = MigrationReport({}, {}, {})
+        slot = self.carry(old, new, _join(at, name), report)
+        unchanged = not report.fresh and not report.dropped and not any(report.kept.values())
+        if unchanged and not _has_state(new):
+            report.kept.clear()
+            report.kept[_join(at, name)] = ""
+        if old_name != name:
+            report.kept.update({path: f"{note and note + ', '}from {old_name}" for path, note in report.kept.items()})
+        return slot, report
 
     def _carry_hyperparams(
         self, old: Any, new: Any, at: str, report: MigrationReport
     ) -> dict[str, dict[str, jax.Array]]:
-        theirs = self._renamed(old.hyperparams)
-        after = {rule: dict(own) for rule, own in new.hyperparams.items()}
-        for rule, own in new.hyperparams.items():
-            for name, value in without_residuals(own).items():
-                _, before = theirs.get(f"{rule}.{name}", ("", value))
+        old_values = self._renamed(old.hyperparams)
+        after = {rule: dict(values) for rule, values in new.hyperparams.items()}
+        for rule, values in new.hyperparams.items():
+            for name, value in without_residuals(values).items():
+                _, before = old_values.get(f"{rule}.{name}", ("", value))
                 before = jnp.asarray(before, value.dtype)
                 if np.array_equal(before, value):
                     continue
                 if self.hyperparams:
                     after[rule][name] = before
-                    if (residual := residual_of(name)) in own:
-                        _, lost = theirs.get(f"{rule}.{residual}", ("", 0))
+                    if (residual := residual_of(name)) in values:
+                        _, lost = old_values.get(f"{rule}.{residual}", ("", 0))
                         after[rule][residual] = jnp.asarray(lost, value.dtype)
                     report.kept[_join(at, f"{rule}.{name}")] = f"{before:g}, instead of {value:g} as given"
                 else:
@@ -277,14 +280,20 @@ class _Migration(NamedTuple):
     def _renamed(self, tree: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, Any]]:
         """``{new rule.slot: (old rule.slot, what it holds)}``."""
         out: dict[str, tuple[str, Any]] = {}
-        for rule, own in tree.items():
-            for slot, value in own.items():
+        for rule, values in tree.items():
+            for slot, value in values.items():
                 old = f"{rule}.{slot}"
                 name = self.rename.get(old, f"{self.rename.get(rule, rule)}.{slot}")
                 if name in out:
                     raise ValueError(f"migrate: both {out[name][0]!r} and {old!r} would become {name!r}; see rename")
                 out[name] = old, value
         return out
+
+
+def _extend(report: MigrationReport, other: MigrationReport) -> None:
+    """Adds the entries of another report."""
+    for entries, more in zip(report, other, strict=True):
+        entries.update(more)
 
 
 class _Table(dict[str, Any]):
@@ -304,8 +313,8 @@ def _joined(old: PartitionState, at: str, report: MigrationReport) -> ChainState
         holders = {part: chain.slots[rule] for part, chain in chains.items() if rule in chain.slots}
         tables: dict[str, _Table] = {}
         agree = True
-        for own in holders.values():
-            for slot, tree in own.items():
+        for slots_of_part in holders.values():
+            for slot, tree in slots_of_part.items():
                 table = tables.setdefault(slot, _Table())
                 for path, node in _nodes(tree):
                     agree = agree and (path not in table or _same(table[path], node))
@@ -323,7 +332,7 @@ def _joined(old: PartitionState, at: str, report: MigrationReport) -> ChainState
 
 def _by_leaf(dropped: Iterable[str], chain: Any) -> list[str]:
     """The names of what was dropped, of each leaf where it was a whole slot."""
-    paths = {f"{rule}.{slot}": _nodes(tree) for rule, own in chain.slots.items() for slot, tree in own.items()}
+    paths = {f"{rule}.{slot}": _nodes(tree) for rule, slots in chain.slots.items() for slot, tree in slots.items()}
     return [_join(name, path) for name in dropped for path, _ in paths.get(name, [("", None)])]
 
 
@@ -363,9 +372,9 @@ def _check_rename(rename: Mapping[str, str], olds: list[Any], news: list[Any]) -
 def _names(chains: Iterable[Any]) -> dict[str, str]:
     names = {}
     for state in chains:
-        named = [(rule, without_residuals(own)) for rule, own in state.hyperparams.items()]
-        for rule, own in [*named, *state.slots.items()]:
-            names |= {rule: "rule"} | {f"{rule}.{name}": "part of a rule" for name in own}
+        named = [(rule, without_residuals(values)) for rule, values in state.hyperparams.items()]
+        for rule, values in [*named, *state.slots.items()]:
+            names |= {rule: "rule"} | {f"{rule}.{name}": "part of a rule" for name in values}
     return names
 
 
@@ -405,13 +414,13 @@ def _has_state(tree: Any) -> bool:
 
 
 def _nodes(tree: Any) -> list[tuple[str, Any]]:
-    """Leaves, and states in their place, by path; those that are packed by their own."""
+    """Leaves, and states in their place, by path; those that are packed by the paths of their parts."""
     if isinstance(tree, _Table):
         return list(tree.items())
     if isinstance(tree, PackedSlot):
         return [("/".join(keys), leaf) for keys, leaf in tree.by_keys().items()]
-    found = flatten_with_keys(tree, _is_inner_state(tree))[0]
-    return [(keystr(keys, simple=True, separator="/"), node) for keys, node in found]
+    nodes = flatten_with_keys(tree, _is_inner_state(tree))[0]
+    return [(keystr(keys, simple=True, separator="/"), node) for keys, node in nodes]
 
 
 def _join(*parts: str) -> str:

@@ -149,22 +149,22 @@ def from_torch(
     numbers = _torch_numbers(names, [path for path, _ in leaves], state_dict["param_groups"])
     _check_groups(tx, state_dict, set(numbers.values()))
     shapes = {path: np.shape(leaf) for path, leaf in leaves}
-    held = {path: state_dict["state"].get(number, {}) for path, number in numbers.items()}
-    held = {path: {k: _numpy(x) for k, x in own.items() if x is not None} for path, own in held.items()}
-    kinds = {kind for own in held.values() for kind in own}
-    if not kinds and state_dict["state"]:  # these took no step: theirs begin when they do
+    states = {path: state_dict["state"].get(number, {}) for path, number in numbers.items()}
+    states = {path: {k: _numpy(x) for k, x in entries.items() if x is not None} for path, entries in states.items()}
+    kinds = {kind for entries in states.values() for kind in entries}
+    if not kinds and state_dict["state"]:  # none of them took a step: its steps begin when it does
         return _ported("from_torch", tx, params, [], set(), count or 0, maximum="raw", fresh=True)
     if kinds == {"momentum_buffer"} and not _counting(tx):
-        held = {
-            path: own or {"momentum_buffer": np.zeros(shapes[path])} for path, own in held.items()
+        states = {
+            path: entries or {"momentum_buffer": np.zeros(shapes[path])} for path, entries in states.items()
         }  # as torch begins
-    lacking = [f"{path!r} has no {kind}" for path, own in held.items() for kind in sorted(kinds - own.keys())]
+    lacking = [f"{path!r} has no {kind}" for path, entries in states.items() for kind in sorted(kinds - entries.keys())]
     if lacking:
         raise ValueError(
             f"from_torch: {'; '.join(lacking)}, as others have. A parameter that never had a gradient has no state in "
             "torch: put it into a part of its own (from_torch takes a partition), or leave it out of params."
         )
-    trees = {kind: treedef.unflatten([held[path][kind] for path, _ in leaves]) for kind in kinds}
+    trees = {kind: treedef.unflatten([states[path][kind] for path, _ in leaves]) for kind in kinds}
     counts = {_count("from_torch", "step", step) for step in jax.tree.leaves(trees.pop("step", None))}
     trees.pop("mu_product", None)
     square = MomentKind.VARIANCE if "grad_avg" in trees else MomentKind.SQUARE
@@ -194,15 +194,15 @@ _NOT_OF_THE_STEP = frozenset(
 def _check_groups(tx: Chain | Rule, state_dict: Mapping[str, Any], numbers: set[Any]) -> None:
     """Refuses what is told by the groups' arguments only: another optimizer's state, and groups of other rates."""
     groups = [group for group in state_dict["param_groups"] if numbers & set(group["params"])]
-    states = [own for number, own in state_dict["state"].items() if number in numbers and own]
-    moments = any("exp_avg_sq" in own for own in states)
+    states = [entries for number, entries in state_dict["state"].items() if number in numbers and entries]
+    moments = any("exp_avg_sq" in entries for entries in states)
     for group in groups:
         if moments and "betas" in group and not {"amsgrad", "momentum_decay"} & group.keys():
             raise ValueError(
                 "from_torch: this is the state of RAdam or SparseAdam, whose groups have betas and neither amsgrad nor "
                 "momentum_decay; its moments are Adam's, its steps are not."
             )
-    nadam = any("mu_product" in own for own in states)
+    nadam = any("mu_product" in entries for entries in states)
     debiases_its_average = any(rule.debiases and MomentKind.AVERAGE in rule.holds.values() for rule in tx.rules)
     if moments and nadam != debiases_its_average:
         made, is_for = ("NAdam", "nadam") if nadam else ("Adam", "adam")
@@ -230,13 +230,13 @@ def _torch_parts(tx: partition, state_dict: Any, params: Any, names: Any, count:
     given = dict(names) if isinstance(names, Mapping) else {path: i for i, path in enumerate(names)}
     states = {}
     for part, inside in tx.named_parts.items():
-        ours = [path for (path, _), own in zip(leaves, parts, strict=True) if own == part]
-        pruned = treedef.unflatten([x if own == part else None for (_, x), own in zip(leaves, parts, strict=True)])
-        if not set(ours) & given.keys():
+        paths = [path for (path, _), other in zip(leaves, parts, strict=True) if other == part]
+        pruned = treedef.unflatten([x if other == part else None for (_, x), other in zip(leaves, parts, strict=True)])
+        if not set(paths) & given.keys():
             states[part] = inside.init(pruned)
         else:
-            own_names = {path: given[path] for path in ours if path in given}
-            states[part] = from_torch(inside, state_dict, pruned, own_names, count)
+            names_here = {path: given[path] for path in paths if path in given}
+            states[part] = from_torch(inside, state_dict, pruned, names_here, count)
     return PartitionState(states)
 
 
@@ -362,7 +362,7 @@ def _like(who: str, name: str) -> Any:
 
 
 def _check_maximum(who: str, rules: Sequence[AbstractRule], rule: AbstractRule, maximum: str) -> None:
-    """Whether AMSGrad's maximum is of the same thing on both sides, raw or debiased."""
+    """Refuses a maximum of raw second moments where the other side has one of debiased ones, or the reverse."""
     debiases = [i for i, other in enumerate(rules) if other.debiases and not other.holds]
     if debiases and (debiases[0] < rules.index(rule)) != (maximum == "debiased"):
         order = "before" if maximum == "debiased" else "after"

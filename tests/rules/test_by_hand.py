@@ -143,3 +143,14 @@ def test_rules_are_what_they_declare():
         testing.PROPERTIES["says what it holds"](gx.chain(rule))
     assert gx.adagrad_sum(0.1).from_moment("s", 0.5, gx.Named(initial=0.1)) == 0.4
     assert gx.belief_rms().holds == {"m": "average"} and not gx.belief_rms(lagged=True).holds
+
+
+def test_factored_second_moments():
+    """Of three axes the two largest are factored; zeros stay zeros; one step is an average of one square."""
+    g = np.random.default_rng(0).normal(size=(2, 4, 3))
+    tx = gx.scale_by_factored_rms(least=2)
+    rows, columns = (g**2).mean(1, keepdims=True), (g**2).mean(2, keepdims=True)
+    expected = g / np.sqrt(rows * columns / rows.mean(2, keepdims=True))
+    np.testing.assert_allclose(steps(tx, [g])[0], expected, rtol=1e-12)
+    np.testing.assert_array_equal(steps(tx, [np.zeros((3, 4))])[0], np.zeros((3, 4)))
+    np.testing.assert_allclose(steps(tx, [[3.0, -4.0]])[0], [1.0, -1.0], rtol=1e-12)

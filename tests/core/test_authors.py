@@ -152,7 +152,7 @@ CLASSES = {
         {"fields": {"delta": gx.Hyper}, "delta": 1.0, "apply": keep},
         "delta: gradtx.Hyper = gradtx.hyper(default=1.0)",
     ),
-    "the same as a string": ({"fields": {"delta": "gx.Hyper | None"}, "delta": None, "apply": keep}, "is none"),
+    "the same as a string": ({"fields": {"delta": "gx.Hyper | None"}, "delta": None, "apply": keep}, "is no hyper()"),
     "a default that is a list": (
         {"fields": {"sizes": list}, "sizes": [], "apply": keep},
         "take a number or a tuple instead",

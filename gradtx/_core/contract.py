@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 
 from gradtx._core.limits import Limits
-from gradtx._core.numerics import SumOver, complement, real_dtype
+from gradtx._core.numerics import Numbers, SumOver, complement, real_dtype
 from gradtx._core.signal import Signal, Weights
 
 Total = SumOver
@@ -166,7 +166,8 @@ class AbstractRule:
     """The lanes that ``measure`` sees of each leaf; one that reads ``param`` declares ``needs_params`` as well."""
 
     observes: ClassVar[tuple[Literal["incoming", "gradient", "direction", "param"], ...]] = ()
-    """The lanes of which a rule that changes nothing takes numbers, by ``terms`` and ``observe``, in passing."""
+    """The lanes that an observer sees. It changes nothing: of each leaf it takes the numbers that ``terms`` names, in
+    the pass of the rules around it, and makes of them and its state, by ``observe``, the next one."""
 
     whole: ClassVar[bool] = False
     """Maps whole trees by ``init_tree`` and ``apply_tree`` instead of one array at a time."""
@@ -183,6 +184,11 @@ class AbstractRule:
 
     where: Any
     """Which leaves the user wants it for, a selector or a tuple of selectors that must all agree; None: all."""
+
+    @property
+    def holds_tree(self) -> bool:
+        """Whether the state of the rule is one tree, as ``init_tree`` makes it."""
+        return self.whole or bool(self.observes)
 
     @property
     def label(self) -> str:
@@ -286,8 +292,30 @@ class AbstractRule:
         del slots, param, c
         return signal, {}
 
+    def terms(self, lanes: Named) -> dict[str, tuple[Literal["sum", "norm"], jax.Array]]:
+        """Elementwise functions of a leaf's lanes by name, each with what an observer takes of it over the leaf.
+
+        The incoming gradient is the gradient lane itself where no rule has edited it. ``lanes.param`` is None where
+        there are no parameters. A leaf without one of the terms has 0 in its place.
+        """
+        del lanes
+        return {}
+
+    def observe(self, numbers: Mapping[str, Numbers] | None, state: Any, executor: Any) -> Any:
+        """The state of an observer after a step.
+
+        ``numbers`` has for each term one number for each leaf that the rule acts on, in float32 or wider; it is None
+        in a step for which no observer's ``due`` asks.
+        """
+        del numbers, executor
+        return state
+
+    def due(self, state: Any) -> jax.Array | None:
+        """Whether an observer takes numbers in this step; None: in each."""
+        del state
+
     def init_tree(self, params: Any) -> Any:
-        """The state of a rule that maps whole trees, given the parameters in the dtype of arithmetic."""
+        """The state of an observer, or of a rule that maps whole trees, for parameters in the dtype of arithmetic."""
         del params
 
     def apply_tree(self, trees: Trees, state: Any) -> tuple[Any, Any]:

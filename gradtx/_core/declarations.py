@@ -30,6 +30,7 @@ DECLARATIONS: dict[str, tuple[Any, ...]] = {
     "real_only": (True, False),
     "scope": ("leaf", "tree", None),
     "reads": ("direction", "gradient", "second_moment", "param"),
+    "observes": ("incoming", "gradient", "direction", "param"),
     "whole": (True, False),
     "holds": tuple(MomentKind),
     "debiases": (True, False),
@@ -199,9 +200,9 @@ def check_declared(who: str, name: str, value: Any) -> None:
     options = DECLARATIONS[name]
     if isinstance(value, property | functools.cached_property):
         return
-    if name == "reads":
-        if not isinstance(value, tuple) or not value or not set(value) <= set(options):
-            raise ValueError(f"{who}: reads must be a tuple of {either(map(repr, options))}, found {value!r}.")
+    if name in ("reads", "observes"):
+        if not isinstance(value, tuple) or (name == "reads" and not value) or not set(value) <= set(options):
+            raise ValueError(f"{who}: {name} must be a tuple of {either(map(repr, options))}, found {value!r}.")
         return
     if name == "holds":
         if not isinstance(value, Mapping) or not all(kind in options for kind in value.values()):

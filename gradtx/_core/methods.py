@@ -112,6 +112,21 @@ def _numbers(rule: AbstractRule, found: Any, groups: int) -> Numbers:
     return [jnp.asarray(number) for number in found] if isinstance(found, list | tuple) else jnp.asarray(found)
 
 
+def observed(rule: AbstractRule, lanes: Mapping[str, Any]) -> dict[str, tuple[Any, jax.Array]]:
+    """The terms of a leaf that an observer takes numbers of."""
+    given = Named(**lanes)
+    with _called(rule, "terms", lanes=given):
+        terms = rule.terms(given)
+    who, like = f"{named(rule)}: terms", next(x for x in lanes.values() if x is not None)
+    if not isinstance(terms, dict) or not all(isinstance(x, tuple) and len(x) == 2 for x in terms.values()):
+        raise TypeError(f"{who} must return, by name, 'sum' or 'norm' and an array, found {kind(terms)}.")
+    for name, (how, x) in terms.items():
+        if how not in ("sum", "norm"):
+            raise ValueError(f"{who}: {name} is taken by {how!r}; known are 'sum' and 'norm'.")
+        _check_array(f"{who} returns {name}", x, like, like.dtype)
+    return terms
+
+
 def settled(rule: AbstractRule, c: Arrays, number: Any) -> Arrays:
     """The coefficients that follow from what was measured."""
     given = Named(**c)

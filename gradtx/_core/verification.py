@@ -39,7 +39,7 @@ def check(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> None:
     if structure in known:
         return
     _check_complete(rule)
-    if not rule.whole:
+    if not rule.holds_tree:
         _check_run(rule, leaf)
     if len(known) >= 100:
         known.clear()
@@ -68,14 +68,16 @@ def _check_complete(rule: AbstractRule) -> None:
     who = named(rule)
     for name in DECLARATIONS:
         check_declared(who, name, getattr(rule, name))
-    mine, others = "apply", ("apply_tree", "init_tree")
-    if rule.whole:
+    mine, others = "apply", ("apply_tree", "init_tree", "terms", "observe")
+    if rule.observes:
+        mine, others = "terms", ("apply", "apply_tree", "slots", "measure", "settle")
+    elif rule.whole:
         mine, others = "apply_tree", ("apply", "slots", "measure", "settle")
     for name in others:
         if _overrides(rule, name):
             raise TypeError(
                 f"{who} defines {name}, which nothing calls, since it declares whole = {rule.whole}. A rule maps one "
-                "array by apply, or with whole = True all of them by apply_tree."
+                "array by apply, or with whole = True all of them by apply_tree; one with observes sees terms of them."
             )
     if not _overrides(rule, mine):
         others = [name for name, value in vars(type(rule)).items() if inspect.isfunction(value) and name[:2] != "__"]
@@ -163,6 +165,8 @@ def depends_on_count(rule: AbstractRule) -> bool:
     """
     if any(callable(value) for value in rule.hyperparameters().values()):
         return True
+    if rule.observes:
+        return False
     if rule.whole:
         code = getattr(rule.apply_tree, "__code__", None)
         return code is None or "count" in code.co_names
@@ -182,7 +186,7 @@ def unread(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> list[str]:
     second_moment = jax.ShapeDtypeStruct(leaf.shape, real_dtype(leaf.dtype))
     lanes = leaf if rule.needs_params else None, second_moment if rule.second_moment in ("edits", "uses") else None
     numbers = [name for name, value in rule.hyperparameters().items() if not callable(value)]
-    return [name for name in numbers if not rule.whole and not _reaches(rule, leaf, *lanes, name)]
+    return [name for name in numbers if not rule.holds_tree and not _reaches(rule, leaf, *lanes, name)]
 
 
 def _reaches(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any, name: str | None) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import jax
 
 from gradtx import native
-from gradtx._core.numerics import Numbers, SumOver, sum_over
+from gradtx._core.numerics import Numbers, SumOver, norms, sum_over
 from gradtx._engine.fuse import Fused
 from gradtx._engine.plan import Place
 from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
@@ -31,10 +31,12 @@ class Executor(Protocol):
         shared: Sequence[jax.Array],
         local: Sequence[Numbers],
         aliases: Mapping[int, int],
-    ) -> Sequence[Sequence[jax.Array]]:
+        reduces: Sequence[Literal["sum", "norm"]] = (),
+    ) -> tuple[Sequence[Sequence[jax.Array]], Sequence[Numbers]]:
         """``fn(*arrays, *scalars, *shared)`` for the arrays of each leaf and its own of each list of scalars.
 
-        An array may be a ``View`` of a flat one; then the output in its place may be one too.
+        An array may be a ``View`` of a flat one; then the output in its place may be one too. The last outputs are not
+        written but reduced over each leaf, as ``reduces`` says, to numbers that come behind.
         """
         ...
 
@@ -53,8 +55,15 @@ class Reference:
     def total(self) -> SumOver:
         return sum_over
 
-    def map_leaves(self, fn, leaves, shared, local, aliases):
-        return [_run(fn, *map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
+    def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
+        rows = [_run(fn, *map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
+        written = len(rows[0]) - len(reduces) if rows else 0
+        terms = zip(*(row[written:] for row in rows), strict=True)
+        numbers = [
+            norms([[x] for x in column]) if how == "norm" else sum_over.each(_itself, column)
+            for how, column in zip(reduces, terms, strict=True)
+        ]
+        return [row[:written] for row in rows], numbers
 
 
 class _NativeSums(SumOver):
@@ -77,8 +86,8 @@ class Native:
     def total(self) -> SumOver:
         return _NATIVE_SUMS
 
-    def map_leaves(self, fn, leaves, shared, local, aliases):
-        return map_leaves(fn, leaves, shared, local, aliases)[0]
+    def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
+        return map_leaves(fn, leaves, shared, local, aliases, reduces)
 
 
 REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for one serves every step
@@ -110,7 +119,7 @@ class Survey(Reference):
     def total(self) -> SumOver:
         return _SurveyedSums(self.reasons)
 
-    def map_leaves(self, fn, leaves, shared, local, aliases):
+    def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
         avals = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in map(as_array, leaves[0])]
         reason = native.supports(fn, avals, len(local) + len(shared))
         if reason is not None:
@@ -121,7 +130,7 @@ class Survey(Reference):
             ]
             reason = f"{', '.join(dict.fromkeys(names))}: {reason}" if 0 < len(names) < len(fn.rules) else reason
         self.reasons.append(reason)
-        return super().map_leaves(fn, leaves, shared, local, aliases)
+        return super().map_leaves(fn, leaves, shared, local, aliases, reduces)
 
     @property
     def place(self) -> Place:
@@ -133,6 +142,10 @@ class Survey(Reference):
             return Place("in the kernel")
         where = "in XLA" if None not in self.reasons else "in XLA and the kernel"
         return Place(where, f"not in the kernel: {'; '.join(reasons)}", exact=False)
+
+
+def _itself(x: jax.Array) -> jax.Array:
+    return x
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +13,13 @@ import optax
 
 from gradtx._core import selectors, verification
 from gradtx._core.contract import AbstractRule
+from gradtx._core.control import either
 from gradtx._core.mesh import starts
 from gradtx._core.numerics import added, compute_dtype, widest
 from gradtx._core.state import ChainState, knowing
-from gradtx._engine.backends import current
+from gradtx._engine.backends import Executor, current
 from gradtx._engine.checks import check_order
-from gradtx._engine.execute import Work, execute, survey
+from gradtx._engine.execute import Result, Work, execute, survey
 from gradtx._engine.inputs import FlatTree, Inputs, Mask, array_of, has_no_gradient, is_number, masks, read
 from gradtx._engine.layout import first_slots, have_values, layout_of, nonempty, unique_names, with_buffers
 from gradtx._engine.plan import Leaf, Place, Plan, plan
@@ -73,7 +75,7 @@ class Engine:
                 for slot in self.layout.leaf_slots(name)
             }
             slots[name] |= {slot: jnp.asarray(value, dtype) for slot, value in rule.scalars().items()}
-            if rule.whole:
+            if rule.holds_tree:
                 for i in inputs.resting:
                     seen[i] = leaves[i] if acts_on[i] else None
                 slots[name]["state"] = rule.init_tree(inputs.unflatten(seen))
@@ -95,7 +97,7 @@ class Engine:
         """
         work, scalars = self._work(updates, state, params, extra, apply, ahead)
         inputs = work.inputs
-        out, slots, trees = execute(work, current(traced=not have_values(inputs.active(work.updates))))
+        out, slots, trees = self._executed(work, current(traced=not have_values(inputs.active(work.updates))))
         for i, rests in inputs.resting.items():
             param = work.params[i] if work.params else None
             update = rests.update(param)
@@ -108,6 +110,18 @@ class Engine:
             after[self.names[r]]["state"] = tree
         count = jnp.asarray(optax.safe_increment(state.count))
         return inputs.unflatten(out), self.state_type(count, scalars.hyperparams, nonempty(after))
+
+    def _executed(self, work: Work, executor: Executor) -> Result:
+        """The step; where no observer takes numbers in it, without them."""
+        flags = [rule.due(work.trees[r]) for r, rule in enumerate(self.rules) if rule.observes]
+        due = [flag for flag in flags if flag is not None]
+        if not due or len(due) < len(flags) or work.is_packed:
+            return execute(work, executor)
+        return either(
+            functools.reduce(jnp.logical_or, due),
+            lambda: execute(work, executor),
+            lambda: execute(work, executor, observing=False),
+        )
 
     def _work(
         self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
@@ -123,7 +137,7 @@ class Engine:
 
         arrays = [x if i in inputs.resting else array_of(x) for i, x in enumerate(inputs.leaves)]
         stored = param_leaves and [x if i in inputs.resting else array_of(x) for i, x in enumerate(param_leaves)]
-        trees = {r: state.slots[self.names[r]]["state"] for r, rule in enumerate(self.rules) if rule.whole}
+        trees = {r: state.slots[self.names[r]]["state"] for r, rule in enumerate(self.rules) if rule.holds_tree}
         how = self._plan(inputs, arrays, stored, slots, apply)
         return Work(how, inputs, scalars.coefficients, arrays, stored, slots, trees, extra, state.count), scalars
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 from gradtx._core import methods
 from gradtx._core.contract import AbstractRule, Trees
 from gradtx._core.dtypes import promoted
-from gradtx._core.numerics import Numbers, in_order, real_dtype
+from gradtx._core.numerics import Numbers, in_order, real_dtype, stacked
 from gradtx._engine.backends import Executor, Survey
 from gradtx._engine.fuse import Fused, widened_to
 from gradtx._engine.inputs import Inputs, Members
 from gradtx._engine.plan import Batch, Key, Lane, Launch, Leaf, Pass, Place, Plan, Slot
+from gradtx.native._views import View
 
 Coefficients = dict[str, jax.Array]
 
@@ -49,6 +51,11 @@ class Work(NamedTuple):
     extra: dict[str, Any]
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as states do
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether a slot stands in a flat array with others."""
+        return any(isinstance(x, View) for slots in self.slots for column in slots.values() for x in column)
+
 
 class Result(NamedTuple):
     """What a step gives: per leaf the update, or the parameter after it, and the slots and trees one step on."""
@@ -58,9 +65,9 @@ class Result(NamedTuple):
     trees: dict[int, Any]
 
 
-def execute(work: Work, executor: Executor) -> Result:
-    """The step."""
-    return _Run(work, executor).result()
+def execute(work: Work, executor: Executor, observing: bool = True) -> Result:
+    """The step; ``observing``: whether observers take numbers in it."""
+    return _Run(work, executor, observing).result()
 
 
 def survey(work: Work) -> list[Place]:
@@ -80,8 +87,9 @@ def survey(work: Work) -> list[Place]:
 class _Run:
     """A step on its way: the arrays of each leaf, as the passes so far have left them."""
 
-    def __init__(self, work: Work, executor: Executor):
-        self.work, self.plan, self.executor = work, work.plan, executor
+    def __init__(self, work: Work, executor: Executor, observing: bool = True):
+        self.work, self.plan, self.executor, self.observing = work, work.plan, executor, observing
+        self.observed: dict[int, dict[str, dict[int, tuple[Numbers, int]]]] = {}
         self.trees = dict(work.trees)
         self.arrays: list[Arrays] = [{Lane.DIRECTION: update, Lane.INCOMING: update} for update in work.updates]
         for arrays, param in zip(self.arrays, work.params or (), strict=False):
@@ -100,6 +108,10 @@ class _Run:
                 self.take(k)
         for batch in self.plan.batches:
             self._finish(batch)
+        for r, rule in enumerate(self.plan.rules):
+            if rule.observes:
+                numbers = self._numbers(r) if self.observing else None
+                self.trees[r] = rule.observe(numbers, self.trees[r], self.executor)
         lane = Lane.PARAM if self.plan.applies else Lane.UPDATE
         slots = [
             {name: [arrays.get(Slot(r, name)) for arrays in self.arrays] for name in names}
@@ -146,14 +158,23 @@ class _Run:
             tuple(tuple(one) for one in (*local, *shared)),
             batch.leaf.dtype,
             batch.leaf.update,
+            self.observing,
         )
-        mapped = self.executor.map_leaves(
+        operands = [tuple(self.arrays[i][buffer.key] for buffer in launch.reads) for i in batch.leaves]
+        scalars = [*(x[0] for one in local for x in one.values()), *(x for one in shared for x in one.values())]
+        arrays = [(x.shape, x.dtype) for x in operands[0]]
+        terms = fn.terms(*itertools.starmap(jax.ShapeDtypeStruct, [*arrays, *(((), x.dtype) for x in scalars)]))
+        mapped, numbers = self.executor.map_leaves(
             fn,
-            [tuple(self.arrays[i][buffer.key] for buffer in launch.reads) for i in batch.leaves],
+            operands,
             [x for one in shared for x in one.values()],
             [x for one in local for x in one.values()],
             dict(launch.in_place),
+            tuple(terms.values()),
         )
+        for (r, name), column in zip(terms, numbers, strict=True):
+            places = {i: (column, place) for place, i in enumerate(batch.leaves)}
+            self.observed.setdefault(r, {}).setdefault(name, {}).update(places)
         written = [buffer.key for buffer in launch.writes]
         for i, results in zip(batch.leaves, mapped, strict=True):
             arrays = self.arrays[i]
@@ -188,6 +209,11 @@ class _Run:
             return shared[1:], [jax.vmap(settled)({name: in_order(x, order) for name, x in columns.items()})]
         each = [settled({name: x[i] for name, x in columns.items()}) for i in order]
         return shared[1:], [{name: [one[name] for one in each] for name in each[0]}]
+
+    def _numbers(self, r: int) -> dict[str, Numbers]:
+        """What an observer took, by term, of each leaf that it acts on."""
+        acting = sorted(i for batch in self.plan.batches if batch.leaf.members[r] for i in batch.leaves)
+        return {name: _in_leaf_order(places, acting) for name, places in self.observed.get(r, {}).items()}
 
     # -- Measurements -------------------------------------------------------------------------------------------------
 
@@ -265,6 +291,18 @@ class _Run:
         if self.plan.rules[r].accumulates and not self.plan.is_accumulated(leaf, r):
             self.arrays[i][Lane.GRADIENT] = before
         self.arrays[i][Lane.DIRECTION] = after
+
+
+def _in_leaf_order(places: Mapping[int, tuple[Numbers, int]], leaves: Sequence[int]) -> Numbers:
+    """The numbers of these leaves, which stand in several columns; 0 for a leaf that has none."""
+    columns = list({id(column): column for column, _ in places.values()}.values())
+    if len(columns) == 1 and [places[i][1] if i in places else -1 for i in leaves] == list(range(len(columns[0]))):
+        return columns[0]
+    dtype = promoted(*(column[0].dtype for column in columns))
+    starts = dict(zip(map(id, columns), itertools.accumulate(map(len, columns), initial=0), strict=False))
+    joined = jnp.concatenate([*(stacked(column).astype(dtype) for column in columns), jnp.zeros(1, dtype)])
+    at = {i: starts[id(column)] + place for i, (column, place) in places.items()}
+    return in_order(joined, [at.get(i, joined.size - 1) for i in leaves])
 
 
 class Measured(NamedTuple):

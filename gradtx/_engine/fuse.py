@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ class Fused:
         coefficients: per rule, the names of its coefficients, which come in this order behind the buffers.
         dtype: that arithmetic happens in.
         update: the dtype that the update is rounded to.
+        observing: whether observers take numbers.
     """
 
     launch: Launch
@@ -33,15 +34,45 @@ class Fused:
     coefficients: tuple[tuple[str, ...], ...]
     dtype: jnp.dtype
     update: jnp.dtype
+    observing: bool = True
 
     def __call__(self, *operands: jax.Array) -> tuple[jax.Array, ...]:
+        outputs, terms = self._run(operands)
+        return (*outputs, *(x for _, x in terms.values()))
+
+    def terms(self, *avals: Any) -> dict[tuple[int, str], Literal["sum", "norm"]]:
+        """What observers take of a leaf, by their positions and the terms' names: the last outputs, in this order."""
+        noted: dict[tuple[int, str], Any] = {}
+
+        def note(*operands: jax.Array) -> None:
+            noted.update({key: how for key, (how, _) in self._run(operands)[1].items()})
+
+        if self.observing and any(rule.observes for rule in self.rules):
+            jax.eval_shape(note, *avals)
+        return noted
+
+    def _run(
+        self, operands: Sequence[jax.Array]
+    ) -> tuple[tuple[jax.Array, ...], dict[tuple[int, str], tuple[Any, jax.Array]]]:
         rest = iter(operands)
         arrays: dict[Any, jax.Array] = {buffer.key: next(rest) for buffer in self.launch.reads}
         signal, is_accumulated = self._signal(arrays), Lane.GRADIENT in arrays
+        incoming = arrays[Lane.INCOMING].astype(self.dtype) if Lane.INCOMING in arrays else signal.direction
+        terms: dict[tuple[int, str], tuple[Any, jax.Array]] = {}
         stored = arrays.get(Lane.PARAM)
         param = None if stored is None else widened_to(stored, self.dtype)
         for r, rule, names in zip(self.launch.rules, self.rules, self.coefficients, strict=True):
             c = {name: next(rest) for name in names}
+            if rule.observes:
+                lanes = {
+                    "incoming": incoming,
+                    "gradient": signal.gradient,
+                    "direction": signal.direction,
+                    "param": param,
+                }
+                seen = methods.observed(rule, {lane: lanes[lane] for lane in rule.observes}) if self.observing else {}
+                terms |= {(r, name): term for name, term in seen.items()}
+                continue
             slots = {
                 key.name: widened_to(arrays[key], real_dtype(self.dtype))
                 for key in arrays
@@ -59,7 +90,7 @@ class Fused:
         arrays[Lane.UPDATE] = signal.direction.astype(self.update)
         if stored is not None:
             arrays[Lane.PARAM] = added(stored, arrays[Lane.UPDATE])
-        return tuple(arrays[buffer.key].astype(buffer.dtype) for buffer in self.launch.writes)
+        return tuple(arrays[buffer.key].astype(buffer.dtype) for buffer in self.launch.writes), terms
 
     def _signal(self, arrays: dict[Any, jax.Array]) -> Signal:
         direction = arrays[Lane.DIRECTION].astype(self.dtype)

@@ -107,7 +107,7 @@ def layout_of(rules: Sequence[AbstractRule], names: Sequence[str]) -> Layout:
         on_leaves = jax.eval_shape(kinds, jax.ShapeDtypeStruct((), jnp.complex64))
         slots[name] = {slot: Kind.LEAF if is_complex(x.dtype) else Kind.REAL_LEAF for slot, x in on_leaves.items()}
         slots[name] |= dict.fromkeys(scalars, Kind.SCALAR)
-        slots[name] |= {"state": Kind.TREE} if rule.whole else {}
+        slots[name] |= {"state": Kind.TREE} if rule.holds_tree else {}
     return Layout(tuple(names), nonempty(hyperparams), nonempty(slots))
 
 

@@ -221,7 +221,8 @@ class Plan(NamedTuple):
         reads = list(self.lanes(leaf, one.rules.start).values())
         if not first and any(self.rules[r].observes for r in rules):
             reads.append(Buffer(Lane.INCOMING, leaf.update))
-        if leaf.param is not None and (steps or any(self.rules[r].needs_params for r in rules)):
+        sees_param = any(self.rules[r].needs_params or "param" in self.rules[r].observes for r in rules)
+        if leaf.param is not None and (steps or sees_param):
             reads.append(Buffer(Lane.PARAM, leaf.param))
         if not last:
             after = self.lanes(leaf, one.rules.stop)

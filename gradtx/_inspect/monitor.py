@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import operator
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
 
-from gradtx._core.contract import Trees
-from gradtx._core.control import either
+from gradtx._core.contract import Named
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer
 from gradtx._core.mesh import size_of
-from gradtx._core.numerics import Numbers, is_complex, l2_norm, norms, on_each, real_dtype, safe_divide, stacked
+from gradtx._core.numerics import Numbers, is_complex, l2_norm, on_each, real_dtype, safe_divide, stacked
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.walk import walk, words
 from gradtx.rules.base import Rule
@@ -93,8 +92,7 @@ class monitor(Rule):
     """
 
     equation = r"u \leftarrow u"
-    whole = True
-    pure = True
+    observes = ("incoming", "gradient", "direction", "param")
 
     every: int = 1
 
@@ -125,40 +123,52 @@ class monitor(Rule):
             clipped=counts(),
         )
 
-    def apply_tree(self, trees: Trees, state: MonitorState) -> tuple[Any, MonitorState]:
-        """The direction as it is, and what was seen."""
-        if self.every == 1:
-            return trees.direction, _measured(trees, state)
+    def terms(self, lanes: Named) -> dict[str, tuple[Any, jax.Array]]:
+        """Of the gradient, the update and the parameters their norms; zeros; what a clip has shortened."""
+        terms = {
+            "gradient": ("norm", lanes.incoming),
+            "update": ("norm", lanes.direction),
+            "zeros": ("sum", _is_zero(lanes.incoming)),
+        }
+        if lanes.param is not None:
+            terms["param"] = ("norm", lanes.param)
+        if lanes.gradient is not lanes.incoming:  # else no rule has touched it: there is nothing to compute
+            terms["clipped"] = ("sum", _shrinking(lanes.incoming, lanes.gradient))
+        return terms
+
+    def due(self, state: MonitorState) -> jax.Array | None:
+        """Every n-th step."""
+        return None if self.every == 1 else state.wait == 0
+
+    def observe(self, numbers: Mapping[str, Numbers] | None, state: MonitorState, executor: Any) -> MonitorState:
+        """What was seen."""
+        if self.every == 1 and numbers is not None:
+            return _measured(numbers, state, executor)
         due = state.wait == 0
-        state = either(due, lambda: _measured(trees, state), lambda: state)
-        return trees.direction, state._replace(wait=jnp.where(due, self.every - 1, state.wait - 1))
+        if numbers is not None:  # for another monitor, if not for this one
+            after = _measured(numbers, state, executor)
+            state = jax.tree.map(functools.partial(jnp.where, due), after, state)
+        return state._replace(wait=jnp.where(due, self.every - 1, state.wait - 1))
 
 
-def _measured(trees: Trees, state: MonitorState) -> MonitorState:
+def _measured(numbers: Mapping[str, Numbers], state: MonitorState, executor: Any) -> MonitorState:
     sizes, treedef = jax.tree.flatten(state.size)
-    gradients, lanes, updates, params = map(
-        jax.tree.leaves, (trees.incoming, trees.gradient, trees.direction, trees.params)
-    )
-    n, total = len(sizes), trees.executor.total
-    measured = norms([[x] for x in (*gradients, *updates, *params)], total)
-    nonfinite = on_each(_is_nonfinite, measured[:n])
-    columns = [measured[:n], measured[n : 2 * n], total.each(_is_zero, gradients), nonfinite]
-    if params:
-        columns.append(measured[2 * n :])
-    # A lane that is the gradient itself has been touched by no rule: there is nothing to compute.
-    clipped = None if all(map(operator.is_, gradients, lanes)) else total.each(_shrinking, gradients, lanes)
-    if clipped is not None:
-        columns.append(clipped)
+    none = jnp.zeros(len(sizes), jnp.float32)
+    gradients = numbers.get("gradient", none)
+    nonfinite = on_each(_is_nonfinite, gradients)
+    columns = [gradients, numbers.get("update", none), numbers.get("zeros", none), nonfinite]
+    columns += [numbers[name] for name in ("param", "clipped") if name in numbers]
     # The scalars of all leaves at once: nothing else is compiled for each leaf but the counts.
-    rows = trees.executor.map_leaves(_of_leaf, [(size,) for size in sizes], [], columns, {})
-    of_leaves = iter(zip(*rows, strict=True)) if rows else iter([()] * len(columns))
+    rows, _ = executor.map_leaves(_of_leaf, [(size,) for size in sizes], [], columns, {})
+    results = iter(zip(*rows, strict=True)) if rows else iter([()] * len(columns))
 
     def tree() -> Any:
-        return treedef.unflatten(next(of_leaves))
+        return treedef.unflatten(next(results))
 
     def counts(before: Any) -> Any:
         return jax.tree.map(_counted, tree(), before)
 
+    clipped = numbers.get("clipped")
     return MonitorState(
         steps=incremented(state.steps),
         wait=state.wait,
@@ -169,7 +179,7 @@ def _measured(trees: Trees, state: MonitorState) -> MonitorState:
         update_norm=tree(),
         zeros=tree(),
         nonfinite=counts(state.nonfinite),
-        param_norm=tree() if params else jax.tree.map(lambda size: jnp.full_like(size, jnp.nan), state.size),
+        param_norm=tree() if "param" in numbers else jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.size),
         clipped=state.clipped if clipped is None else counts(state.clipped),
     )
 

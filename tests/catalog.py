@@ -148,6 +148,9 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("lookahead", "scale_by_shape", "rectified_precondition", "scale_by_trust_ratio", "clip_by_rms"),
     *("scale_by_parameter_rms", "trace", "nesterov", "monotone_rms", "adagrad_sum", "scale", "decay_weights"),
     *("scale_by_inverse_time", "two_point_lookahead", "clip_by_value"),
+    *("scale_by_gradient_norm", "scale_by_distance", "running_sum", "dual_averaging", "ftrl_proximal", "skip_first"),
+    *("add_cautious_decay", "centralize", "adaptive_clip", "add_noise", "scale_by_sm3"),
+    *("scale_by_eigenbasis_rms", "scale_by_kronecker_root"),
 }
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]
 

@@ -198,8 +198,10 @@ def _timeless(tx: Chain) -> Chain:
 
 def _members(rule: Any, state: Any) -> dict[str, tuple[Any, Any]]:
     """The transformations in a rule, by their names, with their states; none if it cannot be taken apart."""
-    if not isinstance(rule, seal) or not isinstance(rule.tx, Transformation):
+    if not isinstance(getattr(rule, "tx", None), Transformation):
         return {}
+    if isinstance(state, dict):  # of a rule that holds more than the state of what is in it
+        return {"": (rule.tx, state["inner"])}
     return rule.tx._members(state) if isinstance(rule.tx, Wrapper) else {"": (rule.tx, state)}
 
 
@@ -214,7 +216,8 @@ def _rows(tx: Any, state: Any, at: _Part, parameters: int, acting: dict[str, lis
         taken = {id(leaf) for _, own in members.values() for leaf in jax.tree.leaves(own)}
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(slots) if id(x) not in taken)
         if members:
-            fields = slots["state"]._asdict() if hasattr(slots["state"], "_asdict") else {}
+            fields = slots["state"]._asdict() if hasattr(slots["state"], "_asdict") else slots["state"]
+            fields = fields if isinstance(fields, dict) else {}
             slots = {field: x for field, x in fields.items() if any(id(y) not in taken for y in jax.tree.leaves(x))}
         stored = [slot for slot, x in slots.items() if jax.tree.leaves(x) or not parameters]
         per_parameter = size / parameters if parameters else 0.0

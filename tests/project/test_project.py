@@ -2,9 +2,7 @@
 
 import ast
 import doctest
-import importlib.util
 import inspect
-import pkgutil
 import re
 import subprocess
 import sys
@@ -18,52 +16,43 @@ import gradtx.rules
 
 ROOT = Path(__file__).parents[2]
 
-# Lowest first; a module imports from its own floor or from below. A package stands for its modules.
-FLOORS = [
-    ["_core", "activations"],
-    ["native"],
-    ["_engine"],
-    ["rules"],
-    ["_chain"],
-    ["_wrappers"],
-    ["optimizers", "dialects", "_inspect"],
-    ["_states", "_sweep"],
-    ["testing"],
-    ["workbench"],
-    ["__main__"],
-]
-TOP = ("gradtx.testing", "gradtx.workbench", "gradtx.__main__")  # use what users use
+FREE = ("testing", "workbench")  # use what users use as well
 
 
-def floor_of(module: str) -> int:
-    own = module.removeprefix("gradtx").removeprefix(".").split(".")[0]
-    if not own:
-        return len(FLOORS)  # the package itself shows what all floors have
-    return next(i for i, floor in enumerate(FLOORS) if own in floor)
+def parts():
+    """The parts of the package by the page on architecture, lowest first, with the parts that each imports from."""
+    rows = re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", (ROOT / "docs" / "architecture.md").read_text(), re.M)
+    return {part: set(re.findall(r"`(\w+)`", imports)) for part, imports in rows}
 
 
-def modules():
-    names = [info.name for info in pkgutil.walk_packages(gradtx.__path__, "gradtx.")]
-    return [name for name in names if name != "gradtx.native._kernel"]  # compiled, and no Python
+def part_of(module):
+    return module.removeprefix("gradtx").removeprefix(".").split(".")[0]
 
 
-@pytest.mark.parametrize("module", modules())
-def test_imports_point_down(module):
-    source = Path(importlib.util.find_spec(module).origin).read_text()  # pyright: ignore[reportOptionalMemberAccess, reportArgumentType] - exists
-    for node in ast.walk(ast.parse(source)):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively"
-            names = [node.module or ""]
-            if node.module == "gradtx":
-                names = [f"gradtx.{alias.name}" for alias in node.names]
-                if module.startswith(TOP):
-                    continue
-        for name in names:
-            if name == "gradtx" and module.startswith(TOP):
-                continue
-            if name == "gradtx" or name.startswith("gradtx."):
-                assert floor_of(name) <= floor_of(module), f"{module} imports {name}, which stands above it"
+def imports():
+    """The parts that each part's modules import from; "" for the package itself, which shows what all have."""
+    found = {}
+    for path in sorted((ROOT / "gradtx").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{module} imports relatively"
+                members = [f"gradtx.{alias.name}" for alias in node.names]
+                names = members if node.module == "gradtx" else [node.module or ""]
+            ours = {part_of(name) for name in names if name == "gradtx" or name.startswith("gradtx.")}
+            found.setdefault(part_of(module), set()).update(ours)
+    return {part: others - {part} for part, others in found.items()}
+
+
+def test_imports_point_down_as_the_page_on_architecture_says():
+    said, order, found = parts(), list(parts()), imports()
+    assert set(order) == set(found) - {""}
+    for part, others in found.items():
+        if part:
+            seen = {other for other in others if other in said or part not in FREE}
+            assert seen == said[part], f"{part} imports from {seen}, and the page says {said[part]}"
+            assert all(order.index(other) < order.index(part) for other in seen), f"{part} imports from above"
 
 
 def test_runtime_needs_jax_optax_and_numpy_only():

@@ -1,4 +1,8 @@
-"""The optimizers of the review article and their nearest kin: SGD to Nadam."""
+"""The optimizers of the review article and their nearest kin: SGD to Nadam.
+
+The article is 深度学习的实践秘诀：优化方法回顾 ("Practical secrets of deep learning: optimization methods
+reviewed"), 28 May 2019. The copy at hand does not name its author.
+"""
 
 from __future__ import annotations
 

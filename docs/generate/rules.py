@@ -16,7 +16,7 @@ import optax
 from matplotlib.figure import Figure
 
 import gradtx as gx
-from docs.generate.pictures import GRADIENT, STEPS, bars, descend, lines, over_time, plane, root_v, updates
+from docs.generate.pictures import GRADIENT, STEPS, bars, descend, lines, over_time, plane, root_v, scan, updates
 from gradtx._engine.transformation import Transformation
 
 __all__ = ["RULES", "Entry"]
@@ -54,7 +54,7 @@ def _decay() -> Figure:
             return gx.step(tx, w, size * draw, state), w
 
         w = jnp.array(1.0)
-        return np.asarray(jax.lax.scan(one, (w, tx.init(w)), noise)[1])
+        return np.asarray(scan(one, (w, tx.init(w)), noise)[1])
 
     adam = gx.chain(gx.momentum(0.9), gx.rms(0.999), gx.debias(), gx.precondition())
     coupled = gx.chain(gx.add_decayed_weights(0.1), adam, gx.scale_by_learning_rate(0.03))
@@ -115,7 +115,7 @@ def _two_points() -> Figure:
         return gx.step(tx, w, point, state), (w, point)
 
     w = jnp.array(1.0)
-    held, ahead = jax.lax.scan(one, (w, tx.init(w)), length=STEPS // 2 + 1)[1]
+    held, ahead = scan(one, (w, tx.init(w)), length=STEPS // 2 + 1)[1]
     return lines("on the loss ½w²", {"gradient taken here": np.asarray(ahead), "w, held": np.asarray(held)})
 
 
@@ -128,7 +128,7 @@ def _watched() -> Figure:
         return state, (seen["update_norm"], seen["gradient_norm"])
 
     w = jnp.zeros(1)
-    update, gradient = jax.lax.scan(one, tx.init(w), jnp.asarray(GRADIENT[:, None], jnp.float32))[1]
+    update, gradient = scan(one, tx.init(w), jnp.asarray(GRADIENT[:, None], jnp.float32))[1]
     curves = {"update_norm": np.asarray(update), "gradient_norm": np.asarray(gradient)}
     return lines("metrics of chain(clip_by_norm(2), momentum(0.9), monitor())", curves, first=1)
 
@@ -146,7 +146,7 @@ def _averaged() -> Figure:
             return (w, state), (w, gx.evaluation_point(state, w))
 
         w = jnp.array(3.0)
-        held, evaluated = jax.lax.scan(one, (w, tx.init(w)), noise)[1]
+        held, evaluated = scan(one, (w, tx.init(w)), noise)[1]
         return np.asarray(held), np.asarray(evaluated)
 
     iterates, exponential = points(gx.average_iterates(0.1))
@@ -168,7 +168,7 @@ def _slow_weights() -> Figure:
             return (w, state), w
 
         w = jnp.array(3.0)
-        return np.asarray(jax.lax.scan(one, (w, tx.init(w)), noise)[1])
+        return np.asarray(scan(one, (w, tx.init(w)), noise)[1])
 
     curves = {"lookahead(5, 0.5)": way(gx.chain(gx.sgd(0.3), gx.lookahead(5, 0.5))), "sgd": way(gx.sgd(0.3))}
     return lines("a weight under SGD with noise", curves, first=1)
@@ -216,7 +216,7 @@ def _estimated() -> Figure:
             return (w, state), state.slots["in_units_of_distance"]["state"]["distance"]
 
         w = jnp.array([3.0, -4.0])
-        return np.asarray(jax.lax.scan(one, (w, tx.init(w)), length=STEPS)[1])
+        return np.asarray(scan(one, (w, tx.init(w)), length=STEPS)[1])
 
     curves = {f"first {d:g}": estimates(d) for d in (0.1, 1e-3, 1e-6)}
     return lines("the estimated distance d", curves, first=1)
@@ -249,7 +249,7 @@ def _led() -> Figure:
             return gx.step(tx, w, draw - 0.1, state), w
 
         w = jnp.array(0.0)
-        return np.asarray(jax.lax.scan(one, (w, tx.init(w)), noise)[1])
+        return np.asarray(scan(one, (w, tx.init(w)), noise)[1])
 
     return lines("a weight that gradients pull at, a little", {"l1 = 2": way(2.0), "l1 = 0": way(0.0)})
 
@@ -284,7 +284,7 @@ def _polyak() -> Figure:
             return gx.step(tx, w, w, state, value=0.5 * w**2 + 0.1), w
 
         w = jnp.array(3.0)
-        return np.asarray(jax.lax.scan(one, (w, tx.init(w)), length=STEPS // 2)[1])
+        return np.asarray(scan(one, (w, tx.init(w)), length=STEPS // 2)[1])
 
     return lines("w on the loss ½w² + 0.1", {"minimum = 0.1": way(0.1), "minimum = 0": way(0.0)})
 
@@ -319,7 +319,7 @@ def _hilly(*chains: tuple[str, Transformation]) -> Figure:
             loss = 0.5 * jnp.sum(w * (curvature @ w))
             return gx.step(tx, w, curvature @ w + draw, state), loss
 
-        return np.asarray(jax.lax.scan(one, (start, tx.init(start)), noise)[1])
+        return np.asarray(scan(one, (start, tx.init(start)), noise)[1])
 
     return lines("loss, whose long axes are combinations of elements", {name: losses(tx) for name, tx in chains})
 

@@ -182,7 +182,7 @@ WRONG = {
     "seed must be an integer, found 0.5": lambda: gx.add_noise(seed=0.5),  # pyright: ignore[reportArgumentType] - wrong
     "seed must be an integer, found True": lambda: gx.add_noise(seed=True),
     "tx must be a gradtx chain or rule, found 1": lambda: gx.in_units_of_distance(1),  # pyright: ignore[reportArgumentType] - wrong
-    "an eps that is a schedule would not be": lambda: gx.in_units_of_distance(gx.adam(1.0, eps=lambda count: 1e-8)),
+    "eps must be a number and no schedule": lambda: gx.in_units_of_distance(gx.adam(1.0, eps=lambda count: 1e-8)),
     "value must be one number, found shape (1,)": lambda: outs_with_loss(jnp.ones(1)),
 }
 

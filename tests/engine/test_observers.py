@@ -1,0 +1,125 @@
+"""Observers: numbers that are taken in the pass of the rules around them, held to numpy's in float64."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradtx as gx
+
+RNG = np.random.default_rng(0)
+PARAMS = {"a": jnp.asarray(RNG.normal(size=(40, 5)), jnp.float32), "b": jnp.asarray(RNG.normal(size=7), jnp.bfloat16)}
+GRADS = jax.tree.map(lambda p: jnp.asarray(RNG.normal(size=p.shape), p.dtype), PARAMS)
+
+
+class watcher(gx.Rule):
+    """The norms of step and parameters, and the sums of the gradients, of each leaf in the last step."""
+
+    equation = r"u \leftarrow u"
+    observes = ("incoming", "gradient", "direction", "param")
+    every: int = 1
+
+    def init_tree(self, params):
+        zeros = jnp.zeros(len(jax.tree.leaves(params)))
+        return {"step": zeros, "incoming": zeros, "gradient": zeros, "param": zeros, "count": jnp.zeros((), jnp.int32)}
+
+    def terms(self, lanes) -> Any:
+        sums = {"incoming": ("sum", lanes.incoming), "gradient": ("sum", lanes.gradient)}
+        return {"step": ("norm", lanes.direction), "param": ("norm", lanes.param)} | sums
+
+    def due(self, state):
+        return None if self.every == 1 else state["count"] % self.every == 0
+
+    def observe(self, numbers, state, executor):
+        seen = {} if numbers is None else {name: jnp.stack([*values]) for name, values in numbers.items()}
+        return state | seen | {"count": state["count"] + 1}
+
+
+def stepped(tx, steps=1):
+    params, state = PARAMS, tx.init(PARAMS)
+    step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s))
+    for _ in range(steps):
+        params, state = step(params, GRADS, state)
+    return params, state.slots.get("watcher", {}).get("state", {})
+
+
+def wide(tree):
+    return [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
+
+
+CASES = {
+    "alone": ((), 1),
+    "in one pass": ((gx.scale(0.5),), 0.5),
+    "behind a rule of whole trees": ((optax.scale(0.5),), 0.5),
+    "behind a measurement": ((gx.clip_by_global_norm(1.0),), 1 / np.sqrt(sum((g**2).sum() for g in wide(GRADS)))),
+    "behind an accumulator": ((gx.scale(0.5), gx.momentum(0.0)), 0.5),
+}
+
+
+@pytest.mark.parametrize("executor", ["reference", "native"])
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_of_each_leaf(executor, name):
+    before, factor = CASES[name]
+    with gx.executor(executor):
+        params, seen = stepped(gx.chain(*before, watcher(), gx.scale_by_learning_rate(0.1)))
+        unwatched, _ = stepped(gx.chain(*before, gx.scale_by_learning_rate(0.1)))
+    grads = wide(GRADS)
+    np.testing.assert_allclose(seen["step"], [factor * np.linalg.norm(g) for g in grads], rtol=1e-5)
+    np.testing.assert_allclose(seen["param"], [np.linalg.norm(p) for p in wide(PARAMS)], rtol=1e-5)
+    np.testing.assert_allclose(seen["incoming"], [g.sum() for g in grads], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(seen["gradient"], [factor * g.sum() for g in grads], rtol=1e-4, atol=1e-5)
+    for x, y in zip(wide(params), wide(unwatched), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)  # an observer changes nothing
+
+
+def test_where_it_acts():
+    _, seen = stepped(gx.chain(gx.where("b", watcher()), gx.scale_by_learning_rate(0.1)))
+    np.testing.assert_allclose(seen["step"], [np.linalg.norm(wide(GRADS)[1])], rtol=1e-5)
+
+
+@pytest.mark.parametrize("executor", ["reference", "native"])
+def test_no_numbers_where_none_are_due(executor):
+    with gx.executor(executor):
+        _, seen = stepped(gx.chain(gx.momentum(0.5), watcher(every=3), gx.scale_by_learning_rate(0.1)), steps=3)
+    assert seen["count"] == 3
+    first = [0.5 * np.linalg.norm(g) for g in wide(GRADS)]  # m = g/2 in the first step, and no other was asked for
+    np.testing.assert_allclose(seen["step"], first, rtol=1e-5)
+
+
+def test_one_pass():
+    """By the plan's bytes, those of Adam alone: gradient; parameter, m and v in and out."""
+    leaf = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    tx = gx.chain(gx.adam(0.1), gx.monitor())
+    plan = tx._engine.plan(leaf, jax.eval_shape(tx.init, leaf), True)
+    assert [plan.traffic(k) for k in range(len(plan.passes))] == [28_000]
+
+
+@pytest.mark.skipif(not gx.native.available(), reason="no kernel")
+def test_no_memory():
+    """A step with a monitor makes no array of the size of a leaf."""
+    params, grads = jnp.ones(1 << 16), jnp.ones(1 << 16)
+    tx = gx.chain(gx.adam(0.1), gx.monitor())
+    step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2))
+    memory = step.lower(params, grads, tx.init(params)).compile().memory_analysis()
+    assert memory is not None and memory.temp_size_in_bytes < 4 * (1 << 14)
+
+
+@pytest.mark.parametrize(
+    "terms, message",
+    [
+        ({"x": 1.0}, "'watcher': terms must return"),
+        ({"x": ("median", jnp.zeros(3))}, "known are 'sum' and 'norm'"),
+        ({"x": ("sum", jnp.zeros(()))}, "returns x as"),
+    ],
+)
+def test_wrong_terms(terms, message):
+    class wrong(watcher):
+        def terms(self, lanes):
+            return terms
+
+    tx = gx.chain(gx.scale(0.1), wrong(name="watcher"))
+    with pytest.raises((TypeError, ValueError), match=message):
+        tx.update(jnp.ones(3), tx.init(jnp.ones(3)), jnp.ones(3))

@@ -142,7 +142,7 @@ def _perceptron(setting: Setting) -> dict[str, Contestant]:
     def loss(params: dict[str, jax.Array]) -> jax.Array:
         leaves, x = list(params.values()), inputs
         for w, b in zip(leaves[::2], leaves[1::2], strict=True):
-            x = x + jax.nn.relu(x @ w + b)
+            x = x + jax.nn.relu(x @ w + jnp.broadcast_to(b, x.shape))
         return jnp.mean(jnp.square(x))
 
     def loop(entry: Entry, length: int) -> Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -109,5 +109,10 @@ class Network:
         *hidden, last = (params[layer] for layer in self.layers)
         x = images
         for layer in hidden:
-            x = self.activation.function(x @ layer["w"] + layer["b"])
-        return x @ last["w"] + last["b"]
+            x = self.activation.function(_affine(layer, x))
+        return _affine(last, x)
+
+
+def _affine(layer: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+    product = x @ layer["w"]
+    return product + jnp.broadcast_to(layer["b"], product.shape)

@@ -60,7 +60,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 class Picture(SphinxDirective):
-    """``picture:: rule rms`` or ``picture:: optimizer adam``: what it does, drawn, with a caption."""
+    """``picture:: rule rms``, ``picture:: optimizer adam`` or ``picture:: claim cliff``: drawn, with a caption."""
 
     required_arguments = 2
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 import gradtx as gx
-from docs.generate.pictures import valley
+from docs.generate.pictures import cliff, valley
 
 __all__ = ["OPTIMIZERS", "Way"]
 
 
 class Way(NamedTuple):
-    """How an optimizer goes down a narrow valley, beside another one.
+    """How an optimizer goes down a narrow valley, or another ground, beside another one.
 
     Attributes:
         call: what makes it, as an expression in gradtx.
         beside: likewise, the other one.
         caption: what there is to see.
+        ground: draws both on the ground that shows their difference.
+        steps: that are drawn.
     """
 
     call: str
     beside: str
     caption: str
+    ground: Callable[[dict[str, gx.Chain], int], Figure] = valley
+    steps: int = 60
 
     def draw(self) -> Figure:
         """The picture: the very calls that are written below it."""
         labels = [call.partition("(")[0].replace("free_", "free_ ") for call in (self.call, self.beside)]
         chains = [eval(call, dict(vars(gx))) for call in (self.call, self.beside)]
-        return valley(dict(zip(labels, chains, strict=True)))
+        return self.ground(dict(zip(labels, chains, strict=True)), self.steps)
 
 
 OPTIMIZERS: dict[str, Way] = {
@@ -39,9 +44,10 @@ OPTIMIZERS: dict[str, Way] = {
         "The steep direction limits the rate. Just below 2/30, descent bounces across the valley and crawls along it.",
     ),
     "momentum_sgd": Way(
-        "momentum_sgd(0.3)",
-        "sgd(0.03)",
-        "Along the valley gradients agree and add up. The average swings across it, and past the minimum.",
+        "momentum_sgd(0.066)",
+        "sgd(0.066)",
+        "At the same learning rate. Across the valley gradients change their sign and cancel in the average, so the "
+        "bouncing dies away. Along it they agree. Past the minimum the average carries on for a while.",
     ),
     "nag": Way(
         "nag(0.3)",
@@ -49,17 +55,24 @@ OPTIMIZERS: dict[str, Way] = {
         "The same average, with gradients from one step ahead: it does not swing across.",
     ),
     "adagrad": Way(
-        "adagrad(0.9)", "sgd(0.03)", "Both directions are equally steep to it. Steps shrink with the sum of squares."
+        "adagrad(1.0)",
+        "rmsprop(0.1)",
+        "It never forgets the large gradients of the cliff: on the slope behind it its steps stay tiny.",
+        cliff,
+        600,
     ),
     "rmsprop": Way(
-        "rmsprop(0.12)",
-        "adagrad(0.9)",
-        "The average forgets large gradients, so steps do not shrink: slower here at first.",
+        "rmsprop(0.1)",
+        "adagrad(1.0)",
+        "Its average forgets the large gradients of the cliff within some fifty steps, so that it arrives.",
+        cliff,
+        600,
     ),
     "adam": Way(
         "adam(0.3)",
-        "rmsprop(0.12)",
-        "It averages both g and g². Here its momentum makes it overshoot; with noisy gradients it is what helps.",
+        "rmsprop(0.3)",
+        "At the same learning rate. RMSProp is quick, but √v has forgotten all large gradients by the time it arrives, "
+        "and a small one throws it out again. Adam averages g and g² for longer: it swings, comes near and stays.",
     ),
     "adamw": Way(
         "adamw(0.3, weight_decay=0.5)",

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradtx as gx
 from docs.generate import api, family
+from docs.generate.claims import CLAIMS
 from docs.generate.optimizers import OPTIMIZERS
 from docs.generate.pictures import svg
 from docs.generate.rules import RULES
@@ -200,12 +201,14 @@ def _contents(caption: str, names: Iterable[str]) -> str:
 
 @functools.cache
 def figure(kind: str, name: str) -> str:
-    """The picture of a "rule" or an "optimizer", with its caption, as HTML."""
+    """The picture of a "rule", an "optimizer" or a "claim", with its caption, as HTML."""
     if kind == "rule":
         draw, caption = RULES[name].draw, RULES[name].caption
+    elif kind == "claim":
+        draw, caption = CLAIMS[name]
     else:
         way = OPTIMIZERS[name]
-        draw, caption = way.draw, f"{way.caption} 60 steps of {way.call}, beside {way.beside}."
+        draw, caption = way.draw, f"{way.caption} {way.steps} steps of {way.call}, beside {way.beside}."
     label = html.escape(f"{name}: {caption}", quote=True)
     drawn = svg(draw).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return f'<figure class="picture">{drawn}<figcaption>{caption}</figcaption></figure>'

@@ -21,7 +21,26 @@ import gradtx as gx
 from gradtx._engine.transformation import Transformation
 from gradtx.workbench.picture import STYLE, spread
 
-__all__ = ["GRADIENT", "bars", "descend", "lines", "over_time", "plane", "root_v", "svg", "updates", "valley"]
+__all__ = [
+    "COLOURS",
+    "FAINT",
+    "GRADIENT",
+    "INK",
+    "MUTED",
+    "WIDTH",
+    "bars",
+    "cliff",
+    "descend",
+    "draw_lines",
+    "lines",
+    "over_time",
+    "plane",
+    "root_v",
+    "set_title",
+    "svg",
+    "updates",
+    "valley",
+]
 
 STEPS = 60
 WIDTH, LEFT, RIGHT = 5.0, 0.1, 0.68  # inches, and what of it axes take; to be read on a telephone
@@ -104,21 +123,29 @@ def over_time(title: str, chains: Mapping[str, Transformation], steps: int = STE
     """The scripted gradient above, and below what comes out of each chain, each with its label beside it."""
     figure, (above, below) = _panels(3.4, height_ratios=[1, 1.7])
     t = np.arange(1, steps + 1)
-    _title(above, "gradient in, g")
+    set_title(above, "gradient in, g")
     above.plot(t, GRADIENT[:steps], color=MUTED, linewidth=1.3, drawstyle="steps-mid")
-    _title(below, title)
-    _draw_lines(
+    set_title(below, title)
+    draw_lines(
         below, t, {label: updates(tx, param=param)[:steps] for label, tx in chains.items()}, drawstyle="steps-mid"
     )
     below.set_xlabel("step")
     return figure
 
 
-def lines(title: str, curves: Mapping[str, np.ndarray], first: int = 0, x: np.ndarray | None = None) -> Figure:
-    """Curves over steps, or over other numbers, each with its label beside it."""
+def lines(
+    title: str,
+    curves: Mapping[str, np.ndarray],
+    first: int = 0,
+    x: np.ndarray | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Curves over steps, or over other numbers, each with its label beside it; with limits on a logarithmic axis."""
     figure, (axes,) = _panels(2.5)
-    _title(axes, title)
-    _draw_lines(axes, first + np.arange(len(next(iter(curves.values())))) if x is None else x, curves)
+    set_title(axes, title)
+    if limits is not None:
+        axes.set(yscale="log", ylim=limits)
+    draw_lines(axes, first + np.arange(len(next(iter(curves.values())))) if x is None else x, curves)
     if x is None:
         axes.set_xlabel("step")
     return figure
@@ -136,7 +163,7 @@ def plane(title: str, points: np.ndarray, moved: np.ndarray, labels: tuple[str, 
         axes.annotate("", end, start, arrowprops=arrow)
     axes.plot(*points[far].T, "o", color=MUTED, markersize=3)
     axes.plot(*points[~far].T, "o", color=COLOURS[1], markersize=4)
-    _title(axes, title)
+    set_title(axes, title)
     axes.set_aspect("equal")
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
@@ -159,7 +186,7 @@ def bars(title: str, names: Sequence[str], groups: Mapping[str, np.ndarray], lim
         axes.annotate("limit", (1.01, limit), xycoords=("axes fraction", "data"), va="center", color=INK)
     axes.set_xticks(at, [_broken(name, 8) for name in names])
     axes.tick_params(axis="x", length=0)
-    _title(axes, title)
+    set_title(axes, title)
     return figure
 
 
@@ -179,11 +206,29 @@ def valley(chains: Mapping[str, Transformation], steps: int = STEPS) -> Figure:
     plan.plot(0, 0, "+", color=INK, markersize=8)
     plan.set(xlim=(-4.6, 2.4), ylim=(-1.35, 1.35), xlabel="w₁, the flat direction")
     plan.grid(False)
-    _title(plan, "w₂, the steep direction")
+    set_title(plan, "w₂, the steep direction")
     losses.set_yscale("log")
-    _draw_lines(losses, np.arange(steps + 1), curves, colours)
+    draw_lines(losses, np.arange(steps + 1), curves, colours)
     losses.set_xlabel("step")
-    _title(losses, "loss")
+    set_title(losses, "loss")
+    return figure
+
+
+def cliff(chains: Mapping[str, Transformation], steps: int = 600) -> Figure:
+    """A cliff and then a long gentle slope down to 0, and the ways of chains that start on the cliff."""
+    figure, (profile, ways) = _panels(4.0, height_ratios=(1, 1.7), sharex=False, hspace=0.55)
+    w = np.linspace(-1, 14, 300)
+    profile.plot(w, np.logaddexp(2 * w, -2 * w) / 2 + 19.8 * np.logaddexp(0, 5 * (w - 12)), color=MUTED, linewidth=1.3)
+    profile.set(xlabel="w", xticks=[0, 5, 10, 14])
+    set_title(profile, "loss")
+
+    def gradient(w: jax.Array) -> jax.Array:
+        return jnp.tanh(2 * w) + 99 * jax.nn.sigmoid(5 * (w - 12))
+
+    curves = {label: descend(tx, 14.0, gradient, steps) for label, tx in chains.items()}
+    draw_lines(ways, np.arange(steps + 1), curves, COLOURS if len(chains) > 2 else (COLOURS[0], MUTED))
+    ways.set_xlabel("step")
+    set_title(ways, "w")
     return figure
 
 
@@ -212,11 +257,12 @@ def _panels(
     return figure, list(grid[:, 0])
 
 
-def _title(axes: Axes, text: str) -> None:
+def set_title(axes: Axes, text: str) -> None:
+    """A title above the left end of the axes."""
     axes.set_title(text, fontsize=9.5, color=INK, pad=6, y=1.0)  # a y given need not be searched for
 
 
-def _draw_lines(
+def draw_lines(
     axes: Axes,
     x: np.ndarray,
     curves: Mapping[str, np.ndarray],
@@ -228,10 +274,11 @@ def _draw_lines(
         axes.plot(x, y, color=colour, linewidth=1.4 if i else 2, zorder=4 - i / 9, drawstyle=drawstyle)
     axes.margins(x=0.01)
     if x[-1] > 1:
-        axes.xaxis.set_major_locator(MultipleLocator(10 if len(x) > STEPS / 2 + 1 else 5))
+        between = next((width for width in (5, 10, 50) if len(x) <= 6.2 * width), 100)
+        axes.xaxis.set_major_locator(MultipleLocator(between))
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
-    ends = [float(to_axes.transform((x[-1], y[-1]))[1]) for y in curves.values()]
+    ends = [float(to_axes.transform((x[-1], y[-1]))[1]) if np.isfinite(y[-1]) else 1.0 for y in curves.values()]
     inches = axes.bbox.height / axes.figure.dpi
     for label, place, colour in zip(curves, _places(ends, curves, inches), colours, strict=False):
         axes.annotate(_broken(label), (1.02, place), xycoords="axes fraction", va="center", color=colour)
@@ -245,4 +292,5 @@ def _broken(label: str, letters: int = SHORT) -> str:
 def _places(wanted: Iterable[float], labels: Iterable[str], inches: float) -> np.ndarray:
     """Places of labels beside axes so high, as near to those wanted as their lines allow."""
     lines = max(len(_broken(label).splitlines()) for label in labels)
-    return spread([min(max(place, 0.0), 1.0) for place in wanted], (0.02 + LINE * lines) / inches)
+    places = [min(max(place, 0.0), 1.0) for place in wanted]
+    return spread(places, min((0.02 + LINE * lines) / inches, 1 / len(places)))

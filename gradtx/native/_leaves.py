@@ -74,7 +74,7 @@ def map_leaves(
         _check_outputs(aliases, written)
         return (*results[:written], *(x.astype(promoted(jnp.float32, x.dtype)) for x in results[written:]))
 
-    rows: list[tuple[Any, ...]] = [()] * len(leaves)
+    results: list[tuple[Any, ...]] = [()] * len(leaves)
     numbers: list[tuple[list[int], Sequence[jax.Array]]] = []
     for group in _groups(function, leaves, local, shared, aliases, kinds):
         if group.program is None:
@@ -82,23 +82,23 @@ def map_leaves(
                 functools.partial(function, *map(as_array, leaves[i]), *(x[i] for x in local), *shared)
                 for i in group.members
             )
-            outputs, vectors = evaluated(functions, kinds)
-            for i, row in zip(group.members, outputs, strict=True):
-                rows[i] = tuple(row)
+            rows, vectors = evaluated(functions, kinds)
+            for i, row in zip(group.members, rows, strict=True):
+                results[i] = tuple(row)
             numbers.append((group.members, vectors))
             continue
         for flat, chunks in group.together(leaves).items():
             call = group.call(leaves, local, flat, chunks, kinds)
-            results = call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
-            outputs, flat_outputs, vectors = call.parted(results, len(chunks))
-            separate, flats = iter(outputs), iter(flat_outputs)
+            found = call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
+            own, vectors = iter(found), found[len(found) - len(kinds) :]
+            flat_results = iter(found[len(found) - len(kinds) - len(chunks) * len(flat) :])
             for chunk in chunks:
                 shapes = [jnp.shape(leaves[i][0]) for i in chunk]
-                views = {output: split(next(flats), shapes) for output in call.flat_outputs}
+                views = {output: split(next(flat_results), shapes) for output in call.flat_outputs}
                 for k, i in enumerate(chunk):
-                    rows[i] = tuple(views[o][k] if o in views else next(separate) for o in range(call.outputs))
+                    results[i] = tuple(views[o][k] if o in views else next(own) for o in range(call.outputs))
             numbers.append((list(itertools.chain(*chunks)), vectors))
-    return rows, [
+    return results, [
         _of_all_shards(kind, [(members, vectors[k]) for members, vectors in numbers]) for k, kind in enumerate(kinds)
     ]
 
@@ -151,8 +151,8 @@ def _of_all_shards(kind: Reduce, parts: Sequence[tuple[list[int], jax.Array]]) -
     order = [i for group in alike.values() for members, _ in group for i in members]
     over = {Reduce.SUM: jax.lax.psum, Reduce.NORM: _norm_over, Reduce.MAX: _largest_over}[kind]
     vectors = [(joined([numbers for _, numbers in group]), axes) for axes, group in alike.items()]
-    everywhere = joined([over(numbers, axes) if axes else numbers for numbers, axes in vectors])
-    return in_order(everywhere, sorted(range(len(order)), key=order.__getitem__))
+    whole = joined([over(numbers, axes) if axes else numbers for numbers, axes in vectors])
+    return in_order(whole, sorted(range(len(order)), key=order.__getitem__))
 
 
 def _norm_over(norms: jax.Array, axes: tuple[str, ...]) -> jax.Array:
@@ -253,7 +253,6 @@ class _Group:
         chunks: Chunks,
         reduces: tuple[Reduce, ...],
     ) -> Call:
-        """The call of the kernel, or several, for leaves that go together."""
         assert self.program is not None
         return Call(
             program=self.program,
@@ -274,7 +273,7 @@ class _Group:
         flat: tuple[int, ...],
         chunks: Chunks,
     ) -> list[Any]:
-        """The operands of that call."""
+        """The operands of a ``Call``."""
         members = list(itertools.chain(*chunks))
         arrays = [as_array(x) for i in members for a, x in enumerate(leaves[i]) if a not in flat]
         flats = [leaves[chunk[0]][a].flat for chunk in chunks for a in flat]
@@ -295,8 +294,8 @@ def _groups(
     traced: dict[Any, tuple[_Group, core.Jaxpr | None]] = {}
     groups: dict[Any, _Group] = {}
     for i, arrays in enumerate(leaves):
-        scalars = [x[i] if isinstance(x, list) else x for x in local]  # a vector has the type of its elements
-        axes = varying(*(x.flat if isinstance(x, View) else x for x in arrays), *scalars, *shared)
+        own = [x[i] if isinstance(x, list) else x for x in local]  # a vector has the type of its elements
+        axes = varying(*(x.flat if isinstance(x, View) else x for x in arrays), *own, *shared)
         first = jax.typeof(vary(arrays[0], axes))
         scalar = first.update(shape=(), weak_type=False, sharding=first.sharding.update(spec=PartitionSpec()))
         avals = (
@@ -304,7 +303,7 @@ def _groups(
                 first.update(dtype=x.dtype, weak_type=False) if isinstance(x, View) else jax.typeof(vary(x, axes))
                 for x in arrays
             ),
-            *(scalar.update(dtype=x.dtype) for x in scalars),
+            *(scalar.update(dtype=x.dtype) for x in own),
         )
         if avals not in traced:
             program, jaxpr, consts, same = None, None, [], {}

@@ -65,17 +65,11 @@ class Call:
         """The positions, among the outputs of a leaf, of those that are views of flat ones."""
         return tuple(dict(self.aliases)[array] for array in self.flat)
 
-    def parted(self, results: Sequence[Any], chunks: int) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-        """The outputs of leaves, the flat ones of so many chunks, and the vectors."""
-        vectors = len(results) - len(self.reduces)
-        flat = vectors - chunks * len(self.flat)
-        return results[:flat], results[flat:vectors], results[vectors:]
-
     def avals(self, *operands: Any) -> Sequence[Any]:
         """The results' abstract values, given the operands'."""
         rows = [[aval_of(var) for var in jaxpr.outvars] for jaxpr in self.jaxprs]
         flat = [x for columns in self._split(operands)[2] for x in columns]
-        return [*self._separate(rows), *flat, *(self._vector(x, len(rows)) for x in rows[0][self.outputs :])]
+        return [*self._own(rows), *flat, *(self._vector(x, len(rows)) for x in rows[0][self.outputs :])]
 
     def reference(self, *operands: jax.Array) -> list[jax.Array]:
         """The results in JAX."""
@@ -83,33 +77,36 @@ class Call:
         flat = [
             join([leaf[output] for leaf in chunk]) for chunk in self._in_chunks(rows) for output in self.flat_outputs
         ]
-        return [*self._separate(rows), *flat, *vectors]
+        return [*self._own(rows), *flat, *vectors]
 
     def native(self, *operands: jax.Array) -> list[jax.Array]:
         """The results by the kernel, where that can run."""
+        own, flat, vectors = [], [], []
         arrays, outputs = self.arrays - len(self.flat), self.outputs - len(self.flat)
-        input_at = [i for i in range(self.arrays) if i not in self.flat].index
-        output_at = [i for i in range(self.outputs) if i not in self.flat_outputs].index
-        aliases = [(input_at(a), output_at(o)) for a, o in self.aliases if a not in self.flat]
-        output_avals, flat_avals, vector_avals = self.parted(self.avals(*map(jax.typeof, operands)), len(self.chunks))
-        calls: list[tuple[Sequence[Any], Sequence[Any], Sequence[Any]]] = []
-        leaf, flats = 0, len(self.flat)
-        for k, (leaves, call_operands) in enumerate(zip(self.chunks, self._calls(operands), strict=True)):
+        inputs_of_own = [i for i in range(self.arrays) if i not in self.flat]
+        outputs_of_own = [i for i in range(self.outputs) if i not in self.flat_outputs]
+        aliases = [(inputs_of_own.index(a), outputs_of_own.index(o)) for a, o in self.aliases if a not in self.flat]
+        avals = self.avals(*map(jax.typeof, operands))
+        for leaves, call_operands in zip(self.chunks, self._calls(operands), strict=True):
             in_place = {1 + i * arrays + a: i * outputs + o for i in range(leaves) for a, o in aliases}
-            in_place |= {1 + leaves * arrays + j: leaves * outputs + j for j in range(flats)}
-            avals = [
-                *output_avals[leaf * outputs : (leaf + leaves) * outputs],
-                *flat_avals[k * flats : (k + 1) * flats],
-                *(self._vector(x, leaves) for x in vector_avals),
-            ]
-            call = jax.ffi.ffi_call(_library.TARGET, avals, input_output_aliases=in_place)
-            results = call(*call_operands, **self._attributes())
-            calls.append(self.parted(results, 1))
-            leaf += leaves
-        separate, flat, vectors = zip(*calls, strict=True)
-        return [*itertools.chain(*separate), *itertools.chain(*flat), *map(joined, zip(*vectors, strict=True))]
+            first = 1 + leaves * arrays
+            in_place |= {first + j: leaves * outputs + j for j in range(len(self.flat))}
+            call = jax.ffi.ffi_call(
+                _library.TARGET,
+                [
+                    *avals[len(own) : len(own) + leaves * outputs],
+                    *map(jax.typeof, call_operands[first : first + len(self.flat)]),
+                    *(self._vector(x, leaves) for x in avals[len(avals) - len(self.reduces) :]),
+                ],
+                input_output_aliases=in_place,
+            )
+            found = call(*call_operands, **self._attributes())
+            own += found[: leaves * outputs]
+            flat += found[leaves * outputs : len(found) - len(self.reduces)]
+            vectors.append(found[len(found) - len(self.reduces) :])
+        return [*own, *flat, *map(joined, zip(*vectors, strict=True))]
 
-    def _separate(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
+    def _own(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
         """The outputs that are not views of flat ones, of all leaves."""
         return [x for row in rows for o, x in enumerate(row[: self.outputs]) if o not in self.flat_outputs]
 
@@ -119,26 +116,25 @@ class Call:
 
     def _split(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any], Sequence[Any]]:
         """Arrays per leaf, vectors of local scalars, flat arrays per chunk, shared scalars."""
-        leaves, separate = sum(self.chunks), self.arrays - len(self.flat)
-        ends = np.cumsum([leaves * separate, self.local, len(self.chunks) * len(self.flat)])
+        leaves, own = sum(self.chunks), self.arrays - len(self.flat)
+        ends = np.cumsum([leaves * own, self.local, len(self.chunks) * len(self.flat)])
         arrays, local, flat, shared = (operands[i:j] for i, j in itertools.pairwise([0, *ends, len(operands)]))
         return _rows(arrays, leaves), list(local), _rows(flat, len(self.chunks)), shared
 
     def _functions(self, operands: Sequence[jax.Array]) -> Iterator[Callable[[], Sequence[jax.Array]]]:
         """Per leaf, the function of its operands."""
         arrays, local, flat, shared = self._split(operands)
-        rows: list[list[jax.Array]] = []
+        whole: list[list[jax.Array]] = []
         for chunk, columns in zip(self._in_chunks(arrays), flat, strict=True):
-            views = [split(x, [separate[0].shape for separate in chunk]) for x in columns]
-            for k, separate in enumerate(chunk):
-                row = list(separate)
+            views = [split(x, [own[0].shape for own in chunk]) for x in columns]
+            for k, own in enumerate(chunk):
+                whole.append(list(own))
                 for position, column in zip(self.flat, views, strict=True):
-                    row.insert(position, column[k].array())
-                rows.append(row)
-        for i, (jaxpr, row) in enumerate(zip(self.jaxprs, rows, strict=True)):
+                    whole[-1].insert(position, column[k].array())
+        for i, (jaxpr, own) in enumerate(zip(self.jaxprs, whole, strict=True)):
             count = len(shared) - len(jaxpr.constvars)
             function = core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, shared[count:]))
-            yield functools.partial(function, *row, *(element(x, i) for x in local), *shared[:count])
+            yield functools.partial(function, *own, *(element(x, i) for x in local), *shared[:count])
 
     def _in_chunks(self, rows: Any) -> Iterable[Any]:
         """Rows of one for each leaf, chunk by chunk."""

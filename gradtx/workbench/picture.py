@@ -136,19 +136,25 @@ def page(
     return file.getvalue()
 
 
-def limits(values: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """The range of the positive finite values, held within low and high, with a little air; two decades at least."""
+def limits(values: np.ndarray, low: float, high: float, least: float = 100) -> tuple[float, float]:
+    """The range of the positive finite values, held within low and high, with a little air; two decades at least.
+
+    Args:
+        values: any number of them.
+        low, high: what is beyond has no place.
+        least: the top is this many times the bottom at least.
+    """
     shown = values[np.isfinite(values) & (values > 0)]
     if not shown.size:
         return low, high
     bottom, top = np.clip([shown.min(), shown.max()], low, high).tolist()
-    return min(bottom, top / 100) / 1.6, top * 1.6
+    return min(bottom, top / least) / 1.6, top * 1.6
 
 
-def limits_of_losses(curves: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The range of training losses, by epoch from before training."""
+def limits_of_losses(curves: Sequence[np.ndarray], least: float = 100) -> tuple[float, float]:
+    """The range of losses, by epoch from before training; ``least`` as in ``limits``."""
     highest = 10 * max((float(losses[0]) for losses in curves if 0 < losses[0] < np.inf), default=1.0)
-    return limits(np.concatenate(curves), SMALLEST_LOSS, highest)
+    return limits(np.concatenate(curves), SMALLEST_LOSS, highest, least)
 
 
 def set_axes(axes: Axes, last: float, limits: tuple[float, float], first: float = 0) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,14 +38,18 @@ class Recipe(NamedTuple):
     swept: str = "learning_rate"
 
     def rate(self, batch_size: int) -> float:
-        """A learning rate that suits batches of this size: proportional to the root of it, to two digits.
+        """A learning rate that suits batches of this size, to two digits.
 
-        The average of n gradients has a noise of 1/√n, so smaller batches want smaller steps.
+        Below ``BATCH_SIZE`` it is proportional to the size: there noise is what limits a step, and an epoch goes as far
+        with many small steps as with few long ones. Above, curvature limits a step more and more, and the rate grows
+        with the cube root only.
 
-        >>> RECIPES["sgd"].rate(BATCH_SIZE) == RECIPES["sgd"].learning_rate
-        True
+        >>> sgd = RECIPES["sgd"]
+        >>> sgd.rate(BATCH_SIZE) == sgd.learning_rate, sgd.rate(8) == sgd.learning_rate / 4
+        (True, True)
         """
-        return float(f"{self.learning_rate * math.sqrt(batch_size / BATCH_SIZE):.2g}")
+        times = batch_size / BATCH_SIZE
+        return float(f"{self.learning_rate * (times if times <= 1 else times ** (1 / 3)):.2g}")
 
 
 def _plain(optimizer: Callable[[float], optax.GradientTransformation]) -> Callable[[float, int], Chain]:
@@ -108,7 +111,7 @@ RECIPES: dict[str, Recipe] = ARTICLE | {
     "lars": Recipe("LARS", _plain(gradtx.lars), 0.4),
     "lamb": Recipe("LAMB", _plain(gradtx.lamb), 0.001),
     "novograd": Recipe("NovoGrad", _plain(gradtx.novograd), 0.01),
-    "fromage": Recipe("Fromage", _plain(gradtx.fromage), 0.01),
+    "fromage": Recipe("Fromage", _plain(gradtx.fromage), 0.01, _RATE),
     "sm3": Recipe("SM3", _plain(gradtx.sm3), 0.1),
     "shampoo": Recipe("Shampoo", _plain(functools.partial(gradtx.shampoo, every=10)), 0.1),
     "soap": Recipe("SOAP", _plain(gradtx.soap), 0.003),

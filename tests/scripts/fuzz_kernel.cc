@@ -714,7 +714,7 @@ void change(Case& c, Chance& chance) {
   for (Buffer& x : c.rets) buffers.push_back(&x);
   Buffer* const buffer = buffers.empty() ? nullptr : chance.of(buffers);
   auto& flat = chance.one_in(2) ? c.flat_inputs : c.flat_outputs;
-  switch (chance.below(19)) {
+  switch (chance.below(18)) {
     case 0: c.inputs = odd_number(chance); break;
     case 1: c.outputs = odd_number(chance); break;
     case 2: c.temporaries = odd_number(chance); break;
@@ -779,14 +779,6 @@ void change(Case& c, Chance& chance) {
         Buffer& ret = c.rets[chance.below(c.rets.size())];
         ret.shares = static_cast<int>(chance.below(c.args.size()));
         ret.shift = chance.of<int64_t>({0, 0, 1, 2, 4, 8, 64});
-      }
-      break;
-    case 18:  // a reduction: another number, or another kind
-      for (int64_t k = 0; k < c.instructions(); ++k) {
-        int32_t* const words = c.code.data() + k * kWords;
-        if (words[0] < 0 || words[0] >= static_cast<int64_t>(ops().size()) || !reduces(ops()[words[0]])) continue;
-        if (chance.one_in(2)) words[3] = static_cast<int32_t>(chance.between(-1, c.reductions + 2));
-        else if (chance.one_in(2)) words[0] = op_named(chance.one_in(2) ? "sum" : "norm");
       }
       break;
     case 17:

@@ -61,7 +61,7 @@ def draw(settings: Settings, runs: Sequence[Run]) -> bytes:
     optimizers = len({run.optimizer for run in runs})
     above = height_of_curves(optimizers)
     losses = limits_of_losses([run.measures.train_loss for run in runs])
-    tests = limits_of_losses([run.measures.test_loss for run in runs])
+    tests = limits_of_losses([run.measures.test_loss for run in runs], least=10)
     steps = limits(np.concatenate([run.steps.loss[:FIRST_STEPS] for run in runs]), 1e-8, HIGHEST)
     norms = _limits_of_norms(runs)
     gallery = optimizers > MOST

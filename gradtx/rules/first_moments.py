@@ -231,10 +231,6 @@ class nesterov(Rule):
         lost = 0.5 * 0.96 ** (h["schedule_decay"] * (count.astype(h["decay"].dtype) + ahead))
         return h["decay"] * (1 - lost), h["decay_complement"] + h["decay"] * lost
 
-    @staticmethod
-    def _share(schedule_decay: jax.Array, t: jax.Array) -> jax.Array:
-        return 1 - 0.5 * 0.96 ** (schedule_decay * t.astype(schedule_decay.dtype))
-
     def apply(self, signal, slots, param, c):
         m = mix(c.decay, c.decay_complement, slots.m, signal.direction)
         return signal._replace(direction=c.past * m + c.present * signal.direction), {"m": m}

@@ -1,5 +1,7 @@
 """Rules at their edges, by hand: single elements, zeros, ties, what they refuse."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from gradtx import testing
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 
-def steps(tx, gradients, params=0.0):
+def steps(tx: Any, gradients: Any, params: Any = 0.0) -> Any:
     """The update of each gradient in turn, the parameters staying where they are."""
     params = jnp.broadcast_to(jnp.asarray(params, float), np.shape(gradients[0]))
     state, found = tx.init(params), []
@@ -154,3 +156,27 @@ def test_factored_second_moments():
     np.testing.assert_allclose(steps(tx, [g])[0], expected, rtol=1e-12)
     np.testing.assert_array_equal(steps(tx, [np.zeros((3, 4))])[0], np.zeros((3, 4)))
     np.testing.assert_allclose(steps(tx, [[3.0, -4.0]])[0], [1.0, -1.0], rtol=1e-12)
+
+
+def test_rectified_steps_are_debiased_by_what_they_are():
+    """The first steps are the average alone, and so is their weight; later ones carry that of the quotient."""
+    tx = gx.chain(gx.momentum(0.5), gx.rms(0.99), gx.rectified_precondition(0.99, eps=0.0), gx.debias())
+    found = steps(tx, [[2.0]] * 7)
+    np.testing.assert_allclose(found[:4], [[2.0]] * 4, rtol=1e-12)
+    shares = 0.01 * 0.99 ** np.arange(7)  # of the gradients in the average, the youngest first
+    rho, most = 1 + 2 * shares @ np.arange(7) / shares.sum(), 199.0
+    gain = np.sqrt((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho))
+    np.testing.assert_allclose(found[6], [gain], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"), [([0.1, 0.3, 0.2], (0.01 * 1 + 0.09 * 2 + 0.09 * 3) / 0.19), ([0.0, 0.3, 0.2], 2.5)]
+)
+def test_iterates_are_weighed_by_the_largest_rate_so_far(rates, expected):
+    """Iterates 1, 2, 3; rates that are 0 at first weigh nothing."""
+    table = jnp.array(rates)
+    tx = gx.chain(gx.scale(1.0), gx.average_iterates(learning_rate=lambda count: table[count]))
+    params, state = jnp.zeros(1), tx.init(jnp.zeros(1))
+    for _ in rates:
+        params, state = gx.step(tx, params, jnp.ones(1), state)
+    np.testing.assert_allclose(gx.evaluation_point(state, params), [expected], rtol=1e-6)

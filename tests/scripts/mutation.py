@@ -52,8 +52,14 @@ EQUIVALENT: dict[str, str] = {
     "numerics:_scale_of: norm < 1 -> norm < 2": "norms out of range are far from 1 and from 2",
     "averaging:average_iterates.accumulates: True -> False": LAST,
     "averaging:lookahead.accumulates: True -> False": LAST,
+    "averaging:average_iterates.tick: jnp.where(total == 0, 1, total) -> jnp.where(total == 0, 2, total)": (
+        "0 is divided by it"
+    ),
     "lookaheads:nag_lookahead.accumulates: False -> True": LAST,
     "lookaheads:two_point_lookahead.accumulates: False -> True": LAST,
+    "quotient:rectified_precondition.tick: jnp.where(divides, share, 1) -> jnp.where(divides, share, 2)": (
+        "a gain that nothing is multiplied by"
+    ),
     "second_moments:max_v.accumulates: False -> True": AFTER_V,
     "second_moments:lag_v.accumulates: False -> True": AFTER_V,
     "scaling:add_cautious_decay.apply: jnp.sign(u) * jnp.sign(param) -> jnp.sign(u) / jnp.sign(param)": (

@@ -366,7 +366,7 @@ def test_prodigy():
 
 @pytest.mark.parametrize("variant", ["sps", "sps+"])
 def test_polyak_as_optax(variant):
-    """From a loss that falls below f* on its way: then one goes uphill, and the other stays."""
+    """From above f* and from below it, where one goes uphill, and the other stays."""
 
     def losses(tx):
         def one(carry, _):
@@ -378,9 +378,11 @@ def test_polyak_as_optax(variant):
         p = start()
         return jax.jit(lambda: jax.lax.scan(one, (p, tx.init(p)), length=STEPS)[1])()
 
-    arguments = (0.03, 1.2, 0.5, 1e-3, variant)
-    ours, theirs = losses(gx.dialects.optax.polyak_sgd(*arguments)), losses(optax.polyak_sgd(*arguments))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+    for minimum, ends in ((0.5, 6.0), (380.0, {"sps": 380.0, "sps+": 342.0}[variant])):
+        arguments = (0.03, 1.2, minimum, 1e-3, variant)
+        ours, theirs = losses(gx.dialects.optax.polyak_sgd(*arguments)), losses(optax.polyak_sgd(*arguments))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+        assert abs(ours[-1] - ends) < 6
     with pytest.raises(TypeError, match=r"'scale_by_polyak' needs the loss: step\(tx, params, grads, state, value"):
         gx.scale_by_polyak().update(jnp.ones(1), gx.scale_by_polyak().init(jnp.ones(1)))
 

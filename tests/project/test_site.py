@@ -119,6 +119,24 @@ def test_search_finds(words, site, page):
     assert not page.wrong
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    {
+        "rules/rms.html": ("default_value", "0.9", "Args", "<math", "<svg", "Elsewhere"),
+        "optimizers/muon.html": ('<span class="pre">matrix</span>', "orthogonalize"),
+        "reference/chains.html": ('id="gradtx.Chain.init"', 'id="gradtx.Chain.update"'),
+        "reference/writing.html": ('id="gradtx.Rule.apply"', 'id="gradtx.Rule.slots"', 'id="gradtx.Hyper"'),
+        "reference/wrappers.html": ('id="gradtx.SwitchState.switched"', "Attributes"),
+        "reference/dialects.html": ('id="gradtx.dialects.keras.adam"', 'href="../rules/nesterov.html#gradtx.nesterov"'),
+        "notebooks/quickstart.html": ("<table", "<math", 'src="../_images/'),
+    }.items(),
+)
+def test_entries_are_whole(name, parts, site):
+    """Signatures with defaults, sections, members that are inherited, links, equations and pictures."""
+    text = (site / name).read_text()
+    assert [part for part in parts if part not in text] == []
+
+
 def test_two_builds_are_equal(site, tmp_path):
     """To the last byte, whatever the order of sets: no dates, and no addresses of objects."""
     other = build(tmp_path, "2")

@@ -318,8 +318,7 @@ def test_a_monitor_of_many_leaves_is_few_calls_of_the_kernel():
     tx = gx.chain(gx.sgd(0.1), gx.monitor())
     with gx.executor("native"):
         text = jax.jit(tx.update).lower(params, tx.init(params), params).as_text()
-    sums, maps = 2 * 7 + 3 + 3, 3 + 3  # norms and those out of range, zeros, clips
-    assert text.count("custom_call @gradtx_native_map") == sums + maps
+    assert text.count("custom_call @gradtx_native_map") == 3 + 3  # the pass with its sums, and what is handed out
     assert text.count("stablehlo.slice") + text.count("stablehlo.dynamic_slice") < 30
 
 

@@ -19,6 +19,7 @@ from benchmarks.contestants import (
     rivals,
 )
 from benchmarks.data import CORES, Data, Shapes, affordable, gpt2
+from benchmarks.guards import guards
 from benchmarks.recipes import RECIPES, ZOO, Recipe, scales
 from benchmarks.timing import Against, Contestant, Steps
 
@@ -190,6 +191,15 @@ def beside_optax(recipes: Mapping[str, Recipe], shapes: Shapes, small: Shapes) -
     return line_up
 
 
+def _guards(shapes: Shapes, small: Shapes) -> Callable[[Setting], Any]:
+    """A line-up of wrappers."""
+
+    def line_up(setting: Setting) -> dict[str, Contestant]:
+        return guards(small if setting.quick else shapes, setting.executors, setting.burst)
+
+    return line_up
+
+
 def _one(n: int) -> Shapes:
     return [(n,)]
 
@@ -217,6 +227,20 @@ WORKLOADS = {
     "zoo": Workload(
         "each optimizer of optax beside gradtx's chain of it: 4 matrices of 512 by 512, and a vector",
         beside_optax(ZOO, [*[(512, 512)] * 4, (512,)], [(8, 4), (4,)]),
+        unit="ratio",
+        slow=True,
+        rounds=9,
+    ),
+    "guards": Workload(
+        "wrappers around Adam beside Adam alone: one leaf of 2**22",
+        _guards(_one(2**22), _one(2**12)),
+        unit="ratio",
+        slow=True,
+        rounds=9,
+    ),
+    "guards1000": Workload(
+        "wrappers around Adam beside Adam alone: 1000 leaves of 1024",
+        _guards([(1024,)] * 1000, [(64,)] * 3),
         unit="ratio",
         slow=True,
         rounds=9,

@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, cast
 
-import jax
-import jax.core
-import jax.numpy as jnp
 import optax
 
 from gradtx._core.contract import Trees
 from gradtx._core.selectors import Select, Selector, selector
-from gradtx._engine.engine import applied
+from gradtx._core.state import ChainState
 from gradtx._engine.layout import unique_names
-from gradtx._engine.transformation import Transformation, check_transformation, made_by
+from gradtx._engine.transformation import Transformation, check_transformation, made_by, run, run_inside, started
 from gradtx.rules.base import Rule
 
 
@@ -72,35 +69,11 @@ class seal(Rule):
 
     def apply_tree(self, trees: Trees, state: Any) -> tuple[Any, Any]:
         """The transformation's own update of the direction."""
-        return self.run(trees.direction, state, trees.params, trees.extra)
-
-    def run(self, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
-        """The transformation's own update, held to the structure and the dtypes it started with."""
-        after, state_after = optax.with_extra_args_support(self.tx).update(updates, state, params, **extra)
         name = self.name or self.label
-        if jax.tree.structure(after) != jax.tree.structure(updates) or _shapes(after) != _shapes(updates):
-            raise ValueError(f"gradtx: rule {name!r} changed the structure or the shapes of the updates")
-        if jax.tree.structure(state_after) != jax.tree.structure(state) or _shapes(state_after) != _shapes(state):
-            raise TypeError(f"gradtx: rule {name!r} changed the structure or the shapes of its state in an update")
-        return after, jax.tree.map(lambda new, old: jnp.asarray(new, jnp.asarray(old).dtype), state_after, state)
+        return run_inside(self.tx, trees.direction, state, trees.params, trees.extra, apply_updates=False, name=name)
 
 
-def started(tx: optax.GradientTransformation, params: Any) -> Any:
-    """The state of a transformation before the first step, in memory of its own.
-
-    Those of optax may begin with the parameters themselves, or with arrays that the user gave, as a key.
-    """
-    state = tx.init(params)
-    if isinstance(tx, Transformation):
-        return state
-    return jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, state)
-
-
-def _shapes(tree: Any) -> list[tuple[int, ...]]:
-    return [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
-
-
-class Chain(Transformation):
+class Chain(Transformation[ChainState]):
     """Rules in order; what ``chain`` makes."""
 
     _rules: tuple[Rule, ...]
@@ -205,7 +178,7 @@ def _both(one: Selector | None, other: Selector) -> Selector:
 def step(tx: optax.GradientTransformation, params: Any, grads: Any, state: Any, **extra_args: Any) -> tuple[Any, Any]:
     """One step of training: ``update``, then ``optax.apply_updates``; new parameters and new state.
 
-    Of a chain or a rule it is one pass: the updates are added where they are computed, and never written out. Donate
+    It is one pass: the updates are added where they are computed, inside wrappers too, and never written out. Donate
     parameters and state to ``jax.jit`` (``donate_argnums``) to have both changed in place. Gradients of complex
     leaves are the conjugate of what ``jax.grad`` gives, as for ``update``.
 
@@ -215,7 +188,4 @@ def step(tx: optax.GradientTransformation, params: Any, grads: Any, state: Any, 
     >>> print(params)
     [0.5 1.5]
     """
-    if isinstance(tx, Transformation):
-        return tx._step(params, grads, state, extra_args)
-    updates, state = optax.with_extra_args_support(tx).update(grads, state, params, **extra_args)
-    return applied(params, updates), state
+    return run(tx, grads, state, params, extra_args, apply_updates=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gradtx._core import declarations
@@ -14,13 +15,14 @@ from gradtx._core.blank import is_blank, value_of
 from gradtx._core.contract import AbstractRule
 from gradtx._core.mesh import puts_constants
 from gradtx._core.selectors import Leaves
-from gradtx._core.state import ChainState
 from gradtx._engine.eager import stepped
-from gradtx._engine.engine import Engine
-from gradtx._engine.inputs import FlatTree
+from gradtx._engine.engine import Engine, applied
+from gradtx._engine.inputs import FlatTree, has_no_gradient
+
+State = TypeVar("State")
 
 
-class Transformation(optax.GradientTransformationExtraArgs):
+class Transformation(optax.GradientTransformationExtraArgs, Generic[State]):
     """Anything made of rules: an optax transformation that runs its ``rules`` in order.
 
     Two are equal if they are made of equal rules with equal hyperparameters (arrays and schedules are compared by
@@ -98,18 +100,18 @@ class Transformation(optax.GradientTransformationExtraArgs):
         return [list(acts_on) for acts_on in self._engine.mask(FlatTree(leaves, treedef, "parameters"))]
 
     # Pyright ignores: optax declares init and update as fields of a tuple; here they are methods of the same signature.
-    def init(self, params: Any) -> ChainState:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def init(self, params: Any) -> State:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The state before the first step, for parameters of these shapes and dtypes.
 
         Raises:
             ValueError: if the order of the rules makes no sense (see ``chain``).
             TypeError: for a leaf that is not floating or complex, or that a rule has no meaning for.
         """
-        return self._engine.init(params)
+        return cast(State, self._engine.init(params))
 
     def update(  # pyright: ignore[reportIncompatibleVariableOverride]
-        self, updates: Any, state: ChainState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, ChainState]:
+        self, updates: Any, state: State, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, State]:
         """One step: updates to add to the parameters, in the dtypes of those that came in, and the next state.
 
         Args:
@@ -123,17 +125,20 @@ class Transformation(optax.GradientTransformationExtraArgs):
             ValueError: if trees or shapes differ, the state is another chain's, or params are needed and missing.
             TypeError: for a leaf that is not floating or complex, or that is complex in one and real in the other.
         """
-        return self._run(updates, state, params, extra_args, apply=False)
-
-    def _step(self, params: Any, grads: Any, state: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
-        """Parameters and state after one step: what the function ``step`` does."""
-        return self._run(grads, state, params, extra, apply=True)
+        return self.run(updates, state, params, extra_args, apply_updates=False)
 
     @puts_constants
-    def _run(
-        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool
-    ) -> tuple[Any, ChainState]:
-        return stepped(self._engine, lambda engine: engine, updates, state, params, extra, apply)
+    def run(
+        self, updates: Any, state: State, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, State]:
+        """One step, of which ``update`` and the function ``step`` are the two forms.
+
+        Args:
+            updates, state, params: as for ``update``.
+            extra: the extra arguments of ``update``, by name.
+            apply_updates: whether to return, in place of the updates, the parameters with the updates added.
+        """
+        return stepped(self._engine, lambda engine: engine, updates, state, params, extra, apply_updates)
 
     def _key(self) -> tuple[Any, ...]:
         raise NotImplementedError
@@ -168,7 +173,7 @@ _COMMON = ("name", "state_dtype", "where")  # fields that every rule has; shown 
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-class Value(Transformation):
+class Value(Transformation[State]):
     """A transformation that is a frozen dataclass: it compares by its fields, and prints as the call that makes it.
 
     Deriving makes the dataclass. (Not a decorator: mypy has none for what is also a NamedTuple, as optax's class is.)
@@ -236,6 +241,71 @@ def made_by(function: Any) -> str:
     """The name of a function, or of the function that made it."""
     function = function.func if isinstance(function, functools.partial) else function
     return getattr(function, "__qualname__", type(function).__name__).partition(".")[0]
+
+
+def run(
+    tx: optax.GradientTransformation, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool
+) -> tuple[Any, Any]:
+    """One step of any transformation: ``Transformation.run``; of optax ``update``, then ``optax.apply_updates``."""
+    if isinstance(tx, Transformation):
+        return tx.run(updates, state, params, extra, apply_updates)
+    updates, state = optax.with_extra_args_support(tx).update(updates, state, params, **extra)
+    return (applied(params, updates) if apply_updates else updates), state
+
+
+def run_inside(
+    tx: optax.GradientTransformation,
+    updates: Any,
+    state: Any,
+    params: Any,
+    extra: dict[str, Any],
+    apply_updates: bool,
+    name: str | None = None,
+) -> tuple[Any, Any]:
+    """``run`` of a transformation inside another one, held to the structure and the dtypes that it started with.
+
+    Args:
+        tx, updates, state, params, extra, apply_updates: as for ``run``.
+        name: what it is called, for the error; None: by the function that made it.
+
+    Raises:
+        TypeError: if it changes the structure of its state, or a shape in it.
+        ValueError: if it changes the structure or the shapes of the updates.
+    """
+    if isinstance(tx, Transformation):
+        after, state_after = tx.run(updates, state, params, extra, apply_updates)
+    else:
+        after, state_after = run(tx, updates, state, params, extra, apply_updates=False)
+        name = name or made_by(tx.update)
+        if jax.tree.structure(after) != jax.tree.structure(updates) or _shapes(after) != _shapes(updates):
+            raise ValueError(f"gradtx: rule {name!r} changed the structure or the shapes of the updates")
+        if jax.tree.structure(state_after) != jax.tree.structure(state) or _shapes(state_after) != _shapes(state):
+            raise TypeError(f"gradtx: rule {name!r} changed the structure or the shapes of its state in an update")
+        state_after = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.asarray(old).dtype), state_after, state)
+        after = applied(params, after) if apply_updates else after
+    return jax.tree.map(strong, after), state_after
+
+
+def strong(x: Any) -> Any:
+    """A number, or an array of numbers, as an array with a dtype of its own; anything else as it is."""
+    if has_no_gradient(x) or not (hasattr(x, "dtype") or isinstance(x, bool | int | float | complex)):
+        return x
+    return jnp.asarray(x, jnp.asarray(x).dtype)  # asking for the dtype takes a weak type away
+
+
+def started(tx: optax.GradientTransformation, params: Any) -> Any:
+    """The state of a transformation before the first step, in memory of its own, of arrays that keep their dtypes.
+
+    States of optax may begin with the parameters themselves, or with arrays that the user gave, as a key.
+    """
+    state = tx.init(params)
+    if isinstance(tx, Transformation):
+        return state
+    return jax.tree.map(lambda x: strong(jnp.copy(x) if isinstance(x, jax.Array) else x), state)
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def check_transformation(who: str, name: str, tx: Any, otherwise: str = "") -> None:

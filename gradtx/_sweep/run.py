@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradtx._chain import step
 from gradtx._core.dataflow import Flow, flows
 from gradtx._core.hyperparams import Found, find, find_name, written
 from gradtx._core.limits import checked
 from gradtx._core.numerics import split
 from gradtx._engine.backends import executor
+from gradtx._engine.transformation import run
 from gradtx._wrappers.base import Wrapper
 
 __all__ = ["Point", "Run", "Train", "one_run", "result_names", "traced"]
@@ -71,7 +71,7 @@ def traced(train: Train, tx: optax.GradientTransformation, points: Sequence[Poin
     return results
 
 
-class _Swept(Wrapper):
+class _Swept(Wrapper[Any]):
     """The transformation that a run gets: its state starts at the hyperparameters of the row.
 
     Args:
@@ -98,17 +98,11 @@ class _Swept(Wrapper):
             state, {full[name]: _split(value, known[full[name]].value.dtype) for name, value in self.values.items()}
         )
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    def run(self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool) -> tuple[Any, Any]:
         """One step of the transformation itself."""
-        update = optax.with_extra_args_support(self.tx).update
         if self.seen is not None:
-            _check_kept(lambda u, s: update(u, s, params, **extra_args), updates, state, self.seen)
-        return update(updates, state, params, **extra_args)
-
-    def _step(self, params: Any, grads: Any, state: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
-        if self.seen is not None:
-            return super()._step(params, grads, state, extra)
-        return step(self.tx, params, grads, state, **extra)
+            _check_kept(lambda u, s: run(self.tx, u, s, params, extra, False), updates, state, self.seen)
+        return run(self.tx, updates, state, params, extra, apply_updates)
 
 
 def _split(value: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:

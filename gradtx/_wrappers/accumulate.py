@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,14 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gradtx._chain import Chain
 from gradtx._core.control import Once, either, types_of
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer
 from gradtx._core.mesh import puts_constants, sharded_as, starts
 from gradtx._core.numerics import added, compute_dtype, real_dtype, safe_divide, widened
 from gradtx._engine import checks, inputs
-from gradtx._engine.transformation import check_transformation
-from gradtx._wrappers.base import Wrapper, checked_state, filled, run_inside, strong_started
+from gradtx._engine.backends import current
+from gradtx._engine.engine import applied
+from gradtx._engine.layout import have_values
+from gradtx._engine.transformation import check_transformation, run_inside, started
+from gradtx._wrappers.base import Wrapper, checked_state, unchanged
+from gradtx._wrappers.front import dividing, with_divisor, without_divisor
 
 _Combine = Literal["mean", "weighted mean", "sum"]
 
@@ -42,7 +48,7 @@ class AccumulateState(NamedTuple):
     weight: jax.Array | None = None
 
 
-class accumulate(Wrapper):
+class accumulate(Wrapper[AccumulateState]):
     """Gradient accumulation: every k-th step is a step of ``tx`` with the mean of the last k gradients.
 
     Per micro-batch, with the sum a and their number n, both 0 at the start::
@@ -130,7 +136,79 @@ class accumulate(Wrapper):
         """The state before the first micro-batch."""
         sums = jax.tree.map(_sum_for, params)
         weight = _weighed(0.0, sums) if self._weighs else None
-        return AccumulateState(strong_started(self.tx, self._seen(params)), sums, zero(), zero(), zero(), weight)
+        return AccumulateState(started(self.tx, self._seen(params)), sums, zero(), zero(), zero(), weight)
+
+    @puts_constants
+    def run(
+        self, updates: Any, state: AccumulateState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, AccumulateState]:
+        """A step of ``tx`` with the mean if this micro-batch completes its batch."""
+        state = checked_state(self.label, state, AccumulateState, "held", "micro_steps", "emitted")
+        self._check_weight(state, extra)
+        _check_gradients(state.sums, updates, params)
+        asked = _flag(extra.get("emit", False))
+        if self._passes:
+            after, inner = run_inside(self.tx, updates, state.inner, params, extra, apply_updates)
+            counts = {"micro_steps": incremented(state.micro_steps), "emitted": incremented(state.emitted)}
+            return after, state._replace(inner=inner, **counts)
+        number = total = state.held + 1
+        complete = asked | (number >= (self.every(state.emitted) if callable(self.every) else self.every))
+        weight = None
+        if state.weight is not None:
+            weight = _weighed(extra["weight"], state.sums)
+            total = state.weight + weight
+            extra = extra | {"weight": total}
+
+        sums = _added(state.sums, updates, params, weight)
+        step = Once(lambda a: (*self._emit(a, total, updates, state.inner, params, extra, apply_updates), True), sums)
+        same = lambda: (unchanged(step, params, apply_updates), state.inner, False)  # noqa: E731
+        after, inner, done = either(complete, step, same)
+        sums = either(done, lambda: jax.tree.map(jnp.zeros_like, sums), lambda: sums)
+        held = jnp.where(complete, 0, number)
+        emitted = jnp.where(complete, incremented(state.emitted), state.emitted)
+        weight = None if weight is None else jnp.where(complete, 0, total)
+        return after, AccumulateState(inner, sums, held, incremented(state.micro_steps), emitted, weight)
+
+    def _emit(
+        self,
+        sums: Any,
+        total: jax.Array,
+        updates: Any,
+        inner: Any,
+        params: Any,
+        extra: dict[str, Any],
+        apply_updates: bool,
+    ) -> tuple[Any, Any]:
+        """A step of ``tx`` with a/n in float32 or wider, whose updates have the dtypes that it alone gives."""
+        whole = all(_gradients(updates, params)[2])
+        gradients = _with_others(sums, updates, params)
+        seen = self._seen(params)
+        alike = _dtypes(gradients) == _dtypes(updates) and _dtypes(seen) == _dtypes(params)
+        if self.combine != "sum":
+            if whole and alike and self._dividing is not None:
+                own = with_divisor(self._dividing, inner, total)
+                after, own = run_inside(self._dividing, sums, own, params, extra, apply_updates)
+                return after, without_divisor(own, inner)
+            mean = jax.tree.map(lambda a: safe_divide(a, total.astype(a.dtype)), sums)
+            gradients = _with_others(mean, updates, params)
+        if alike:
+            return run_inside(self.tx, gradients, inner, params, extra, apply_updates)
+        after, inner = run_inside(self.tx, gradients, inner, seen, extra, apply_updates=False)
+        after = jax.tree.map(_cast, after, self._types_alone(updates, params, extra))
+        return applied(params, after) if apply_updates else after, inner
+
+    def _types_alone(self, updates: Any, params: Any, extra: dict[str, Any]) -> Any:
+        """The types of the updates that ``tx`` alone would give for these gradients."""
+
+        def first(updates: Any, params: Any) -> Any:
+            state = started(self.tx, updates if params is None else params)
+            return run_inside(self.tx, updates, state, params, extra, apply_updates=False)[0]
+
+        return types_of(first, updates, params)
+
+    @functools.cached_property
+    def _dividing(self) -> Chain | None:
+        return dividing(self.tx)
 
     @property
     def _weighs(self) -> bool:
@@ -145,62 +223,12 @@ class accumulate(Wrapper):
         """The parameters as ``tx`` gets them: lifted as the gradients are."""
         return params if self._passes else jax.tree.map(widened, params)
 
-    @puts_constants
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, AccumulateState]:
-        """What ``tx`` makes of the mean if this micro-batch completes its batch, else zeros."""
-        state = checked_state(self.label, state, AccumulateState, "held", "micro_steps", "emitted")
-        self._check_weight(state, extra_args)
-        summands, total = updates, None
-        if state.weight is not None:
-            weight = _weighed(extra_args["weight"], state.sums)
-            total = extra_args["weight"] = state.weight + weight
-            summands = jax.tree.map(lambda g: _times(weight, g), updates)
-        sums = _added(state.sums, summands, params)
-        number = state.held + 1
-        complete = number >= (self.every(state.emitted) if callable(self.every) else self.every)
-        complete = complete | _flag(extra_args.get("emit", False))
-
-        def combined(sums: Any) -> Any:
-            if self.combine == "sum":
-                return sums
-            return jax.tree.map(lambda a: safe_divide(a, (number if total is None else total).astype(a.dtype)), sums)
-
-        def inside(updates: Any, sums: Any) -> tuple[Any, Any]:
-            gradients = updates if self._passes else _with_others(combined(sums), updates, params)
-            return run_inside(self.tx, gradients, state.inner, self._seen(params), extra_args)
-
-        run = Once(inside, updates, sums)
-        same = self._passes or _dtypes(sums) == _dtypes(updates)
-        like = run.types[0] if same else self._types_alone(updates, params, extra_args)
-
-        def emit() -> tuple[Any, Any, Any]:
-            after, inner = run()
-            return jax.tree.map(_cast, after, like), inner, jax.tree.map(jnp.zeros_like, sums)
-
-        def wait() -> tuple[Any, Any, Any]:
-            return filled(like, 0.0), state.inner, sums
-
-        updates, inner, sums = either(complete, emit, wait)
-        held = jnp.where(complete, 0, number)
-        emitted = jnp.where(complete, incremented(state.emitted), state.emitted)
-        total = None if total is None else jnp.where(complete, 0, total)
-        return updates, AccumulateState(inner, sums, held, incremented(state.micro_steps), emitted, total)
-
-    def _types_alone(self, updates: Any, params: Any, extra: dict[str, Any]) -> Any:
-        """The types of the updates that ``tx`` alone would give for these gradients."""
-
-        def first(updates: Any, params: Any) -> Any:
-            state = strong_started(self.tx, updates if params is None else params)
-            return run_inside(self.tx, updates, state, params, extra)[0]
-
-        return types_of(first, updates, params)
-
-    def _check_weight(self, state: AccumulateState, extra_args: dict[str, Any]) -> None:
+    def _check_weight(self, state: AccumulateState, extra: dict[str, Any]) -> None:
         if (state.weight is None) == self._weighs:
             raise ValueError(f"accumulate: this state was made with another combine than {self.combine!r}; call init")
-        if self._weighs and "weight" not in extra_args:
+        if self._weighs and "weight" not in extra:
             raise TypeError("accumulate: combine='weighted mean' needs the weight of each: update(..., weight=w)")
-        if "weight" in extra_args and not self._weighs:
+        if "weight" in extra and not self._weighs:
             raise TypeError(
                 f"accumulate: weight= is for combine='weighted mean', and this one has combine={self.combine!r}"
             )
@@ -214,14 +242,6 @@ def _weighed(weight: Any, sums: Any) -> jax.Array:
     if weight.shape or not any(jnp.issubdtype(weight.dtype, kind) for kind in (jnp.integer, jnp.floating)):
         raise TypeError(f"accumulate: weight must be one real number, found {weight.dtype}{list(weight.shape)}")
     return weight.astype(real_dtype(compute_dtype(*jax.tree.leaves(sums))))
-
-
-def _times(weight: jax.Array, gradient: Any) -> jax.Array:
-    """wg, and 0 for w = 0."""
-    if not inputs.is_number(gradient):
-        return gradient
-    gradient = jnp.asarray(gradient, compute_dtype(gradient))
-    return jnp.where(weight == 0, 0, weight.astype(gradient.dtype) * gradient)
 
 
 def _flag(emit: Any) -> jax.Array:
@@ -240,8 +260,8 @@ def _sum_for(param: Any) -> Any:
     return sharded_as(jnp.zeros_like(param, compute_dtype(param)), param) if inputs.is_number(param) else None
 
 
-def _added(sums: Any, updates: Any, params: Any) -> Any:
-    """a + g in the wider of the two, kept as a is; a where there is no gradient to add."""
+def _check_gradients(sums: Any, updates: Any, params: Any) -> None:
+    """Refuses gradients that do not belong to these sums."""
     given, treedef, counted = _gradients(updates, params)
     held = inputs.leaves_like(treedef, sums)
     flat = inputs.FlatTree.of(_where(counted, given, treedef), "updates").checked()
@@ -249,8 +269,25 @@ def _added(sums: Any, updates: Any, params: Any) -> Any:
     for (path, _), a in zip(flat.named, others, strict=True):
         checks.check_kind(f"sums, leaf {path!r},", a, "floating or complex", who="accumulate")
     flat.check_complex(others, "parameter")
-    sums_after = iter([added(a, jnp.asarray(g)) for a, g in zip(others, flat.leaves, strict=True)])
-    return treedef.unflatten([next(sums_after) if c else a for c, a in zip(counted, held or others, strict=True)])
+
+
+def _added(sums: Any, updates: Any, params: Any, weight: jax.Array | None) -> Any:
+    """a + wg in the wider of the two, kept as a is; a where there is no gradient to add."""
+    given, treedef, counted = _gradients(updates, params)
+    held = treedef.flatten_up_to(sums)
+    rows = [(a, jnp.asarray(g)) for a, g, counts in zip(held, given, counted, strict=True) if counts]
+    executor: Any = current(traced=not have_values(rows))
+    after, _ = executor.map_leaves(_joined, rows, [] if weight is None else [weight], [], {0: 0})
+    sums_after = iter(after)
+    return treedef.unflatten([next(sums_after)[0] if counts else a for a, counts in zip(held, counted, strict=True)])
+
+
+def _joined(a: jax.Array, gradient: jax.Array, weight: jax.Array | None = None) -> tuple[jax.Array]:
+    """a + wg; a for w = 0, whatever g is."""
+    if weight is not None:
+        gradient = gradient.astype(compute_dtype(gradient))
+        gradient = jnp.where(weight == 0, 0, weight.astype(gradient.dtype) * gradient)
+    return (added(a, gradient),)
 
 
 def _with_others(combined: Any, updates: Any, params: Any) -> Any:

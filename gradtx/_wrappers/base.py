@@ -1,28 +1,28 @@
-"""Transformations around other transformations, with a state and an update of their own."""
+"""Transformations around other transformations, with a state and a step of their own."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gradtx._chain import seal, started
-from gradtx._core.numerics import is_inexact
+from gradtx._chain import seal
+from gradtx._core.control import Once
 from gradtx._engine import checks, inputs
-from gradtx._engine.engine import applied
-from gradtx._engine.transformation import Value
+from gradtx._engine.transformation import State, Value, strong
 from gradtx.rules.base import Rule
 
 T = TypeVar("T")
 
 
-class Wrapper(Value):
+class Wrapper(Value[State]):
     """A transformation around others, as a class to derive from: fields are its arguments.
 
-    Deriving makes a frozen dataclass that is an optax transformation. A wrapper defines ``init`` and ``update`` itself,
+    Deriving makes a frozen dataclass that is an optax transformation. A wrapper defines ``init`` and ``run`` itself,
     and its state is a NamedTuple of its own; in a chain it is one opaque rule (see ``seal``).
     """
 
@@ -31,12 +31,14 @@ class Wrapper(Value):
         """The wrapper as one opaque rule."""
         return (seal(self),)
 
-    def init(self, params: Any) -> Any:
+    def init(self, params: Any) -> State:
         """The state before the first step."""
         raise NotImplementedError
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        """One step: updates to add to the parameters, and the next state."""
+    def run(
+        self, updates: Any, state: State, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, State]:
+        """One step: updates to add to the parameters, or the parameters after it, and the next state."""
         raise NotImplementedError
 
     def _members(self, state: Any) -> dict[str, tuple[optax.GradientTransformation, Any]]:
@@ -44,9 +46,33 @@ class Wrapper(Value):
         del state
         return {}
 
-    def _step(self, params: Any, grads: Any, state: Any, extra: dict[str, Any]) -> tuple[Any, Any]:
-        updates, state = self.update(grads, state, params, **extra)
-        return applied(params, updates), state
+
+def unchanged(step: Once[tuple[Any, ...]], params: Any, apply_updates: bool) -> Any:
+    """The result of a step that does not happen: the parameters as they are, or updates of zero.
+
+    Args:
+        step: the step that would give updates, or parameters, and then more.
+        params: the parameters before it.
+        apply_updates: whether it would give parameters.
+    """
+    return jax.tree.map(strong, params) if apply_updates else jax.tree.map(_zeros, step.types[0])
+
+
+def not_yet(due: Any, step: Once[tuple[Any, ...]], params: Any, apply_updates: bool) -> Any:
+    """The result of a step in whose place another one comes: as ``unchanged``, but None where nobody will see it.
+
+    Two steps that change the same arrays stand under two conditions, the second with the results of the first. Where
+    they are two branches of one condition, XLA copies the arrays for one of them.
+
+    Args:
+        due: whether the other step comes.
+        step, params, apply_updates: as for ``unchanged``.
+    """
+    return unchanged(step, params, apply_updates) if apply_updates or isinstance(due, jax.core.Tracer) else None
+
+
+def _zeros(x: Any) -> Any:
+    return np.zeros(x.shape, x.dtype) if inputs.has_no_gradient(x) else jnp.zeros(x.shape, x.dtype)
 
 
 def checked_state(who: str, state: Any, kind: type[T], *counts: str) -> T:
@@ -70,32 +96,3 @@ def checked_state(who: str, state: Any, kind: type[T], *counts: str) -> T:
     values = {name: getattr(state, name) for name in counts}
     checks.check_counts(who, **{name: count for name, count in values.items() if count is not None})
     return state
-
-
-def strong_started(tx: optax.GradientTransformation, params: Any) -> Any:
-    """The state of the transformation inside; numbers as arrays with a dtype of their own, which they will keep."""
-    return jax.tree.map(strong, started(tx, params))
-
-
-def run_inside(tx: optax.GradientTransformation, updates: Any, state: Any, params: Any, extra: dict[str, Any]) -> Any:
-    """A step of the transformation inside, its state held to the types it started with."""
-    updates, state = seal(tx).run(updates, state, params, extra)
-    return jax.tree.map(strong, updates), state
-
-
-def strong(x: Any) -> Any:
-    """A number as an array with a dtype of its own; what stands for no gradient as it is."""
-    if inputs.has_no_gradient(x):
-        return x
-    return jnp.asarray(x, jnp.asarray(x).dtype)  # asking for the dtype takes a weak type away
-
-
-def filled(like: Any, value: Any) -> Any:
-    """Arrays of these shapes and dtypes, full of the value; of 0 where a dtype is neither floating nor complex."""
-
-    def one(x: Any) -> Any:
-        if inputs.has_no_gradient(x):
-            return np.zeros(x.shape, x.dtype)
-        return jnp.full(x.shape, value if is_inexact(x.dtype) else 0, x.dtype)
-
-    return jax.tree.map(one, like)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from gradtx._chain import Chain
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer, number
 from gradtx._core.mesh import puts_constants, starts
 from gradtx._core.numerics import compute_dtype, is_inexact, widened
 from gradtx._core.walk import walk
-from gradtx._engine import checks
+from gradtx._engine import checks, inputs
 from gradtx._engine.transformation import check_transformation
 from gradtx._wrappers.base import Wrapper, checked_state
+from gradtx._wrappers.front import dividing, with_divisor, without_divisor
 from gradtx._wrappers.skip_nonfinite import SkipNonfiniteState, limit, skip_nonfinite
 
 _FLOAT32 = jnp.finfo(jnp.float32)
@@ -36,7 +39,7 @@ class LossScaleState(NamedTuple):
     good_steps: jax.Array
 
 
-class loss_scale(Wrapper):
+class loss_scale(Wrapper[LossScaleState]):
     """Dynamic loss scaling for float16: gradients of S·loss come in, divided by S they go to ``tx``, and S adapts.
 
     Gradients below 6e-8 vanish in float16, those above 65504 are infinite. Scaled by S they fit. You multiply the loss
@@ -124,13 +127,29 @@ class loss_scale(Wrapper):
         return LossScaleState(inner, jnp.array(self.initial, jnp.float32), zero())
 
     @puts_constants
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, LossScaleState]:
-        """One step from gradients of the scaled loss; the updates are float32 or wider."""
+    def run(
+        self, updates: Any, state: LossScaleState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, LossScaleState]:
+        """One step from gradients of the scaled loss; updates are float32 or wider."""
         state = checked_state(self.label, state, LossScaleState, "good_steps")
         checks.check_kind("scale", state.scale, "floating", shape=(), who=self.label)
-        unscaled = jax.tree.map(lambda g: _unscaled(g, state.scale), updates)
-        updates, inner = self._guarded.update(unscaled, state.inner, jax.tree.map(widened, params), **extra_args)
-        return updates, LossScaleState(inner, *self._adapted(state, inner.finite))
+        guarded, held = self._guarded, state.inner
+        leaves = jax.tree.leaves((updates, params))
+        if self._dividing is not None and all(map(_is_wide, leaves)):
+            guarded = skip_nonfinite(self._dividing, self.max_consecutive)
+            held = held._replace(inner=with_divisor(self._dividing, held.inner, state.scale))
+        else:
+            updates = jax.tree.map(lambda g: _unscaled(g, state.scale), updates)
+        after, inner = guarded.run(updates, held, jax.tree.map(widened, params), extra, apply_updates)
+        after = jax.tree.map(_as_stored, after, params) if apply_updates else after
+        if held is not state.inner:
+            inner = inner._replace(inner=without_divisor(inner.inner, state.inner.inner))
+        return after, LossScaleState(inner, *self._adapted(state, inner.finite))
+
+    @functools.cached_property
+    def _dividing(self) -> Chain | None:
+        """The chain with the division in its own pass; g is then finite where g/S is, since S ≥ 1."""
+        return dividing(self.tx) if self.minimum >= 1 else None
 
     def _adapted(self, state: LossScaleState, finite: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The next scale, and the good steps since it changed."""
@@ -173,3 +192,13 @@ def _unscaled(gradient: Any, scale: jax.Array) -> Any:
         return gradient
     wide = jnp.asarray(gradient, compute_dtype(gradient))
     return wide / scale.astype(wide.dtype)
+
+
+def _is_wide(x: Any) -> bool:
+    """Whether it is an array of numbers of float32 or wider."""
+    return inputs.is_number(x) and compute_dtype(x) == jnp.result_type(x)
+
+
+def _as_stored(after: Any, param: Any) -> Any:
+    """A parameter after the step in the dtype that it is stored in."""
+    return after.astype(param.dtype) if inputs.is_number(param) and hasattr(param, "dtype") else after

@@ -123,7 +123,7 @@ def _part(flat: Any, offset: int, shape: tuple[int, ...]) -> Any:
     return values[offset : offset + math.prod(shape)].reshape(shape)
 
 
-class packed(Wrapper):
+class packed(Wrapper[PackedState]):
     """The same optimizer with the slots of small leaves in few flat arrays, so that ``jit`` hands over few buffers.
 
     A step of a thousand small leaves takes most of its time, and nearly all of its compilation, for handing over
@@ -176,20 +176,12 @@ class packed(Wrapper):
         """The state before the first step."""
         return pack_state(self, self.tx.init(params), params)
 
-    def update(
-        self, updates: Any, state: PackedState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, PackedState]:
-        """One step: updates to add to the parameters, and the next state."""
-        return self._update(updates, state, params, extra_args, apply=False)
-
-    def _step(self, params: Any, grads: Any, state: PackedState, extra: dict[str, Any]) -> tuple[Any, PackedState]:
-        return self._update(grads, state, params, extra, apply=True)
-
     @puts_constants
-    def _update(
-        self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool
+    def run(
+        self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply_updates: bool
     ) -> tuple[Any, PackedState]:
-        return stepped(self.tx._engine, _Steps, updates, state, params, extra, apply)
+        """One step: updates to add to the parameters, or the parameters after it, and the next state."""
+        return stepped(self.tx._engine, _Steps, updates, state, params, extra, apply_updates)
 
 
 @dataclass(frozen=True)
@@ -310,7 +302,8 @@ def _in_parts(state: PackedState, tree: FlatTree) -> tuple[ChainState, Packing |
         if packing not in packings:
             packing.check(tree.named)
             packings.add(packing)
-        arrays = leaves_like(tree.treedef, slot.leaves)
+        of_one = [None]  # parameters that are one array
+        arrays: Any = of_one if slot.leaves is None else leaves_like(tree.treedef, slot.leaves)
         for group, flat in zip(packing.groups, slot.flat, strict=True):
             if flat is None:
                 continue

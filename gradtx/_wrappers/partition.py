@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import optax
 
-from gradtx._chain import chain, seal, started
+from gradtx._chain import chain
 from gradtx._core import selectors
 from gradtx._core.mesh import puts_constants, starts
 from gradtx._engine import inputs
-from gradtx._engine.transformation import Transformation, check_transformation, made_by
-from gradtx._wrappers.base import Wrapper
+from gradtx._engine.transformation import Transformation, check_transformation, made_by, run_inside, started
+from gradtx._wrappers.base import Wrapper, checked_state
 from gradtx.rules import freeze
 
 
@@ -26,7 +26,7 @@ class PartitionState(NamedTuple):
     parts: dict[str, Any]
 
 
-class partition(Wrapper):
+class partition(Wrapper[PartitionState]):
     """Parts of the parameters, each with a chain of its own: every leaf goes to the one part that chooses it.
 
     Args:
@@ -124,16 +124,16 @@ class partition(Wrapper):
         return PartitionState({part: started(tx, _pruned(treedef, values, parts, part)) for part, tx in named.items()})
 
     @puts_constants
-    def update(self, updates: Any, state: PartitionState, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        """One step of each part.
-
-        Raises:
-            TypeError: for a state that is no ``PartitionState``.
-        """
+    def run(
+        self, updates: Any, state: PartitionState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, PartitionState]:
+        """One step of each part."""
         named = self.named_parts
-        if not isinstance(state, PartitionState) or set(state.parts) != set(named):
-            found = f"parts {sorted(state.parts)}" if isinstance(state, PartitionState) else type(state).__name__
-            raise TypeError(f"partition: update needs the PartitionState of {sorted(named)}, found {found}")
+        state = checked_state(self.label, state, PartitionState)
+        if set(state.parts) != set(named):
+            raise TypeError(
+                f"partition: update needs a state of the parts {sorted(named)}, found {sorted(state.parts)}"
+            )
         filled, given = inputs.filled(updates, params)
         flat = inputs.FlatTree.of(filled, "updates")
         treedef, parts = flat.treedef, self.part_of(flat.named, flat.treedef)
@@ -142,10 +142,10 @@ class partition(Wrapper):
         out: list[Any] = list(values)
         after = {}
         for part, tx in named.items():
-            ours = _pruned(treedef, values, parts, part)
-            theirs = None if others is None else _pruned(treedef, others, parts, part)
-            ours, after[part] = seal(tx).run(ours, state.parts[part], theirs, extra_args)
-            for i, value in enumerate(treedef.flatten_up_to(ours)):
+            own = _pruned(treedef, values, parts, part)
+            own_params = None if others is None else _pruned(treedef, others, parts, part)
+            own, after[part] = run_inside(tx, own, state.parts[part], own_params, extra, apply_updates)
+            for i, value in enumerate(treedef.flatten_up_to(own)):
                 out[i] = value if parts[i] == part else out[i]
         return treedef.unflatten(out), PartitionState(after)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,13 @@ import optax
 from gradtx._core.control import Once, either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer
-from gradtx._core.mesh import all_of, puts_constants, starts
-from gradtx._core.numerics import is_inexact
-from gradtx._engine.transformation import check_transformation
-from gradtx._wrappers.base import Wrapper, checked_state, filled, run_inside, strong_started
+from gradtx._core.mesh import puts_constants, starts
+from gradtx._core.numerics import is_complex, is_inexact
+from gradtx._engine import inputs
+from gradtx._engine.backends import Executor, current
+from gradtx._engine.layout import have_values
+from gradtx._engine.transformation import check_transformation, run_inside, started
+from gradtx._wrappers.base import Wrapper, checked_state, unchanged
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -33,7 +37,7 @@ class SkipNonfiniteState(NamedTuple):
     finite: jax.Array
 
 
-class skip_nonfinite(Wrapper):
+class skip_nonfinite(Wrapper[SkipNonfiniteState]):
     """Skips a step whole if any gradient is inf or NaN: no update, and nothing inside changes, its count included.
 
     With all gradients finite, g finite: u, s ← tx(g, s). Otherwise u ← 0, s ← s; ``tx`` does not run, and nothing of
@@ -85,30 +89,40 @@ class skip_nonfinite(Wrapper):
     @starts
     def init(self, params: Any) -> SkipNonfiniteState:
         """The state before the first step: nothing skipped."""
-        return SkipNonfiniteState(strong_started(self.tx, params), zero(), zero(), jnp.array(True))
+        return SkipNonfiniteState(started(self.tx, params), zero(), zero(), jnp.array(True))
 
     @puts_constants
-    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, SkipNonfiniteState]:
-        """What ``tx`` makes of finite gradients; zeros, or NaN after too many in a row, instead of others."""
+    def run(
+        self, updates: Any, state: SkipNonfiniteState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, SkipNonfiniteState]:
+        """A step of ``tx`` if all gradients are finite; after too many others in a row NaN."""
         state = checked_state(self.label, state, SkipNonfiniteState, "skipped", "consecutive")
-        finite = _all_finite(updates)
+        finite = all_finite(updates)
         consecutive = jnp.where(finite, 0, incremented(state.consecutive))
 
-        run = Once(lambda gradients: run_inside(self.tx, gradients, state.inner, params, extra_args), updates)
-
-        def skip() -> tuple[Any, Any]:
-            too_many = False if self.max_consecutive is None else consecutive > self.max_consecutive
-            return filled(run.types[0], jnp.where(too_many, jnp.nan, 0.0)), state.inner
-
-        updates, inner = either(finite, run, skip)
+        step = Once(lambda g: run_inside(self.tx, g, state.inner, params, extra, apply_updates), updates)
+        after, inner = either(finite, step, lambda: (unchanged(step, params, apply_updates), state.inner))
+        if self.max_consecutive is not None:
+            after = either(consecutive > self.max_consecutive, lambda: jax.tree.map(_nan, after), lambda: after)
         skipped = jnp.where(finite, state.skipped, incremented(state.skipped))
-        return updates, SkipNonfiniteState(inner, skipped, consecutive, finite)
+        return after, SkipNonfiniteState(inner, skipped, consecutive, finite)
 
 
-def _all_finite(tree: Any) -> jax.Array:
-    """Whether no floating or complex leaf has an inf or a NaN, in any shard."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if is_inexact(jnp.result_type(leaf))]
-    return all_of([jnp.isfinite(leaf).all() for leaf in leaves])
+def _nan(x: Any) -> Any:
+    return jnp.full_like(x, jnp.nan) if inputs.is_number(x) else x
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no floating or complex leaf has an inf or a NaN, in any shard; one read of each."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_inexact(jnp.result_type(leaf))]
+    return _all_finite(current(traced=not have_values(leaves)), leaves)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _all_finite(executor: Executor, leaves: list[jax.Array]) -> jax.Array:
+    """By one sum of 0·x, which is NaN if one of them is inf or NaN, and which no order of adding can make so."""
+    parts = [part for x in leaves for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
+    return ~jnp.isnan(executor.total(lambda x: 0 * x, parts))
 
 
 def limit(who: str, max_consecutive: Any) -> int | None:

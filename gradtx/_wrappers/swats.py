@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import optax
 
 from gradtx._chain import Chain, chain
-from gradtx._core.control import either
+from gradtx._core.control import Once, either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice, number
 from gradtx._core.mesh import puts_constants, starts, sum_of
 from gradtx._core.numerics import complement, mix, safe_divide, widened
 from gradtx._core.state import ChainState
 from gradtx._engine.checks import check_kind
+from gradtx._engine.engine import applied
 from gradtx._wrappers import handover
-from gradtx._wrappers.base import Wrapper, checked_state
+from gradtx._wrappers.base import Wrapper, checked_state, not_yet
 from gradtx._wrappers.switch import Carry, step_number
 from gradtx.rules import debias, momentum, precondition, rms, scale, scale_by_learning_rate
 from gradtx.rules.base import Hyper
@@ -48,7 +49,7 @@ class SwatsState(NamedTuple):
         return self.switched_at >= 0
 
 
-class swats(Wrapper):
+class swats(Wrapper[SwatsState]):
     r"""SWATS: Adam until its steps say which learning rate SGD should have, then SGD with that.
 
     Adam's step p_k = −α·√(1−b2ᵏ)/(1−b1ᵏ)·m/(√v + ε) is projected on the gradient: γ_k = p·p/(−p·g) is the learning rate
@@ -151,24 +152,30 @@ class swats(Wrapper):
         return SwatsState(zero(), jnp.full((), -1, jnp.int32), average, rate, inner)
 
     @puts_constants
-    def update(self, updates: Any, state: SwatsState, params: Any = None, **extra_args: Any) -> tuple[Any, SwatsState]:
+    def run(
+        self, updates: Any, state: SwatsState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, SwatsState]:
         """One step of Adam or of SGD; ``params`` and the extra arguments are not read."""
-        del extra_args
-        checked_state(self.label, state, SwatsState, "count", "switched_at")
+        state = checked_state(self.label, state, SwatsState, "count", "switched_at")
         for field in ("average", "sgd_rate"):
-            check_kind(field, getattr(state, field), "floating", shape=(), who="swats")
-        wide = jax.tree.map(widened, updates)
+            check_kind(field, getattr(state, field), "floating", shape=(), who=self.label)
 
-        def adam():
-            steps, inner = self._adam.update(wide, state.inner, params)
-            return steps, self._estimated(state._replace(inner=inner), wide, steps)
+        switched, begins = state.switched, state.count == state.switched_at
+        adam = Once(lambda grads: self._adam_step(grads, state, params, apply_updates), updates)
+        after, held = either(~switched, adam, lambda: (not_yet(switched, adam, params, apply_updates), state))
+        held = either(begins, lambda: self._handed_over(held), lambda: held)
+        held_params = after if apply_updates else params
+        sgd = Once(lambda grads: self._sgd_step(grads, held, held_params, apply_updates), updates)
+        after, held = either(switched, sgd, lambda: (after, held))
+        return after, held._replace(count=incremented(state.count))
 
-        def sgd():
-            return self._sgd_step(wide, state, params)
-
-        steps, after = either(~state.switched, adam, sgd)
-        out = jax.tree.map(lambda step, g: step.astype(jnp.result_type(g)), steps, updates)
-        return out, after._replace(count=incremented(state.count))
+    def _adam_step(self, updates: Any, state: SwatsState, params: Any, apply_updates: bool) -> tuple[Any, SwatsState]:
+        """A step of Adam, and what it says of SGD."""
+        grads = jax.tree.map(widened, updates)
+        steps, inner = self._adam.run(grads, state.inner, params, {}, apply_updates=False)
+        after = self._estimated(state._replace(inner=inner), grads, steps)
+        steps = jax.tree.map(lambda step, g: step.astype(jnp.result_type(g)), steps, updates)
+        return applied(params, steps) if apply_updates else steps, after
 
     def _estimated(self, state: SwatsState, grads: Any, steps: Any) -> SwatsState:
         """The state after a step of Adam, with its γ averaged in, and the switch if it is time."""
@@ -187,25 +194,29 @@ class swats(Wrapper):
         switched_at = jnp.where(done, incremented(state.count), state.switched_at)
         return state._replace(switched_at=switched_at, average=average, sgd_rate=alpha * estimate)
 
-    def _sgd_step(self, grads: Any, state: SwatsState, params: Any) -> tuple[Any, SwatsState]:
+    def _sgd_step(self, grads: Any, state: SwatsState, params: Any, apply_updates: bool) -> tuple[Any, SwatsState]:
         """A step of ``momentum_sgd`` with learning rate Λ, on the m of Adam's state."""
-        inner = state.inner
-        ratio = _debiased(state.average, inner)
-        first_step = state.count == state.switched_at
-        hyperparams = {name: own for name, own in inner.hyperparams.items() if name in self._sgd.names}
-        hyperparams["scale"] = {"factor": ratio}
-        sgd = ChainState(inner.count, hyperparams, {"momentum": inner.slots["momentum"]})
-        sgd = either(first_step, lambda: self._started(sgd, inner), lambda: sgd)
-        steps, after = self._sgd.update(grads, sgd, params)
+        inner, ratio = state.inner, _debiased(state.average, state.inner)
+        steps, after = self._sgd.run(grads, self._sgd_state(inner, ratio), params, {}, apply_updates)
         kept = {name: after.hyperparams.get(name, own) for name, own in inner.hyperparams.items()}
         inner = inner._replace(count=after.count, hyperparams=kept, slots=inner.slots | after.slots)
         return steps, state._replace(sgd_rate=_learning_rate(inner) * ratio, inner=inner)
 
-    def _started(self, sgd: ChainState, adam: ChainState) -> ChainState:
+    def _sgd_state(self, inner: ChainState, ratio: jax.Array) -> ChainState:
+        """The state of SGD: the hyperparameters and the first moment of Adam's."""
+        hyperparams = {name: own for name, own in inner.hyperparams.items() if name in self._sgd.names}
+        return ChainState(
+            inner.count, hyperparams | {"scale": {"factor": ratio}}, {"momentum": inner.slots["momentum"]}
+        )
+
+    def _handed_over(self, state: SwatsState) -> SwatsState:
         """The state that SGD starts with."""
+        sgd = self._sgd_state(state.inner, _debiased(state.average, state.inner))
         if self.carry == "reset":
-            return sgd._replace(slots=jax.tree.map(jnp.zeros_like, sgd.slots))
-        return handover.written(self._sgd, sgd, handover.read(self._adam, adam))
+            slots = jax.tree.map(jnp.zeros_like, sgd.slots)
+        else:
+            slots = handover.written(self._sgd, sgd, handover.read(self._adam, state.inner)).slots
+        return state._replace(inner=state.inner._replace(slots=state.inner.slots | slots))
 
 
 def _dot(xs: Any, ys: Any) -> jax.Array:

@@ -13,14 +13,14 @@ import optax
 from jax.typing import ArrayLike
 
 from gradtx._chain import chain
-from gradtx._core.control import either
+from gradtx._core.control import Once, either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice, integer
 from gradtx._core.mesh import puts_constants, starts
 from gradtx._core.state import ChainState
 from gradtx._engine.checks import check_injected
-from gradtx._engine.transformation import Transformation, check_transformation
-from gradtx._wrappers.base import Wrapper, checked_state
+from gradtx._engine.transformation import Transformation, check_transformation, run_inside
+from gradtx._wrappers.base import Wrapper, checked_state, not_yet
 from gradtx._wrappers.handover import Moment, Place, like, place_of, read, written
 
 Carry = Literal["momentum", "reset"]
@@ -50,7 +50,7 @@ class SwitchState(NamedTuple):
         return self.switched_at >= 0
 
 
-class switch(Wrapper):
+class switch(Wrapper[SwitchState]):
     r"""One transformation for the first steps, another from then on: the review article's "Adam first, then SGD".
 
     A step is run by ``first`` or by ``then``, never by both, except under a ``jax.vmap`` in which members of the batch
@@ -146,26 +146,24 @@ class switch(Wrapper):
         return SwitchState(zero(), jnp.full((), -1, jnp.int32), at, first, then)
 
     @puts_constants
-    def update(
-        self, updates: Any, state: SwitchState, params: Any = None, **extra_args: Any
+    def run(
+        self, updates: Any, state: SwitchState, params: Any, extra: dict[str, Any], apply_updates: bool
     ) -> tuple[Any, SwitchState]:
-        """One step of the phase that is on; arguments as those of any transformation."""
-        checked_state(self.label, state, SwitchState, "count", "switched_at", "at")
+        """One step of the phase that is on."""
+        state = checked_state(self.label, state, SwitchState, "count", "switched_at", "at")
         due = state.switched | self._due(state)
-        tx = optax.with_extra_args_support
 
-        def first():
-            out, after = tx(self.first).update(updates, state.first, params, **extra_args)
-            return out, after, state.then
-
-        def then():
-            ready = either(state.switched, lambda: state.then, lambda: self._enter(state, params))
-            out, after = tx(self.then).update(updates, ready, params, **extra_args)
-            return out, state.first, after
-
-        out, first_after, then_after = either(~due, first, then)
+        step = Once(lambda g: run_inside(self.first, g, state.first, params, extra, apply_updates), updates)
+        after, first = either(~due, step, lambda: (not_yet(due, step, params, apply_updates), state.first))
+        params = after if apply_updates else params
+        then = either(due & ~state.switched, lambda: self._enter(state, first, params), lambda: state.then)
+        after, then = either(
+            due,
+            lambda: run_inside(self.then, updates, then, params, extra, apply_updates),
+            lambda: (after, then),
+        )
         switched_at = jnp.where(due & ~state.switched, state.count, state.switched_at)
-        return out, SwitchState(incremented(state.count), switched_at, state.at, first_after, then_after)
+        return after, SwitchState(incremented(state.count), switched_at, state.at, first, then)
 
     def _due(self, state: SwitchState) -> jax.Array:
         condition = self.at if callable(self.at) else lambda state: state.count >= state.at
@@ -174,13 +172,11 @@ class switch(Wrapper):
             raise TypeError(f"switch: the condition at must return one bool, found {due.dtype} of shape {due.shape}")
         return due
 
-    def _enter(self, state: SwitchState, params: Any) -> Any:
-        """The state that ``then`` starts with."""
+    def _enter(self, state: SwitchState, first: Any, params: Any) -> Any:
+        """The state that ``then`` starts with, after the last state of ``first``."""
         fresh = state.then if params is None else self.then.init(params)
         started = _started(fresh, state.then, state.count)
-        if self.carry == "reset":
-            return started
-        return _write(self.then, started, _read(self.first, state.first))
+        return started if self.carry == "reset" else _write(self.then, started, _read(self.first, first))
 
 
 def _transformation(name: str, tx: Any) -> Transformation:

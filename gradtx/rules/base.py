@@ -20,6 +20,7 @@ from gradtx._core.contract import AbstractRule, Named
 from gradtx._core.limits import Limits, checked, scheduled
 from gradtx._core.numerics import split
 from gradtx._core.selectors import selector
+from gradtx._core.state import ChainState
 from gradtx._engine.checks import check_injected
 from gradtx._engine.engine import Engine
 from gradtx._engine.transformation import Value, unfilled
@@ -80,7 +81,7 @@ def _floating_name(rule: str, dtype: Any) -> str:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(hyper, dataclasses.field))
-class Rule(Value, AbstractRule):
+class Rule(Value[ChainState], AbstractRule):
     """An elementary rule, as a class to derive from: fields are its hyperparameters, methods its mathematics.
 
     Deriving makes a frozen dataclass. A rule by itself is an optax transformation, and a chain of one. Methods are

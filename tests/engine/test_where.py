@@ -360,7 +360,7 @@ class TestPartition:
             (
                 lambda: gx.partition({"^": gx.sgd(1)}).update(PARAMS, jnp.zeros(())),  # pyright: ignore[reportArgumentType] - the mistake
                 TypeError,
-                r"PartitionState of \['\^'\], found ArrayImpl",
+                "PartitionState that its init returned, found ArrayImpl",
             ),
         ],
     )

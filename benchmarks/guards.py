@@ -1,0 +1,97 @@
+"""Wrappers around Adam, in gradtx and in optax, beside Adam alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import optax
+
+import gradtx
+from benchmarks.contestants import WARMUP, Jitted, check, jax_contestants
+from benchmarks.data import Data, Shapes
+from benchmarks.recipes import RATE, RECIPES
+from benchmarks.timing import Against, Contestant, Steps
+
+__all__ = ["BARE", "GUARDS", "guards"]
+
+BARE = "adam"
+"""The row that the others are divided by."""
+
+
+class Guard(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        gradtx: the transformation.
+        optax: its counterpart; None if optax has none.
+        steps: how many steps one measurement is the mean of: those from one emission to the next.
+    """
+
+    gradtx: optax.GradientTransformation
+    optax: optax.GradientTransformation | None = None
+    steps: int = 1
+
+
+def _multi_steps(every: int) -> optax.GradientTransformation:
+    return optax.MultiSteps(optax.adam(RATE), every).gradient_transformation()
+
+
+def _labels(params: Any) -> Any:
+    return dict.fromkeys(params, "all")
+
+
+_ADAM, _HEAVY_BALL = gradtx.adam(RATE), gradtx.sgd(RATE, momentum=0.9)
+_CLIPPED = RECIPES["clip-adamw"]
+
+GUARDS = {
+    BARE: Guard(_ADAM, optax.adam(RATE)),
+    "skip_nonfinite": Guard(gradtx.skip_nonfinite(_ADAM), optax.apply_if_finite(optax.adam(RATE), 10)),
+    "accumulate 4": Guard(gradtx.accumulate(_ADAM, 4), _multi_steps(4), 4),
+    "accumulate 1": Guard(gradtx.accumulate(_ADAM, 1), _multi_steps(1)),
+    "loss_scale": Guard(gradtx.loss_scale(_ADAM)),
+    "partition": Guard(gradtx.partition({"": _ADAM}), optax.partition({"all": optax.adam(RATE)}, _labels)),
+    "switch, first": Guard(gradtx.switch(10**6, _ADAM, _HEAVY_BALL)),
+    "switch, then": Guard(gradtx.switch(0, _HEAVY_BALL, _ADAM)),
+    "swats, Adam": Guard(gradtx.swats(RATE)),
+    "monitor": Guard(gradtx.chain(_ADAM, gradtx.monitor())),
+    "clip-adamw": Guard(_CLIPPED.gradtx, _CLIPPED.optax),
+    "skip_nonfinite(clip-adamw)": Guard(
+        gradtx.skip_nonfinite(_CLIPPED.gradtx), optax.apply_if_finite(_CLIPPED.optax, 10)
+    ),
+    "slots in bfloat16": Guard(gradtx.chain(_ADAM, state_dtype="bfloat16")),
+}
+
+
+class _Several:
+    """Several steps as one."""
+
+    def __init__(self, stepper: Jitted, steps: int):
+        self._step, self._steps = stepper.step, steps
+
+    def step(self) -> None:
+        for _ in range(self._steps):
+            self._step()
+
+
+def guards(shapes: Shapes, executors: Sequence[str], burst: float) -> dict[str, Contestant]:
+    """Each row divided by Adam alone, run by the same executor; optax's counterparts are divided by gradtx's Adam.
+
+    Contestants of one row have done the same work.
+    """
+    made: dict[str, Contestant] = {}
+    bare: dict[str, Contestant] = {}
+    for row, guard in GUARDS.items():
+        data = Data(shapes)
+        entries = jax_contestants(guard.gradtx, guard.optax or guard.gradtx, executors)
+        if guard.optax is None:
+            del entries["optax"]
+        steppers = {name.removeprefix("gradtx "): Jitted(entry, data) for name, entry in entries.items()}
+        check(steppers, data, warmup=WARMUP * guard.steps)
+        for name, stepper in steppers.items():
+            steps = Steps(_Several(stepper, guard.steps), burst, guard.steps, stepper.details)
+            if row == BARE and name != "optax":
+                bare[name] = steps
+                continue
+            made[f"{row}, {name}"] = Against(steps, bare[executors[-1] if name == "optax" else name])
+    return made

@@ -7,6 +7,7 @@ derivatives at zero, so that one may differentiate through an update.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -204,6 +205,11 @@ class SumOver:
         """
         return self.of_shards([jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)])
 
+    def norms(self, xs: Sequence[jax.Array]) -> jax.Array | None:
+        """The norm of each array, as a vector, if it takes one reading whatever the numbers are; else None."""
+        del xs
+        return None
+
     def of_shards(self, numbers: Sequence[jax.Array]) -> jax.Array:
         """The sum of numbers, and over all shards."""
         return sum_of(numbers)
@@ -257,6 +263,11 @@ def _l2_norms(groups: list[list[jax.Array]], total: SumOver) -> Numbers:
 
 def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> Numbers:
     """The norms of arrays that are all of one width, which alone says what overflows."""
+    if (each := total.norms([x for xs in groups for x in xs])) is not None:
+        if all(len(xs) == 1 for xs in groups):
+            return each.astype(dtype)
+        ends = np.cumsum([0, *map(len, groups)])
+        return [_norm_of_norms(each[i:j]).astype(dtype) for i, j in itertools.pairwise(ends)]
 
     def sums(fn: Callable[..., jax.Array], *local: Numbers) -> Numbers:
         if all(len(xs) == 1 for xs in groups):
@@ -278,6 +289,13 @@ def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> N
     # A loop of one turn and not a branch, of which vmap would take both sides always.
     wrong = jnp.any(_scale_of(stacked(found), jnp.asarray(least)) != 1)
     return jax.lax.while_loop(lambda carry: carry[0], again, (wrong, found))[1]
+
+
+def _norm_of_norms(norms: jax.Array) -> jax.Array:
+    """The norm of all from the norms of each: by the largest, so that no square overflows."""
+    largest = jnp.max(norms, initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))
+    return scale * jnp.sqrt(jnp.sum(jnp.square(norms / scale)))
 
 
 # Traced once for all numbers of a list.

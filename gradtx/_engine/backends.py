@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from gradtx import native
 from gradtx._core.numerics import Numbers, SumOver, norms, sum_over
@@ -72,6 +73,11 @@ class _NativeSums(SumOver):
 
     def each(self, fn, *columns, local=()):
         return sum_each(fn, list(zip(*columns, strict=True)), local=local)
+
+    def norms(self, xs):
+        if any(x.dtype != jnp.float32 for x in xs) or not native.available():
+            return None
+        return map_leaves(lambda x: (x,), [(x,) for x in xs], reduces=["norm"])[1][0]
 
 
 _NATIVE_SUMS = _NativeSums()

@@ -306,7 +306,7 @@ def test_many_leaves_are_measured_by_few_calls_of_the_kernel():
     tx = gx.chain(gx.clip_by_norm(1.0), gx.sgd(0.1))
     with gx.executor("native"):
         text = jax.jit(tx.update).lower(params, tx.init(params)).as_text()
-    sums, maps = 2 * 3, 3  # sums once more for squares that are out of range
+    sums, maps = 3, 3  # norms that neither over- nor underflow
     assert text.count("custom_call @gradtx_native_map") == sums + maps
     assert text.count("stablehlo.slice") + text.count("stablehlo.dynamic_slice") < 10
 

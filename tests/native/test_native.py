@@ -19,7 +19,8 @@ import pytest
 from jax import lax
 
 from gradtx import native
-from gradtx._core.numerics import abs_sq, safe_divide, safe_sqrt
+from gradtx._core.numerics import abs_sq, norms, safe_divide, safe_sqrt
+from gradtx._engine.backends import NATIVE
 from gradtx.native import _library
 from gradtx.native._compiler import compile_jaxpr
 from gradtx.native._leaves import map_leaves as map_and_reduce
@@ -636,6 +637,22 @@ def test_a_norm_is_of_numbers_of_any_size_and_finite_if_they_are():
         assert native.supports(lambda x: (x,), huge, reduces=["max"]) is None or not native.available()
         assert native.supports(lambda x: (x,), huge, reduces=["norm"])
         np.testing.assert_allclose(map_and_reduce(lambda x: (x,), [huge], reduces=["norm"])[1][0], 5e200)
+
+
+@built
+def test_norms_of_groups_are_one_reading():
+    """Each of one array, and of several, at the ends of what float32 holds."""
+    total = NATIVE.total
+    xs = [data(n, seed=n) for n in (3, 50, 1000)]
+    run = jax.jit(lambda xs: (norms([[x] for x in xs], total), norms([xs, xs[:1]], total)))
+    text = run.lower(xs).as_text()
+    assert text.count("custom_call @gradtx_native_map") == 2 and "while" not in text
+    for scale in (1, 1e30, 1e-30):
+        scaled = [jnp.float32(scale) * x for x in xs]
+        each = np.array([np.linalg.norm(np.float64(x)) for x in scaled])
+        found, both = run(scaled)
+        np.testing.assert_allclose(found, each, rtol=1e-6)
+        np.testing.assert_allclose(np.array(both), [np.linalg.norm(each), each[0]], rtol=1e-6)
 
 
 @built

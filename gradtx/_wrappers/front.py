@@ -27,10 +27,10 @@ class divide(Rule):
 def dividing(tx: optax.GradientTransformation) -> Chain | None:
     """The chain with a division in front of its own rules.
 
-    None for what is no chain, and for one with a rule that maps whole trees: that may look at what came in, and is to
-    see it divided.
+    None for what is no chain, and for one with an observer or a rule that maps whole trees: these may look at what came
+    in, and are to see it divided.
     """
-    if not isinstance(tx, Chain | Rule) or any(rule.whole for rule in tx.rules):
+    if not isinstance(tx, Chain | Rule) or any(rule.holds_tree for rule in tx.rules):
         return None
     return chain(divide(), tx)
 

@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import optax
 
 from gradtx._chain import Chain, chain
+from gradtx._core.contract import Named
 from gradtx._core.control import Once, either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice, number
-from gradtx._core.mesh import puts_constants, starts, sum_of
-from gradtx._core.numerics import complement, mix, safe_divide, widened
+from gradtx._core.mesh import puts_constants, starts
+from gradtx._core.numerics import abs_sq, complement, mix, safe_divide, stacked
 from gradtx._core.state import ChainState
 from gradtx._engine.checks import check_kind
-from gradtx._engine.engine import applied
 from gradtx._wrappers import handover
 from gradtx._wrappers.base import Wrapper, checked_state, not_yet
 from gradtx._wrappers.switch import Carry, step_number
 from gradtx.rules import debias, momentum, precondition, rms, scale, scale_by_learning_rate
-from gradtx.rules.base import Hyper
+from gradtx.rules.base import Hyper, Rule
 
 
 class SwatsState(NamedTuple):
@@ -47,6 +47,29 @@ class SwatsState(NamedTuple):
     def switched(self) -> jax.Array:
         """Whether SGD runs: a scalar bool."""
         return self.switched_at >= 0
+
+
+class projection(Rule):
+    """The inner products of a step p with the gradient and with itself, over all leaves and shards; changes nothing.
+
+    State: the real part of p·g, and p·p, in the widest of the dtypes of arithmetic.
+    """
+
+    equation = r"u \leftarrow u"
+    observes = ("incoming", "direction")
+
+    def init_tree(self, params: Any) -> tuple[jax.Array, jax.Array]:
+        """Zeros."""
+        return jnp.zeros(()), jnp.zeros(())
+
+    def terms(self, lanes: Named) -> dict[str, tuple[Any, jax.Array]]:
+        """The products of each element."""
+        p, g = lanes.direction, lanes.incoming
+        return {"along": ("sum", (p.conj() * g).real), "square": ("sum", abs_sq(p))}
+
+    def observe(self, numbers: Any, state: Any, executor: Any) -> Any:
+        """The sums over all leaves."""
+        return tuple(jnp.sum(stacked(numbers[name])) if numbers else jnp.zeros(()) for name in ("along", "square"))
 
 
 class swats(Wrapper[SwatsState]):
@@ -171,18 +194,25 @@ class swats(Wrapper[SwatsState]):
 
     def _adam_step(self, updates: Any, state: SwatsState, params: Any, apply_updates: bool) -> tuple[Any, SwatsState]:
         """A step of Adam, and what it says of SGD."""
-        grads = jax.tree.map(widened, updates)
-        steps, inner = self._adam.run(grads, state.inner, params, {}, apply_updates=False)
-        after = self._estimated(state._replace(inner=inner), grads, steps)
-        steps = jax.tree.map(lambda step, g: step.astype(jnp.result_type(g)), steps, updates)
-        return applied(params, steps) if apply_updates else steps, after
+        slots = state.inner.slots | {"projection": {"state": projection().init_tree(None)}}
+        adam = chain(self._adam, projection())
+        out, inner = adam.run(updates, state.inner._replace(slots=slots), params, {}, apply_updates)
+        slots = dict(inner.slots)
+        products = slots.pop("projection")["state"]
+        return out, self._estimated(state._replace(inner=inner._replace(slots=slots)), *products)
 
-    def _estimated(self, state: SwatsState, grads: Any, steps: Any) -> SwatsState:
-        """The state after a step of Adam, with its γ averaged in, and the switch if it is time."""
+    def _estimated(self, state: SwatsState, along: jax.Array, square: jax.Array) -> SwatsState:
+        """The state after a step p of Adam, with its γ averaged in, and the switch if it is time.
+
+        Args:
+            state: with Adam's state after the step.
+            along: p·g.
+            square: p·p.
+        """
         h, k = state.inner.hyperparams, incremented(state.count)
         alpha, b2, eps = _learning_rate(state.inner), h["rms"]["decay"], h["precondition"]["eps"]
-        along = -_dot(steps, grads).astype(alpha.dtype)
-        ratio = safe_divide(safe_divide(_dot(steps, steps).astype(alpha.dtype), along), alpha)
+        along = -along.astype(alpha.dtype)
+        ratio = safe_divide(safe_divide(square.astype(alpha.dtype), along), alpha)
         usable = (along != 0) & jnp.isfinite(ratio)
         average = jnp.where(usable, mix(b2, complement(h["rms"], "decay"), state.average, ratio), state.average)
         estimate = _debiased(average, state.inner)
@@ -217,15 +247,6 @@ class swats(Wrapper[SwatsState]):
         else:
             slots = handover.written(self._sgd, sgd, handover.read(self._adam, state.inner)).slots
         return state._replace(inner=state.inner._replace(slots=state.inner.slots | slots))
-
-
-def _dot(xs: Any, ys: Any) -> jax.Array:
-    """The real part of the inner product of two trees over all shards, in the widest of their dtypes, float32 at least.
-
-    As a sum of products: a matrix product would be rounded to fewer bits on some devices.
-    """
-    products = jax.tree.map(lambda x, y: jnp.sum((x.conj() * y).real), xs, ys)
-    return sum_of(jax.tree.leaves(products))
 
 
 def _learning_rate(state: ChainState) -> jax.Array:

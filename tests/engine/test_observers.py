@@ -123,3 +123,18 @@ def test_wrong_terms(terms, message):
     tx = gx.chain(gx.scale(0.1), wrong(name="watcher"))
     with pytest.raises((TypeError, ValueError), match=message):
         tx.update(jnp.ones(3), tx.init(jnp.ones(3)), jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+    "tx, times",
+    [
+        (gx.loss_scale(gx.chain(gx.sgd(0.1), gx.monitor()), initial=8.0), 8),
+        (gx.accumulate(gx.chain(gx.sgd(0.1), gx.monitor()), 1, combine="sum"), 1),
+        (gx.skip_nonfinite(gx.chain(gx.sgd(0.1), gx.monitor())), 1),
+    ],
+)
+def test_the_gradient_is_that_of_the_chain(tx, times):
+    """Not what came into a wrapper around it."""
+    params, grads = jnp.ones(3), jnp.asarray([3.0, 4.0, 0.0])
+    _, state = jax.jit(lambda g, s: gx.step(tx, params, g, s))(times * grads, tx.init(params))
+    assert float(gx.metrics(state)["gradient_norm"]) == pytest.approx(5.0, rel=1e-6)

@@ -18,6 +18,7 @@ __all__ = ["bar", "print_surroundings", "table"]
 SCALES = {
     "s": [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")],
     "ratio": [(1.0, "× optax")],
+    "cost": [(1.0, "× Adam")],
     "bytes": [(2**20, "MiB"), (2**10, "KiB"), (1, "B")],
 }
 PEER = 1.05

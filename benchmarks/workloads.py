@@ -54,7 +54,7 @@ class Workload(NamedTuple):
     Attributes:
         about: one line.
         line_up: builds the contestants, by name; they have done the same work when it returns.
-        unit: of the measurements: s, bytes, or ratio, to optax.
+        unit: of the measurements: s, bytes, ratio (to optax), or cost (of Adam).
         slow: not among those that run when none is asked for.
         rounds: the most that make sense.
     """
@@ -234,14 +234,14 @@ WORKLOADS = {
     "guards": Workload(
         "wrappers around Adam beside Adam alone: one leaf of 2**22",
         _guards(_one(2**22), _one(2**12)),
-        unit="ratio",
+        unit="cost",
         slow=True,
         rounds=9,
     ),
     "guards1000": Workload(
         "wrappers around Adam beside Adam alone: 1000 leaves of 1024",
         _guards([(1024,)] * 1000, [(64,)] * 3),
-        unit="ratio",
+        unit="cost",
         slow=True,
         rounds=9,
     ),

@@ -56,7 +56,7 @@ def looks_ahead(kind: type) -> set[str]:
 
 
 class Blank:
-    """What stands in the field of a hyperparameter that is a number; any use of it is a lesson."""
+    """A stand-in for the number in the field of a hyperparameter; any use of it is a lesson."""
 
     __slots__ = ("_kind", "_name")
 
@@ -109,7 +109,7 @@ def is_blank(value: Any) -> bool:
 
 
 def code_of(kind: type, root: type) -> tuple[Any, ...]:
-    """What the methods of a class are made of, down from ``root``: other than before, once one was replaced."""
+    """The code of the methods of a class, down from ``root``: other than before, once one was replaced."""
     found = []
     for cls in kind.__mro__[: kind.__mro__.index(root)]:
         for name, member in vars(cls).items():

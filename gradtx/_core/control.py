@@ -20,7 +20,7 @@ only_types: ContextVar[bool] = ContextVar("only_types", default=False)
 
 
 def types_of(function: Callable[..., Any], *args: Any) -> Any:
-    """What ``jax.eval_shape`` gives, without asking schedules: one may count how often it is asked."""
+    """The result of ``jax.eval_shape``, without asking schedules: one may count how often it is asked."""
     token = only_types.set(True)
     try:
         return jax.eval_shape(function, *args)

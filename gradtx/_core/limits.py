@@ -140,7 +140,7 @@ def _numbers(value: Any) -> np.ndarray | None:
 
 
 def scheduled(schedule: Callable[[jax.Array], Any], count: jax.Array, name: str) -> Any:
-    """What a schedule says; an error in it names the hyperparameter."""
+    """The value of a schedule; an error in it names the hyperparameter."""
     try:
         return schedule(count)
     except Exception as error:

@@ -64,7 +64,7 @@ def slotted(rule: AbstractRule, param: jax.Array, kinds_alone: bool = False) -> 
 
 
 def ticked(rule: AbstractRule, h: Named, scalars: Named, weights: Weights, count: jax.Array) -> Tick:
-    """What a rule computes once per step."""
+    """The numbers that a rule computes once per step."""
     held = set(vars(scalars))
     with _called(rule, "tick", h=h, scalars=scalars, weights=weights):
         tick = rule.tick(h, scalars, weights, count)
@@ -250,7 +250,7 @@ def _listing(names: Iterable[Any]) -> str:
 
 @contextlib.contextmanager
 def _called(rule: AbstractRule, method: str, **given: Any) -> Iterator[None]:
-    """What a method raises, with the name of the rule in front; what is not in what it was given, in words."""
+    """The errors of a method, with the name of the rule in front; a name that it was not given, in words."""
     try:
         yield
     except Exception as error:

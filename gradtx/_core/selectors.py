@@ -82,8 +82,8 @@ class MaskOf:
 
 
 Select = str | Callable[[str, jax.ShapeDtypeStruct], bool] | object
-"""What a user may give: a regular expression, a predicate, a tree of booleans, or a function that makes one (an object:
-beside a second type of function, mypy would look into no predicate)."""
+"""The selectors that a user may give: a regular expression, a predicate, a tree of booleans, or a function that makes
+one (an object: beside a second type of function, mypy would look into no predicate)."""
 
 Selector = str | Callable[[str, Any], Any] | Mask | MaskOf | tuple["Selector", ...]
 """A regular expression to search for in the path, a predicate, a mask; or several, which must all agree."""

@@ -1,4 +1,4 @@
-"""What travels along a chain: the signal of one leaf, and the weights of its averages."""
+"""The data that travels along a chain: the signal of one leaf, and the weights of its averages."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from gradtx._core.limits import Limits
 
 
 class Hyperparameter(NamedTuple):
-    """What a state knows of one of its hyperparameters beside the value.
+    """The facts that a state knows of one of its hyperparameters beside the value.
 
     Attributes:
         limits: the numbers that it may be.
@@ -57,7 +57,7 @@ class PackedState(NamedTuple):
 AnyState = TypeVar("AnyState", ChainState, PackedState)
 
 Known = tuple[tuple[str, Hyperparameter], ...]
-"""What is known of each hyperparameter, by ``rule.name``."""
+"""The facts about each hyperparameter, by ``rule.name``."""
 
 
 class _Typed(type):
@@ -98,7 +98,7 @@ def knowing(kind: type[AnyState], known: Known) -> type[AnyState]:
 
 
 def known_to(state: Any) -> Known:
-    """What a state knows of its hyperparameters; nothing, if it was made by hand."""
+    """The facts that a state knows of its hyperparameters; none, if it was made by hand."""
     return getattr(type(state), "known", ())
 
 

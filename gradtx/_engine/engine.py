@@ -207,7 +207,7 @@ class Engine:
 
 
 def applied(params: Any, updates: Any) -> Any:
-    """What ``optax.apply_updates`` does; parameters whose update is None or float0 stay, and integers stay exact."""
+    """The parameters after ``optax.apply_updates``; those without an update stay, and integers stay exact."""
     leaves, treedef = jax.tree.flatten(params)
     return treedef.unflatten(map(_after, leaves, treedef.flatten_up_to(updates)))
 

@@ -58,7 +58,7 @@ class Work(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a step gives: per leaf the update, or the parameter after it, and the slots and trees one step on."""
+    """The results of a step: per leaf the update, or the parameter after it, and the slots and trees one step on."""
 
     leaves: list[Any]
     slots: list[dict[str, list[Any]]]
@@ -211,14 +211,14 @@ class _Run:
         return shared[1:], [{name: [one[name] for one in each] for name in each[0]}]
 
     def _numbers(self, r: int) -> dict[str, Numbers]:
-        """What an observer took, by term, of each leaf that it acts on."""
+        """The numbers of an observer, by term, of each leaf that it acts on."""
         acting = sorted(i for batch in self.plan.batches if batch.leaf.members[r] for i in batch.leaves)
         return {name: _in_leaf_order(places, acting) for name, places in self.observed.get(r, {}).items()}
 
     # -- Measurements -------------------------------------------------------------------------------------------------
 
     def _measure(self, r: int) -> Measured | None:
-        """What a rule measures of the leaves that it acts on, if there are any."""
+        """The measurements of a rule, of the leaves that it acts on, if there are any."""
         rule = self.plan.rules[r]
         acts = [(i, batch.leaf) for batch in self.plan.batches if batch.leaf.members[r] for i in batch.leaves]
         seen = {i: self._seen(r, i, leaf) for i, leaf in sorted(acts, key=lambda one: one[0])}
@@ -306,7 +306,7 @@ def _in_leaf_order(places: Mapping[int, tuple[Numbers, int]], leaves: Sequence[i
 
 
 class Measured(NamedTuple):
-    """What a rule measures: numbers, or several by name, and the place of each leaf's among them."""
+    """The measurements of a rule: numbers, or several by name, and the place of each leaf's among them."""
 
     numbers: Numbers | dict[str, Numbers]
     places: dict[int, int]

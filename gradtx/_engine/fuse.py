@@ -41,7 +41,7 @@ class Fused:
         return (*outputs, *(x for _, x in terms.values()))
 
     def terms(self, *avals: Any) -> dict[tuple[int, str], Literal["sum", "norm"]]:
-        """What observers take of a leaf, by their positions and the terms' names: the last outputs, in this order."""
+        """The ways in which observers take the last outputs, by the rule's position and the term's name."""
         noted: dict[tuple[int, str], Any] = {}
 
         def note(*operands: jax.Array) -> None:

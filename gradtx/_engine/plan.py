@@ -22,7 +22,7 @@ from gradtx._engine.inputs import Members
 
 
 class Lane(enum.Enum):
-    """What a pass reads and writes of a leaf beside the slots."""
+    """The arrays of a leaf beside the slots that a pass reads and writes."""
 
     INCOMING = "incoming"
     DIRECTION = "direction"
@@ -55,7 +55,7 @@ class Buffer(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """What a plan has to know of one leaf.
+    """The facts about one leaf that a plan follows from.
 
     Attributes:
         members: per rule, whether it acts on the leaf.
@@ -213,7 +213,7 @@ class Plan(NamedTuple):
         return one.maps_trees or not self.rules[rules[0]].accumulates
 
     def launch(self, k: int, leaf: Leaf) -> Launch:
-        """What pass ``k`` does to a leaf that it acts on: of whole trees, at least this."""
+        """The launch of pass ``k`` over a leaf that it acts on: of whole trees, at least this."""
         one = self.passes[k]
         rules = tuple(r for r in one.rules if leaf.members[r])
         first, last = k == self.first_pass(leaf), k == self.last_pass(leaf)

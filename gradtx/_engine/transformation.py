@@ -74,7 +74,7 @@ class Transformation(optax.GradientTransformationExtraArgs, Generic[State]):
 
     @property
     def label(self) -> str:
-        """What it is called where the user gives no name."""
+        """The name where the user gives none."""
         return type(self).__name__
 
     @property

@@ -1,1 +1,1 @@
-"""What one looks at: plans, equations, health, points looked ahead to."""
+"""Things to look at: plans, equations, health, points looked ahead to."""

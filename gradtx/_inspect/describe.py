@@ -45,7 +45,7 @@ class Leaf(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What ``describe`` found; prints as a table, as wide as the terminal or 80, and is one in a notebook.
+    """The answer of ``describe``; prints as a table, as wide as the terminal or 80, and is one in a notebook.
 
     Attributes:
         rows: one for each rule, in order; those inside a wrapper behind it.

@@ -80,14 +80,14 @@ class _Reader:
         return texts
 
     def argument(self, strip: bool = True) -> str:
-        """What a command is about: a group, or a single token."""
+        """The argument of a command: a group, or a single token."""
         while self.peek().isspace():
             self.take()
         text = self.one() if self.tokens and self.peek() != "}" else ""
         return text.strip() if strip else text
 
     def option(self) -> str:
-        """What stands in square brackets, if there are any."""
+        """The argument in square brackets, if there is one."""
         if self.peek() != "[":
             return ""
         self.take()

@@ -157,7 +157,7 @@ def _slot(state: Any, slot: str, rule: str) -> Offsets:
 
 
 def _offsets(state: Any, read: Read) -> list[Offsets]:
-    """What the rules within a state hold; of a switch, in the phase that is on; of a partition, the parts as one."""
+    """The slots of the rules within a state; of a switch, in the phase that is on; of a partition, the parts as one."""
     kinds = (ChainState, PackedState, SwitchState, PartitionState)
     found: list[Offsets] = []
     for _, node in walk(state, kinds, within=False):

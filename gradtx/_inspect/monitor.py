@@ -141,7 +141,7 @@ class monitor(Rule):
         return None if self.every == 1 else state.wait == 0
 
     def observe(self, numbers: Mapping[str, Numbers] | None, state: MonitorState, executor: Any) -> MonitorState:
-        """What was seen."""
+        """The state with the numbers of this step, if it is measured."""
         if self.every == 1 and numbers is not None:
             return _measured(numbers, state, executor)
         due = state.wait == 0

@@ -21,7 +21,7 @@ from gradtx._sweep.table import SEED, SweepTable
 __all__ = ["sweep"]
 
 Progress = Callable[[SweepTable, int], Any]
-"""What is called after each chunk: the table so far, and how many rows it will have."""
+"""A function that is called after each chunk with the table so far, and how many rows it will have."""
 
 
 def sweep(
@@ -219,7 +219,7 @@ def _even(rows: int, limit: int) -> int:
 
 
 def _bytes(program: Any) -> int:
-    """What the arrays of a compiled program take; 0 where XLA does not say."""
+    """The memory that the arrays of a compiled program take; 0 where XLA does not say."""
     analysis = program.memory_analysis()
     if analysis is None:
         return 0
@@ -228,7 +228,7 @@ def _bytes(program: Any) -> int:
 
 @contextmanager
 def _reporting(progress: Progress | bool) -> Iterator[Progress]:
-    """What to call after each chunk: the given function, one that moves a bar, or one that does nothing."""
+    """The function to call after each chunk: the given function, one that moves a bar, or one that does nothing."""
     if progress is not True:
         yield progress or (lambda table, rows: None)
         return

@@ -1,4 +1,4 @@
-"""What a sweep gives: a tidy table, one row for each run."""
+"""The result of a sweep: a tidy table, one row for each run."""
 
 from __future__ import annotations
 

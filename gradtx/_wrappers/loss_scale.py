@@ -161,7 +161,7 @@ class loss_scale(Wrapper[LossScaleState]):
 
 
 def current_loss_scale(state: Any) -> jax.Array:
-    """What to multiply the loss by: the scale in the state of a ``loss_scale``, wherever it stands.
+    """The factor to multiply the loss by: the scale in the state of a ``loss_scale``, wherever it stands.
 
     Args:
         state: a ``LossScaleState``, or any state with one in it: of a chain, of another wrapper.

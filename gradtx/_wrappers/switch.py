@@ -212,7 +212,7 @@ def _check_carry(first: Any, then: Any) -> None:
 
 
 def _read(tx: Any, state: Any) -> Moment:
-    """What a phase leaves behind."""
+    """The results of a phase."""
     if isinstance(tx, switch):
         moments = _read(tx.then, state.then), _read(tx.first, state.first)
         return jax.tree.map(functools.partial(jnp.where, state.switched), *moments)

@@ -1,4 +1,4 @@
-"""What frameworks mean by their arguments: a 0 that turns a rule off, one-element arrays, names that are not here."""
+"""The meaning of frameworks' arguments: a 0 that turns a rule off, one-element arrays, names that are not here."""
 
 from __future__ import annotations
 

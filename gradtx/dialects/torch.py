@@ -77,7 +77,7 @@ class Switches(TypedDict, total=False):
 
 
 def _front(name: str, maximize: bool, switches: Any) -> list[Rule]:
-    """What stands before the decay: the gradient turned around, if it is to be climbed."""
+    """The rules before the decay: the gradient turned around, if it is to be climbed."""
     refuse(f"torch.{name}", {key: None for key in switches if key not in Switches.__annotations__})
     return [rules.scale(-1.0)] if maximize else []
 

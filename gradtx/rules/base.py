@@ -146,7 +146,7 @@ class Rule(Value[ChainState], AbstractRule):
         return {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
 
     def limits(self) -> dict[str, Limits]:
-        """Those that the fields were declared with."""
+        """The limits that the fields were declared with."""
         return {field.name: field.metadata["hyper"] for field in dataclasses.fields(self) if "hyper" in field.metadata}
 
     def source(self) -> Any:

@@ -107,7 +107,7 @@ class scale_by_factored_rms(Rule):
         return None if shape[smaller] < self.least else (int(smaller), int(larger))
 
     def _held(self, squares: jax.Array) -> dict[str, jax.Array]:
-        """What of the squares is held: their means over either axis, or all of them."""
+        """The squares as they are held: their means over either axis, or all of them."""
         axes = self._axes(squares.shape)
         if axes is None:
             return {"s": squares}

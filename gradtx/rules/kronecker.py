@@ -260,7 +260,7 @@ def squares(g: jax.Array, axis: int) -> jax.Array:
 
 
 def _eigenvectors(factor: jax.Array, q: jax.Array, s: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Those of the largest eigenvalue first."""
+    """The eigenvectors, that of the largest eigenvalue first."""
     del q, axis
     return jnp.linalg.eigh(factor)[1][:, ::-1], s
 

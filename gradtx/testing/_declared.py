@@ -1,4 +1,4 @@
-"""What a rule declares of its moments and factors, beside what one step of it computes."""
+"""The moments and factors that a rule declares, beside what one step of it computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the properties are tried with: parameters of every kind."""
+"""Examples that the properties are tried with: parameters of every kind."""
 
 from __future__ import annotations
 

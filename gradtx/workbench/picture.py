@@ -1,4 +1,4 @@
-"""What the pictures of all kinds of comparison share: the page, the lines, the axes, labels at their ends."""
+"""The parts that pictures of all kinds of comparison share: the page, the lines, the axes, labels at their ends."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ RECIPES: dict[str, Recipe] = ARTICLE | {
 """All: every optimizer of ``gradtx.optimizers``, and Adam that changes over to SGD."""
 
 ALIASES = {"momentum_sgd": "momentum", "article_max_v": "max_v"}
-"""What ``gradtx`` calls optimizers that have a shorter name here."""
+"""The names that ``gradtx`` has for optimizers with a shorter name here."""
 
 
 def make_optimizer(

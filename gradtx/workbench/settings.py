@@ -1,4 +1,4 @@
-"""What a comparison is asked to do, and whether it can be done."""
+"""The settings of a comparison, and whether it can be done with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_NETWORK = 10_000_000
 
 
 LARGEST_SEED = 2**32 - 1
-"""What a key is made of."""
+"""The parts of a key."""
 
 
 class Impossible(ValueError):
@@ -91,7 +91,7 @@ class Settings:
 
     @property
     def details(self) -> str:
-        """What is the same for all of a comparison, in words, as the second line of a heading."""
+        """The settings that all of a comparison share, in words: the second line of a heading."""
         sizes = " ".join(map(str, self.batch_sizes))
         clips = {"norm": self.clip_norm, "layer": self.clip_layer, "value": self.clip_value}
         return ", ".join(
@@ -114,7 +114,7 @@ class Settings:
         return self.learning_rate or RECIPES[task.optimizer].rate(task.batch_size)
 
     def title(self, name: str) -> str:
-        """What a table or a picture of this network is called."""
+        """The title of a table or a picture of this network."""
         gain = "" if self.gain is None else f", gain {self.gain:g}"
         layers = f"{self.depth} hidden layer{'s' * (self.depth > 1)} of {self.width}"
         return f"{ACTIVATIONS[name].title} network, {layers}{gain}"

@@ -49,7 +49,7 @@ class Data(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """What is measured at one moment of a training, or, with one axis more in front, after each epoch; float32.
+    """The measures at one moment of a training, or, with one axis more in front, after each epoch; float32.
 
     Attributes:
         train_loss: mean cross-entropy over all training images, in nats.
@@ -67,7 +67,7 @@ class Measures(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What is seen of each mini-batch, before its step; float32, (steps, ...).
+    """The measures of each mini-batch, before its step; float32, (steps, ...).
 
     Attributes:
         loss: mean cross-entropy over the images of the mini-batch.
@@ -79,7 +79,7 @@ class Steps(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What an epoch leaves.
+    """The results of an epoch.
 
     Attributes:
         params: the parameters that the next epoch goes on with.

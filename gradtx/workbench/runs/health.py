@@ -35,7 +35,7 @@ class Health(NamedTuple):
         return cls(*(_metrics(jax.tree.map(lambda x, i=i: x[i], logged)) for i in (0, -1)))
 
     def diagnoses(self) -> tuple[Diagnosis, Diagnosis]:
-        """What is wrong at either moment."""
+        """The problems at either moment."""
         return diagnose(self.first), diagnose(self.last)
 
 
@@ -57,7 +57,7 @@ def watched(tx: Chain) -> Chain:
 
 
 def monitors(state: Any) -> dict[str, MonitorState]:
-    """What the monitors of a ``watched`` optimizer hold, to be logged in each step."""
+    """The numbers that the monitors of a ``watched`` optimizer hold, to be logged in each step."""
     return {name: state.slots[name]["state"] for name in ("health", "clipping") if name in state.slots}
 
 

@@ -34,7 +34,7 @@ def print_report(settings: Settings, runs: Sequence[Run], console: Console | Non
 
 
 def _print_health(console: Console, runs: Sequence[Run]) -> None:
-    """What is wrong with the gradients that were watched: one line for each problem, and what to try."""
+    """The problems of the gradients that were watched: one line for each problem, and what to try."""
     by_problem: dict[tuple[str, str, str], list[str]] = {}
     advice: dict[str, str] = {}
     watched = [(run, run.health) for run in runs if run.health is not None]

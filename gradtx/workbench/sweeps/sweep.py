@@ -146,7 +146,7 @@ def with_factor(tx: gradtx.Chain) -> gradtx.Chain:
 
 
 def _train(network: Network, tx: Any, data: Data, epochs: int, batch_size: int, key: jax.Array) -> dict[str, Any]:
-    """What ``train`` does, as one program: the training losses one by one, and the other measures at the end."""
+    """The work of ``train`` as one program: the training losses one by one, and the other measures at the end."""
     params, state, shuffle_key = begin(network, tx, key)
     before = measure(network, params, data)
 

@@ -303,7 +303,7 @@ def test_where_the_later_ones_disagree():
     shown = (Path(__file__).parents[2] / "docs" / "guide" / "disagreements.md").read_text()
     p, g = jnp.array([3.0, 4.0]), jnp.array([0.3, -0.4])
     for lars in (optax.lars, dialects.optax.lars):
-        tx = lars(1.0, weight_decay=0.1, trust_coefficient=1.0, momentum=0.0)
+        tx: Any = lars(1.0, weight_decay=0.1, trust_coefficient=1.0, momentum=0.0)
         np.testing.assert_allclose(tx.update(g, tx.init(p), p)[0], [-5, 0], atol=1e-12)
     row, wide = 1e-7 * jnp.eye(3)[:1], jnp.ones((256, 1024))
     for eps, found in ((0.0, "0.6964"), (1e-7, "0.7654"), (1e-8, "0.6892")):

@@ -275,7 +275,8 @@ def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> N
         rows = zip(groups, *local, strict=True)
         return [total(lambda x, own=own: fn(x, *own), xs).astype(dtype) for xs, *own in rows]
 
-    found = on_each(jnp.sqrt, sums(abs_sq))
+    # The maximum changes nothing; without it, the root of the sum of one square may be taken for its modulus.
+    found = on_each(lambda square: jnp.sqrt(jnp.maximum(square, -1)), sums(_square))
     # Each square below tiny is subnormal or gone, and its digits with it.
     info = jnp.finfo(dtype)
     sizes = np.asarray([sum(map(size_of, xs)) for xs in groups])
@@ -289,6 +290,11 @@ def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> N
     # A loop of one turn and not a branch, of which vmap would take both sides always.
     wrong = jnp.any(_scale_of(stacked(found), jnp.asarray(least)) != 1)
     return jax.lax.while_loop(lambda carry: carry[0], again, (wrong, found))[1]
+
+
+def _square(x: jax.Array) -> jax.Array:
+    """|x|² and no more: beside a constant, XLA's sums on the CPU make an array of the constant."""
+    return jnp.square(x.real) + jnp.square(x.imag) if is_complex(x.dtype) else jnp.square(x)
 
 
 def _norm_of_norms(norms: jax.Array) -> jax.Array:

@@ -164,7 +164,7 @@ def _mathematics(latex: str) -> str:
     return f"${latex}$" if latex else ""
 
 
-def unfilled(cls: type[Transformation]) -> Transformation:
+def unfilled(cls: type[Transformation[Any]]) -> Transformation[Any]:
     """A transformation whose attributes are still to be set."""
     return cls.__new__(cls)
 

@@ -122,7 +122,7 @@ class Description(NamedTuple):
         return "\n\n".join([*tables, f"a step: {self.passes}"])
 
 
-def describe(tx: Transformation, params: Any) -> Description:
+def describe(tx: Transformation[Any], params: Any) -> Description:
     """A table of a chain's rules: equation, hyperparameters, slots, and bytes of state for these parameters.
 
     Wrappers are taken apart: what is inside stands indented behind them. Where ``where`` or ``partition`` give leaves

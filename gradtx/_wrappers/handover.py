@@ -68,7 +68,7 @@ def _slot_of(rule: AbstractRule) -> str | None:
     return next((slot for slot, kind in rule.holds.items() if kind in FIRST_MOMENTS), None)
 
 
-def place_of(tx: Transformation) -> Place:
+def place_of(tx: Transformation[Any]) -> Place:
     """The one first moment of a chain."""
     named = list(zip(tx.names, tx.rules, strict=True))
     slots = {i: slot for i, (_, rule) in enumerate(named) if (slot := _slot_of(rule)) is not None}
@@ -93,7 +93,7 @@ def place_of(tx: Transformation) -> Place:
     return Place(name, rule, slot, named[:i], debiased)
 
 
-def read(tx: Transformation, state: ChainState) -> Moment:
+def read(tx: Transformation[Any], state: ChainState) -> Moment:
     """The first moment that a chain leaves behind."""
     place, h = place_of(tx), state.hyperparams
     slots, steady = state.slots[place.name], place.steady(h)
@@ -101,7 +101,7 @@ def read(tx: Transformation, state: ChainState) -> Moment:
     return Moment(slots[place.slot], weight, steady, place.gain(h), jnp.asarray(place.debiased))
 
 
-def written(tx: Transformation, state: ChainState, moment: Moment) -> ChainState:
+def written(tx: Transformation[Any], state: ChainState, moment: Moment) -> ChainState:
     """The state of a chain that begins with this first moment."""
     place, h = place_of(tx), _this_step(tx, state)
     unbias = moment.debiased & (not place.debiased)
@@ -113,7 +113,7 @@ def written(tx: Transformation, state: ChainState, moment: Moment) -> ChainState
     return state._replace(slots=state.slots | {place.name: jax.tree.map(like, kept | carried, slots)})
 
 
-def _this_step(tx: Transformation, state: ChainState) -> Hyperparams:
+def _this_step(tx: Transformation[Any], state: ChainState) -> Hyperparams:
     """The hyperparameters that the next update will use."""
     return {name: {} for name in tx.names} | tx._engine.scalars.hyperparams(state.count, None, state.hyperparams)
 

@@ -15,7 +15,7 @@ from gradtx._core.control import Once, either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice, number
 from gradtx._core.mesh import puts_constants, starts
-from gradtx._core.numerics import abs_sq, complement, mix, safe_divide, stacked
+from gradtx._core.numerics import complement, mix, safe_divide, stacked
 from gradtx._core.state import ChainState
 from gradtx._engine.checks import check_kind
 from gradtx._wrappers import handover
@@ -65,7 +65,7 @@ class projection(Rule):
     def terms(self, lanes: Named) -> dict[str, tuple[Any, jax.Array]]:
         """The products of each element."""
         p, g = lanes.direction, lanes.incoming
-        return {"along": ("sum", (p.conj() * g).real), "square": ("sum", abs_sq(p))}
+        return {"along": ("sum", (p.conj() * g).real), "square": ("sum", (p.conj() * p).real)}
 
     def observe(self, numbers: Any, state: Any, executor: Any) -> Any:
         """The sums over all leaves."""

@@ -179,7 +179,7 @@ class switch(Wrapper[SwitchState]):
         return started if self.carry == "reset" else _write(self.then, started, _read(self.first, first))
 
 
-def _transformation(name: str, tx: Any) -> Transformation:
+def _transformation(name: str, tx: Any) -> Transformation[Any]:
     if isinstance(tx, Transformation):
         return tx
     check_transformation("switch", name, tx)

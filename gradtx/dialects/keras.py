@@ -78,7 +78,7 @@ class Options(TypedDict, total=False):
 
 
 def _framed(
-    name: str, clip: tuple[Hyper | None, Hyper | None, Hyper | None], options: Options, *parts: Transformation
+    name: str, clip: tuple[Hyper | None, Hyper | None, Hyper | None], options: Options, *parts: Transformation[Any]
 ) -> Chain:
     """The optimizer's own rules between what Keras has before and after all of them.
 

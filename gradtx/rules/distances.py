@@ -189,7 +189,7 @@ class in_units_of_distance(Rule):
     accumulates = True
     needs_params = True
 
-    tx: Transformation
+    tx: Transformation[Any]
     learning_rate: Hyper = hyper(default=1.0)
     initial: Hyper = hyper(default=1e-6, low=0)
     decay: Hyper = hyper(default=0.999**0.5, low=0, below=1)

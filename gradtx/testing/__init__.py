@@ -76,7 +76,7 @@ def check(
         raise AssertionError("\n".join([f"{made} does not keep the contract:", *wrong]))
 
 
-def _tried(name: str, holds: Property, tx: Transformation, wrong: list[str]) -> str:
+def _tried(name: str, holds: Property, tx: Transformation[Any], wrong: list[str]) -> str:
     """The line for the report; adds to what is wrong."""
     try:
         reason = holds(tx)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ SPREAD = np.array([[1e-6, -1e-4], [1e-2, -0.5], [1.0, 2.0]], np.float32)
 """A gradient of elements of many sizes."""
 
 
-def says_what_it_holds(tx: Transformation) -> None:
+def says_what_it_holds(tx: Transformation[Any]) -> None:
     """moments, their weights and factors are those that the rule declares, for switch and ports to go by"""
     for rule in tx.rules:
         numbers = not any(callable(value) for value in rule.hyperparameters().values())

@@ -43,7 +43,7 @@ def specs(state: Any) -> Any:
     return jax.tree.map(lambda x: by_shape.get(x.shape, PartitionSpec()), state)
 
 
-def steps(tx: Transformation, params: Any, state: Any, grads: Any) -> Any:
+def steps(tx: Transformation[Any], params: Any, state: Any, grads: Any) -> Any:
     """Parameters and state after a step for each of the gradients, under scan, which holds both to their types."""
 
     def one(carry: Any, grads: Any) -> Any:
@@ -53,7 +53,7 @@ def steps(tx: Transformation, params: Any, state: Any, grads: Any) -> Any:
     return jax.lax.scan(one, (params, state), grads)[0]
 
 
-def works_on_explicit_meshes(tx: Transformation) -> None:
+def works_on_explicit_meshes(tx: Transformation[Any]) -> None:
     """on a mesh of explicit axes state and parameters keep their types; the numbers too, with several devices"""
     params, grads = arrays(0), arrays(1, STEPS)
     explicit = mesh(AxisType.Explicit)
@@ -78,7 +78,7 @@ def works_on_explicit_meshes(tx: Transformation) -> None:
             close(found[0], whole[0], "parameters on a mesh", rtol=1e-5, atol=1e-6)
 
 
-def works_in_shard_map(tx: Transformation) -> None:
+def works_in_shard_map(tx: Transformation[Any]) -> None:
     """on shards the numbers and types of whole arrays, sharded and replicated ones mixed; on one device, types only"""
     params, grads = arrays(0), arrays(1, STEPS)
     over = functools.partial(jax.shard_map, mesh=mesh(AxisType.Auto))
@@ -101,7 +101,7 @@ def works_in_shard_map(tx: Transformation) -> None:
             close(from_inside, whole[0], "on shards, with a state that was made there", rtol=1e-5, atol=1e-6)
 
 
-def keeps_to_strict_types(tx: Transformation) -> None:
+def keeps_to_strict_types(tx: Transformation[Any]) -> None:
     """strict promotion of dtypes and no promotion of ranks, for leaves and gradients of several dtypes"""
     pairs = [("float32", "float32"), ("bfloat16", "float32"), ("float32", "float64"), ("float64", "bfloat16")]
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
@@ -112,7 +112,7 @@ def keeps_to_strict_types(tx: Transformation) -> None:
                 jax.eval_shape(functools.partial(gx.step, tx), params, grads, state)
 
 
-def works_under_guards(tx: Transformation) -> None:
+def works_under_guards(tx: Transformation[Any]) -> None:
     """outside of jit with transfers disallowed and NaNs refused, and with jit disabled: the same numbers"""
     params, grads = arrays(0), arrays(1)
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -130,7 +130,7 @@ def works_under_guards(tx: Transformation) -> None:
         close(three(params, grads), found, "without jit", rtol=1e-5, atol=1e-6)
 
 
-def leaks_no_tracers(tx: Transformation) -> None:
+def leaks_no_tracers(tx: Transformation[Any]) -> None:
     """what is traced leaves nothing behind"""
     params = arrays(0)
     state = tx.init(params)

@@ -33,7 +33,7 @@ from gradtx.testing._modes import (
     works_under_guards,
 )
 
-Property = Callable[[Transformation], str | None]
+Property = Callable[[Transformation[Any]], str | None]
 
 STEPS = 5
 LOW = ("float32", "bfloat16", "float16")
@@ -42,12 +42,12 @@ NOT_COMPLEX = "has no meaning for complex numbers"
 
 # A transformation is a value: what is compiled for it here serves several properties.
 @functools.partial(jax.jit, static_argnums=0)
-def _update(tx: Transformation, grads: Any, state: Any, params: Any) -> Any:
+def _update(tx: Transformation[Any], grads: Any, state: Any, params: Any) -> Any:
     return tx.update(grads, state, params)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _steps(tx: Transformation, params: Any) -> Any:
+def _steps(tx: Transformation[Any], params: Any) -> Any:
     """The last updates and state of a few steps under scan, which holds the state to its structure and dtypes."""
 
     def one(state: Any, _: None) -> Any:
@@ -58,7 +58,7 @@ def _steps(tx: Transformation, params: Any) -> Any:
     return jax.tree.map(lambda x: x[-1], updates), state
 
 
-def _real_only(tx: Transformation) -> bool:
+def _real_only(tx: Transformation[Any]) -> bool:
     """Whether it says so, in whatever it stands."""
     try:
         jax.eval_shape(tx.init, params("complex64"))
@@ -67,13 +67,13 @@ def _real_only(tx: Transformation) -> bool:
     return False
 
 
-def _own_slots(tx: Transformation, state: Any) -> Any:
+def _own_slots(tx: Transformation[Any], state: Any) -> Any:
     """Slots of rules that map one array at a time: what a rule that maps whole trees keeps is its own affair."""
     layout = tx._engine.layout.slots
     return {rule: own for rule, own in state.slots.items() if Kind.TREE not in layout[rule].values()}
 
 
-def is_an_optax_transformation(tx: Transformation) -> None:
+def is_an_optax_transformation(tx: Transformation[Any]) -> None:
     """init and update, alone, with extra arguments, and inside optax.chain"""
     check(isinstance(tx, optax.GradientTransformationExtraArgs), "no GradientTransformationExtraArgs")
     init, update = tx
@@ -88,7 +88,7 @@ def is_an_optax_transformation(tx: Transformation) -> None:
     close(halved, jax.tree.map(lambda x: 0.5 * x, expected[0]), "inside optax.chain", rtol=1e-6)
 
 
-def takes_any_tree(tx: Transformation) -> None:
+def takes_any_tree(tx: Transformation[Any]) -> None:
     """empty trees, scalars, arrays of size 0, None, tuples, dataclasses, many axes, odd keys"""
     for kind, tree in trees().items():
         state = jax.eval_shape(tx.init, tree)
@@ -100,7 +100,7 @@ def takes_any_tree(tx: Transformation) -> None:
     finite((updates, state), f"after {STEPS} steps")
 
 
-def keeps_its_types(tx: Transformation) -> None:
+def keeps_its_types(tx: Transformation[Any]) -> None:
     """structure, shapes and dtypes of state and updates, for parameters and gradients of ten pairs of dtypes"""
     for dtype in DTYPES:
         if dtype != "complex64" or not _real_only(tx):
@@ -108,7 +108,7 @@ def keeps_its_types(tx: Transformation) -> None:
                 _keeps_types_of(tx, dtype)
 
 
-def _keeps_types_of(tx: Transformation, dtype: str) -> None:
+def _keeps_types_of(tx: Transformation[Any], dtype: str) -> None:
     p = params(dtype)
     state = jax.eval_shape(tx.init, p)
     same_types(state, tx.init(p), "init, abstract and not")
@@ -126,7 +126,7 @@ def _keeps_types_of(tx: Transformation, dtype: str) -> None:
             same_types(after, state, f"state for {dtype} parameters and {grad_dtype} gradients")
 
 
-def takes_weak_types_for_what_they_say(tx: Transformation) -> None:
+def takes_weak_types_for_what_they_say(tx: Transformation[Any]) -> None:
     """float64 scalars, which jax lets promote like float32, are float64"""
     with jax.enable_x64(True):
         strong = {"x": jnp.array([0.5])[0], "y": jnp.array([-1.0])[0]}
@@ -138,7 +138,7 @@ def takes_weak_types_for_what_they_say(tx: Transformation) -> None:
             same_types(updates, expected, "updates of weakly typed leaves")
 
 
-def computes_in_float32(tx: Transformation) -> None:
+def computes_in_float32(tx: Transformation[Any]) -> None:
     """bfloat16 leaves give what they would give in float32, rounded once at the end"""
     mixed = {"w": normal(3, 2, dtype="bfloat16"), "b": normal(2)}
     updates, state = _steps(tx, mixed)
@@ -149,7 +149,7 @@ def computes_in_float32(tx: Transformation) -> None:
     close(state, wide_state, "state", rtol=1e-5)
 
 
-def does_nothing_at_zero(tx: Transformation) -> None:
+def does_nothing_at_zero(tx: Transformation[Any]) -> None:
     """zero parameters and gradients give zero updates and a finite state"""
     for dtype in LOW:
         zeros = jax.tree.map(jnp.zeros_like, params(dtype))
@@ -158,7 +158,7 @@ def does_nothing_at_zero(tx: Transformation) -> None:
         finite(state, f"state after zero gradients in {dtype}")
 
 
-def stays_finite(tx: Transformation) -> None:
+def stays_finite(tx: Transformation[Any]) -> None:
     """finite updates and state, also from gradients near the ends of a dtype's range"""
     for dtype in LOW:
         info = jnp.finfo(dtype)
@@ -167,7 +167,7 @@ def stays_finite(tx: Transformation) -> None:
         finite(_steps(tx, {"w": w, "b": w[0]}), f"after {STEPS} steps with very small and large gradients in {dtype}")
 
 
-def compiles_once(tx: Transformation) -> None:
+def compiles_once(tx: Transformation[Any]) -> None:
     """one compilation for all steps, and for other hyperparameters"""
     traces: list[None] = []
 
@@ -186,7 +186,7 @@ def compiles_once(tx: Transformation) -> None:
     check(len(traces) == 1, f"traced {len(traces)} times instead of once")
 
 
-def donates_and_branches(tx: Transformation) -> None:
+def donates_and_branches(tx: Transformation[Any]) -> None:
     """steps that reuse the memory of parameters and state, as init makes it with and without jit, and lax.cond"""
     p = params()
     step = jax.jit(lambda p, s: gx.step(tx, p, params(), s), donate_argnums=(0, 1))
@@ -207,7 +207,7 @@ def donates_and_branches(tx: Transformation) -> None:
     check(int(after.count) == 1, f"one step counts {int(after.count)}")
 
 
-def scans_as_it_loops(tx: Transformation) -> None:
+def scans_as_it_loops(tx: Transformation[Any]) -> None:
     """lax.scan gives what a loop gives"""
     p = params()
     updates, state = p, tx.init(p)
@@ -216,7 +216,7 @@ def scans_as_it_loops(tx: Transformation) -> None:
     close(_steps(tx, p), (updates, state), "scan and loop differ", rtol=2e-6)
 
 
-def sweeps_by_vmap(tx: Transformation) -> None:
+def sweeps_by_vmap(tx: Transformation[Any]) -> None:
     """hyperparameters are what the state says, and vmap over them gives what separate runs give"""
     p, factors = params(), jnp.array([0.5, 0.9, 1.0])
     start = tx.init(p)
@@ -232,7 +232,7 @@ def sweeps_by_vmap(tx: Transformation) -> None:
     close(rebuilt, _update(tx, p, times(0.5), p), f"hyperparameters in the state are not used{_unread(tx)}", rtol=2e-6)
 
 
-def _unread(tx: Transformation) -> str:
+def _unread(tx: Transformation[Any]) -> str:
     """The hyperparameters that nothing in ``apply`` depends on, in words."""
     found = []
     for rule in tx.rules:
@@ -248,7 +248,7 @@ def _halved(rule: gx.Rule) -> gx.Rule:
     return dataclasses.replace(rule, **numbers)
 
 
-def has_one_clock(tx: Transformation) -> None:
+def has_one_clock(tx: Transformation[Any]) -> None:
     """count is the only integer in the state; it saturates, and the last steps that it counts are like any other"""
     p, most = params(), np.iinfo(np.int32).max
     state = tx.init(p)
@@ -262,7 +262,7 @@ def has_one_clock(tx: Transformation) -> None:
     close(updates, before, "the step at the last count differs from the one before", rtol=1e-5, atol=1e-6 * largest)
 
 
-def knows_no_other_values(tx: Transformation) -> None:
+def knows_no_other_values(tx: Transformation[Any]) -> None:
     """numbers that the compiler knows (gradients, parameters, hyperparameters) give what those passed in give"""
     factor = normal(3, seed=7)
 
@@ -305,7 +305,7 @@ def knows_no_other_values(tx: Transformation) -> None:
         close(found, expected, f"with known gradients{how}, the step is another", rtol=1e-5, atol=1e-6)
 
 
-def shows_what_is_like_the_parameters(tx: Transformation) -> None:
+def shows_what_is_like_the_parameters(tx: Transformation[Any]) -> None:
     """optax's tree_map_params finds the slots that are like the parameters"""
     p = params()
     state = tx.init(p)
@@ -319,7 +319,7 @@ def shows_what_is_like_the_parameters(tx: Transformation) -> None:
     close(marked.hyperparams, state.hyperparams, "hyperparameters are taken for parameters")
 
 
-def is_a_value(tx: Transformation) -> None:
+def is_a_value(tx: Transformation[Any]) -> None:
     """equal, hashable, copied, pickled, rebuilt by its repr, an argument of jit, static or not"""
     check(copy.deepcopy(tx) == tx, "a copy differs")
     check(hash(copy.copy(tx)) == hash(tx), "the hash of a copy differs")
@@ -342,7 +342,7 @@ def _classes(cls: type) -> Iterator[tuple[str, type]]:
         yield from _classes(derived)
 
 
-def shows_itself(tx: Transformation) -> None:
+def shows_itself(tx: Transformation[Any]) -> None:
     """an equation for each rule; str, repr, describe within the terminal or 80 columns, and tables for notebooks"""
     for rule in tx.rules:
         words = r'write equation = r"u \leftarrow ..." in its class'
@@ -354,13 +354,13 @@ def shows_itself(tx: Transformation) -> None:
     check(not wide, f"describe does not fit {columns()} columns: {wide[:1]}")
 
 
-def is_odd(tx: Transformation) -> None:
+def is_odd(tx: Transformation[Any]) -> None:
     """the opposite gradients and parameters give the opposite updates, to the last bit"""
     opposite, _ = _steps(tx, jax.tree.map(jnp.negative, params()))
     close(opposite, jax.tree.map(jnp.negative, _steps(tx, params())[0]), "f(−g, −p) is not −f(g, p)")
 
 
-def turns_with_the_gradient(tx: Transformation) -> str | None:
+def turns_with_the_gradient(tx: Transformation[Any]) -> str | None:
     """complex gradients and parameters times a phase give updates times that phase"""
     if _real_only(tx):
         return NOT_COMPLEX
@@ -370,7 +370,7 @@ def turns_with_the_gradient(tx: Transformation) -> str | None:
     close(turned, expected, "f(zg, zp) is not z·f(g, p) for |z| = 1", rtol=1e-5, atol=1e-6)
 
 
-def stores_slots_as_told(tx: Transformation) -> None:
+def stores_slots_as_told(tx: Transformation[Any]) -> None:
     """state_dtype="bfloat16" stores slots so, and arithmetic stays in float32"""
     p, narrow = params(), gx.chain(tx, state_dtype="bfloat16")
     state = narrow.init(p)
@@ -384,7 +384,7 @@ def stores_slots_as_told(tx: Transformation) -> None:
     close(updates, _steps(tx, p)[0], "updates", rtol=3e-2, atol=1e-4)
 
 
-def runs_in_every_executor(tx: Transformation) -> str | None:
+def runs_in_every_executor(tx: Transformation[Any]) -> str | None:
     """the compiled kernel gives what the reference gives, within 4 ulp a step"""
     if not gx.native.available():
         return str(gx.native.available())

@@ -113,7 +113,7 @@ class ftrl_proximal(Rule):
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, p = gradtx.ftrl_proximal(0.5, l1=1.0), jnp.array([0.0, 0.0])
-    >>> print(tx.update(jnp.array([4.0, 0.5]), tx.init(p), p)[0])
+    >>> print(p + tx.update(jnp.array([4.0, 0.5]), tx.init(p), p)[0])
     [-0.375  0.   ]
     """
 

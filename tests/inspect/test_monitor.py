@@ -448,7 +448,7 @@ def test_the_worst_first_and_not_too_many():
     seen = healthy(9) | {f"gradient_rms/layer_{i}/w": 10.0**-i for i in range(9)}
     (finding,) = diagnose(seen, vanishing=1e-2)
     assert finding.leaves == tuple(f"layer_{i}/w" for i in (8, 7, 6, 5, 4, 3))
-    assert "layer_5/w (1e-05) and 2 more: this leaf's gradient" in str(finding)
+    assert "layer_5/w (1e-05) and 2 more: the gradient" in str(finding)
 
 
 def test_numbers_from_a_file_have_null_for_nan():

@@ -887,7 +887,7 @@ def test_over_several_devices():
         from jax.sharding import NamedSharding, PartitionSpec as P
         from gradtx import native
         from gradtx.native._compiler import compile_jaxpr
-from gradtx.native._leaves import map_leaves as map_and_reduce
+        from gradtx.native._leaves import map_leaves as map_and_reduce
 
         map_leaves = lambda *args, **kwargs: map_and_reduce(*args, **kwargs)[0]
         mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))

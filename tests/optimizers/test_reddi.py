@@ -72,6 +72,7 @@ def test_gradtx_adam_with_debias_goes_wrong_too():
     assert end == pytest.approx(1.0, abs=1e-2)
 
 
+@pytest.mark.exhaustive
 def test_section_5_online():
     """f_t = 1010x if t mod 101 = 1, else -10x; β = (0.9, 0.99). End points measured with an independent program."""
     slopes = np.tile([1010.0] + [-10.0] * 100, 10_000)
@@ -82,6 +83,7 @@ def test_section_5_online():
     assert play(gx.amsgrad(1e-3, 0.9, 0.99), slopes)[0] == pytest.approx(-0.787, abs=2e-3)  # in torch's order
 
 
+@pytest.mark.exhaustive
 def test_section_5_with_a_falling_rate():
     slopes = np.tile([1010.0] + [-10.0] * 100, 10_000)
     end, _ = play(adam(falling(0.5), 0.9, 0.99), slopes[:10_100])
@@ -91,6 +93,7 @@ def test_section_5_with_a_falling_rate():
     assert play(max_v(falling(0.5), 0.9, 0.99), slopes)[0] == pytest.approx(-0.779, abs=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_section_5_stochastic():
     """1010x with probability 0.01, else -10x."""
     slopes = np.where(np.random.default_rng(0).random(1_000_000) < 0.01, 1010.0, -10.0)

@@ -183,7 +183,7 @@ def test_15_looking_inside_keeps_the_structure():
 
 
 def test_16_every_optimizer_descends():
-    for name in set(optimizers.__all__) - {"adopt"}:  # whose first step is none
+    for name in set(optimizers.__all__) - {"adopt", "soap"}:  # whose first step is none
         updates = first(getattr(gx, name)(0.1), jnp.array([1.0, -1.0]), jnp.zeros(2))
         assert bool((updates * jnp.array([1.0, -1.0]) < 0).all()), name
     optax_gives(first(optax.adadelta(), jnp.ones(1)) > 0, 1.0)  # its default ascends

@@ -13,7 +13,7 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-QUICK = ("quickstart", "adam_is_a_chain")  # .ci/run runs the others
+QUICK = ("quickstart",)  # .ci/run runs the others
 
 
 @pytest.mark.parametrize(

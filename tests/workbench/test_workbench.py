@@ -471,6 +471,7 @@ def test_the_step_that_ends_a_training():
     assert run_of("relu", "sgd", [2.3, 1.0, np.nan]).end == 7 and run_of("relu", "sgd", [2.3, 0.1]).end is None
 
 
+@pytest.mark.exhaustive
 def test_a_gallery_of_all_optimizers():
     gallery = picture([run_of("relu", name, [2.3, 0.1]) for name in RECIPES])
     few = picture([run_of("relu", name, [2.3, 0.1]) for name in ARTICLE])

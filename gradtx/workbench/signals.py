@@ -27,11 +27,13 @@ class Ending:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.signal = self.signal or number
-        self.check()
+        if self.signal is None:
+            self.signal = number
+            if not self.held:
+                raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Raise for a signal that came in, once: not all that Python runs lets an exception through.
+        """Raise for a signal that came in, if its own exception is gone: not all that Python runs lets one through.
 
         Raises:
             KeyboardInterrupt: whichever signal it was.

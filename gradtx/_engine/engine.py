@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gradtx._core import selectors, verification
 from gradtx._core.contract import AbstractRule
 from gradtx._core.control import either
+from gradtx._core.counts import incremented
 from gradtx._core.mesh import starts
 from gradtx._core.numerics import added, compute_dtype, widest
 from gradtx._core.state import ChainState, knowing
@@ -108,7 +108,7 @@ class Engine:
         }
         for r, tree in trees.items():
             after[self.names[r]]["state"] = tree
-        count = jnp.asarray(optax.safe_increment(state.count))
+        count = incremented(state.count)
         return inputs.unflatten(out), self.state_type(count, scalars.hyperparams, nonempty(after))
 
     def _executed(self, work: Work, executor: Executor) -> Result:
@@ -150,7 +150,7 @@ class Engine:
         def one(_: Any, state: ChainState) -> ChainState:
             after = self.scalars.of_step(state, groups)
             numbers = dict(zip(self.names, after.slots, strict=True))
-            return ChainState(jnp.asarray(optax.safe_increment(state.count)), after.hyperparams, numbers)
+            return ChainState(incremented(state.count), after.hyperparams, numbers)
 
         count, hyperparams, scalars = jax.lax.fori_loop(0, steps, one, state._replace(slots=scalars))
         slots = {name: state.slots.get(name, {}) | numbers for name, numbers in scalars.items()}

@@ -210,9 +210,13 @@ class _Run:
         each = [settled({name: x[i] for name, x in columns.items()}) for i in order]
         return shared[1:], [{name: [one[name] for one in each] for name in each[0]}]
 
+    def _acted_on(self, r: int) -> dict[int, Leaf]:
+        """The leaves that a rule acts on, by their positions."""
+        return {i: batch.leaf for batch in self.plan.batches if batch.leaf.members[r] for i in batch.leaves}
+
     def _numbers(self, r: int) -> dict[str, Numbers]:
         """The numbers of an observer, by term, of each leaf that it acts on."""
-        acting = sorted(i for batch in self.plan.batches if batch.leaf.members[r] for i in batch.leaves)
+        acting = sorted(self._acted_on(r))
         return {name: _in_leaf_order(places, acting) for name, places in self.observed.get(r, {}).items()}
 
     # -- Measurements -------------------------------------------------------------------------------------------------
@@ -220,8 +224,8 @@ class _Run:
     def _measure(self, r: int) -> Measured | None:
         """The measurements of a rule, of the leaves that it acts on, if there are any."""
         rule = self.plan.rules[r]
-        acts = [(i, batch.leaf) for batch in self.plan.batches if batch.leaf.members[r] for i in batch.leaves]
-        seen = {i: self._seen(r, i, leaf) for i, leaf in sorted(acts, key=lambda one: one[0])}
+        acts = self._acted_on(r)
+        seen = {i: self._seen(r, i, acts[i]) for i in sorted(acts)}
         if not seen:
             return None
         if rule.scope == "leaf":
@@ -247,7 +251,7 @@ class _Run:
     def _map_trees(self, r: int) -> None:
         """A rule that maps whole trees, which have None where it does not act."""
         rule, work = self.plan.rules[r], self.work
-        acts = {i: batch.leaf for batch in self.plan.batches if batch.leaf.members[r] for i in batch.leaves}
+        acts = self._acted_on(r)
         coefficients = next((given[r] for members, given in work.coefficients.items() if members[r]), {})
         if rule.hyperparameters() and not acts:
             return

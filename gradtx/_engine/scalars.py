@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
-import optax
 
 from gradtx._core import methods
 from gradtx._core.blank import is_blank, looks_ahead
 from gradtx._core.contract import AbstractRule, Hyperparameters, Tick
 from gradtx._core.control import only_types
+from gradtx._core.counts import incremented
 from gradtx._core.limits import Limits, checked, scheduled
 from gradtx._core.numerics import complement, compute_dtype, residual_of, split
 from gradtx._core.signal import Weights
@@ -101,7 +101,7 @@ class Scalars:
             for key, value in rule.hyperparameters().items():
                 if callable(value) and key in asked:
                     dtype = hyperparams[name][key].dtype
-                    upcoming = scheduled(value, jnp.asarray(optax.safe_increment(state.count)), f"{name}.{key}")
+                    upcoming = scheduled(value, incremented(state.count), f"{name}.{key}")
                     scalar, residual = split(_scalar(upcoming, name, key, rule, dtype), dtype)
                     ahead.setdefault(name, {})[key] = scalar
                     if key in rule.complements():

@@ -11,6 +11,7 @@ from gradtx import dialects, native
 from gradtx._chain import Chain, chain, seal, step, where
 from gradtx._core.contract import Arrays, Named, Tick
 from gradtx._core.hyperparams import hyperparams, set_hyperparams
+from gradtx._core.mesh import replicated
 from gradtx._core.selectors import path
 from gradtx._core.signal import Signal, Weights
 from gradtx._core.state import ChainState, PackedState
@@ -159,6 +160,7 @@ __all__ = [
     "radam",
     "rectified_precondition",
     "relu",
+    "replicated",
     "resilient_step",
     "rms",
     "rmsprop",

@@ -1,9 +1,9 @@
 """Arrays over the devices of a mesh: what the type of one says, and what holds for all of its shards.
 
 Inside of ``jax.shard_map`` a device sees its own shard of an array, and the type of the array says along which axes of
-the mesh the shards differ. A sum or a condition over all of the array is then one over these axes too; each array has
-its own, so that sharded and replicated ones mix. With ``check_vma=False`` types say nothing, and each shard is taken
-for a whole array.
+the mesh the shards differ. A sum over all of the array is then one over these axes too; each array has its own, so that
+sharded and replicated ones mix. With ``check_vma=False`` types say nothing: what is done to each element is right all
+the same, and whatever needs whole arrays is refused.
 """
 
 from __future__ import annotations
@@ -46,12 +46,65 @@ def vary(x: Any, axes: Sequence[str]) -> jax.Array:
     return jax.lax.pvary(x, missing)  # pyright: ignore[reportAttributeAccessIssue] - its name before jax 0.9
 
 
+_same_everywhere = jax.make_user_context(False)  # part of the key of jit's cache
+
+
+def replicated() -> Any:
+    """Says that in this context, inside of ``shard_map``, all devices hold the same arrays: ``with replicated(): ...``.
+
+    Inside of ``jax.shard_map`` norms, sums and guards are over all shards of each leaf; along which axes of the mesh a
+    leaf is sharded, its type says. With ``check_vma=False``, and inside of ``jax.pmap``, types do not: a step that
+    needs whole leaves is then refused, as it might take a shard for a leaf. It need not be where gradients, parameters
+    and state are whole on each device, as in plain data parallelism behind the mean of the gradients.
+
+    Where leaves are sharded, let ``in_specs`` say how: take the step in a ``shard_map`` with ``check_vma=True`` (of its
+    own, if the gradients need another), or outside of it, under ``jit``. Where types do say what is sharded, this
+    changes nothing.
+
+    >>> import functools, gradtx, jax, jax.numpy as jnp
+    >>> tx = gradtx.chain(gradtx.clip_by_global_norm(1.0), gradtx.sgd(0.1))
+    >>> @functools.partial(jax.pmap, axis_name="data", in_axes=(None, None, 0))
+    ... def train(params, state, batch):
+    ...     grads = jax.lax.pmean(jax.grad(lambda p: (p * batch).sum())(params), "data")
+    ...     with gradtx.replicated():
+    ...         return gradtx.step(tx, params, grads, state)
+    >>> params = jnp.array([1.0, 2.0])
+    >>> print(train(params, tx.init(params), jnp.array([[3.0, 4.0]]))[0])
+    [[0.94 1.92]]
+    """
+    return _same_everywhere(True)
+
+
+def check_types(who: str = "") -> None:
+    """Refuses to take numbers of whole arrays where types do not say what is a shard.
+
+    Args:
+        who: the beginning of the message; without, whoever calls a rule says which.
+
+    Raises:
+        ValueError: inside of ``shard_map(check_vma=False)`` or ``pmap`` over several devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = mesh.manual_axes
+    if _same_everywhere.value or math.prod(mesh.shape[axis] for axis in axes) == 1:
+        return
+    (index,) = jax.make_jaxpr(lambda: jax.lax.axis_index(axes))().out_avals
+    if not varying(index):
+        raise ValueError(
+            f"{who and f'{who}: '}needs whole leaves, and inside of shard_map(check_vma=False), or pmap, over "
+            f"{', '.join(map(repr, axes))} types do not say which leaves are shards. Take the step with "
+            "check_vma=True, in a shard_map of its own if need be; or outside of shard_map, under jit; or, where "
+            "gradients, parameters and state are the same on all devices, inside of `with gradtx.replicated():`."
+        )
+
+
 def check_whole(rule: str, x: Any) -> None:
     """Refuses a shard where a rule needs the whole leaf.
 
     Raises:
-        ValueError: for an array that differs between devices inside of ``shard_map``.
+        ValueError: for an array that differs between devices inside of ``shard_map``, or may.
     """
+    check_types(f"gradtx: rule {rule!r}")
     if axes := varying(x):
         raise ValueError(
             f"gradtx: rule {rule!r} needs whole leaves, and inside of shard_map this one of shape {jnp.shape(x)} is a "
@@ -66,25 +119,39 @@ def is_split(x: Any) -> bool:
 
 
 def sum_of(numbers: Sequence[jax.Array]) -> jax.Array:
-    """The sum of numbers of shards over all shards, in float32 or wider, by one collective for each set of axes."""
+    """The sum of numbers of shards over all shards, in float32 or wider, by one collective."""
     dtype = promoted(jnp.float32, *(x.dtype for x in numbers))
-    groups: dict[tuple[str, ...], list[jax.Array]] = {}
-    for number in numbers:
-        groups.setdefault(varying(number), []).append(number.astype(dtype))
-    sums = [functools.reduce(jnp.add, group) for group in groups.values()]
-    sums = [jax.lax.psum(x, axes) if axes else x for x, axes in zip(sums, groups, strict=True)]
-    return functools.reduce(jnp.add, sums) if sums else jnp.zeros((), dtype)
+    terms, axes = once_each([x.astype(dtype) for x in numbers])
+    return over_shards(functools.reduce(jnp.add, terms), axes) if terms else jnp.zeros((), dtype)
 
 
-def all_of(flags: Sequence[jax.Array]) -> jax.Array:
-    """Whether all flags hold, in all shards: one collective."""
-    flag = functools.reduce(jnp.logical_and, flags, jnp.array(True))
-    axes = varying(flag)
-    return jax.lax.pmin(flag.astype(jnp.int32), axes).astype(bool) if axes else flag
+def sums_of(numbers: Sequence[jax.Array]) -> list[jax.Array]:
+    """Of each number of shards the sum over all shards, in float32 or wider, by one collective."""
+    return over_shards(*once_each([x.astype(promoted(jnp.float32, x.dtype)) for x in numbers]))
+
+
+def once_each(numbers: Sequence[jax.Array]) -> tuple[list[jax.Array], tuple[str, ...]]:
+    """Numbers as they are summed along the same axes, and these: 0 on all but one of the devices that hold the same."""
+    if numbers:
+        check_types()
+    axes = varying(*numbers)
+
+    def once(x: jax.Array) -> jax.Array:
+        if repeated := tuple(axis for axis in axes if axis not in varying(x)):
+            x = jnp.where(jax.lax.axis_index(repeated) == 0, x, 0)
+        return vary(x, axes)
+
+    return [once(x) for x in numbers], axes
+
+
+def over_shards(x: Any, axes: Sequence[str]) -> Any:
+    """The sum along these axes, if there are any."""
+    return jax.lax.psum(x, tuple(axes)) if axes else x
 
 
 def size_of(x: jax.Array) -> int:
     """The number of elements of an array, over all of its shards."""
+    check_types()
     return math.prod((x.size, *(jax.lax.psum(1, axis) for axis in varying(x))))
 
 

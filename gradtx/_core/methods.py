@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradtx._core.contract import AbstractRule, Arrays, Named, Tick, Total
+from gradtx._core.contract import AbstractRule, Arrays, Named, Tick, Total, Trees
 from gradtx._core.declarations import kind
 from gradtx._core.numerics import Numbers, is_complex, is_inexact, real_dtype
 from gradtx._core.signal import Signal, Weights
@@ -187,11 +187,19 @@ _SECOND_MOMENT = (
 )
 
 
-def check_tree(rule: AbstractRule, returned: Any, directions: Any) -> tuple[Any, Any]:
+def started(rule: AbstractRule, params: Any) -> Any:
+    """The state at the start of an observer, or of a rule that maps whole trees."""
+    with _called(rule, "init_tree"):
+        return rule.init_tree(params)
+
+
+def tree_applied(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:
     """The directions and the state after a rule that maps whole trees."""
+    with _called(rule, "apply_tree"):
+        returned = rule.apply_tree(trees, state)
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise TypeError(f"{named(rule)}: apply_tree must return the directions and the state, found {kind(returned)}.")
-    found, expected = (jax.tree.map(jnp.shape, tree) for tree in (returned[0], directions))
+    found, expected = (jax.tree.map(jnp.shape, tree) for tree in (returned[0], trees.direction))
     if jax.tree.flatten(found) != jax.tree.flatten(expected):  # a module need not compare by what it holds
         raise ValueError(
             f"{named(rule)}: apply_tree returned directions of another structure or of other shapes than it got: "

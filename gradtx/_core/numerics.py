@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
 from gradtx._core.dtypes import promoted
-from gradtx._core.mesh import size_of, sum_of
+from gradtx._core.mesh import size_of, sum_of, sums_of
 
 
 def compute_dtype(*xs: ArrayLike) -> jnp.dtype:
@@ -203,7 +203,11 @@ class SumOver:
 
         The compiler may not reorder the products in ``fn`` and those that made the arrays.
         """
-        return self.of_shards([jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)])
+        return self.of_shards(self.of_arrays(fn, *columns))
+
+    def of_arrays(self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array]) -> list[jax.Array]:
+        """The sum over each row of arrays, or of shards of them."""
+        return [jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)]
 
     def norms(self, xs: Sequence[jax.Array]) -> jax.Array | None:
         """The norm of each array, as a vector, if it takes one reading whatever the numbers are; else None."""
@@ -214,13 +218,18 @@ class SumOver:
         """The sum of numbers, and over all shards."""
         return sum_of(numbers)
 
+    def each_of_shards(self, numbers: Sequence[jax.Array]) -> list[jax.Array]:
+        """The sum of each number over all shards."""
+        return sums_of(numbers)
+
     def each(
         self, fn: Callable[..., jax.Array], *columns: Sequence[jax.Array], local: Sequence[Numbers] = ()
     ) -> Numbers:
         """The sums over the arrays of each row, of which ``fn`` gets the numbers of its own behind them."""
         k = len(columns)
         rows = zip(*columns, *local, strict=True)
-        return [self(lambda *xs, own=row[k:]: fn(*xs, *own), *([x] for x in row[:k])) for row in rows]
+        sums = [self.of_arrays(lambda *xs, own=row[k:]: fn(*xs, *own), *([x] for x in row[:k])) for row in rows]
+        return self.each_of_shards([x for (x,) in sums])
 
 
 sum_over = SumOver()
@@ -250,6 +259,29 @@ def norms(groups: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -> N
     if not any(groups):
         return [jnp.zeros((), jnp.float32) for _ in groups]
     return _l2_norms(groups, total)
+
+
+def reductions(hows: Sequence[str], columns: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -> list[Numbers]:
+    """Each array of each column as one number: its "sum", its "norm", or "max", the largest absolute value.
+
+    All norms are taken at once, and all sums: they share what adds them up over devices.
+    """
+    each = {
+        "sum": lambda xs: total.each(_itself, xs),
+        "norm": lambda xs: norms([[x] for x in xs], total),
+        "max": lambda xs: [jnp.max(jnp.abs(x), initial=0) for x in xs],
+    }
+    numbers: dict[int, Numbers] = {}
+    for kind, reduced in each.items():
+        places = [k for k, how in enumerate(hows) if how == kind]
+        found = reduced([x for k in places for x in columns[k]])
+        ends = np.cumsum([0, *(len(columns[k]) for k in places)])
+        numbers |= {k: found[i:j] for k, (i, j) in zip(places, itertools.pairwise(ends), strict=True)}
+    return [numbers[k] for k in range(len(hows))]
+
+
+def _itself(x: jax.Array) -> jax.Array:
+    return x
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import native
-from gradtx._core.numerics import Numbers, SumOver, norms, sum_over
+from gradtx._core.numerics import Numbers, SumOver, reductions, sum_over
 from gradtx._engine.fuse import Fused
 from gradtx._engine.plan import Place
 from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
@@ -59,12 +59,8 @@ class Reference:
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
         rows = [_run(fn, *map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
         written = len(rows[0]) - len(reduces) if rows else 0
-        terms = zip(*(row[written:] for row in rows), strict=True)
-        numbers = [
-            norms([[x] for x in column]) if how == "norm" else sum_over.each(_itself, column)
-            for how, column in zip(reduces, terms, strict=True)
-        ]
-        return [row[:written] for row in rows], numbers
+        terms = list(zip(*(row[written:] for row in rows), strict=True))
+        return [row[:written] for row in rows], reductions(reduces, terms)
 
 
 class _NativeSums(SumOver):
@@ -103,10 +99,10 @@ class _SurveyedSums(SumOver):
     def __init__(self, reasons: list[str | None]):
         self.reasons = reasons
 
-    def __call__(self, fn, *columns):
+    def of_arrays(self, fn, *columns):
         rows = dict.fromkeys(tuple((x.shape, x.dtype) for x in row) for row in zip(*columns, strict=True))
         self.reasons += [native.supports(fn, [jax.ShapeDtypeStruct(*aval) for aval in row]) for row in rows]
-        return super().__call__(fn, *columns)
+        return super().of_arrays(fn, *columns)
 
 
 class Survey(Reference):
@@ -148,10 +144,6 @@ class Survey(Reference):
             return Place("in the kernel")
         where = "in XLA" if None not in self.reasons else "in XLA and the kernel"
         return Place(where, f"not in the kernel: {'; '.join(reasons)}", exact=False)
-
-
-def _itself(x: jax.Array) -> jax.Array:
-    return x
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradtx._core import selectors, verification
+from gradtx._core import methods, selectors, verification
 from gradtx._core.contract import AbstractRule
 from gradtx._core.control import either
 from gradtx._core.counts import incremented
@@ -78,7 +78,7 @@ class Engine:
             if rule.holds_tree:
                 for i in inputs.resting:
                     seen[i] = leaves[i] if acts_on[i] else None
-                slots[name]["state"] = rule.init_tree(inputs.unflatten(seen))
+                slots[name]["state"] = methods.started(rule, inputs.unflatten(seen))
         slots = with_buffers(slots, jax.tree.leaves(arrays))
         state = self.state_type(count, self.scalars.hyperparams(count, dtype, None), nonempty(slots))
         if any(rule.where is not None for rule in self.rules):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from gradtx._core import methods
 from gradtx._core.contract import AbstractRule, Trees
 from gradtx._core.dtypes import promoted
+from gradtx._core.mesh import check_types
 from gradtx._core.numerics import Numbers, in_order, real_dtype, stacked
 from gradtx._engine.backends import Executor, Survey
 from gradtx._engine.fuse import Fused, widened_to
@@ -164,6 +165,8 @@ class _Run:
         scalars = [*(x[0] for one in local for x in one.values()), *(x for one in shared for x in one.values())]
         arrays = [(x.shape, x.dtype) for x in operands[0]]
         terms = fn.terms(*itertools.starmap(jax.ShapeDtypeStruct, [*arrays, *(((), x.dtype) for x in scalars)]))
+        for r, _ in terms:
+            check_types(methods.named(self.plan.rules[r]))
         mapped, numbers = self.executor.map_leaves(
             fn,
             operands,
@@ -283,7 +286,7 @@ class _Run:
             self.executor,
             coefficients,
         )
-        mapping = _mapped if rule.pure else _map_trees
+        mapping = _mapped if rule.pure else methods.tree_applied
         updates, self.trees[r] = mapping(rule, trees, self.trees[r])
         for i, u in enumerate(work.inputs.treedef.flatten_up_to(updates)):
             if i in as_it_is:
@@ -330,15 +333,11 @@ def _settled(rule: AbstractRule, wide: jnp.dtype, dtype: jnp.dtype, given: Coeff
     return _cast(methods.settled(rule, given, jax.tree.map(lambda x: x.astype(wide), number)), dtype)
 
 
-def _map_trees(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:
-    return methods.check_tree(rule, rule.apply_tree(trees, state), trees.direction)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _compiled(
     rule: AbstractRule, treedef: Any, places: tuple[int, ...], distinct: list[Any], state: Any
 ) -> tuple[Any, Any]:
-    return _map_trees(rule, treedef.unflatten([distinct[place] for place in places]), state)
+    return methods.tree_applied(rule, treedef.unflatten([distinct[place] for place in places]), state)
 
 
 def _mapped(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:

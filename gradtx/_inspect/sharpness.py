@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.typing import ArrayLike
 
+from gradtx._core.mesh import check_types
 from gradtx._core.numerics import compute_dtype, norms, real_dtype, safe_divide
 
 __all__ = ["ascent_point"]
@@ -24,7 +25,7 @@ def ascent_point(params: Any, grads: Any, radius: ArrayLike = 0.05) -> Any:
         radius: ρ ≥ 0, how far uphill. 0.05 as in the paper.
 
     Raises:
-        ValueError: for trees that differ.
+        ValueError: for trees that differ, or where types do not say which leaves are shards (see ``replicated``).
 
     Source: Foret et al. (2021), "Sharpness-aware minimization for efficiently improving generalization".
 
@@ -34,6 +35,7 @@ def ascent_point(params: Any, grads: Any, radius: ArrayLike = 0.05) -> Any:
     >>> print(point, f"{gradtx.step(tx, p, gradient(point), tx.init(p))[0][0]:.3f}")
     [1.1 0. ] 0.468
     """
+    check_types("ascent_point")
     leaves, treedef = jax.tree.flatten(params)
     slopes = treedef.flatten_up_to(grads)
     share = safe_divide(radius, norms([slopes])[0])

@@ -12,7 +12,7 @@ import optax
 from gradtx._chain import Chain
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer, number
-from gradtx._core.mesh import puts_constants, starts
+from gradtx._core.mesh import check_types, puts_constants, starts
 from gradtx._core.numerics import compute_dtype, is_inexact, widened
 from gradtx._core.walk import walk
 from gradtx._engine import checks, inputs
@@ -132,6 +132,7 @@ class loss_scale(Wrapper[LossScaleState]):
     ) -> tuple[Any, LossScaleState]:
         """One step from gradients of the scaled loss; updates are float32 or wider."""
         state = checked_state(self.label, state, LossScaleState, "good_steps")
+        check_types(self.label)
         checks.check_kind("scale", state.scale, "floating", shape=(), who=self.label)
         guarded, held = self._guarded, state.inner
         leaves = jax.tree.leaves((updates, params))

@@ -12,7 +12,7 @@ import optax
 from gradtx._core.control import Once, either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer
-from gradtx._core.mesh import puts_constants, starts
+from gradtx._core.mesh import check_types, puts_constants, starts
 from gradtx._core.numerics import is_complex, is_inexact
 from gradtx._engine import inputs
 from gradtx._engine.backends import Executor, current
@@ -57,13 +57,14 @@ class skip_nonfinite(Wrapper[SkipNonfiniteState]):
     is passed on.
 
     Arrays sharded over a mesh are one array: an inf or NaN in one shard skips the step on every device; inside
-    ``shard_map`` too, where types say what is sharded. With ``check_vma=False`` they do not: there the gradients must
-    be the same on all devices.
+    ``shard_map`` too, where types say what is sharded. With ``check_vma=False`` they do not, and the step is refused,
+    unless it stands in ``with replicated():``.
 
     Raises:
         TypeError: if ``tx`` is no transformation, or ``max_consecutive`` no integer; in ``update``, for a state that
             ``init`` did not make.
-        ValueError: for a negative ``max_consecutive``, or one that int32 does not hold.
+        ValueError: for a negative ``max_consecutive``, or one that int32 does not hold; in ``update``, where types do
+            not say which gradients are shards.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.skip_nonfinite(gradtx.sgd(0.1, momentum=0.9))
@@ -97,6 +98,7 @@ class skip_nonfinite(Wrapper[SkipNonfiniteState]):
     ) -> tuple[Any, SkipNonfiniteState]:
         """A step of ``tx`` if all gradients are finite; after too many others in a row NaN."""
         state = checked_state(self.label, state, SkipNonfiniteState, "skipped", "consecutive")
+        check_types(self.label)
         finite = all_finite(updates)
         consecutive = jnp.where(finite, 0, incremented(state.consecutive))
 

@@ -14,7 +14,7 @@ from gradtx._core.contract import Named
 from gradtx._core.control import Once, either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice, number
-from gradtx._core.mesh import puts_constants, starts
+from gradtx._core.mesh import check_types, puts_constants, starts
 from gradtx._core.numerics import complement, mix, safe_divide, stacked
 from gradtx._core.state import ChainState
 from gradtx._engine.checks import check_kind
@@ -180,6 +180,7 @@ class swats(Wrapper[SwatsState]):
     ) -> tuple[Any, SwatsState]:
         """One step of Adam or of SGD; ``params`` and the extra arguments are not read."""
         state = checked_state(self.label, state, SwatsState, "count", "switched_at")
+        check_types(self.label)
         for field in ("average", "sgd_rate"):
             check_kind(field, getattr(state, field), "floating", shape=(), who=self.label)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 from jax.sharding import PartitionSpec
 
 from gradtx._core.dtypes import promoted
-from gradtx._core.mesh import vary, varying
-from gradtx._core.numerics import Numbers, in_order, safe_sqrt
+from gradtx._core.mesh import once_each, over_shards, vary, varying
+from gradtx._core.numerics import Numbers, in_order, safe_divide
 from gradtx.native import _library
 from gradtx.native._compiler import compile_jaxpr
 from gradtx.native._primitive import LEAVES_PER_CALL, Call, call_p, evaluated, joined
@@ -145,21 +146,32 @@ def _of_all_shards(kind: Reduce, parts: Sequence[tuple[list[int], jax.Array]]) -
     """The numbers of all leaves in order, from those of the shards of some leaves each."""
     if not parts:
         return jnp.zeros(0, jnp.float32)
-    alike: dict[tuple[str, ...], list[tuple[list[int], jax.Array]]] = {}
-    for members, numbers in parts:
-        alike.setdefault(varying(numbers), []).append((members, numbers))
-    order = [i for group in alike.values() for members, _ in group for i in members]
-    over = {Reduce.SUM: jax.lax.psum, Reduce.NORM: _norm_over, Reduce.MAX: _largest_over}[kind]
-    vectors = [(joined([numbers for _, numbers in group]), axes) for axes, group in alike.items()]
-    whole = joined([over(numbers, axes) if axes else numbers for numbers, axes in vectors])
+    terms, axes = once_each([numbers for _, numbers in parts])
+    over = {Reduce.SUM: over_shards, Reduce.NORM: _norm_over, Reduce.MAX: _largest_over}[kind]
+    whole = over(joined(terms), axes) if axes else joined(terms)
+    order = [i for members, _ in parts for i in members]
     return in_order(whole, sorted(range(len(order)), key=order.__getitem__))
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _norm_over(norms: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """The norm over all shards, from those of each: by the largest of them, so that no square overflows."""
-    largest = jax.lax.pmax(jax.lax.stop_gradient(norms), axes)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * safe_sqrt(jax.lax.psum(jnp.square(norms / scale), axes))
+    """The norm over all shards, from those of each, by one collective.
+
+    It sums the squares of the norms and of two multiples, one of which is in range where those overflow or vanish.
+    """
+    info = jnp.finfo(norms.dtype)
+    scales = np.array([1.0, 2.0 ** int(0.78 * info.maxexp), 2.0 ** -int(0.62 * info.maxexp)], norms.dtype)[:, None]
+    squares = jax.lax.psum(jnp.square(scales * norms[None]), axes)
+    found, larger, smaller = jnp.sqrt(squares) / scales
+    found = jnp.where(squares[0] < info.tiny / info.eps, larger, found)
+    return jnp.where(squares[0] > info.max, smaller, found)
+
+
+@_norm_over.defjvp
+def _(axes: tuple[str, ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (norms,), (along,) = primals, tangents
+    norm = _norm_over(norms, axes)
+    return norm, jax.lax.psum(safe_divide(norms, norm) * along, axes)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -16,7 +16,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
 from gradtx._core.dtypes import promoted
-from gradtx._core.numerics import Numbers, SumOver, norms, stacked
+from gradtx._core.numerics import SumOver, reductions, stacked
 from gradtx.native import _library
 from gradtx.native._program import Program, Reduce, aval_of
 from gradtx.native._views import element, join, split
@@ -176,6 +176,9 @@ class _LocalSums(SumOver):
     def of_shards(self, numbers: Sequence[jax.Array]) -> jax.Array:
         return functools.reduce(jnp.add, numbers) if numbers else jnp.zeros((), jnp.float32)
 
+    def each_of_shards(self, numbers: Sequence[jax.Array]) -> list[jax.Array]:
+        return list(numbers)
+
 
 _LOCAL_SUMS = _LocalSums()
 
@@ -186,15 +189,7 @@ def evaluated(
     """Per leaf the outputs of its function in JAX, and vectors of what its last ones are reduced to, in one shard."""
     rows = [list(function()) for function in functions]
     columns = [[row.pop() for row in rows] for _ in reduces][::-1]
-    return rows, [stacked(_reduced(reduce, xs)) for reduce, xs in zip(reduces, columns, strict=True)]
-
-
-def _reduced(reduce: Reduce, xs: list[jax.Array]) -> Numbers:
-    if reduce == Reduce.NORM:
-        return norms([[x] for x in xs], _LOCAL_SUMS)
-    if reduce == Reduce.MAX:
-        return [jnp.max(jnp.abs(x), initial=0) for x in xs]
-    return [jnp.sum(x) for x in xs]
+    return rows, [stacked(numbers) for numbers in reductions(reduces, columns, _LOCAL_SUMS)]
 
 
 def joined(vectors: Sequence[jax.Array]) -> jax.Array:

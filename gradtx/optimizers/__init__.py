@@ -5,7 +5,7 @@ as it takes every other hyperparameter. Defaults are those of the original paper
 optax. What each rule does, its state and its source stand with the rule, in ``gradtx.rules``.
 """
 
-from gradtx.optimizers import adaptive, averaged, classics, distances, kronecker, layerwise, leaders, matrices, signs
+from gradtx._core.exports import exports as _exports
 from gradtx.optimizers.adaptive import *
 from gradtx.optimizers.averaged import *
 from gradtx.optimizers.classics import *
@@ -16,15 +16,6 @@ from gradtx.optimizers.leaders import *
 from gradtx.optimizers.matrices import *
 from gradtx.optimizers.signs import *
 
-MYPY = False  # but True to mypy, which reads no list that is put together: what a star brings is public to it
+MYPY = False  # but True to mypy. It and pyright go by the imports, and read no list that is put together.
 if not MYPY:
-    __all__: list[str] = []
-    __all__ += adaptive.__all__
-    __all__ += averaged.__all__
-    __all__ += classics.__all__
-    __all__ += distances.__all__
-    __all__ += kronecker.__all__
-    __all__ += layerwise.__all__
-    __all__ += leaders.__all__
-    __all__ += matrices.__all__
-    __all__ += signs.__all__
+    __all__: list[str] = _exports(vars())  # pyright: ignore[reportUnsupportedDunderAll] - as above

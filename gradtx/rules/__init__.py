@@ -4,26 +4,7 @@ In every rule g, u and v are the lanes of the signal (gradient, direction, secon
 Shapes are those of the leaf; arithmetic is in float32 or wider.
 """
 
-from gradtx.rules import (
-    averaging,
-    clipping,
-    covers,
-    distances,
-    factored,
-    first_moments,
-    kronecker,
-    layerwise,
-    leaders,
-    lookaheads,
-    matrices,
-    mixing,
-    quotient,
-    resilient,
-    scaling,
-    second_moments,
-    units,
-    values,
-)
+from gradtx._core.exports import exports as _exports
 from gradtx.rules.averaging import *
 from gradtx.rules.clipping import *
 from gradtx.rules.covers import *
@@ -43,24 +24,6 @@ from gradtx.rules.second_moments import *
 from gradtx.rules.units import *
 from gradtx.rules.values import *
 
-MYPY = False  # but True to mypy, which reads no list that is put together: what a star brings is public to it
+MYPY = False  # but True to mypy. It and pyright go by the imports, and read no list that is put together.
 if not MYPY:
-    __all__: list[str] = []
-    __all__ += averaging.__all__
-    __all__ += clipping.__all__
-    __all__ += covers.__all__
-    __all__ += distances.__all__
-    __all__ += factored.__all__
-    __all__ += first_moments.__all__
-    __all__ += kronecker.__all__
-    __all__ += layerwise.__all__
-    __all__ += leaders.__all__
-    __all__ += lookaheads.__all__
-    __all__ += matrices.__all__
-    __all__ += mixing.__all__
-    __all__ += quotient.__all__
-    __all__ += resilient.__all__
-    __all__ += scaling.__all__
-    __all__ += second_moments.__all__
-    __all__ += units.__all__
-    __all__ += values.__all__
+    __all__: list[str] = _exports(vars())  # pyright: ignore[reportUnsupportedDunderAll] - as above

@@ -1,34 +1,48 @@
 """Break the mathematics of each rule in turn, and see whether the tests notice.
 
-    python tests/scripts/mutation.py                  # every mutant: a quarter of an hour on one core
-    python tests/scripts/mutation.py --sample 10      # ten of them, the same ones each time
+    python tests/scripts/mutation.py                        # every mutant
+    python tests/scripts/mutation.py --sample 10            # ten of them, the same ones each time
+    python tests/scripts/mutation.py --resume fates.txt     # writes down what was killed, and goes on from there
 
 A mutant is one change in a method of a rule (or in what rules compute with): + for −, × for ÷, a comparison turned
 round, maximum for minimum, a number raised by one, branches swapped, a declaration flipped. It is killed if a test
-fails; that all of them pass without a change is seen first. Exits with status 1 if one survives that is not listed,
-with its reason, in ``EQUIVALENT``, or if one that is listed there is killed.
+fails, or if it takes more than ``LIMIT`` seconds of processor time, as a loop without end does. Exits with status 1 if
+one survives that is not listed, with its reason, in ``EQUIVALENT``, or if one that is listed there is killed.
+
+Each mutant is a child of this process, which has imported JAX and pytest but not gradtx. The first child changes
+nothing: all tests have to pass in it, what it compiles is there for those that follow, and each function notes in which
+tests it runs. A mutant begins with the tests of its function, and gets all tests if those do not notice it.
 """
 
 import argparse
 import ast
-import concurrent.futures
+import builtins
 import copy
-import itertools
+import hashlib
+import importlib.machinery
+import importlib.util
+import json
 import os
 import random
 import resource
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
+
+import jax
+import optax.contrib  # noqa: F401 - for all children, as JAX
+import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = [*sorted((ROOT / "gradtx" / "rules").glob("[a-z]*.py")), ROOT / "gradtx" / "_core" / "numerics.py"]
+LIMIT = 300  # all tests together take a minute
 # Quick ones first: the first failure ends a mutant.
 KILLERS = [
     "tests/engine/test_errors.py",
@@ -77,11 +91,17 @@ DECLARATIONS = {"accumulates", "second_moment", "last", "needs_params", "real_on
 
 
 class Mutant(NamedTuple):
-    """A changed module."""
+    """A changed module, and the function or declaration in it that is changed."""
 
     path: Path
+    function: str
     description: str
     source: str
+
+    @property
+    def digest(self) -> str:
+        """The same for the same source."""
+        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
@@ -119,8 +139,15 @@ def targets(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
-    """Every mutant of one module."""
-    tree = ast.parse(path.read_text())
+    """Every mutant of one module; the second with the same description has a number."""
+    times: Counter[str] = Counter()
+    for mutant in _mutants(path, ast.parse(path.read_text())):
+        times[mutant.description] += 1
+        number = f" ({times[mutant.description]})" * (times[mutant.description] > 1)
+        yield mutant._replace(description=mutant.description + number)
+
+
+def _mutants(path: Path, tree: ast.Module) -> Iterator[Mutant]:
     for name, target in targets(tree):
         if isinstance(target, ast.Assign):
             flipped = {
@@ -135,9 +162,18 @@ def mutants(path: Path) -> Iterator[Mutant]:
             value = ast.literal_eval(target.value)
             yield _replaced(path, tree, name, target.value, ast.Constant(flipped[value]))
             continue
-        for node in ast.walk(target):
+        for node in _computing(target):
             for new in changes(node):
                 yield _replaced(path, tree, name, node, new)
+
+
+def _computing(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function but those of its annotations."""
+    yield node
+    for name, field in ast.iter_fields(node):
+        for inner in field if isinstance(field, list) else [field]:
+            if isinstance(inner, ast.AST) and name not in ("annotation", "returns"):
+                yield from _computing(inner)
 
 
 def _replaced(path: Path, tree: ast.Module, name: str, old: ast.AST, new: ast.AST) -> Mutant:
@@ -156,37 +192,148 @@ def _replaced(path: Path, tree: ast.Module, name: str, old: ast.AST, new: ast.AS
     old, before = nodes[index], ast.unparse(nodes[shown])
     source = ast.unparse(ast.fix_missing_locations(Replace().visit(copied)))
     after = ast.unparse(new if shown == index else nodes[shown])
-    return Mutant(path, f"{path.stem}:{name}: {before} -> {after}", source)
+    function = f"{path.stem}:{name}"
+    return Mutant(path, function, f"{function}: {before} -> {after}", source)
 
 
-def _limit_processor_time() -> None:
-    """A loop without end is noticed too: the tests take a minute."""
-    resource.setrlimit(resource.RLIMIT_CPU, (200, 300))
+class Loader(importlib.machinery.SourceFileLoader):
+    """Loads a module with another source than that of its file."""
+
+    def __init__(self, name: str, path: str, source: str):
+        super().__init__(name, path)
+        self.source = source
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The changed module, compiled."""
+        return compile(self.source, self.path, "exec", dont_inherit=True)
 
 
-def survives(mutant: Mutant, cache: str) -> bool:
-    """Whether all tests pass with the changed module in place; what did not change is compiled once for all mutants."""
-    with tempfile.TemporaryDirectory() as folder:
-        for part in ("gradtx", "tests"):
-            shutil.copytree(ROOT / part, Path(folder) / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", folder)
-        (Path(folder) / mutant.path.relative_to(ROOT)).write_text(mutant.source)
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", *KILLERS]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": folder,
-            "CI": "true",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, preexec_fn=_limit_processor_time
-        )
-    if done.returncode not in (0, 1, 2, -signal.SIGXCPU):
-        raise RuntimeError(done.stdout + done.stderr)
-    return done.returncode == 0
+class Finder:
+    """Finds the modules whose sources are changed."""
+
+    def __init__(self, sources: dict[Path, str]):
+        names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sources}
+        self.loaders = {name: Loader(name, str(path), sources[path]) for name, path in names.items()}
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """As the import system asks."""
+        loader = self.loaders.get(name)
+        return loader and importlib.util.spec_from_file_location(name, loader.path, loader=loader)
+
+
+class Notes:
+    """A plugin of pytest that notes the seconds of each test, and the functions that run in it."""
+
+    def __init__(self):
+        self.tests: Tests = {}
+        builtins.__dict__["_note"] = lambda name: None
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Around each test."""
+        functions: set[str] = set()
+        builtins.__dict__["_note"] = functions.add
+        begin = time.perf_counter()
+        result = yield
+        self.tests[item.nodeid] = time.perf_counter() - begin, sorted(functions)
+        return result
+
+
+Tests = dict[str, tuple[float, list[str]]]
+"""The seconds that each test takes, and the functions that run in it, by the test's id."""
+
+
+def noting(path: Path) -> str:
+    """The source of a module whose functions note that they run."""
+    tree = ast.parse(path.read_text())
+    for name, target in targets(tree):
+        if isinstance(target, ast.FunctionDef):
+            target.body[bool(ast.get_docstring(target)) : 0] = ast.parse(f"_note({f'{path.stem}:{name}'!r})").body
+    return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def child(sources: dict[Path, str], run: Callable[[], int], output: Path) -> int:
+    """The id of a process that runs something with changed modules, and exits with the status that it returns."""
+    process = os.fork()
+    if process:
+        return process
+    status = 3
+    try:
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT + 60))
+        signal.alarm(20 * LIMIT)  # for one that waits without end
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.meta_path.insert(0, Finder(sources))  # pyright: ignore[reportArgumentType] - has all that is asked for
+        status = run()
+        sys.stdout.flush()
+    finally:
+        os._exit(status)
+
+
+def tested(tests: Sequence[str], *plugins: object) -> int:
+    """The status of pytest: 0 if all tests pass, 1 if one fails, 2 if a module cannot be imported."""
+    return int(pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", "--tb=line", *tests], plugins))
+
+
+def unchanged(folder: Path) -> Tests:
+    """All tests, after they have passed."""
+
+    def run() -> int:
+        status = tested(KILLERS, notes := Notes())
+        (folder / "notes").write_text(json.dumps(notes.tests))
+        return status
+
+    process = child({path: noting(path) for path in MODULES}, run, folder / "output")
+    if os.waitpid(process, 0)[1]:
+        print((folder / "output").read_text())
+        sys.exit("The tests fail without any change, so a failure says nothing about a mutant.")
+    return json.loads((folder / "notes").read_text())
+
+
+def nearest(mutant: Mutant, tests: Tests) -> list[str]:
+    """The tests in which the changed function runs (of a declaration: a method of its class), quick files first."""
+    owner = mutant.function.rpartition(".")[0] + "."
+    declared = not any(mutant.function in functions for _, functions in tests.values())
+    seconds: dict[str, float] = {}
+    for test, (duration, functions) in tests.items():
+        if any(name.startswith(owner) if declared else name == mutant.function for name in functions):
+            seconds[test] = duration
+    quickest: dict[str, float] = {}
+    for test, duration in seconds.items():
+        file = test.partition("::")[0]
+        quickest[file] = min(duration, quickest.get(file, duration))
+    return sorted(seconds, key=lambda test: (quickest[test.partition("::")[0]], seconds[test]))
+
+
+def started(mutant: Mutant, tests: Tests, output: Path) -> int:
+    """The id of a process that exits with 0 if no test notices the mutant."""
+
+    def run() -> int:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)  # what is compiled here is for this one
+        first = nearest(mutant, tests)
+        status = tested(first) if first else 0
+        return status if status in (1, 2) else tested(KILLERS)
+
+    return child({mutant.path: mutant.source}, run, output)
+
+
+def fates(made: Sequence[Mutant], tests: Tests, jobs: int, folder: Path) -> Iterator[tuple[Mutant, str, str]]:
+    """Each mutant, whether it was killed or survived, and the last line of what the tests said."""
+    waiting, running = enumerate(made), {}
+    while True:
+        while len(running) < jobs and (following := next(waiting, None)):
+            output = folder / str(following[0])
+            running[started(following[1], tests, output)] = following[1], output
+        if not running:
+            return
+        process, status = os.wait()
+        mutant, output = running.pop(process)
+        said, code = output.read_text(), os.waitstatus_to_exitcode(status)
+        if code not in (0, 1, 2, -signal.SIGXCPU, -signal.SIGALRM):
+            raise RuntimeError(f"{mutant.description}: status {code}\n{said}")
+        failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        yield mutant, "killed" if code else "survived", "out of time" if code < 0 else failed[-1] if failed else ""
 
 
 def main() -> int:
@@ -195,26 +342,41 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="try only so many, drawn with a fixed seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at once (default: one per core)")
     parser.add_argument("--only", default="", help="only mutants whose description holds this text")
+    parser.add_argument("--resume", type=Path, help="a file of what was killed, which is not tried again, and by what")
     arguments = parser.parse_args()
     made = [mutant for path in MODULES for mutant in mutants(path) if arguments.only in mutant.description]
     if arguments.sample is not None:
         made = [mutant for mutant in made if mutant.description not in EQUIVALENT]
         made = random.Random(0).sample(made, min(arguments.sample, len(made)))
     verdicts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as cache, concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        # All of them begin by seeing the tests pass; a sample is for when one has just seen that.
-        unchanged = [] if arguments.sample else [Mutant(MODULES[0], "unchanged", MODULES[0].read_text())]
-        lived = pool.map(survives, [*unchanged, *made], itertools.repeat(cache))
-        if unchanged and not next(lived):
-            pool.shutdown(cancel_futures=True)
-            sys.exit("The tests fail without any change, so a failure says nothing about a mutant.")
-        for i, (mutant, lives) in enumerate(zip(made, lived, strict=True), 1):
+    if arguments.resume and arguments.resume.exists():
+        before = {line.split("\t")[0] for line in arguments.resume.read_text().splitlines()}
+        known = [mutant for mutant in made if mutant.digest in before]
+        made = [mutant for mutant in made if mutant.digest not in before]
+        verdicts["killed before"] = len(known)
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    os.environ |= {"CI": "true", "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", f"{folder}/programs")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        tested(["--collect-only", "-qq", "tests/conftest.py"])  # imports pytest's plugins, for all children
+        tests = unchanged(Path(folder))
+        for i, (mutant, fate, by) in enumerate(fates(made, tests, arguments.jobs, Path(folder)), 1):
             listed = mutant.description in EQUIVALENT
-            verdict = ("equivalent" if listed else "SURVIVED") if lives else "NOT EQUIVALENT" if listed else "killed"
+            verdict = {
+                "survived": "equivalent" if listed else "SURVIVED",
+                "killed": "NOT EQUIVALENT" if listed else "killed",
+            }[fate]
             print(f"{i:4d}/{len(made)} {verdict:14s} {mutant.description}", flush=True)
             verdicts[verdict] += 1
-    print(f"{len(made)} mutants: {', '.join(f'{times} {verdict}' for verdict, times in sorted(verdicts.items()))}")
-    return len(made) > verdicts["killed"] + verdicts["equivalent"]
+            if arguments.resume and fate == "killed":
+                with arguments.resume.open("a") as file:
+                    file.write(f"{mutant.digest}\t{mutant.description}\t{by}\n")
+    counts = ", ".join(f"{times} {verdict}" for verdict, times in sorted(verdicts.items()))
+    print(f"{verdicts.total()} mutants: {counts}")
+    return bool(verdicts["SURVIVED"] or verdicts["NOT EQUIVALENT"])
 
 
 if __name__ == "__main__":

@@ -283,6 +283,14 @@ class AbstractRule:
         del c
         return {"measured": measured}
 
+    def shows_finite(self, measured: Any) -> jax.Array | None:
+        """Whether what was measured of a group is a number that no inf or NaN in the direction leaves possible.
+
+        Where it is so, nobody has to read the direction to know that it is finite; where not, nothing is known. None,
+        the default: it never is.
+        """
+        del measured
+
     def apply(self, signal: Signal, slots: Named, param: Any, c: Named) -> tuple[Signal, Arrays]:
         """The rule itself, for one array: signal and slots before to signal and slots after.
 

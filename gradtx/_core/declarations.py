@@ -16,7 +16,7 @@ from gradtx._core.contract import AbstractRule, MomentKind, Tick
 from gradtx._core.signal import Signal, Weights
 
 HOOKS = (
-    *("slots", "scalars", "tick", "measure", "settle", "apply", "init_tree", "apply_tree"),
+    *("slots", "scalars", "tick", "measure", "settle", "shows_finite", "apply", "init_tree", "apply_tree"),
     *("steady_weight", "scales_by", "from_moment"),
 )
 """The methods that a rule overrides."""

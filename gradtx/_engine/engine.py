@@ -19,7 +19,7 @@ from gradtx._core.numerics import added, compute_dtype, widest
 from gradtx._core.state import ChainState, knowing
 from gradtx._engine.backends import Executor, current
 from gradtx._engine.checks import check_order
-from gradtx._engine.execute import Result, Work, execute, survey
+from gradtx._engine.execute import Measured, Result, Work, execute, measured_first, survey
 from gradtx._engine.inputs import FlatTree, Inputs, Mask, array_of, has_no_gradient, is_number, masks, read
 from gradtx._engine.layout import first_slots, have_values, layout_of, nonempty, unique_names, with_buffers
 from gradtx._engine.plan import Leaf, Place, Plan, plan
@@ -86,7 +86,14 @@ class Engine:
         return state
 
     def run(
-        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
+        self,
+        updates: Any,
+        state: ChainState,
+        params: Any,
+        extra: dict[str, Any],
+        apply: bool,
+        ahead: Ahead = NOTHING,
+        first: Measured | None = None,
     ) -> tuple[Any, ChainState]:
         """One step, operation by operation: updates in the dtypes of those that came in, or the parameters after it.
 
@@ -94,8 +101,9 @@ class Engine:
             updates, state, params, extra: as for ``update``.
             apply: whether the parameters are asked for.
             ahead: hyperparameters of the next step that rules ask for, where they are data.
+            first: the measurement that the step begins with, where it is known (see ``measured_first``).
         """
-        work, scalars = self._work(updates, state, params, extra, apply, ahead)
+        work, scalars = self._work(updates, state, params, extra, apply, ahead, first)
         inputs = work.inputs
         out, slots, trees = self._executed(work, current(traced=not have_values(inputs.active(work.updates))))
         for i, rests in inputs.resting.items():
@@ -111,6 +119,13 @@ class Engine:
         count = incremented(state.count)
         return inputs.unflatten(out), self.state_type(count, scalars.hyperparams, nonempty(after))
 
+    def measured_first(self, updates: Any, state: ChainState, params: Any) -> Measured | None:
+        """The measurement that a step begins with, of the updates as they come in; None if it begins with none."""
+        if not self.rules or self.rules[0].scope is None:
+            return None
+        work = self._arrays(updates, state, params, {}, apply=False)
+        return measured_first(work, current(traced=not have_values(work.inputs.active(work.updates))))
+
     def _executed(self, work: Work, executor: Executor) -> Result:
         """The step; where no observer takes numbers in it, without them."""
         flags = [rule.due(work.trees[r]) for r, rule in enumerate(self.rules) if rule.observes]
@@ -124,22 +139,34 @@ class Engine:
         )
 
     def _work(
-        self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
+        self,
+        updates: Any,
+        state: ChainState,
+        params: Any,
+        extra: dict[str, Any],
+        apply: bool,
+        ahead: Ahead = NOTHING,
+        first: Measured | None = None,
     ) -> tuple[Work, StepScalars]:
         """A step that is ready to run, and its scalars."""
+        arrays = self._arrays(updates, state, params, extra, apply)
+        scalars = self.scalars.of_step(state, arrays.inputs.groups, ahead)
+        return arrays._replace(coefficients=scalars.coefficients, first=first), scalars
+
+    def _arrays(self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool) -> Work:
+        """A step that is ready but for its scalars."""
         inputs = self.inputs(updates, "updates", params)
         inputs.check_real()
         slots = self.layout.read(state, inputs)
         if apply and params is None and inputs.named:
             raise ValueError("gradtx: step changes parameters, and found None: call step(tx, params, grads, state).")
         param_leaves = inputs.parameters(params)
-        scalars = self.scalars.of_step(state, inputs.groups, ahead)
 
         arrays = [x if i in inputs.resting else array_of(x) for i, x in enumerate(inputs.leaves)]
         stored = param_leaves and [x if i in inputs.resting else array_of(x) for i, x in enumerate(param_leaves)]
         trees = {r: state.slots[self.names[r]]["state"] for r, rule in enumerate(self.rules) if rule.holds_tree}
         how = self._plan(inputs, arrays, stored, slots, apply)
-        return Work(how, inputs, scalars.coefficients, arrays, stored, slots, trees, extra, state.count), scalars
+        return Work(how, inputs, {}, arrays, stored, slots, trees, extra, state.count)
 
     def after(self, state: ChainState, params: Any, steps: int) -> ChainState:
         """The state with its scalars as so many steps leave them: the clock, weights and schedules, and no other."""

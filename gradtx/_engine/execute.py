@@ -27,6 +27,20 @@ Arrays = dict[Key, Any]
 """The arrays of one leaf by what they hold; slots may be ``View`` of flat ones."""
 
 
+class Measured(NamedTuple):
+    """The measurements of a rule.
+
+    Attributes:
+        numbers: one for each group of leaves, or several by name.
+        places: of each leaf that was read the place among them.
+        shows_finite: whether they show that what was read is finite; None: they never do.
+    """
+
+    numbers: Numbers | dict[str, Numbers]
+    places: dict[int, int]
+    shows_finite: jax.Array | None = None
+
+
 class Work(NamedTuple):
     """One step of a chain, ready to run.
 
@@ -40,6 +54,7 @@ class Work(NamedTuple):
         trees: the states of rules that map whole trees, by the positions of the rules.
         extra: the extra arguments of ``update``, for rules that map whole trees.
         count: steps taken before this one, for rules that map whole trees.
+        first: the measurement before the first pass, if it is known (see ``measured_first``).
     """
 
     plan: Plan
@@ -51,6 +66,7 @@ class Work(NamedTuple):
     trees: Mapping[int, Any]
     extra: dict[str, Any]
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as states do
+    first: Measured | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -69,6 +85,19 @@ class Result(NamedTuple):
 def execute(work: Work, executor: Executor, observing: bool = True) -> Result:
     """The step; ``observing``: whether observers take numbers in it."""
     return _Run(work, executor, observing).result()
+
+
+def measured_first(work: Work, executor: Executor) -> Measured | None:
+    """The measurement before the first pass, which depends on nothing but what comes in; None if there is none."""
+    passes = work.plan.passes
+    measured = _Run(work, executor).measurement(0) if passes and passes[0].measures else None
+    if measured is None:
+        return None
+    numbers = measured.numbers
+    columns = numbers if isinstance(numbers, dict) else {"": numbers}
+    vectors = {name: stacked(column) for name, column in columns.items()}
+    shown = work.plan.rules[0].shows_finite(vectors if isinstance(numbers, dict) else vectors[""])
+    return measured._replace(shows_finite=None if shown is None else jnp.all(shown))
 
 
 def survey(work: Work) -> list[Place]:
@@ -123,7 +152,8 @@ class _Run:
     def take(self, k: int) -> None:
         """One pass over the leaves."""
         one = self.plan.passes[k]
-        measured = self._measure(one.rules.start) if one.measures else None
+        known = self.work.first if k == 0 else None
+        measured = self.measurement(one.rules.start) if one.measures and known is None else known
         for batch in self.plan.batches:
             if one.acts_on(batch.leaf):
                 launch = self.plan.launch(k, batch.leaf)
@@ -196,7 +226,7 @@ class _Run:
         shared = [_cast(self.work.coefficients[batch.leaf.members][r], dtype) for r in launch.rules]
         if measured is None or launch.rules[0] != one.rules.start:
             return shared, []
-        rule, (numbers, places) = self.plan.rules[launch.rules[0]], measured
+        rule, numbers, places = self.plan.rules[launch.rules[0]], measured.numbers, measured.places
         columns = numbers if isinstance(numbers, dict) else {"": numbers}
         # A norm over leaves of two widths may be none of the narrow.
         wide = promoted(dtype, *(x[0].dtype for x in columns.values()))
@@ -224,7 +254,7 @@ class _Run:
 
     # -- Measurements -------------------------------------------------------------------------------------------------
 
-    def _measure(self, r: int) -> Measured | None:
+    def measurement(self, r: int) -> Measured | None:
         """The measurements of a rule, of the leaves that it acts on, if there are any."""
         rule = self.plan.rules[r]
         acts = self._acted_on(r)
@@ -310,13 +340,6 @@ def _in_leaf_order(places: Mapping[int, tuple[Numbers, int]], leaves: Sequence[i
     joined = jnp.concatenate([*(stacked(column).astype(dtype) for column in columns), jnp.zeros(1, dtype)])
     at = {i: starts[id(column)] + place for i, (column, place) in places.items()}
     return in_order(joined, [at.get(i, joined.size - 1) for i in leaves])
-
-
-class Measured(NamedTuple):
-    """The measurements of a rule: numbers, or several by name, and the place of each leaf's among them."""
-
-    numbers: Numbers | dict[str, Numbers]
-    places: dict[int, int]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -17,7 +17,10 @@ from gradtx._core.mesh import puts_constants
 from gradtx._core.selectors import Leaves
 from gradtx._engine.eager import stepped
 from gradtx._engine.engine import Engine, applied
+from gradtx._engine.execute import Measured
 from gradtx._engine.inputs import FlatTree, has_no_gradient
+from gradtx._engine.layout import have_values
+from gradtx._engine.scalars import NOTHING, Ahead
 
 State = TypeVar("State")
 
@@ -261,19 +264,25 @@ def run_inside(
     extra: dict[str, Any],
     apply_updates: bool,
     name: str | None = None,
+    first: Measured | None = None,
 ) -> tuple[Any, Any]:
     """``run`` of a transformation inside another one, held to the structure and the dtypes that it started with.
 
     Args:
         tx, updates, state, params, extra, apply_updates: as for ``run``.
         name: what it is called, for the error; None: by the function that made it.
+        first: the measurement that the step begins with, if ``measured_first`` has given it.
 
     Raises:
         TypeError: if it changes the structure of its state, or a shape in it.
         ValueError: if it changes the structure or the shapes of the updates.
     """
     if isinstance(tx, Transformation):
-        after, state_after = tx.run(updates, state, params, extra, apply_updates)
+        if first is None:
+            after, state_after = tx.run(updates, state, params, extra, apply_updates)
+        else:
+            around = functools.partial(_Begun, first=first)
+            after, state_after = stepped(tx._engine, around, updates, state, params, extra, apply_updates)
     else:
         after, state_after = run(tx, updates, state, params, extra, apply_updates=False)
         name = name or made_by(tx.update)
@@ -284,6 +293,29 @@ def run_inside(
         state_after = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.asarray(old).dtype), state_after, state)
         after = applied(params, after) if apply_updates else after
     return jax.tree.map(strong, after), state_after
+
+
+def measured_first(tx: optax.GradientTransformation, updates: Any, state: Any, params: Any) -> Measured | None:
+    """The measurement of the updates that a step begins with, for who wants to know it before; see ``run_inside``.
+
+    None of what begins with none, and outside of ``jit``, where a step is one program.
+    """
+    if not isinstance(tx, Transformation) or have_values(jax.tree.leaves((updates, state, params))):
+        return None
+    return tx._engine.measured_first(updates, state, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Begun:
+    """A step whose first measurement is known."""
+
+    engine: Engine
+    first: Measured
+
+    def run(
+        self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
+    ) -> tuple[Any, Any]:
+        return self.engine.run(updates, state, params, extra, apply, ahead, self.first)
 
 
 def strong(x: Any) -> Any:

@@ -14,14 +14,17 @@ from gradtx.rules.base import Hyper, Rule, hyper
 
 
 class divide(Rule):
-    """u ← u/c, and 0 for c = 0. Inf and NaN stay."""
+    """u ← u/c, and 0 for c = 0. Inf and NaN stay.
+
+    By 1/c, one number for all elements: XLA writes out what it divides for several others to read.
+    """
 
     equation = r"u \leftarrow u / c"
 
     divisor: Hyper = hyper(default=1.0)
 
     def apply(self, signal, slots, param, c):
-        return signal._replace(direction=safe_divide(signal.direction, c.divisor)), {}
+        return signal._replace(direction=signal.direction * safe_divide(1, c.divisor)), {}
 
 
 def dividing(tx: optax.GradientTransformation) -> Chain | None:

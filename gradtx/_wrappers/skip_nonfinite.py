@@ -16,8 +16,9 @@ from gradtx._core.mesh import check_types, puts_constants, starts
 from gradtx._core.numerics import is_complex, is_inexact
 from gradtx._engine import inputs
 from gradtx._engine.backends import Executor, current
+from gradtx._engine.execute import Measured
 from gradtx._engine.layout import have_values
-from gradtx._engine.transformation import check_transformation, run_inside, started
+from gradtx._engine.transformation import check_transformation, measured_first, run_inside, started
 from gradtx._wrappers.base import Wrapper, checked_state, unchanged
 
 
@@ -99,10 +100,11 @@ class skip_nonfinite(Wrapper[SkipNonfiniteState]):
         """A step of ``tx`` if all gradients are finite; after too many others in a row NaN."""
         state = checked_state(self.label, state, SkipNonfiniteState, "skipped", "consecutive")
         check_types(self.label)
-        finite = all_finite(updates)
+        first = measured_first(self.tx, updates, state.inner, params)
+        finite = _are_finite(updates, first)
         consecutive = jnp.where(finite, 0, incremented(state.consecutive))
 
-        step = Once(lambda g: run_inside(self.tx, g, state.inner, params, extra, apply_updates), updates)
+        step = Once(lambda g: run_inside(self.tx, g, state.inner, params, extra, apply_updates, first=first), updates)
         after, inner = either(finite, step, lambda: (unchanged(step, params, apply_updates), state.inner))
         if self.max_consecutive is not None:
             after = either(consecutive > self.max_consecutive, lambda: jax.tree.map(_nan, after), lambda: after)
@@ -114,10 +116,20 @@ def _nan(x: Any) -> Any:
     return jnp.full_like(x, jnp.nan) if inputs.is_number(x) else x
 
 
+def _are_finite(updates: Any, first: Measured | None) -> jax.Array:
+    """As ``all_finite``; where what the step measures anyway shows that they are, without reading them again."""
+    shown = None if first is None or len(first.places) < len(_inexact(updates)) else first.shows_finite
+    return all_finite(updates) if shown is None else either(shown, lambda: jnp.array(True), lambda: all_finite(updates))
+
+
 def all_finite(tree: Any) -> jax.Array:
     """Whether no floating or complex leaf has an inf or a NaN, in any shard; one read of each."""
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree) if is_inexact(jnp.result_type(leaf))]
+    leaves = [jnp.asarray(leaf) for leaf in _inexact(tree)]
     return _all_finite(current(traced=not have_values(leaves)), leaves)
+
+
+def _inexact(tree: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if is_inexact(jnp.result_type(leaf))]
 
 
 @functools.partial(jax.jit, static_argnums=0)

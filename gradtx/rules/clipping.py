@@ -69,6 +69,9 @@ class clip_by_norm(Rule):
         factor = jnp.where(measured > c.limit, safe_divide(c.limit, measured), 1)
         return {"factor": jnp.where(jnp.isfinite(measured), factor, jnp.nan)}
 
+    def shows_finite(self, measured):
+        return jnp.isfinite(measured)
+
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=c.factor * signal.direction), {}
 

@@ -408,6 +408,37 @@ def test_a_limit_of_none_skips_for_ever():
     assert int(states.consecutive[-1]) == int(states.skipped[-1]) == 40
 
 
+HUGE = 3e38  # a norm of two of these is more than float32 holds, and each is finite
+CLIPS = {
+    "global": gx.clip_by_global_norm(1.0),
+    "of each leaf": gx.clip_by_norm(1.0),
+    "of some leaves": gx.where("w", gx.clip_by_global_norm(1.0)),
+}
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("executor", ["native", "reference"])
+def test_a_norm_that_is_measured_anyway_says_whether_gradients_are_finite(executor, clip):
+    tx = skip_nonfinite(gx.chain(CLIPS[clip], SMALL))
+    with gx.executor(executor):
+        step = jax.jit(tx.update)
+        for value, finite in [(1.0, True), (1e30, True), (HUGE, True), (jnp.inf, False), (jnp.nan, False)]:
+            for name in PARAMS:
+                grads = {k: jnp.ones_like(p).at[:2].set(value if k == name else 1.0) for k, p in PARAMS.items()}
+                updates, state = step(grads, tx.init(PARAMS))
+                assert state.finite == finite and state.skipped == (not finite) and state.inner.count == finite
+                if not finite:
+                    assert all(not u.any() for u in jax.tree.leaves(updates))
+
+
+def test_gradients_are_read_once_for_the_norm_and_the_check():
+    """A norm in XLA is the only loop of such a step. Left out may be a check, where it shows nothing, and the step."""
+    tx = skip_nonfinite(gx.chain(gx.clip_by_global_norm(1.0), gx.scale_by_learning_rate(0.1)))
+    with gx.executor("reference"):
+        text = jax.jit(tx.update).lower(PARAMS, tx.init(PARAMS)).compile().as_text() or ""
+    assert (text.count(" while("), text.count(" conditional(")) == (1, 2)
+
+
 def test_skipped_steps_are_not_computed():
     inside, runs = counted(optax.adam(0.1))
     jax.block_until_ready(scanned(skip_nonfinite(inside), gradients(9, bad=[0, 3, 4, 8])))

@@ -14,17 +14,16 @@ SIZE = 2**16
 ADAM, HEAVY_BALL = gx.adam(1e-3), gx.sgd(1e-3, momentum=0.9)
 SWITCH = gx.switch(5, ADAM, HEAVY_BALL)
 
-# The arrays that a step holds besides those it was given, in the kernel and in XLA. XLA writes quotients out.
 WRAPPERS = {
-    "skip_nonfinite": (gx.skip_nonfinite(ADAM, max_consecutive=3), 0, 0),
-    "accumulate": (gx.accumulate(ADAM, 4), 0, 1),
-    "accumulate 1": (gx.accumulate(ADAM, 1), 0, 0),
-    "loss_scale": (gx.loss_scale(ADAM), 0, 1),
-    "partition": (gx.partition({"": ADAM}), 0, 0),
-    "switch": (SWITCH, 0, 0),
-    "packed": (gx.packed(ADAM), 0, 0),
-    "in two": (gx.skip_nonfinite(gx.accumulate(ADAM, 4)), 0, 1),
-    "of parts": (gx.skip_nonfinite(gx.partition({"": gx.packed(ADAM)})), 0, 0),
+    "skip_nonfinite": gx.skip_nonfinite(ADAM, max_consecutive=3),
+    "accumulate": gx.accumulate(ADAM, 4),
+    "accumulate 1": gx.accumulate(ADAM, 1),
+    "loss_scale": gx.loss_scale(ADAM),
+    "partition": gx.partition({"": ADAM}),
+    "switch": SWITCH,
+    "packed": gx.packed(ADAM),
+    "in two": gx.skip_nonfinite(gx.accumulate(ADAM, 4)),
+    "of parts": gx.skip_nonfinite(gx.partition({"": gx.packed(ADAM)})),
 }
 
 
@@ -33,7 +32,7 @@ WRAPPERS = {
 def test_nothing_is_copied(name, executor):
     if executor == "native" and not gx.native.available():
         pytest.skip(str(gx.native.available()))
-    tx, *besides = WRAPPERS[name]
+    tx = WRAPPERS[name]
     p = jax.ShapeDtypeStruct((SIZE,), jnp.float32)
     state = jax.eval_shape(tx.init, p)
     with gx.executor(executor):
@@ -42,7 +41,7 @@ def test_nothing_is_copied(name, executor):
     assert not re.findall(rf"= f32\[{SIZE}\]\S* copy\(", compiled.as_text() or "")
     memory = compiled.memory_analysis()
     assert memory is not None
-    assert memory.temp_size_in_bytes < (besides[executor == "reference"] + 0.1) * 4 * SIZE
+    assert memory.temp_size_in_bytes < 0.1 * 4 * SIZE
     arrays = sum(x.size for x in jax.tree.leaves((p, state)) if x.size == SIZE)
     assert memory.alias_size_in_bytes >= 4 * arrays  # every one is where it was
 

@@ -1,11 +1,14 @@
 """Everything that makes updates, in one table: what a generic test has to try.
 
 Rules stand in the smallest chain that may be used; optimizers are found by themselves. A rule of gradtx that is
-missing here makes ``test_contract.py`` fail: add its line.
+missing here makes ``test_contract.py`` fail: add its line. If the line has the rule's equation in numpy as well,
+``test_rules.py`` compares the two; a rule without one needs a case there, or in ``test_zoo.py``.
 """
 
+import numpy as np
 import optax
 import pytest
+from equations import Equation, damped, ema, fed_back_maximum, heavy_ball, nadam_moment, steps
 
 import gradtx as gx
 from gradtx import dialects, optimizers
@@ -13,28 +16,46 @@ from gradtx._engine.transformation import Transformation
 
 LEARNING_RATE = 0.01
 
-RULES: dict[str, Transformation] = {
-    "momentum": gx.momentum(0.9),
-    "trace": gx.trace(0.9),
-    "trace(nesterov)": gx.trace(0.9, nesterov=True),
-    "damped_trace": gx.damped_trace(0.9, 0.5),
-    "nesterov": gx.nesterov(0.9),
-    "nesterov(0.004)": gx.nesterov(0.9, 0.004),
-    "rms": gx.chain(gx.rms(0.99), gx.precondition()),
-    "centered_rms": gx.chain(gx.centered_rms(0.9), gx.precondition()),
-    "adagrad_sum": gx.chain(gx.adagrad_sum(), gx.precondition()),
-    "adagrad_sum(0.1)": gx.chain(gx.adagrad_sum(0.1), gx.precondition()),
-    "max_v": gx.chain(gx.rms(0.9), gx.max_v(), gx.precondition()),
-    "monotone_rms": gx.chain(gx.monotone_rms(0.9), gx.precondition()),
+_RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
+    "momentum": (gx.momentum(0.9), lambda g, p: ema(g, 0.9)),
+    "trace": (gx.trace(0.9), lambda g, p: heavy_ball(g, 0.9)),
+    "trace(nesterov)": (gx.trace(0.9, nesterov=True), lambda g, p: g + 0.9 * heavy_ball(g, 0.9)),
+    "damped_trace": (gx.damped_trace(0.9, 0.5), lambda g, p: damped(g, 0.9, 0.5)),
+    "nesterov": (gx.nesterov(0.9), lambda g, p: nadam_moment(g, 0.9, np.ones_like)),
+    "nesterov(0.004)": (
+        gx.nesterov(0.9, 0.004),
+        lambda g, p: nadam_moment(g, 0.9, lambda t: 1 - 0.5 * 0.96 ** (0.004 * t)),
+    ),
+    "rms": (gx.chain(gx.rms(0.99), gx.precondition()), lambda g, p: g / (np.sqrt(ema(g**2, 0.99)) + 1e-8)),
+    "centered_rms": (
+        gx.chain(gx.centered_rms(0.9), gx.precondition()),
+        lambda g, p: g / (np.sqrt(ema(g**2, 0.9) - ema(g, 0.9) ** 2) + 1e-8),
+    ),
+    "adagrad_sum": (
+        gx.chain(gx.adagrad_sum(), gx.precondition()),
+        lambda g, p: g / (np.sqrt(np.cumsum(g**2, 0)) + 1e-8),
+    ),
+    "adagrad_sum(0.1)": (
+        gx.chain(gx.adagrad_sum(0.1), gx.precondition()),
+        lambda g, p: g / (np.sqrt(0.1 + np.cumsum(g**2, 0)) + 1e-8),
+    ),
+    "max_v": (
+        gx.chain(gx.rms(0.9), gx.max_v(), gx.precondition()),
+        lambda g, p: g / (np.sqrt(np.maximum.accumulate(ema(g**2, 0.9), 0)) + 1e-8),
+    ),
+    "monotone_rms": (
+        gx.chain(gx.monotone_rms(0.9), gx.precondition()),
+        lambda g, p: g / (np.sqrt(fed_back_maximum(g**2, 0.9)) + 1e-8),
+    ),
     "debias": gx.chain(gx.momentum(0.9), gx.rms(0.999), gx.debias(), gx.precondition()),
     "precondition": gx.chain(gx.rms(0.9), gx.precondition(0.0, 1e-8)),
-    "scale": gx.scale(-2.0),
-    "freeze": gx.freeze(),
-    "sign": gx.sign(),
+    "scale": (gx.scale(-2.0), lambda g, p: -2 * g),
+    "freeze": (gx.freeze(), lambda g, p: 0 * g),
+    "sign": (gx.sign(), lambda g, p: np.sign(g)),
     "scale_by_learning_rate": gx.scale_by_learning_rate(LEARNING_RATE),
-    "scale_by_inverse_time": gx.scale_by_inverse_time(0.5),
-    "add_decayed_weights": gx.add_decayed_weights(0.1),
-    "decay_weights": gx.decay_weights(LEARNING_RATE, 0.1),
+    "scale_by_inverse_time": (gx.scale_by_inverse_time(0.5), lambda g, p: g / (1 + 0.5 * (steps(g) - 1))),
+    "add_decayed_weights": (gx.add_decayed_weights(0.1), lambda g, p: g + 0.1 * p),
+    "decay_weights": (gx.decay_weights(LEARNING_RATE, 0.1), lambda g, p: g - LEARNING_RATE * 0.1 * p),
     "clip_by_value": gx.clip_by_value(1.0),
     "clip_by_norm": gx.clip_by_norm(1.0),
     "clip_by_global_norm": gx.clip_by_global_norm(1.0),
@@ -90,6 +111,9 @@ RULES: dict[str, Transformation] = {
     "monitor(2)": gx.chain(gx.clip_by_norm(1.0), gx.momentum(0.9), gx.monitor(2)),
     "seal": gx.seal(optax.scale_by_adam()),
 }
+
+RULES = {name: line if isinstance(line, Transformation) else line[0] for name, line in _RULES.items()}
+EQUATIONS = {name: line[1] for name, line in _RULES.items() if not isinstance(line, Transformation)}
 
 OPTIMIZERS: dict[str, Transformation] = {name: getattr(optimizers, name)(LEARNING_RATE) for name in optimizers.__all__}
 OPTIMIZERS["muon"] = gx.chain(

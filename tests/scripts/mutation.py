@@ -11,7 +11,7 @@ one survives that is not listed, with its reason, in ``EQUIVALENT``, or if one t
 
 Each mutant is a child of this process, which has imported JAX and pytest but not gradtx. The first child changes
 nothing: all tests have to pass in it, what it compiles is there for those that follow, and each function notes in which
-tests it runs. A mutant begins with the tests of its function, and gets all tests if those do not notice it.
+tests it runs. Each mutant gets tests of its function; then those that were not noticed get all tests.
 """
 
 import argparse
@@ -292,7 +292,7 @@ def unchanged(folder: Path) -> Tests:
 
 
 def nearest(mutant: Mutant, tests: Tests) -> list[str]:
-    """The tests in which the changed function runs (of a declaration: a method of its class), quick files first."""
+    """Tests in which the changed function runs (of a declaration: a method of its class), quick files first."""
     owner = mutant.function.rpartition(".")[0] + "."
     declared = not any(mutant.function in functions for _, functions in tests.values())
     seconds: dict[str, float] = {}
@@ -303,37 +303,41 @@ def nearest(mutant: Mutant, tests: Tests) -> list[str]:
     for test, duration in seconds.items():
         file = test.partition("::")[0]
         quickest[file] = min(duration, quickest.get(file, duration))
-    return sorted(seconds, key=lambda test: (quickest[test.partition("::")[0]], seconds[test]))
+    return sorted(seconds, key=lambda test: (quickest[test.partition("::")[0]], seconds[test]))[:50] or KILLERS
 
 
-def started(mutant: Mutant, tests: Tests, output: Path) -> int:
-    """The id of a process that exits with 0 if no test notices the mutant."""
+def started(mutant: Mutant, tests: Sequence[str], output: Path) -> int:
+    """The id of a process that exits with 0 if none of the tests notices the mutant."""
 
     def run() -> int:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)  # what is compiled here is for this one
-        first = nearest(mutant, tests)
-        status = tested(first) if first else 0
-        return status if status in (1, 2) else tested(KILLERS)
+        return tested(tests)
 
     return child({mutant.path: mutant.source}, run, output)
 
 
-def fates(made: Sequence[Mutant], tests: Tests, jobs: int, folder: Path) -> Iterator[tuple[Mutant, str, str]]:
-    """Each mutant, whether it was killed or survived, and the last line of what the tests said."""
+def noticed(
+    made: Sequence[Mutant], tests: Callable[[Mutant], Sequence[str]], jobs: int, folder: Path
+) -> Iterator[tuple[Mutant, str]]:
+    """Each mutant, as it is done, with the failure of one of its tests; or with nothing."""
     waiting, running = enumerate(made), {}
     while True:
         while len(running) < jobs and (following := next(waiting, None)):
-            output = folder / str(following[0])
-            running[started(following[1], tests, output)] = following[1], output
+            i, mutant = following
+            running[started(mutant, tests(mutant), folder / str(i))] = mutant, folder / str(i)
         if not running:
             return
         process, status = os.wait()
         mutant, output = running.pop(process)
         said, code = output.read_text(), os.waitstatus_to_exitcode(status)
-        if code not in (0, 1, 2, -signal.SIGXCPU, -signal.SIGALRM):
+        if code in (-signal.SIGXCPU, -signal.SIGALRM):
+            yield mutant, "out of time"
+        elif code in (1, 2):
+            yield mutant, next(line for line in said.splitlines() if line.startswith(("FAILED", "ERROR")))
+        elif code in (0, 4):  # 4: no such test any more, since its file cannot be imported; as a whole, that is a 2
+            yield mutant, ""
+        else:
             raise RuntimeError(f"{mutant.description}: status {code}\n{said}")
-        failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        yield mutant, "killed" if code else "survived", "out of time" if code < 0 else failed[-1] if failed else ""
 
 
 def main() -> int:
@@ -363,17 +367,25 @@ def main() -> int:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         tested(["--collect-only", "-qq", "tests/conftest.py"])  # imports pytest's plugins, for all children
         tests = unchanged(Path(folder))
-        for i, (mutant, fate, by) in enumerate(fates(made, tests, arguments.jobs, Path(folder)), 1):
-            listed = mutant.description in EQUIVALENT
-            verdict = {
-                "survived": "equivalent" if listed else "SURVIVED",
-                "killed": "NOT EQUIVALENT" if listed else "killed",
-            }[fate]
-            print(f"{i:4d}/{len(made)} {verdict:14s} {mutant.description}", flush=True)
-            verdicts[verdict] += 1
-            if arguments.resume and fate == "killed":
-                with arguments.resume.open("a") as file:
-                    file.write(f"{mutant.digest}\t{mutant.description}\t{by}\n")
+        for choice in (lambda mutant: nearest(mutant, tests), lambda mutant: KILLERS):
+            print(f"{len(made)} mutants", flush=True)
+            unnoticed = []
+            for mutant, failure in noticed(made, choice, arguments.jobs, Path(folder)):
+                if failure:
+                    verdict = "NOT EQUIVALENT" if mutant.description in EQUIVALENT else "killed"
+                    verdicts[verdict] += 1
+                    if arguments.resume:
+                        with arguments.resume.open("a") as file:
+                            file.write(f"{mutant.digest}\t{mutant.description}\t{failure}\n")
+                else:
+                    verdict = "not noticed"
+                    unnoticed.append(mutant)
+                print(f"{verdict:14s} {mutant.description}", flush=True)
+            made = unnoticed
+    for mutant in made:
+        verdict = "equivalent" if mutant.description in EQUIVALENT else "SURVIVED"
+        verdicts[verdict] += 1
+        print(f"{verdict:14s} {mutant.description}")
     counts = ", ".join(f"{times} {verdict}" for verdict, times in sorted(verdicts.items()))
     print(f"{verdicts.total()} mutants: {counts}")
     return bool(verdicts["SURVIVED"] or verdicts["NOT EQUIVALENT"])

@@ -17,6 +17,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 
 from gradtx._core.dtypes import promoted
 
@@ -163,6 +164,55 @@ def sharded_as(x: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.where(never, jnp.ones_like(x), x)
 
 
+def like_parameters(state: Any, params: Any) -> Any:
+    """The state, in which arrays that belong to parameters of the same shape are spread over the devices as these.
+
+    An array belongs to the parameter with whose path its own ends. In ``jit`` zeros know nothing of a parameter whose
+    shape they have, and would be on one device, or whole on all of them.
+    """
+    known = {keys: p for keys, p in tree_leaves_with_path(params) if _is_traced(p) and p.ndim}
+
+    def one(keys: Any, x: Any) -> Any:
+        ends = (known.get(keys[start:]) for start in range(len(keys) + 1))
+        return next((sharded_as(x, p) for p in ends if p is not None and jnp.shape(x) == p.shape), x)
+
+    return tree_map_with_path(one, state) if known else state
+
+
+def _is_traced(x: Any) -> bool:
+    """Whether it is an array of numbers that ``jit`` traces."""
+    return isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.number)
+
+
+def _on_all_devices(state: R, params: Any) -> R:
+    """The state, of which ``jit`` knows that it is where the parameters are, though it may not depend on them."""
+    traced = [p for p in jax.tree.leaves(params) if _is_traced(p) and p.size and not is_split(p) and not varying(p)]
+    leaves, treedef = jax.tree.flatten(state)
+    numbers = [i for i, x in enumerate(leaves) if jnp.shape(x) == () and jnp.issubdtype(x.dtype, jnp.number)]
+    if not traced or not numbers:
+        return state
+    first = jax.lax.slice(traced[0], (0,) * traced[0].ndim, (1,) * traced[0].ndim).reshape(())
+    leaves[numbers[0]] = sharded_as(leaves[numbers[0]], first)
+    return treedef.unflatten(leaves)
+
+
+def left_to_compiler(function: Callable[..., R], like: Any, *arguments: Any) -> R:
+    """``function(*arguments)``, where the compiler says what is on which device, on axes that are explicit as well.
+
+    Args:
+        function: that of trees of arrays, given as arguments all that it reads.
+        like: a tree as the result, of arrays that are spread as the results are to be.
+        arguments: the trees.
+    """
+    leaves = [x for x in jax.tree.leaves((like, arguments)) if isinstance(x, jax.Array) and is_split(x)]
+    if not leaves:
+        return function(*arguments)
+    axes = jax.typeof(leaves[0]).sharding.mesh
+    spread = jax.tree.map(lambda x: NamedSharding(axes, jax.typeof(x).sharding.spec), like)
+    by_compiler: Any = jax.sharding.auto_axes(function, out_sharding=spread)
+    return by_compiler(*arguments)
+
+
 def puts_constants(method: Callable[P, R]) -> Callable[P, R]:
     """A method that may put constants of its own on the devices, whatever ``jax.transfer_guard`` says of other data."""
 
@@ -186,7 +236,7 @@ def starts(init: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         *before, params = (*args, *kwargs.values())
         if not any(map(_is_abstract, jax.tree.leaves(params))):
-            return _placed(init(*args, **kwargs), params)
+            return _on_all_devices(_placed(init(*args, **kwargs), params), params)
         of: Callable[..., R] = init
         states = [of(*before, jax.tree.map(functools.partial(_filled, value=value), params)) for value in (0, 1)]
         return jax.tree.map(_if_same, *states)

@@ -14,7 +14,7 @@ from gradtx._core import methods, selectors, verification
 from gradtx._core.contract import AbstractRule
 from gradtx._core.control import either
 from gradtx._core.counts import incremented
-from gradtx._core.mesh import starts
+from gradtx._core.mesh import like_parameters, starts
 from gradtx._core.numerics import added, compute_dtype, widest
 from gradtx._core.state import ChainState, knowing
 from gradtx._engine.backends import Executor, current
@@ -78,7 +78,8 @@ class Engine:
             if rule.holds_tree:
                 for i in inputs.resting:
                     seen[i] = leaves[i] if acts_on[i] else None
-                slots[name]["state"] = methods.started(rule, inputs.unflatten(seen))
+                tree = inputs.unflatten(seen)
+                slots[name]["state"] = like_parameters(methods.started(rule, tree), tree)
         slots = with_buffers(slots, jax.tree.leaves(arrays))
         state = self.state_type(count, self.scalars.hyperparams(count, dtype, None), nonempty(slots))
         if any(rule.where is not None for rule in self.rules):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from gradtx._core import methods
 from gradtx._core.contract import AbstractRule, Trees
 from gradtx._core.dtypes import promoted
-from gradtx._core.mesh import check_types
+from gradtx._core.mesh import check_types, left_to_compiler
 from gradtx._core.numerics import Numbers, in_order, real_dtype, stacked
 from gradtx._engine.backends import Executor, Survey
 from gradtx._engine.fuse import Fused, widened_to
@@ -360,7 +360,8 @@ def _settled(rule: AbstractRule, wide: jnp.dtype, dtype: jnp.dtype, given: Coeff
 def _compiled(
     rule: AbstractRule, treedef: Any, places: tuple[int, ...], distinct: list[Any], state: Any
 ) -> tuple[Any, Any]:
-    return methods.tree_applied(rule, treedef.unflatten([distinct[place] for place in places]), state)
+    trees: Trees = treedef.unflatten([distinct[place] for place in places])
+    return left_to_compiler(functools.partial(methods.tree_applied, rule), (trees.direction, state), trees, state)
 
 
 def _mapped(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:

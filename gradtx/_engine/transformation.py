@@ -13,7 +13,7 @@ import optax
 from gradtx._core import declarations
 from gradtx._core.blank import is_blank, value_of
 from gradtx._core.contract import AbstractRule
-from gradtx._core.mesh import puts_constants
+from gradtx._core.mesh import like_parameters, puts_constants
 from gradtx._core.selectors import Leaves
 from gradtx._engine.eager import stepped
 from gradtx._engine.engine import Engine, applied
@@ -333,7 +333,8 @@ def started(tx: optax.GradientTransformation, params: Any) -> Any:
     state = tx.init(params)
     if isinstance(tx, Transformation):
         return state
-    return jax.tree.map(lambda x: strong(jnp.copy(x) if isinstance(x, jax.Array) else x), state)
+    state = jax.tree.map(lambda x: strong(jnp.copy(x) if isinstance(x, jax.Array) else x), state)
+    return like_parameters(state, params)
 
 
 def _shapes(tree: Any) -> list[tuple[int, ...]]:

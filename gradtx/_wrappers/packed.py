@@ -141,13 +141,15 @@ class packed(Wrapper[PackedState]):
 
     It is for many small leaves on the CPU. Where the kernel does not run (see ``executor``; ``vmap`` and derivatives
     too) leaves are cut out of the flat arrays and put back, which is right and slow. Over several devices packing
-    gathers what is packed: leave sharded parameters unpacked, by ``below`` or by not packing.
+    would gather what is packed: ``init`` refuses parameters that are spread over devices. In ``jit`` it sees that on
+    explicit axes of a mesh only, and leaves them out.
 
     Inf and NaN: what ``tx`` does.
 
     Raises:
         TypeError: if ``tx`` is no gradtx chain or rule; in ``update``, for a state that ``init`` did not make.
-        ValueError: for ``below`` less than 0; in ``update``, for a state of other parameters or another chain.
+        ValueError: for ``below`` less than 0; in ``init``, for parameters that are spread over devices and would be
+            packed; in ``update``, for a state of other parameters or another chain.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.packed(gradtx.adam(0.1))
@@ -231,6 +233,8 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
         for members in alike.values()
         for start in range(0, len(members), LEAVES_PER_CALL)
     )
+    for i in itertools.chain(*groups):
+        _check_not_spread(*inputs.named[i])
     keys = tuple(tuple(map(word, keys)) for keys, _ in flatten_with_keys(params)[0])
     packing = Packing(groups, keys, tuple(tuple(jnp.shape(leaf)) for leaf in inputs.leaves))
     return _packed(state, engine.layout, inputs.treedef, packing)
@@ -259,6 +263,18 @@ def unpack_state(tx: packed, state: PackedState, params: Any) -> ChainState:
     engine.layout.read(in_parts, inputs)
     is_part = lambda x: isinstance(x, View)  # noqa: E731
     return jax.tree.map(as_array, in_parts, is_leaf=is_part)
+
+
+def _check_not_spread(path: str, leaf: Any) -> None:
+    """Refuses a leaf whose slots would be gathered from all devices in every step, and held whole on each."""
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(leaf, jax.core.Tracer) or sharding is None or sharding.is_fully_replicated:
+        return
+    raise ValueError(
+        f"packed: leaf {path!r} of {leaf.size} elements is spread over devices ({sharding}), and packed its slots "
+        f"would be whole on each, and gathered in every step. Pass below={leaf.size} or less, so that it is left out, "
+        "or leave packed out: it is for one device."
+    )
 
 
 def _chain_of(tx: Any) -> Chain | Rule:

@@ -1,0 +1,33 @@
+"""States and steps over eight devices, in a process of their own: see ``scripts/placement.py``."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripts.placement import CLAIMS
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "placement.py"
+LONG = {"what_multiplies_matrices_runs_on_explicit_axes"}
+
+
+def on_eight_devices(names):
+    command = [sys.executable, "-W", "error", str(SCRIPT), *names]
+    done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
+    assert done.stdout.split() == names
+
+
+NAMES = [claim.__name__ for claim in CLAIMS]
+
+
+def test_over_eight_devices():
+    on_eight_devices([name for name in NAMES if name not in LONG])
+
+
+@pytest.mark.exhaustive
+def test_over_eight_devices_at_length():
+    on_eight_devices([name for name in NAMES if name in LONG])

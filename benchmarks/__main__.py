@@ -15,7 +15,7 @@ from benchmarks.contestants import Same, executors
 from benchmarks.floor import why_missing
 from benchmarks.picture import draw
 from benchmarks.record import Result, surroundings, to_json
-from benchmarks.report import bar, print_surroundings, table
+from benchmarks.report import bar, print_surroundings, tables
 from benchmarks.timing import interleave
 from benchmarks.workloads import WORKLOADS, Setting, Workload, sweeps
 from gradtx.workbench.files import check_writable, write_whole
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     axes = sweeps(setting) if asked.picture else {}
     rounds = asked.repeats or (3 if asked.quick else 15)
 
-    console, where = Console(width=None if sys.stdout.isatty() else 120), surroundings(arguments)
+    console, where = Console(), surroundings(arguments)
     print_surroundings(where, console)
     if why_missing() is not None:
         console.print(f"The floor is left out: {why_missing()}.\n", highlight=False)
@@ -63,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"benchmarks: {name}: {disagreement}", file=sys.stderr)
                 status = 1
                 continue
-            console.print(table(name, results[name]))
-            console.print()
+            for table in tables(name, results[name], console.width):
+                console.print(table)
+                console.print()
         for name, sweep in axes.items():
             for at, workload in sweep.points.items():
                 swept[name][at] = _run(workload.about, workload, setting, rounds, progress)

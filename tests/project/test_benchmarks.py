@@ -1,5 +1,6 @@
 """The benchmarks: their arithmetic, and a small run. Never a time."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks.__main__ import main
 from benchmarks.contestants import Same, check
 from benchmarks.data import Data, affordable, gpt2, parameters_of
+from benchmarks.guards import GUARDS
 from benchmarks.recipes import ZOO
 from benchmarks.record import Result
-from benchmarks.report import scale, table
+from benchmarks.report import scale, tables
 from benchmarks.timing import Against, Summary, interleave, ratio, summary
 from benchmarks.workloads import WORKLOADS, Setting, beside_optax
 
@@ -55,7 +58,7 @@ def test_ratios_are_gradtx_against_the_others():
         "optax": 2.0,
         "floor (C)": 4.0,
     }
-    assert table("name", result).row_count == 3
+    assert [table.row_count for table in tables("name", result, 120)] == [3]
 
 
 def test_a_zoo_of_ratios():
@@ -69,7 +72,30 @@ def test_a_zoo_of_ratios():
     assert all(
         contestant.measure() > 0 and contestant.details["compile_ratio"] > 0 for contestant in contestants.values()
     )
-    assert table("zoo", Result("", "ratio", {name: [1.5] for name in contestants}, {})).row_count == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "unit", "samples"),
+    [
+        (["gradtx reference", "gradtx native", "gradtx packed", "optax", "plain SGD by hand"], "s", [0.652, 0.00123]),
+        ([f"{row}, {how}" for row in GUARDS for how in ("reference", "native", "optax")], "cost", [10.52, 0.992]),
+        ([f"{name}, reference" for name in ZOO], "ratio", [10.52, 0.992]),
+        (["gradtx reference", "gradtx native", "optax"], "bytes", [2.0**33, 2.0**33]),
+    ],
+    ids=["steps", "guards", "zoo", "memory"],
+)
+@pytest.mark.parametrize("room", [80, 200])
+def test_no_number_is_cut(names, unit, samples, room):
+    scaled = {name: [(i + 1) * sample for sample in samples] for i, name in enumerate(names)}
+    compiled = {name: {"trace_and_compile_s": 123.45} for name in names if unit == "s"}
+    made = tables("name", Result("about", unit, scaled, compiled), room)
+    assert len(made) == (2 if names[0].startswith("gradtx") and room == 80 else 1)
+    console = Console(width=room, record=True, file=io.StringIO())
+    for table in made:
+        console.print(table)
+    text = console.export_text()
+    assert "…" not in text and max(map(len, text.splitlines())) <= room
+    assert all(name in text for name in names)
 
 
 def test_units():

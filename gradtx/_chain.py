@@ -38,7 +38,7 @@ class seal(Rule):
     """
 
     equation = r"u \leftarrow \mathrm{tx}(u)"
-    whole = True
+    maps_trees = True
 
     tx: optax.GradientTransformation
 

@@ -169,7 +169,7 @@ class AbstractRule:
     """The lanes that an observer sees. It changes nothing: of each leaf it takes the numbers that ``terms`` names, in
     the pass of the rules around it, and makes of them and its state, by ``observe``, the next one."""
 
-    whole: ClassVar[bool] = False
+    maps_trees: ClassVar[bool] = False
     """Maps whole trees by ``init_tree`` and ``apply_tree`` instead of one array at a time."""
 
     pure: ClassVar[bool] = False
@@ -188,7 +188,7 @@ class AbstractRule:
     @property
     def holds_tree(self) -> bool:
         """Whether the state of the rule is one tree, as ``init_tree`` makes it."""
-        return self.whole or bool(self.observes)
+        return self.maps_trees or bool(self.observes)
 
     @property
     def label(self) -> str:

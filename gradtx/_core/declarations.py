@@ -31,7 +31,7 @@ DECLARATIONS: dict[str, tuple[Any, ...]] = {
     "scope": ("leaf", "tree", None),
     "reads": ("direction", "gradient", "second_moment", "param"),
     "observes": ("incoming", "gradient", "direction", "param"),
-    "whole": (True, False),
+    "maps_trees": (True, False),
     "holds": tuple(MomentKind),
     "debiases": (True, False),
     "normalizes": (True, False),

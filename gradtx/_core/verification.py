@@ -71,13 +71,14 @@ def _check_complete(rule: AbstractRule) -> None:
     mine, others = "apply", ("apply_tree", "init_tree", "terms", "observe")
     if rule.observes:
         mine, others = "terms", ("apply", "apply_tree", "slots", "measure", "settle")
-    elif rule.whole:
+    elif rule.maps_trees:
         mine, others = "apply_tree", ("apply", "slots", "measure", "settle")
     for name in others:
         if _overrides(rule, name):
             raise TypeError(
-                f"{who} defines {name}, which nothing calls, since it declares whole = {rule.whole}. A rule maps one "
-                "array by apply, or with whole = True all of them by apply_tree; one with observes sees terms of them."
+                f"{who} defines {name}, which nothing calls, since it declares maps_trees = {rule.maps_trees}. A rule "
+                "maps one array by apply, or with maps_trees = True all of them by apply_tree; one with observes sees "
+                "terms of them."
             )
     if not _overrides(rule, mine):
         others = [name for name, value in vars(type(rule)).items() if inspect.isfunction(value) and name[:2] != "__"]
@@ -167,7 +168,7 @@ def depends_on_count(rule: AbstractRule) -> bool:
         return True
     if rule.observes:
         return False
-    if rule.whole:
+    if rule.maps_trees:
         code = getattr(rule.apply_tree, "__code__", None)
         return code is None or "count" in code.co_names
     real, count = jax.ShapeDtypeStruct((), jnp.dtype("float32")), jax.ShapeDtypeStruct((), jnp.int32)

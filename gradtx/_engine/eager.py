@@ -84,7 +84,9 @@ def blanks_of(engine: Engine) -> Blanks:
 
 def is_one_program(engine: Engine, blanks: Blanks, updates: Any, state: Any, params: Any) -> bool:
     """Whether a step outside of ``jit`` is one program, with hyperparameters as data."""
-    if not all(rule.pure or not rule.whole for rule in engine.rules) or not isinstance(state, ChainState | PackedState):
+    if not isinstance(state, ChainState | PackedState):
+        return False
+    if not all(rule.pure or not rule.maps_trees for rule in engine.rules):
         return False
     if any(callable(x) and not is_blank(x) for rule in blanks.rules for x in rule.hyperparameters().values()):
         return False  # a rule that calls its schedule itself

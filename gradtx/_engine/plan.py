@@ -305,7 +305,7 @@ def _launch(rules: tuple[int, ...], reads: list[Buffer], writes: list[Buffer], t
 def passes(rules: tuple[AbstractRule, ...]) -> tuple[Pass, ...]:
     """The passes of a chain: a new one before each measurement, and around each rule that maps whole trees."""
     return tuple(
-        Pass(range(start, stop), rules[start].scope is not None, rules[start].whole)
+        Pass(range(start, stop), rules[start].scope is not None, rules[start].maps_trees)
         for start, stop in itertools.pairwise(sorted(_borders(rules)))
     )
 
@@ -313,7 +313,7 @@ def passes(rules: tuple[AbstractRule, ...]) -> tuple[Pass, ...]:
 def _borders(rules: tuple[AbstractRule, ...]) -> set[int]:
     borders = {0, len(rules)}
     for r, rule in enumerate(rules):
-        borders |= {r, r + 1} if rule.whole else {r} if rule.scope is not None else set()
+        borders |= {r, r + 1} if rule.maps_trees else {r} if rule.scope is not None else set()
     return borders
 
 

@@ -45,7 +45,7 @@ class scale_by_sm3(Rule):
         r"v \leftarrow \min_a \mu_a + \lvert g\rvert^2, \quad \mu_a \leftarrow \max v, \quad "
         r"u \leftarrow u / \sqrt{v + \epsilon}"
     )
-    whole = True
+    maps_trees = True
     pure = True
     normalizes = True
     accumulates = True

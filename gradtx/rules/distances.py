@@ -52,7 +52,7 @@ class scale_by_gradient_norm(Rule):
     """
 
     equation = r"s \leftarrow s + \lVert g\rVert^2, \quad u \leftarrow u / (\sqrt{s + \epsilon_r} + \epsilon)"
-    whole = True
+    maps_trees = True
     pure = True
     normalizes = True
     accumulates = True
@@ -119,7 +119,7 @@ class scale_by_distance(Rule):
     """
 
     equation = r"\bar{r} \leftarrow \max(\bar{r}, \lVert p - p_0\rVert), \quad u \leftarrow \bar{r} u"
-    whole = True
+    maps_trees = True
     pure = True
     accumulates = False
     needs_params = True
@@ -185,7 +185,7 @@ class in_units_of_distance(Rule):
         r"d \leftarrow \max(d, c \, r / \lVert s\rVert_1), \quad r \leftarrow b r + a \langle g, w_0 - w\rangle, \quad "
         r"s \leftarrow b s + a g, \quad u \leftarrow d \, \mathrm{tx}(d g)"
     )
-    whole = True
+    maps_trees = True
     accumulates = True
     needs_params = True
 

@@ -57,7 +57,7 @@ class scale_by_factored_rms(Rule):
         r"c \leftarrow \beta_t c + (1-\beta_t) \overline{g^2}_{\mathrm{rows}}, \quad "
         r"u \leftarrow g / \sqrt{r c^\top / \overline{r}}"
     )
-    whole = True
+    maps_trees = True
     pure = True
     accumulates = True
     normalizes = True

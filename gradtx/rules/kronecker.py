@@ -66,7 +66,7 @@ class scale_by_eigenbasis_rms(Rule):
         r"s \leftarrow \beta s + (1-\beta) \lvert Q_L^H g Q_R\rvert^2, \quad "
         r"u \leftarrow Q_L \frac{Q_L^H u Q_R}{\sqrt{s} + \epsilon} Q_R^H"
     )
-    whole = True
+    maps_trees = True
     pure = True
     normalizes = True
     accumulates = True
@@ -168,7 +168,7 @@ class scale_by_kronecker_root(Rule):
     """
 
     equation = r"L \leftarrow L + g g^H, \quad R \leftarrow R + g^H g, \quad u \leftarrow L^{-1/4} u R^{-1/4}"
-    whole = True
+    maps_trees = True
     pure = True
     normalizes = True
     accumulates = True

@@ -59,7 +59,7 @@ class orthogonalize(Rule):
     """
 
     equation = r"u \leftarrow U f(\Sigma) V^\top \text{ of } u = U \Sigma V^\top, \quad f(\Sigma) \approx 1"
-    whole = True
+    maps_trees = True
     pure = True
     normalizes = True
 

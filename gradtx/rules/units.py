@@ -37,7 +37,7 @@ class centralize(Rule):
     """
 
     equation = r"u \leftarrow u - \overline{u}"
-    whole = True
+    maps_trees = True
     pure = True
 
     output: int = dataclasses.field(default=-1, kw_only=True)
@@ -83,7 +83,7 @@ class adaptive_clip(Rule):
     """
 
     equation = r"u \leftarrow u \min(1, c \max(\lVert p\rVert, f) / \lVert u\rVert)"
-    whole = True
+    maps_trees = True
     pure = True
     needs_params = True
 

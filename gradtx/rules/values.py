@@ -42,7 +42,7 @@ class scale_by_polyak(Rule):
     """
 
     equation = r"u \leftarrow u \min((f - f^*) / (\lVert u\rVert^2 + \epsilon), c)"
-    whole = True
+    maps_trees = True
     accumulates = False
     normalizes = True
 
@@ -93,7 +93,7 @@ class add_noise(Rule):
     """
 
     equation = r"u \leftarrow u + n, \quad n \sim N(0, \eta / t^\gamma)"
-    whole = True
+    maps_trees = True
     pure = True
 
     variance: Hyper = hyper(default=0.01, low=0)

@@ -25,7 +25,7 @@ def says_what_it_holds(tx: Transformation[Any]) -> None:
     """moments, their weights and factors are those that the rule declares, for switch and ports to go by"""
     for rule in tx.rules:
         numbers = not any(callable(value) for value in rule.hyperparameters().values())
-        if numbers and not rule.whole and rule.scope is None:
+        if numbers and not rule.maps_trees and rule.scope is None:
             _check(rule)
 
 

@@ -433,8 +433,8 @@ RULES = {
         "apply returns the gradient as an array of shape",
     ),
     "whole and apply": (
-        {"whole": True, "apply": keep, "apply_tree": lambda self, trees, state: (trees.direction, state)},
-        "defines apply, which nothing calls, since it declares whole = True",
+        {"maps_trees": True, "apply": keep, "apply_tree": lambda self, trees, state: (trees.direction, state)},
+        "defines apply, which nothing calls, since it declares maps_trees = True",
     ),
     "apply_tree alone": (
         {"apply": keep, "apply_tree": lambda self, trees, state: (trees.direction, state)},
@@ -498,7 +498,7 @@ def test_a_rule_that_maps_whole_trees_returns_trees_like_those_it_got():
         (lambda u: None, "must return the directions and the state"),
         (lambda u: (u[:1], ()), "other shapes"),
     ):
-        tx = rule(whole=True, apply_tree=lambda self, trees, state, wrong=wrong: wrong(trees.direction))()
+        tx = rule(maps_trees=True, apply_tree=lambda self, trees, state, wrong=wrong: wrong(trees.direction))()
         with pytest.raises((TypeError, ValueError), match=f"rule 'mine': apply_tree .*{message}"):
             tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
 
@@ -508,7 +508,7 @@ def test_a_rule_that_maps_whole_trees_returns_trees_like_those_it_got():
 
 @pytest.mark.parametrize("name", [name for name in RULES_OF_GRADTX if name not in ("monitor", "monitor(2)", "seal")])
 def test_rules_say_of_themselves_what_a_trace_finds(name):
-    for one in (rule for rule in RULES_OF_GRADTX[name].rules if not rule.whole):
+    for one in (rule for rule in RULES_OF_GRADTX[name].rules if not rule.maps_trees):
         leaf = jax.ShapeDtypeStruct((2, 3), jnp.dtype("float32"))
         remembers = verification._remembers(one, leaf, leaf, leaf if one.second_moment in ("edits", "uses") else None)
         if type(one) is not gx.skip_first:  # which accumulates without slots

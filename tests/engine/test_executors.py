@@ -295,7 +295,7 @@ def test_sharded_over_eight_devices():
 def test_the_optimizers_are_one_pass():
     """But those that measure leaves, or see them whole."""
     for name, tx in OPTIMIZERS.items():
-        apart = any(rule.whole or rule.scope is not None for rule in tx.rules)
+        apart = any(rule.maps_trees or rule.scope is not None for rule in tx.rules)
         assert apart or len(passes(tx.rules)) == 1, name
 
 

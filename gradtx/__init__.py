@@ -48,6 +48,10 @@ from gradtx._inspect.monitor import MonitorState as MonitorState
 from gradtx._inspect.monitor import metrics as metrics
 from gradtx._inspect.monitor import monitor as monitor
 from gradtx._inspect.sharpness import ascent_point as ascent_point
+from gradtx._placement.shardings import Placement as Placement
+from gradtx._placement.shardings import abstract_state as abstract_state
+from gradtx._placement.shardings import placement as placement
+from gradtx._placement.shardings import state_shardings as state_shardings
 from gradtx._states.checkpoint import load_state_dict as load_state_dict
 from gradtx._states.checkpoint import state_dict as state_dict
 from gradtx._states.migrate import MigrationReport as MigrationReport

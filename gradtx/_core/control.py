@@ -11,7 +11,7 @@ import jax
 import jax.core
 from jax.extend import core
 
-from gradtx._core.mesh import vary, varying
+from gradtx._core.mesh import spread_as, vary, varying
 
 T = TypeVar("T")
 
@@ -84,11 +84,8 @@ def either(flag: Any, yes: Callable[[], T], no: Callable[[], T]) -> T:
 
     def alike(branch: Once[T]) -> T:
         result, treedef = jax.tree.flatten(branch.replayed())
-        return treedef.unflatten([_as(x, *one) for x, *one in zip(result, results[0], axes, strict=True)])
+        return treedef.unflatten(
+            [vary(spread_as(x, like), to) for x, like, to in zip(result, results[0], axes, strict=True)]
+        )
 
     return jax.lax.cond(flag, *(functools.partial(alike, branch) for branch in branches))
-
-
-def _as(x: Any, like: Any, axes: tuple[str, ...]) -> jax.Array:
-    sharding, wanted = jax.typeof(x).sharding, like.sharding
-    return vary(x if sharding == wanted else jax.sharding.reshard(x, wanted), axes)

@@ -164,6 +164,40 @@ def sharded_as(x: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.where(never, jnp.ones_like(x), x)
 
 
+def largest_divided(lengths: Sequence[int], size: int) -> int | None:
+    """The dimension with the largest length that a number of devices divides, the first of equals; None if none is."""
+    divided = [n if n % size == 0 else 0 for n in lengths]
+    return divided.index(max(divided)) if any(divided) else None
+
+
+def in_host_memory(x: Any) -> bool:
+    """Whether the type of an array says that it is in the memory of the host, and not in that of a device."""
+    aval: Any = x if isinstance(x, jax.core.ShapedArray) else jax.typeof(x)
+    return getattr(aval, "memory_space", None) == jax.memory.Space.Host
+
+
+def check_memory(who: str, kind: str, device: Any) -> None:
+    """Refuses a kind of memory that a device does not have.
+
+    Raises:
+        ValueError: for such a kind.
+    """
+    known = [memory.kind for memory in device.addressable_memories()]
+    if kind not in known:
+        raise ValueError(
+            f"{who}: memory_kind {kind!r} is no memory of {device.platform} devices here, which have "
+            f"{', '.join(map(repr, known))}"
+        )
+
+
+def spread_as(x: jax.Array, like: Any) -> jax.Array:
+    """The same array, over explicit axes of a mesh as one of this type is."""
+    found, wanted = jax.typeof(x).sharding, like.sharding
+    if found.spec == wanted.spec:
+        return x
+    return jax.sharding.reshard(x, NamedSharding(found.mesh if wanted.mesh.empty else wanted.mesh, wanted.spec))
+
+
 def like_parameters(state: Any, params: Any) -> Any:
     """The state, in which arrays that belong to parameters of the same shape are spread over the devices as these.
 

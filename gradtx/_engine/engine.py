@@ -14,7 +14,7 @@ from gradtx._core import methods, selectors, verification
 from gradtx._core.contract import AbstractRule
 from gradtx._core.control import either
 from gradtx._core.counts import incremented
-from gradtx._core.mesh import like_parameters, starts
+from gradtx._core.mesh import like_parameters, spread_as, starts
 from gradtx._core.numerics import added, compute_dtype, widest
 from gradtx._core.state import ChainState, knowing
 from gradtx._engine.backends import Executor, current
@@ -111,6 +111,8 @@ class Engine:
             param = work.params[i] if work.params else None
             update = rests.update(param)
             out[i] = _after(param, None if rests.frozen else update) if apply else update
+        if apply and work.params:  # slots may be divided over an axis over which parameters are not
+            out = [x if i in inputs.resting else spread_as(x, jax.typeof(work.params[i])) for i, x in enumerate(out)]
         after = {
             name: {slot: inputs.unflatten(xs) for slot, xs in slots[r].items()} | scalars.slots[r]
             for r, name in enumerate(self.names)
@@ -244,5 +246,6 @@ def _after(param: Any, update: Any) -> Any:
     if has_no_gradient(update):
         return param
     if is_number(param):
-        return added(jnp.asarray(param), jnp.asarray(update))
+        param = jnp.asarray(param)
+        return spread_as(added(param, jnp.asarray(update)), jax.typeof(param))
     return param + jnp.asarray(update, jnp.result_type(param))

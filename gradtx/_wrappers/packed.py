@@ -234,7 +234,7 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
         for start in range(0, len(members), LEAVES_PER_CALL)
     )
     for i in itertools.chain(*groups):
-        _check_not_spread(*inputs.named[i])
+        check_not_spread(*inputs.named[i])
     keys = tuple(tuple(map(word, keys)) for keys, _ in flatten_with_keys(params)[0])
     packing = Packing(groups, keys, tuple(tuple(jnp.shape(leaf)) for leaf in inputs.leaves))
     return _packed(state, engine.layout, inputs.treedef, packing)
@@ -265,7 +265,7 @@ def unpack_state(tx: packed, state: PackedState, params: Any) -> ChainState:
     return jax.tree.map(as_array, in_parts, is_leaf=is_part)
 
 
-def _check_not_spread(path: str, leaf: Any) -> None:
+def check_not_spread(path: str, leaf: Any) -> None:
     """Refuses a leaf whose slots would be gathered from all devices in every step, and held whole on each."""
     sharding = getattr(leaf, "sharding", None)
     if isinstance(leaf, jax.core.Tracer) or sharding is None or sharding.is_fully_replicated:

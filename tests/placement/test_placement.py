@@ -11,7 +11,7 @@ from scripts.placement import CLAIMS
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "placement.py"
-LONG = {"what_multiplies_matrices_runs_on_explicit_axes"}
+LONG = {"what_multiplies_matrices_runs_on_explicit_axes", "slots_of_everything_are_divided_over_an_axis"}
 
 
 def on_eight_devices(names):

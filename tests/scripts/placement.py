@@ -7,6 +7,7 @@ all claims without.
 
 import os
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradtx as gx
+
+sys.path.append(str(Path(__file__).parents[1]))
+import catalog
 
 SHAPES = {"rows": (64, 24), "columns": (12, 16), "both": (16, 8), "odd": (7, 3), "scalar": ()}
 SPECS = {"rows": P("x"), "columns": P(None, "y"), "both": P("x", "y"), "odd": P(), "scalar": P()}
@@ -80,10 +84,123 @@ def packed_refuses_what_is_spread():
     assert gx.packed(ADAM, below=128).init(params).slots["rms"]["s"].packing.groups == ((2, 4),)
 
 
+def held(state):
+    """The bytes of a state on the first device."""
+    device = jax.devices()[0]
+    return sum(s.data.nbytes for x in jax.tree.leaves(state) for s in x.addressable_shards if s.device == device)
+
+
+def same_places(state, shardings):
+    """Whether each array is where a sharding says."""
+    assert jax.tree.structure(state) == jax.tree.structure(shardings)
+    return all(
+        x.sharding.is_equivalent_to(s, x.ndim) and x.sharding.memory_kind == s.memory_kind
+        for x, s in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True)
+    )
+
+
+FEW = {
+    "clipped adam": gx.chain(gx.clip_by_global_norm(1.0), ADAM),
+    "accumulate": gx.accumulate(optax.adam(0.1), 2),
+}
+CASES = ((P(None, "y"), "x"), (P(), "x"), (P("x"), None))
+WIDE = {"w": (64, 48), "v": (24, 64), "stack": (4, 16, 8)}
+
+
+def steps(tx, params, shardings, axis):
+    """Parameters and state after three compiled steps that keep the state where it is to be, and the report."""
+    plan = gx.placement(tx, params, axis=axis)
+    state = jax.jit(tx.init, out_shardings=plan.shardings)(params)
+    assert same_places(state, plan.shardings)
+    assert held(state) == plan.nbytes_per_device
+    step = jax.jit(lambda p, s: gx.step(tx, p, p, s), out_shardings=(shardings, plan.shardings))
+    for _ in range(3):
+        params, state = step(params, state)
+        assert same_places(state, plan.shardings)
+    return params, state, plan
+
+
+def divides(named, cases):
+    on = mesh()
+    params = {k: jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32) for k, shape in WIDE.items()}
+    for name, tx in named.items():
+        for spec, axis in cases:
+            where = NamedSharding(on, spec)
+            placed = jax.device_put(params, where)
+            if axis is None:  # slots as their parameters: what init does by itself
+                assert same_places(tx.init(placed), gx.state_shardings(tx, placed)), name
+            found, state, plan = steps(tx, placed, where, axis)
+            whole = sum(x.nbytes for x in jax.tree.leaves(state))
+            left = sum(plan.undivided.values())
+            rest = whole - sum(x.nbytes for x in jax.tree.leaves(state) if x.ndim == 0)
+            if name in EVEN:
+                over = 4 * (2 if spec == P(None, "y") else 1)
+                assert not left and abs(held(state) - whole / over) < 0.01 * whole + 200, (name, held(state), whole)
+            assert plan.nbytes == whole and left <= rest
+            expected = params
+            state = tx.init(params)
+            step = jax.jit(lambda p, s, tx=tx: gx.step(tx, p, p, s))
+            for _ in range(3):
+                expected, state = step(expected, state)
+            for key in WIDE if name not in RANDOM else ():
+                np.testing.assert_allclose(found[key], expected[key], rtol=1e-4, atol=1e-5, err_msg=f"{name} {key}")
+
+
+RANDOM = {"add_noise", "soap", "scale_by_eigenbasis_rms"}  # and what rounding alone decides of rank two
+EVEN = {"clipped adam", "accumulate", "adam", "amsgrad", "nadam", "lion", "switch", "swats", "partition", "lamb"}
+
+
+def slots_are_divided_over_an_axis():
+    """Bytes on each device as told, 1/4 of the state and 1/8 with the sharding of the parameter; the same steps."""
+    divides(FEW, CASES[:1])
+
+
+def slots_of_everything_are_divided_over_an_axis():
+    divides(FEW | catalog.ALL, CASES)
+
+
+def what_an_axis_does_not_divide_is_listed():
+    on = mesh()
+    plan = gx.placement(ADAM, arrays(0), shardings(on), axis="y")
+    assert plan.undivided == {"momentum/m/odd": 84, "rms/s/odd": 84}, plan.undivided
+    specs = {name: s.spec for name, s in plan.shardings.slots["rms"]["s"].items()}
+    assert specs == {"rows": P("x", "y"), "columns": P(None, "y"), "both": P("x", "y"), "odd": P(), "scalar": P()}
+    packed = gx.packed(ADAM)
+    params = jax.device_put({"w": jnp.ones((8, 4)), "v": jnp.ones(3)}, NamedSharding(on, P()))
+    plan = gx.placement(packed, params, axis="x")
+    assert plan.undivided == {"momentum/m/flat/0": 140, "rms/s/flat/0": 140}, plan.undivided
+    assert same_places(jax.jit(packed.init, out_shardings=plan.shardings)(params), plan.shardings)
+    for wrong, words in (
+        (lambda: gx.state_shardings(ADAM, arrays(0), shardings(on), axis="z"), "'z' is none of the mesh"),
+        (lambda: gx.state_shardings(ADAM, arrays(0)), "leaf 'both' needs a jax.sharding.NamedSharding"),
+        (lambda: gx.state_shardings(ADAM, arrays(0), shardings(on), memory_kind="tape"), "'tape' is no memory of cpu"),
+        (lambda: gx.state_shardings(packed, arrays(0), shardings(on)), "packed: leaf 'both'"),
+    ):
+        try:
+            wrong()
+        except (TypeError, ValueError) as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(words)
+
+
+def a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were():
+    """So that ``scan`` takes them; the state keeps its types, too."""
+    params = jax.device_put(arrays(0), NamedSharding(mesh(AxisType.Explicit), P()))
+    for tx in FEW.values():
+        state = jax.jit(tx.init, out_shardings=gx.state_shardings(tx, params, axis="x"))(params)
+        one = lambda carry, _: (gx.step(tx, carry[0], carry[0], carry[1]), None)  # noqa: B023, E731
+        jax.eval_shape(lambda p, s: jax.lax.scan(one, (p, s), None, 2), params, state)  # noqa: B023
+
+
 CLAIMS = [
     state_by_jit_is_where_the_parameters_are,
     what_multiplies_matrices_runs_on_explicit_axes,
     packed_refuses_what_is_spread,
+    slots_are_divided_over_an_axis,
+    slots_of_everything_are_divided_over_an_axis,
+    what_an_axis_does_not_divide_is_listed,
+    a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were,
 ]
 
 

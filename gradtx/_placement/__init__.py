@@ -1,0 +1,1 @@
+"""Where states are: over the devices of a mesh, and in which memory."""

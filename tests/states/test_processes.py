@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def started(folder, count, steps):
     command = [sys.executable, str(EXAMPLE), f"--folder={folder}", f"--processes={count}", f"--every={SAVED}"]
     command += [f"--coordinator=127.0.0.1:{port}", f"--steps={steps}", f"--heartbeat={HEARTBEAT}"]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    run = [
+    run: Any = [
         subprocess.Popen([*command, f"--process={i}"], env=env, stdout=PIPE, stderr=subprocess.DEVNULL, text=True)
         for i in range(count)
     ]

@@ -174,7 +174,7 @@ class Compiling:
 
 
 class Memory(Compiling):
-    """What a compiled step holds at its peak, by XLA's account: arguments, temporaries, and outputs of their own."""
+    """The bytes of a compiled step at its peak, by XLA's account: arguments, temporaries, and outputs of their own."""
 
     def measure(self) -> float:
         """Bytes."""
@@ -232,7 +232,7 @@ def jax_contestants(ours: Any, theirs: Any, names: Sequence[str], packed: bool =
 
 
 def rivals(recipe: Recipe) -> list[str]:
-    """Those who come besides JAX: torch in the ways it has, and the floor, where they are there."""
+    """Contestants besides JAX: torch in the ways it has, and the floor, where they are there."""
     torch = importlib.util.find_spec("torch") is not None and recipe.torch is not None
     names = ["torch for-loop", "torch foreach", *["torch fused"] * recipe.fused] if torch else []
     return names + ["floor (C)"] * (recipe.learning_rate_of_floor is not None and why_missing() is None)

@@ -1,4 +1,4 @@
-"""What is trained: parameters to start from, and gradients, the same for all contestants."""
+"""The problem: parameters to start from, and gradients, the same for all contestants."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ PACKAGES = ("gradtx", "jax", "jaxlib", "numpy", "optax", "torch")
 
 
 class Result(NamedTuple):
-    """What came out of a workload.
+    """The samples of a workload.
 
     Attributes:
         about: the workload, in a line.

@@ -1,4 +1,4 @@
-"""What is measured."""
+"""The workloads: each a group of contestants."""
 
 from __future__ import annotations
 

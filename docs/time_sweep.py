@@ -1,4 +1,4 @@
-"""What a sweep costs, by processor time: ``python docs/time_sweep.py`` prints the table of ``docs/sweep.md``."""
+"""The cost of a sweep, by processor time: ``python docs/time_sweep.py`` prints the table of ``docs/sweep.md``."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _tests = itertools.count(1)
 
 
 def pytest_runtest_teardown():
-    """What thousands of tests compiled would fill the memory, and slow every later collection of garbage."""
+    """Programs of thousands of tests would fill the memory, and slow every later collection of garbage."""
     if next(_tests) % 150 == 0:
         jax.clear_caches()
 

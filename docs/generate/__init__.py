@@ -1,1 +1,1 @@
-"""What of the documentation is made rather than written: pages of rules and optimizers, entries, notebooks."""
+"""The part of the documentation that is made, not written: pages of rules and optimizers, entries, notebooks."""

@@ -1,4 +1,4 @@
-"""What the page of each optimizer shows beside its docstring. One that is missing makes the build fail."""
+"""The page of each optimizer, beside its docstring. One that is missing makes the build fail."""
 
 from __future__ import annotations
 

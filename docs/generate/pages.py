@@ -137,7 +137,7 @@ def _equation(rule: Any) -> str:
 
 
 def _same_name(name: str) -> str:
-    """What torch, Keras and optax call by this name, with their defaults: a table of chains."""
+    """The optimizers of torch, Keras and optax with this name, with their defaults: a table of chains."""
     rows = []
     for framework in (dialects.torch, dialects.keras, dialects.optax):
         if name in framework.__all__:
@@ -184,7 +184,7 @@ def _all_optimizers() -> str:
 
 
 def when_to_use(name: str) -> str:
-    """What the docstring of an optimizer says of it, as Markdown.
+    """The docstring of an optimizer, as Markdown.
 
     >>> when_to_use("nadam")
     'Where Adam overshoots.'

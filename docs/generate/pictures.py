@@ -96,7 +96,7 @@ def _quick() -> dict[str, Any]:
 
 
 def updates(tx: Transformation, gradients: np.ndarray = GRADIENT, param: float = 0.0) -> np.ndarray:
-    """What comes out of a chain for each of these gradients, the parameter staying where it is."""
+    """The update of a chain for each of these gradients, the parameter staying where it is."""
     p = jnp.full(gradients.shape[1:], param)
 
     def one(state: Any, gradient: jax.Array) -> tuple[Any, jax.Array]:

@@ -1,4 +1,4 @@
-"""What the page of each rule shows beside its docstring: a picture of its effect, and what others do instead.
+"""The page of each rule, beside its docstring: a picture of its effect, and what others do instead.
 
 A rule that is missing here makes the build fail: add its entry.
 """
@@ -23,7 +23,7 @@ __all__ = ["RULES", "Entry"]
 
 
 class Entry(NamedTuple):
-    """What the page of a rule has of its own.
+    """The part of a rule's page that is its own.
 
     Attributes:
         draw: its picture.

@@ -104,17 +104,17 @@ def value_of(field: Any) -> Any:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether it is one of these."""
+    """Whether a value is a blank."""
     return type(value) is Blank or type(value) is BlankSchedule
 
 
 def code_of(kind: type, root: type) -> tuple[Any, ...]:
     """The code of the methods of a class, down from ``root``: other than before, once one was replaced."""
-    found = []
+    members = []
     for cls in kind.__mro__[: kind.__mro__.index(root)]:
         for name, member in vars(cls).items():
             function: Callable[..., Any] = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
             code = getattr(function, "__code__", None)
             if code is not None and not name.startswith("__"):
-                found.append((name, function, code))
-    return tuple(found)
+                members.append((name, function, code))
+    return tuple(members)

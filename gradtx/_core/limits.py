@@ -80,12 +80,12 @@ def number(rule: str, name: str, value: Any, otherwise: str = "", infinite: bool
         TypeError: for something else than a number.
         ValueError: for NaN, and for infinity unless it may be infinite.
     """
-    found = _numbers(value)
-    if found is None or found.shape != ():
+    number = _numbers(value)
+    if number is None or number.shape != ():
         raise TypeError(f"{rule}: {name} must be a number{otherwise}, found {value!r}")
-    if np.isnan(found) or (np.isinf(found) and not infinite):
-        raise ValueError(f"{rule}: {name} must be {'a number' if infinite else 'finite'}{otherwise}, found {found:g}")
-    return float(found)
+    if np.isnan(number) or (np.isinf(number) and not infinite):
+        raise ValueError(f"{rule}: {name} must be {'a number' if infinite else 'finite'}{otherwise}, found {number:g}")
+    return float(number)
 
 
 def checked(

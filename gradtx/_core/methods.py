@@ -65,7 +65,7 @@ def slotted(rule: AbstractRule, param: jax.Array, kinds_alone: bool = False) -> 
 
 def ticked(rule: AbstractRule, h: Named, scalars: Named, weights: Weights, count: jax.Array) -> Tick:
     """The numbers that a rule computes once per step."""
-    held = set(vars(scalars))
+    declared = set(vars(scalars))
     with _called(rule, "tick", h=h, scalars=scalars, weights=weights):
         tick = rule.tick(h, scalars, weights, count)
     who = f"{named(rule)}: tick"
@@ -75,7 +75,7 @@ def ticked(rule: AbstractRule, h: Named, scalars: Named, weights: Weights, count
         raise TypeError(f"{who} must return coefficients by their names, found {kind(tick.coefficients)}.")
     if not isinstance(tick.weights, Weights):
         raise TypeError(f"{who} must return the weights it got, or weights._replace(...), found {kind(tick.weights)}.")
-    _check_names(f"{who} returns the scalars", tick.scalars, held, "scalars")
+    _check_names(f"{who} returns the scalars", tick.scalars, declared, "scalars")
     given = (("coefficient", tick.coefficients), ("scalar", tick.scalars), ("weight", tick.weights._asdict()))
     for what, values in given:
         for name, value in values.items():
@@ -93,23 +93,23 @@ def to_measure(rule: AbstractRule, lanes: Mapping[str, Any]) -> Any:
 def measured(rule: AbstractRule, groups: Sequence[Sequence[Any]], total: Total) -> Numbers | dict[str, Numbers]:
     """One number for each group of leaves, or several by name."""
     with _called(rule, "measure"):
-        found = rule.measure(groups, total)
-    if isinstance(found, dict):
-        return {name: _numbers(rule, numbers, len(groups)) for name, numbers in found.items()}
-    return _numbers(rule, found, len(groups))
+        numbers = rule.measure(groups, total)
+    if isinstance(numbers, dict):
+        return {name: _numbers(rule, vector, len(groups)) for name, vector in numbers.items()}
+    return _numbers(rule, numbers, len(groups))
 
 
-def _numbers(rule: AbstractRule, found: Any, groups: int) -> Numbers:
-    if isinstance(found, list | tuple):
-        fits = len(found) == groups and not any(jnp.ndim(number) for number in found)
+def _numbers(rule: AbstractRule, numbers: Any, groups: int) -> Numbers:
+    if isinstance(numbers, list | tuple):
+        fits = len(numbers) == groups and not any(jnp.ndim(number) for number in numbers)
     else:
-        fits = jnp.shape(found) == (groups,)
+        fits = jnp.shape(numbers) == (groups,)
     if not fits:
         raise ValueError(
             f"{named(rule)}: measure must return a vector with one number for each of {groups} groups, or a dict of "
-            f"such vectors, found {kind(found)}."
+            f"such vectors, found {kind(numbers)}."
         )
-    return [jnp.asarray(number) for number in found] if isinstance(found, list | tuple) else jnp.asarray(found)
+    return [jnp.asarray(x) for x in numbers] if isinstance(numbers, list | tuple) else jnp.asarray(numbers)
 
 
 def observed(rule: AbstractRule, lanes: Mapping[str, Any]) -> dict[str, tuple[Any, jax.Array]]:
@@ -131,13 +131,15 @@ def settled(rule: AbstractRule, c: Arrays, number: Any) -> Arrays:
     """The coefficients that follow from what was measured."""
     given = Named(**c)
     with _called(rule, "settle", c=given):
-        found = rule.settle(given, number)
+        coefficients = rule.settle(given, number)
     who = f"{named(rule)}: settle"
-    if not isinstance(found, dict):
-        raise TypeError(f"{who} must return coefficients by their names, as {{'factor': ...}}, found {kind(found)}.")
-    for name, value in found.items():
+    if not isinstance(coefficients, dict):
+        raise TypeError(
+            f"{who} must return coefficients by their names, as {{'factor': ...}}, found {kind(coefficients)}."
+        )
+    for name, value in coefficients.items():
         _check_number(f"{who} returns the coefficient {name}", value)
-    return _arrays(found)
+    return _arrays(coefficients)
 
 
 def applied(rule: AbstractRule, signal: Signal, slots: Arrays, param: Any, c: Arrays) -> tuple[Signal, Arrays]:
@@ -148,17 +150,17 @@ def applied(rule: AbstractRule, signal: Signal, slots: Arrays, param: Any, c: Ar
     who, example = f"{named(rule)}: apply", "return signal._replace(direction=...), {...}"
     if isinstance(returned, Signal) or not isinstance(returned, tuple) or len(returned) != 2:
         raise TypeError(f"{who} must return a signal and a dict of slots, found {kind(returned)}: {example}.")
-    after, kept = returned
+    after, slots_after = returned
     if not isinstance(after, Signal):
         raise TypeError(f"{who} must return a signal first, found {kind(after)}: {example}.")
-    _check_names(f"{who} returns the slots", kept, slots.keys(), "slots")
+    _check_names(f"{who} returns the slots", slots_after, slots.keys(), "slots")
     leaf = signal.direction
     _check_array(f"{who} returns the direction", after.direction, leaf, leaf.dtype)
     if after.second_moment is not None:
         _check_array(f"{who} returns the second moment", after.second_moment, leaf, real_dtype(leaf.dtype))
-    for name, x in kept.items():
+    for name, x in slots_after.items():
         _check_array(f"{who} returns the slot {name}", x, leaf, slots[name].dtype)
-    return _checked_lanes(rule, who, signal, after), _arrays(kept)
+    return _checked_lanes(rule, who, signal, after), _arrays(slots_after)
 
 
 def _checked_lanes(rule: AbstractRule, who: str, before: Signal, after: Signal) -> Signal:
@@ -169,16 +171,18 @@ def _checked_lanes(rule: AbstractRule, who: str, before: Signal, after: Signal) 
             "gradient by editing the direction; behind it, the gradient stays as it is, but for a rule that says "
             "filters = True."
         )
-    found, declared = after.second_moment, rule.second_moment
+    second_moment, declared = after.second_moment, rule.second_moment
     if after.gradient is not before.gradient:
         _check_array(f"{who} returns the gradient", after.gradient, before.gradient, before.gradient.dtype)
-    if found is None and (declared in ("makes", "edits") or (before.second_moment is not None and declared != "uses")):
+    if second_moment is None and (
+        declared in ("makes", "edits") or (before.second_moment is not None and declared != "uses")
+    ):
         what = f"declares second_moment = {declared!r}" if declared else "declares no second_moment"
         raise TypeError(f"{who} returns no second moment, and the rule {what}: {_SECOND_MOMENT}.")
-    if found is not None and before.second_moment is None and declared != "makes":
+    if second_moment is not None and before.second_moment is None and declared != "makes":
         raise TypeError(f"{who} returns a second moment, and there was none: {_SECOND_MOMENT}.")
-    kept = None if found is None or declared == "uses" else jnp.asarray(found)
-    return Signal(after.gradient, jnp.asarray(after.direction), kept)
+    passed_on = None if second_moment is None or declared == "uses" else jnp.asarray(second_moment)
+    return Signal(after.gradient, jnp.asarray(after.direction), passed_on)
 
 
 _SECOND_MOMENT = (
@@ -199,19 +203,19 @@ def tree_applied(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any
         returned = rule.apply_tree(trees, state)
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise TypeError(f"{named(rule)}: apply_tree must return the directions and the state, found {kind(returned)}.")
-    found, expected = (jax.tree.map(jnp.shape, tree) for tree in (returned[0], trees.direction))
-    if jax.tree.flatten(found) != jax.tree.flatten(expected):  # a module need not compare by what it holds
+    shapes, expected = (jax.tree.map(jnp.shape, tree) for tree in (returned[0], trees.direction))
+    if jax.tree.flatten(shapes) != jax.tree.flatten(expected):  # a module need not compare by what it holds
         raise ValueError(
             f"{named(rule)}: apply_tree returned directions of another structure or of other shapes than it got: "
-            f"{found}, not {expected}."
+            f"{shapes}, not {expected}."
         )
     return returned
 
 
-def _check_names(what: str, found: Any, declared: Iterable[str], method: str) -> None:
-    if not isinstance(found, dict):
-        raise TypeError(f"{what} as {kind(found)}: return a dict, with an entry for each that {method} declares.")
-    missing, unknown = sorted(set(declared) - set(found)), sorted(set(found) - set(declared), key=str)
+def _check_names(what: str, returned: Any, declared: Iterable[str], method: str) -> None:
+    if not isinstance(returned, dict):
+        raise TypeError(f"{what} as {kind(returned)}: return a dict, with an entry for each that {method} declares.")
+    missing, unknown = sorted(set(declared) - set(returned)), sorted(set(returned) - set(declared), key=str)
     if missing:
         raise TypeError(f"{what} without {_listing(missing)}: return each that the method {method} declares.")
     if unknown:
@@ -233,11 +237,11 @@ def _check_array(what: str, x: Any, leaf: jax.Array, dtype: jnp.dtype) -> None:
             f"{what} as {kind(x)}, for a leaf of shape {leaf.shape}. Nothing is broadcast: return an array of "
             "that shape, as jnp.zeros_like(signal.direction) is."
         )
-    found = jnp.result_type(x)
-    if not is_inexact(found) and not isinstance(x, int | float):
-        raise TypeError(f"{what} in {found}, and it must be in {dtype}: write x.astype(signal.direction.dtype).")
-    if is_complex(found) and not is_complex(dtype):
-        raise TypeError(f"{what} in {found}, and it must be real: its imaginary part would be lost. Take x.real.")
+    actual = jnp.result_type(x)
+    if not is_inexact(actual) and not isinstance(x, int | float):
+        raise TypeError(f"{what} in {actual}, and it must be in {dtype}: write x.astype(signal.direction.dtype).")
+    if is_complex(actual) and not is_complex(dtype):
+        raise TypeError(f"{what} in {actual}, and it must be real: its imaginary part would be lost. Take x.real.")
 
 
 def _arrays(values: Mapping[str, Any]) -> Arrays:
@@ -299,8 +303,8 @@ def _words(rule: AbstractRule, error: Exception, given: Mapping[str, Any]) -> st
                 if obj is values:
                     return f"reads {what}.{name}, and {_source(rule, what, name, values)}."
             if obj is rule:
-                held = [what for what, values in given.items() if isinstance(values, Named) and name in vars(values)]
-                hint = f"; is {held[0]}.{name} meant?" if held else "."
+                meant = [what for what, values in given.items() if isinstance(values, Named) and name in vars(values)]
+                hint = f"; is {meant[0]}.{name} meant?" if meant else "."
                 return f"reads self.{name}, which the rule does not have{hint}"
     return None
 

@@ -130,7 +130,7 @@ def selector(select: Select) -> Selector:
 
 
 def _asks(select: Any) -> TypeGuard[Callable[..., Any]]:
-    """Whether it is there to be called; a callable pytree with leaves, as a module is, is a tree."""
+    """Whether a selector is there to be called; a callable pytree with leaves, as a module is, is a tree."""
     return callable(select) and (isinstance(select, functools.partial) or not _is_tree(select))
 
 

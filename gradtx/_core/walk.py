@@ -31,13 +31,13 @@ def walk(tree: Any, kinds: Kinds, within: bool = True) -> Iterator[tuple[Keys, A
             yield from ((keys + more, inner) for more, inner in walk(node, kinds, within))
 
 
-def rebuilt(tree: Any, kinds: Kinds, change: Callable[[Any], Any]) -> Any:
-    """The tree with the outermost states of some kinds changed."""
+def rebuilt(tree: Any, kinds: Kinds, change: Callable[..., Any], *others: Any) -> Any:
+    """The tree with the outermost states of some kinds changed, beside what other trees have in their places."""
 
-    def one(x: Any) -> Any:
-        return change(x) if isinstance(x, kinds) else x
+    def one(x: Any, *beside: Any) -> Any:
+        return change(x, *beside) if isinstance(x, kinds) else x
 
-    return jax.tree.map(one, tree, is_leaf=lambda x: isinstance(x, kinds))
+    return jax.tree.map(one, tree, *others, is_leaf=lambda x: isinstance(x, kinds))
 
 
 def word(key: Any) -> str:

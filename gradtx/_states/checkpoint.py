@@ -134,11 +134,11 @@ def load_state_dict(tx: optax.GradientTransformation, params: Any, arrays: Mappi
 def _misnamed(names: list[str], known: Mapping[str, str]) -> list[str]:
     """The entries that are missing, superfluous, or there twice, by their names alone."""
     paths = set(known.values())
-    found = Counter(name.partition(":")[0] for name in names)
+    times_by_path = Counter(name.partition(":")[0] for name in names)
     late = {residual_of(path) for path in paths if "/hyperparams/" in path}  # older states have none
-    problems = [f"missing: {path}" for path in paths if path not in found and path not in late]
-    problems += [f"not in this state: {path}" for path in found if path not in paths]
-    problems += [f"there {times} times: {path}" for path, times in found.items() if times > 1]
+    problems = [f"missing: {path}" for path in paths if path not in times_by_path and path not in late]
+    problems += [f"not in this state: {path}" for path in times_by_path if path not in paths]
+    problems += [f"there {times} times: {path}" for path, times in times_by_path.items() if times > 1]
     return problems + [f"not in this state: {name}" for name in names if name.endswith(":")]
 
 
@@ -174,8 +174,8 @@ def _impossible(
                 problems.append(f"impossible: {at}/scale is {scale}, and must be above 0")
             continue
         for name, hyperparameter in known_to(state):
-            rule, _, own = name.rpartition(".")
-            path = f"{at}/hyperparams/{_escaped(rule)}/{_escaped(own)}"
+            rule, _, field = name.rpartition(".")
+            path = f"{at}/hyperparams/{_escaped(rule)}/{_escaped(field)}"
             if not hyperparameter.scheduled:
                 try:
                     checked(path, read[path], hyperparameter.limits)
@@ -209,7 +209,7 @@ def _rules(tx: Any, state: Any, at: str) -> Iterator[tuple[str, AbstractRule, st
     """Each rule in a transformation, with the path of its chain's state and its name there."""
     at = at or "state"
     if isinstance(tx, Wrapper):
-        places = {id(found): keys for keys, found in walk(state, tuple)}
+        places = {id(inner): keys for keys, inner in walk(state, tuple)}
         for member, inner in tx._members(state).values():
             if id(inner) in places:
                 yield from _rules(member, inner, "/".join([at, *map(_part, places[id(inner)])]))
@@ -259,9 +259,9 @@ def _restored(array: np.ndarray, leaf: Any, stored: _Stored) -> jax.Array:
 
 
 def _implementation(key: jax.ShapeDtypeStruct) -> Any:
-    found = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), key)
-    return found[0]
+    implementations = []
+    jax.eval_shape(lambda key: implementations.append(jax.random.key_impl(key)), key)
+    return implementations[0]
 
 
 def _differences(
@@ -270,8 +270,8 @@ def _differences(
     if (label, dtype) != (stored.label, stored.dtype):
         return [f"dtype: {path} is {label or dtype}, and must be {leaf.dtype}"]
     if shape != stored.shape:
-        own = shape[: len(shape) - (len(stored.shape) - len(leaf.shape))]
-        return [f"shape: {path} has {own}, and must have {tuple(leaf.shape)}"]
+        of_leaf = shape[: len(shape) - (len(stored.shape) - len(leaf.shape))]
+        return [f"shape: {path} has {of_leaf}, and must have {tuple(leaf.shape)}"]
     return []
 
 

@@ -34,7 +34,7 @@ def from_optax(tx: Chain | Rule, optax_state: Any, params: Any, count: int | Non
         count: steps taken. None, the default: what the state's counters say. SGD, RMSProp and AdaGrad at a constant
             learning rate count nothing; nor do their steps depend on it, and 0 is taken.
 
-    What is converted: optax keeps the sum of AdaGrad with what it started from, :math:`s = S - s_0`; for a centered
+    The conversion: optax keeps the sum of AdaGrad with what it started from, :math:`s = S - s_0`; for a centered
     RMSProp two raw moments, :math:`d = \nu - |\mu|^2`; and instead of the weights of averages a count, t: weights are
     those that ``tx`` has after t steps, with its own decays and schedules (:math:`1 - \beta^t` for a constant one).
 
@@ -125,7 +125,7 @@ def from_torch(
     ``tx`` the state is a ``PartitionState``, whose parts are filled each by itself, and names are needed only for what
     torch has a state of. A chain whose rules say ``where`` they act may stand for groups that differ.
 
-    What is converted: as in ``from_optax``; torch's product of Nadam's momenta, :math:`P_t`, is found anew from t.
+    The conversion: as in ``from_optax``; torch's product of Nadam's momenta, :math:`P_t`, is found anew from t.
 
     Raises:
         TypeError: if ``tx`` is no chain or rule.

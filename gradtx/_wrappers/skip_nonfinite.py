@@ -54,8 +54,7 @@ class skip_nonfinite(Wrapper[SkipNonfiniteState]):
     State: ``SkipNonfiniteState``. Leaves that are not floating or complex count as finite, and are zero in a skipped
     step; None is no leaf. Updates have the dtypes that ``tx`` gives.
 
-    What finite gradients make of the parameters is not looked at: an update that is infinite because ``tx`` made it so
-    is passed on.
+    Updates of finite gradients are not looked at: one that is infinite because ``tx`` made it so is passed on.
 
     Arrays sharded over a mesh are one array: an inf or NaN in one shard skips the step on every device; inside
     ``shard_map`` too, where types say what is sharded. With ``check_vma=False`` they do not, and the step is refused,

@@ -18,6 +18,7 @@ from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice, integer
 from gradtx._core.mesh import puts_constants, starts
 from gradtx._core.state import ChainState
+from gradtx._core.walk import rebuilt
 from gradtx._engine.checks import check_injected
 from gradtx._engine.transformation import Transformation, check_transformation, run_inside
 from gradtx._wrappers.base import Wrapper, checked_state, not_yet
@@ -226,19 +227,17 @@ def _write(tx: Any, state: Any, moment: Moment) -> Any:
     return written(tx, state, moment)
 
 
-def _started(fresh: Any, held: Any, count: jax.Array) -> Any:
-    """A fresh state that keeps the hyperparameters held, at this count."""
+def _started(fresh: Any, before: Any, count: jax.Array) -> Any:
+    """A fresh state that keeps the hyperparameters of the one before, at this count."""
 
-    def one(fresh: Any, held: Any) -> Any:
+    def started(fresh: Any, before: Any) -> Any:
         if isinstance(fresh, ChainState):
-            slots = _started(fresh.slots, held.slots, count)
-            return fresh._replace(count=count, hyperparams=held.hyperparams, slots=slots)
-        if isinstance(fresh, SwitchState):
-            inner = [_started(*states, count) for states in ((fresh.first, held.first), (fresh.then, held.then))]
-            return SwitchState(count, fresh.switched_at, held.at, *inner)
-        return like(fresh, held)
+            slots = _started(fresh.slots, before.slots, count)
+            return fresh._replace(count=count, hyperparams=before.hyperparams, slots=slots)
+        first, then = (_started(getattr(fresh, x), getattr(before, x), count) for x in ("first", "then"))
+        return SwitchState(count, fresh.switched_at, before.at, first, then)
 
-    return jax.tree.map(one, fresh, held, is_leaf=lambda x: isinstance(x, ChainState | SwitchState))
+    return jax.tree.map(like, rebuilt(fresh, (ChainState, SwitchState), started, before), before)
 
 
 def step_number(who: str, name: str, value: Any, low: int) -> Any:

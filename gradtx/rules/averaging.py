@@ -83,14 +83,14 @@ class average_iterates(Rule):
     def tick(self, h, scalars, weights, count):
         if self.rate is not None:
             return Tick(vars(h), {}, weights)
-        held, weight = {}, jnp.ones_like(scalars.total)
+        after, weight = {}, jnp.ones_like(scalars.total)
         if self.learning_rate is not None:
-            held = {"largest": jnp.maximum(scalars.largest, h.learning_rate)}
-            weight = held["largest"] ** 2
+            after = {"largest": jnp.maximum(scalars.largest, h.learning_rate)}
+            weight = after["largest"] ** 2
         total = scalars.total + weight
         rate = weight / jnp.where(total == 0, 1, total)
         coefficients = {"rate": rate, "pull": h.pull, "pull_complement": h.pull_complement}
-        return Tick(coefficients, {"total": total} | held, weights)
+        return Tick(coefficients, {"total": total} | after, weights)
 
     def apply(self, signal, slots, param, c):
         u = signal.direction
@@ -157,9 +157,9 @@ class lookahead(Rule):
     def tick(self, h, scalars, weights, count):
         returns = scalars.steps >= self.every - 1  # not by the count, which stays where int32 ends
         back = jnp.where(returns, h.share_complement, 0)
-        held = {"steps": jnp.where(returns, 0, scalars.steps + 1)}
-        return Tick({"back": back, "kept": jnp.where(returns, 0, jnp.ones_like(back))}, held, weights)
+        after = {"steps": jnp.where(returns, 0, scalars.steps + 1)}
+        return Tick({"back": back, "remains": jnp.where(returns, 0, jnp.ones_like(back))}, after, weights)
 
     def apply(self, signal, slots, param, c):
         way = slots.way + signal.direction
-        return signal._replace(direction=signal.direction - c.back * way), {"way": c.kept * way}
+        return signal._replace(direction=signal.direction - c.back * way), {"way": c.remains * way}

@@ -169,14 +169,14 @@ class Rule(Value[ChainState], AbstractRule):
 
     def upcoming(self, name: str, h: Named, count: jax.Array) -> jax.Array:
         """A hyperparameter's value in the next step: its schedule's, or as it is now."""
-        own, now = name.removesuffix("_complement"), getattr(h, name)
-        schedule = getattr(self, own)
+        field, now = name.removesuffix("_complement"), getattr(h, name)
+        schedule = getattr(self, field)
         if type(schedule) is BlankSchedule:
             if name not in h.ahead:
-                raise LooksAhead(type(self), own)
+                raise LooksAhead(type(self), field)
             return h.ahead[name]
         if not callable(schedule):
             return now
-        upcoming: Any = scheduled(schedule, jnp.asarray(optax.safe_increment(count)), f"{self.label}.{own}")
+        upcoming: Any = scheduled(schedule, jnp.asarray(optax.safe_increment(count)), f"{self.label}.{field}")
         value, residual = split(upcoming, now.dtype)
-        return value if own == name else (1 - value) - residual
+        return value if field == name else (1 - value) - residual

@@ -54,31 +54,31 @@ class scale_by_sm3(Rule):
     eps: Hyper = hyper(default=1e-8, low=0)
 
     def init_tree(self, params: Any) -> Any:
-        return jax.tree.map(lambda p: self._held(jnp.zeros_like(p.real)), params)
+        return jax.tree.map(lambda p: self._maxima(jnp.zeros_like(p.real)), params)
 
     def apply_tree(self, trees, state):
         gradients, treedef = jax.tree.flatten(trees.gradient)
         directions, before = jax.tree.leaves(trees.direction), treedef.flatten_up_to(state)
         out, after = [], []
-        for g, u, held in zip(gradients, directions, before, strict=True):
+        for g, u, maxima in zip(gradients, directions, before, strict=True):
             if g.ndim > 1:
                 check_whole(self.name or self.label, g)
-            v = self._least(held, g) + abs_sq(g)
+            v = self._least(maxima, g) + abs_sq(g)
             root = safe_sqrt(v + trees.scalars(g.dtype).eps)
             out.append(safe_divide(u, jnp.where(v > 0, root, 0)))
-            after.append(tuple(new.astype(old.dtype) for new, old in zip(self._held(v), held, strict=True)))
+            after.append(tuple(new.astype(old.dtype) for new, old in zip(self._maxima(v), maxima, strict=True)))
         return treedef.unflatten(out), treedef.unflatten(after)
 
-    def _held(self, v: jax.Array) -> tuple[jax.Array, ...]:
-        """Of each axis the maxima over all others."""
+    def _maxima(self, v: jax.Array) -> tuple[jax.Array, ...]:
+        """The maxima of each axis over all others."""
         if v.ndim < 2:
             return (v,)
         return tuple(v.max([b for b in range(v.ndim) if b != axis], initial=0) for axis in range(v.ndim))
 
-    def _least(self, held: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
-        """Of each element the least of what is held for its axes."""
+    def _least(self, maxima: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
+        """The least, for each element, of the maxima of its axes."""
         least = jnp.full(g.shape, jnp.inf, real_dtype(g.dtype))
-        for axis, most in enumerate(held):
+        for axis, most in enumerate(maxima):
             sides = [size if axis == a else 1 for a, size in enumerate(g.shape)]
             least = jnp.minimum(least, jnp.broadcast_to(most.reshape(sides), g.shape).astype(least.dtype))
         return least

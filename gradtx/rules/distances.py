@@ -75,8 +75,8 @@ class scale_by_gradient_norm(Rule):
     def apply_tree(self, trees, state):
         leaves, treedef = jax.tree.flatten(trees.gradient)
         before = [state] if self.over == "tree" else treedef.flatten_up_to(state)
-        found = norms([leaves] if self.over == "tree" else [[x] for x in leaves])
-        after = [self._after(trees, s, norm.astype(s.dtype)) for s, norm in zip(before, found, strict=True)]
+        lengths = norms([leaves] if self.over == "tree" else [[x] for x in leaves])
+        after = [self._after(trees, s, norm.astype(s.dtype)) for s, norm in zip(before, lengths, strict=True)]
 
         def divided(u: jax.Array, s: jax.Array) -> jax.Array:
             c = trees.scalars(s.dtype)
@@ -230,8 +230,8 @@ class in_units_of_distance(Rule):
         known = _with_eps(state["inner"], lambda eps: after.astype(eps.dtype) * eps)
         updates, inner = self.tx.update(scaled_in, known, trees.params, **trees.extra)
         inner = _with_eps(inner, lambda eps, before: before, state["inner"])
-        held = {"inner": inner, "start": state["start"], "sum": sums, "distance": after, "along": along}
-        return jax.tree.map(scaled, updates), held
+        estimate = {"start": state["start"], "sum": sums, "distance": after, "along": along}
+        return jax.tree.map(scaled, updates), {"inner": inner, **estimate}
 
     def _summed(self, trees: Any, sums: Any, weight: jax.Array) -> Any:
         def one(s: jax.Array, g: jax.Array) -> jax.Array:
@@ -252,8 +252,8 @@ def _with_eps(state: Any, change: Any, *others: Any) -> Any:
     hyperparams = {
         rule: {
             name: change(value, *(other.hyperparams[rule][name] for other in others)) if name == "eps" else value
-            for name, value in own.items()
+            for name, value in values.items()
         }
-        for rule, own in state.hyperparams.items()
+        for rule, values in state.hyperparams.items()
     }
     return state._replace(hyperparams=hyperparams)

@@ -90,13 +90,17 @@ class scale_by_factored_rms(Rule):
         before = [treedef.flatten_up_to(state[kind]) for kind in ("rows", "columns", "s")]
         out, after = [], []
         for g, rows, columns, s in zip(gradients, *before, strict=True):
-            held = {"rows": rows, "columns": columns, "s": s}
+            averages = {"rows": rows, "columns": columns, "s": s}
             share = (trees.count.astype(real_dtype(g.dtype)) + 1) ** -self.power  # 1 − β
             new = self._held(abs_sq(g) + self.eps)
-            held = {kind: x if x is None else (x + share * (new[kind] - x)).astype(x.dtype) for kind, x in held.items()}
-            out.append(g * self._inverse_root(held, g.shape))
-            after.append(held)
-        trees_after = {kind: treedef.unflatten([held[kind] for held in after]) for kind in ("rows", "columns", "s")}
+            averages = {
+                kind: x if x is None else (x + share * (new[kind] - x)).astype(x.dtype) for kind, x in averages.items()
+            }
+            out.append(g * self._inverse_root(averages, g.shape))
+            after.append(averages)
+        trees_after = {
+            kind: treedef.unflatten([averages[kind] for averages in after]) for kind in ("rows", "columns", "s")
+        }
         return treedef.unflatten(out), trees_after
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -114,11 +118,11 @@ class scale_by_factored_rms(Rule):
         smaller, larger = axes
         return {"rows": squares.mean(larger), "columns": squares.mean(smaller)}
 
-    def _inverse_root(self, held: dict[str, Any], shape: tuple[int, ...]) -> jax.Array:
+    def _inverse_root(self, averages: dict[str, Any], shape: tuple[int, ...]) -> jax.Array:
         axes = self._axes(shape)
         if axes is None:
-            return jax.lax.rsqrt(held["s"])
+            return jax.lax.rsqrt(averages["s"])
         smaller, larger = axes
-        rows, columns = jnp.expand_dims(held["rows"], larger), jnp.expand_dims(held["columns"], smaller)
+        rows, columns = jnp.expand_dims(averages["rows"], larger), jnp.expand_dims(averages["columns"], smaller)
         # Two roots, since the product may be too small for a float.
         return jax.lax.rsqrt(rows / rows.mean(smaller, keepdims=True)) * jax.lax.rsqrt(columns)

@@ -159,11 +159,11 @@ class damped_trace(Rule):
     def tick(self, h, scalars, weights, count):
         gain = jnp.where(scalars.weight == 0, 1, h.dampening_complement)
         weight = fade(h.decay, h.decay_complement, scalars.weight, gain * weights.direction)
-        # With τ = 1 the weight fades to nothing, which is not a new beginning. 1/held/(1 − μ) is finite for any μ.
+        # With τ = 1 the weight fades to nothing, which is not a new beginning. 1/divisor/(1 − μ) is finite for any μ.
         info = jnp.finfo(scalars.weight.dtype)
         least = info.tiny / info.eps
-        held = jnp.where(jnp.abs(weight) < least, least, weight)
-        return Tick(vars(h) | {"gain": gain}, {"weight": held}, weights._replace(direction=weight))
+        divisor = jnp.where(jnp.abs(weight) < least, least, weight)
+        return Tick(vars(h) | {"gain": gain}, {"weight": divisor}, weights._replace(direction=weight))
 
     def apply(self, signal, slots, param, c):
         b = fade(c.decay, c.decay_complement, slots.b, c.gain * signal.direction)

@@ -101,20 +101,20 @@ class scale_by_eigenbasis_rms(Rule):
         gradients, treedef = jax.tree.flatten(trees.gradient)
         before = zip(*(treedef.flatten_up_to(state[name]) for name in ("s", "factors", "bases")), strict=True)
         out, after = [], []
-        for g, u, held in zip(gradients, jax.tree.leaves(trees.direction), before, strict=True):
+        for g, u, slots in zip(gradients, jax.tree.leaves(trees.direction), before, strict=True):
             if g.ndim > 1:
                 check_whole(self.name or self.label, g)
-            g, u, wide = _widened(g, u, held)
+            g, u, wide = _widened(g, u, slots)
             direction, new = self._of_leaf(g, u, wide, trees.scalars(g.dtype), trees.count)
             out.append(direction)
-            after.append(_as_before(new, held))
+            after.append(_as_before(new, slots))
         columns = zip(*after, strict=True) if after else ([], [], [])
         named = zip(("s", "factors", "bases"), columns, strict=True)
         return treedef.unflatten(out), {name: treedef.unflatten(list(column)) for name, column in named}
 
-    def _of_leaf(self, g: jax.Array, u: jax.Array, held: Any, c: Any, count: jax.Array) -> tuple[jax.Array, Any]:
+    def _of_leaf(self, g: jax.Array, u: jax.Array, slots: Any, c: Any, count: jax.Array) -> tuple[jax.Array, Any]:
         """Direction and state of a leaf after a step."""
-        starts, (s, factors, bases) = count == 0, held
+        starts, (s, factors, bases) = count == 0, slots
         rotated = rotate(g, [None if q is None else q.conj() for q in bases])
         s = jnp.where(starts, s, mix(c.decay, c.decay_complement, s, abs_sq(rotated)))
         divided = safe_divide(rotate(u, [None if q is None else q.conj() for q in bases]), safe_sqrt(s) + c.eps)
@@ -198,10 +198,10 @@ class scale_by_kronecker_root(Rule):
         gradients, treedef = jax.tree.flatten(trees.gradient)
         before = zip(*(treedef.flatten_up_to(state[name]) for name in ("factors", "roots")), strict=True)
         out, after = [], []
-        for g, u, held in zip(gradients, jax.tree.leaves(trees.direction), before, strict=True):
+        for g, u, slots in zip(gradients, jax.tree.leaves(trees.direction), before, strict=True):
             if g.ndim > 1:
                 check_whole(self.name or self.label, g)
-            g, u, (factors, roots) = _widened(g, u, held)
+            g, u, (factors, roots) = _widened(g, u, slots)
             c = trees.scalars(g.dtype)
             factors = tuple(self._factor(c, x, outer(g, a) if x.ndim > 1 else squares(g, a)) for a, x in
                             enumerate(factors))  # fmt: skip
@@ -213,7 +213,7 @@ class scale_by_kronecker_root(Rule):
                 roots,
             )
             out.append(rotate(u, [x if x.ndim == 1 else x.mT for x in roots]))
-            after.append(_as_before((factors, roots), held))
+            after.append(_as_before((factors, roots), slots))
         named = zip(("factors", "roots"), zip(*after, strict=True) if after else ([], []), strict=True)
         return treedef.unflatten(out), {name: treedef.unflatten(list(column)) for name, column in named}
 
@@ -226,15 +226,19 @@ def _check_every(rule: str, every: Any) -> None:
         raise ValueError(f"{rule}: every must be a number of steps, 1 or more, found {every!r}")
 
 
-def _widened(g: jax.Array, u: jax.Array, held: Any) -> tuple[jax.Array, jax.Array, Any]:
+def _widened(g: jax.Array, u: jax.Array, slots: Any) -> tuple[jax.Array, jax.Array, Any]:
     """All of a leaf in the widest of their dtypes, each real or complex as it is."""
-    wide = promoted(g.dtype, *(x.dtype for x in jax.tree.leaves(held)))
+    wide = promoted(g.dtype, *(x.dtype for x in jax.tree.leaves(slots)))
     real = real_dtype(wide)
-    return g.astype(wide), u.astype(wide), jax.tree.map(lambda x: x.astype(wide if is_complex(x.dtype) else real), held)
+    return (
+        g.astype(wide),
+        u.astype(wide),
+        jax.tree.map(lambda x: x.astype(wide if is_complex(x.dtype) else real), slots),
+    )
 
 
-def _as_before(new: Any, held: Any) -> Any:
-    return jax.tree.map(lambda new, old: new.astype(old.dtype), new, held)
+def _as_before(new: Any, slots: Any) -> Any:
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), new, slots)
 
 
 def rotate(x: jax.Array, sides: Sequence[jax.Array | None]) -> jax.Array:

@@ -184,6 +184,6 @@ class scale_by_parameter_rms(Rule):
 def root_mean_squares(groups, total):
     """Of each group of arrays the root of the mean of squares; 0 of no elements."""
     sizes = [max(1, sum(size_of(x) for x in leaves)) for leaves in groups]
-    found = norms(groups, total)
-    roots = [jnp.asarray(math.sqrt(size), found[0].dtype) for size in sizes]
-    return on_each(jnp.divide, found, roots if isinstance(found, list) else jnp.stack(roots))
+    lengths = norms(groups, total)
+    roots = [jnp.asarray(math.sqrt(size), lengths[0].dtype) for size in sizes]
+    return on_each(jnp.divide, lengths, roots if isinstance(lengths, list) else jnp.stack(roots))

@@ -183,8 +183,8 @@ class add_decayed_weights(Rule):
 class decay_weights(Rule):
     r"""Decoupled weight decay after the learning rate: u ← u − ηλ·p, p being the parameters.
 
-    What ``add_decayed_weights`` does before the learning rate, for chains that have it inside the momentum, as those
-    of Keras: there the decay must not go through the momentum. Needs ``params`` in ``update``.
+    The decay that ``add_decayed_weights`` makes before the learning rate, for chains that have the rate inside the
+    momentum, as those of Keras: there the decay must not go through the momentum. Needs ``params`` in ``update``.
 
     Args:
         learning_rate: η, the same number or schedule as in the chain.

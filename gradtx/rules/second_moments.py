@@ -236,8 +236,8 @@ class max_v(Rule):
         return {"s": jnp.zeros_like(param.real)}
 
     def apply(self, signal, slots, param, c):
-        kept = slots.s if self.decay is None else c.decay * slots.s
-        s = jnp.maximum(kept, signal.second_moment)
+        faded = slots.s if self.decay is None else c.decay * slots.s
+        s = jnp.maximum(faded, signal.second_moment)
         return signal._replace(second_moment=s), {"s": s}
 
 
@@ -391,8 +391,8 @@ class belief_rms(Rule):
         weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
         second = mix(h.second_decay, h.second_decay_complement, scalars.second_weight, jnp.ones_like(h.decay))
         direction = weights.direction if self.lagged else weight
-        held = {"weight": weight, "second_weight": second}
-        return Tick(vars(h), held, weights._replace(direction=direction, second_moment=second))
+        after = {"weight": weight, "second_weight": second}
+        return Tick(vars(h), after, weights._replace(direction=direction, second_moment=second))
 
     def apply(self, signal, slots, param, c):
         g = signal.gradient
@@ -448,8 +448,8 @@ class lag_v(Rule):
         starts = scalars.weight == 0
         weight = jnp.where(starts, 1, scalars.weight)
         one = jnp.ones_like(weight)
-        held = {"weight": weights.second_moment.astype(weight.dtype)}
-        return Tick({"starts": jnp.where(starts, one, 0)}, held, weights._replace(second_moment=weight))
+        after = {"weight": weights.second_moment.astype(weight.dtype)}
+        return Tick({"starts": jnp.where(starts, one, 0)}, after, weights._replace(second_moment=weight))
 
     def apply(self, signal, slots, param, c):
         starts = c.starts > 0

@@ -59,7 +59,7 @@ def _steps(tx: Transformation[Any], params: Any) -> Any:
 
 
 def _real_only(tx: Transformation[Any]) -> bool:
-    """Whether it says so, in whatever it stands."""
+    """Whether a transformation says that it is for real numbers alone."""
     try:
         jax.eval_shape(tx.init, params("complex64"))
     except TypeError as error:

@@ -214,7 +214,7 @@ class TestLimits:
 
 
 class TestOwnership:
-    """What a user gave and what a state holds are two arrays."""
+    """The array that a user gave and that in the state are two."""
 
     def test_arrays_that_are_given(self):
         given, plain = jnp.array(0.25), np.array(0.25, np.float32)

@@ -44,7 +44,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 @contextlib.contextmanager
 def compilations() -> Iterator[list[str]]:
-    """What is compiled meanwhile."""
+    """The names of the programs that are compiled meanwhile."""
     found: list[str] = []
     listening = [True]
 

@@ -79,7 +79,7 @@ def test_selectors_choose_as_optax_masks_do(name):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Box:
-    """What Flax puts around parameters: one leaf, under the key ``value``."""
+    """A box, as Flax puts around parameters: one leaf, under the key ``value``."""
 
     value: Any
 
@@ -159,7 +159,7 @@ def test_the_pattern_of_a_whole_key():
 
 
 def test_predicates_and_masks_may_choose_nothing_and_patterns_may_not():
-    """Those are made by programs for several trees; these are typed."""
+    """Predicates and masks are made by programs, for several trees; patterns are typed."""
     for decay_mask in (lambda path, leaf: leaf.ndim > 1, lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree)):
         decayed = gx.adamw(0.1, weight_decay=0.5, decay_mask=decay_mask)
         tx = gx.partition({"kernel": decayed, "bias|embed": decayed})

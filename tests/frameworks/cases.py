@@ -1,4 +1,4 @@
-"""What is run: an optimizer of gradtx and the same one of optax, in each framework and in each wrapper of optax."""
+"""The cases: an optimizer of gradtx and the same one of optax, in each framework and in each wrapper of optax."""
 
 import functools
 from collections.abc import Callable

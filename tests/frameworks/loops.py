@@ -39,7 +39,7 @@ class Training(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a training did: the loss before each step, and after all of them the carry and the parameters."""
+    """A training: the loss before each step, and after all of them the carry and the parameters."""
 
     losses: np.ndarray
     carry: Any

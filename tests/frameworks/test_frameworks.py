@@ -195,7 +195,7 @@ WRAPPED: dict[str, optax.GradientTransformation] = {
 
 @pytest.mark.parametrize("name", WRAPPED)
 def test_a_hyperparameter_is_found_and_set_deep_in_a_state(name):
-    """What set_hyperparams does for a chain, optax.tree.set does in any wrapper."""
+    """``optax.tree.set`` does in any wrapper as set_hyperparams does for a chain."""
     state = WRAPPED[name].init(loops.PARAMS)
     assert optax.tree.get(state, "learning_rate", filtering=_of_the_chain) == np.float32(LR)
     assert optax.tree.get(state, "eps") == np.float32(1e-8)

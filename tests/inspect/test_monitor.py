@@ -46,7 +46,7 @@ def norm(*xs):
     return math.sqrt(sum(float(np.sum(np.abs(np.asarray(x, np.complex128)) ** 2)) for x in xs))
 
 
-# What it measures
+# The measurements
 
 
 def test_values_against_float64():
@@ -189,7 +189,7 @@ def test_shares_of_clipped_steps_and_leaves():
     assert [float(seen[f"clipped{end}"]) for end in ["/a", "/b", ""]] == [0.5, 0.5, 0.75]
 
 
-# What it leaves alone
+# All else stays as it is
 
 ADAM = [gx.clip_by_global_norm(1.0), gx.momentum(0.9), gx.rms(0.99), gx.debias(), gx.precondition(), LR]
 

@@ -247,7 +247,7 @@ def test_half_precision_rounds_to_nearest_even_exactly(dtype):
 @built
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_subnormal_numbers_are_zero_as_in_xla(dtype):
-    """What is computed or chosen by a comparison is flushed; what is copied, negated or chosen by a mask is not."""
+    """Numbers that are computed or chosen by a comparison are flushed; copies, and those chosen by a mask, are not."""
     with jax.enable_x64(dtype == jnp.float64):
         small = np.finfo(dtype).tiny / 4
         x = jnp.asarray([small, -small, 1, -1, 0, -0.0], dtype)

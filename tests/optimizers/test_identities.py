@@ -56,7 +56,7 @@ def both(left, right, start, noise):
 
 @functools.partial(jax.jit, static_argnums=0)
 def directions(tx, gradients):
-    """What comes out of a chain for each gradient, the parameters being 1."""
+    """The update of a chain for each gradient, the parameters being 1."""
     one = jax.tree.map(lambda g: jnp.ones_like(g[0]), gradients)
     return jax.lax.scan(lambda state, g: tx.update(g, state, one)[::-1], tx.init(one), gradients)[1]
 
@@ -80,7 +80,7 @@ class dilute(gx.Rule):
 
 
 def polynomial(x):
-    """What orthogonalization makes of a singular value."""
+    """The singular value that orthogonalization makes of another."""
     for a, b, c in gx.orthogonalize().coefficients:
         x = a * x + b * x**3 + c * x**5
     return x

@@ -1,4 +1,4 @@
-"""What surprises users of optax, and does not happen here.
+"""Surprises of users of optax that do not happen here.
 
 Each test states the true value, from float64 or by hand; ``optax_gives`` keeps what optax 0.2.8 does beside it, so that
 the difference stays documented and a change there is noticed.
@@ -265,7 +265,7 @@ def test_18_one_count_and_a_learning_rate_to_find():
 
 
 class TestNonFinite:
-    """What the rules' docstrings say of inf and NaN."""
+    """Inf and NaN, as the docstrings of the rules say."""
 
     @pytest.mark.parametrize("bad", [jnp.inf, -jnp.inf, jnp.nan])
     @pytest.mark.parametrize("tx", [gx.adam(0.1), gx.sgd(0.1, 0.9), gx.rmsprop(0.1), gx.adagrad(0.1), gx.nadam(0.1)])

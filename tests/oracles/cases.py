@@ -1,4 +1,4 @@
-"""What the oracles run: problems, learning-rate schedules and the list of cases. NumPy only.
+"""The runs of the oracles: problems, learning-rate schedules and the list of cases. NumPy only.
 
 Nothing here imports torch, Keras or JAX, so a test can read the list, solve the same problems with
 another library and compare with the stored trajectories without either framework installed.

@@ -1,4 +1,4 @@
-"""What the README shows is true: its Python runs, its commands work, its links lead somewhere."""
+"""The README is true: its Python runs, its commands work, its links lead somewhere."""
 
 import math
 import re

@@ -244,7 +244,7 @@ class TestNumbers:
 
     @pytest.mark.parametrize("jit", [False, True])
     def test_norms_of_several_widths(self, jit):
-        """What overflows in one width does not in another; a norm is in the widest of all."""
+        """A square that overflows in one width does not in another; a norm is in the widest of all."""
         with jax.enable_x64(True):
             for wide, narrow in itertools.product((0.0, 1e-200, 1e-30, 1.0, 1e200), (0.0, 1e-30, 1.0, 1e30)):
                 arrays = [jnp.full(2, wide, "float64"), jnp.full(2, narrow, "float32"), jnp.ones(2, "float16")]

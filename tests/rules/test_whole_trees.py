@@ -14,7 +14,7 @@ G = RNG.normal(size=(7, 3, 2, 4))
 
 
 def outs(tx, gradients=G, params=None):
-    """What comes out for each gradient."""
+    """The update of each gradient."""
     p = jnp.zeros_like(gradients[0]) if params is None else jnp.asarray(params)
     return np.asarray(
         jax.jit(lambda: jax.lax.scan(lambda s, g: tx.update(g, s, p)[::-1], tx.init(p), jnp.asarray(gradients))[1])()

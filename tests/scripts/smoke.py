@@ -1,4 +1,4 @@
-"""What an installed gradtx must do, without any extra: run by ``wheels.py`` in each environment.
+"""The least that an installed gradtx must do, without any extra: run by ``wheels.py`` in each environment.
 
     python -W error -I smoke.py README.md
 

@@ -1,4 +1,4 @@
-"""What pyright and mypy, both strict, say to code that uses gradtx.
+"""Pyright and mypy, both strict, on code that uses gradtx.
 
     python tests/scripts/strict_types.py
 
@@ -22,7 +22,7 @@ PYRIGHT = {"typeCheckingMode": "strict", "reportMissingTypeStubs": False, "extra
 MYPY = "[mypy]\nstrict = True\nfollow_imports = silent\n[mypy-optax.*]\nfollow_untyped_imports = True\n"
 
 Errors = dict[tuple[str, int], list[str]]
-"""What was said, by file and line."""
+"""The messages, by file and line."""
 
 
 def of_pyright(folder, files):

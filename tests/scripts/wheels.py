@@ -25,7 +25,7 @@ RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 
 
 def run(*command, **kwargs):
-    """What it printed; if it fails, all of that as an error."""
+    """The output of a command; if it fails, all of that as an error."""
     done = subprocess.run([str(x) for x in command], capture_output=True, text=True, **kwargs)
     if done.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
@@ -66,7 +66,7 @@ def smoke(wheel, kernel, python, resolution, folder):
 
 
 def there(python):
-    """Whether it runs: a name may be on the path and lead nowhere."""
+    """Whether a command runs: a name may be on the path and lead nowhere."""
     try:
         run(python, "-c", "")
     except (OSError, RuntimeError):

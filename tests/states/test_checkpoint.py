@@ -113,7 +113,7 @@ def test_every_kind_of_number_and_name(name, through):
 
 
 def test_copies():
-    """What was saved does not change when the state is donated."""
+    """A saved state does not change when the state is donated."""
     tx = gx.sgd(0.1, momentum=0.9)
     params, state = jnp.ones(1000), tx.init(jnp.ones(1000))
     arrays = gx.state_dict(state)

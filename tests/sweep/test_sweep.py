@@ -248,7 +248,7 @@ def test_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
         gx.sweep(lambda tx, key: 1 / 0, gx.sgd(0.1), {"learning_rate": [0.1]}, progress=True)
 
 
-# What is refused
+# Refusals
 
 
 def falling(count: jax.Array) -> jax.Array:
@@ -425,7 +425,7 @@ def test_a_table_prints():
     assert len(lines) == 2 + 41 + 1 and lines[22:24] == ["   …     …", "  80    80"] and lines[-1] == "(100 rows)"
 
 
-# What a step makes of what it starts with
+# The data of a step that depend on its state
 
 
 def test_flows():

@@ -1,4 +1,4 @@
-"""What every rule, optimizer and chain must do, whatever it computes. All of them are tried: see ``catalog.py``.
+"""The contract that every rule, optimizer and chain keeps, whatever it computes. All are tried: see ``catalog.py``.
 
 The properties are those that users hold their rules to, ``gradtx.testing``; that each can fail, ``test_testing.py``.
 """

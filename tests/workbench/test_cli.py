@@ -134,7 +134,7 @@ def test_batch_sizes(capsys: pytest.CaptureFixture[str]):
 
 
 def test_names_of_optimizers():
-    """Those of the library and those of the command; the article's if none is named."""
+    """Optimizers of the library and of the command; the article's if none is named."""
     assert set(optimizers.__all__) <= {*RECIPES, *ALIASES}
     taken = parse(["compare", "--optimizers", *optimizers.__all__, "swats", "adam_then_sgd"]).optimizers
     assert set(taken) == set(RECIPES) == set(parse(["compare", "--optimizers", "all"]).optimizers)
@@ -199,7 +199,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]):
     assert all(name in printed for name in RECIPES) and "overfitting: " in printed
 
 
-# What is refused, before any training
+# Refusals, before any training
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_ctrl_c_shows_what_is_finished(capsys: pytest.CaptureFixture[str], monke
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("when", ["training", "drawing"])
 def test_signals(name: str, when: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """What is finished is kept, also if another signal comes while it is being written."""
+    """A finished run is kept, also if another signal comes while it is being written."""
 
     def send_in(owner: Any, attribute: str, call: int) -> None:
         original, calls = getattr(owner, attribute), []

@@ -97,7 +97,7 @@ def test_ctrl_c_shows_what_is_finished(capsys: pytest.CaptureFixture[str], monke
     assert files() == ["gradtx-sweep.png", "numbers.json"]
 
 
-# What is made of the trainings
+# Tables and pictures of the trainings
 
 
 def made(ends: dict[float, list[tuple[float, float]]], optimizer: str = "sgd") -> Sweep:

@@ -110,7 +110,7 @@ def counted(tx):
     return optax.GradientTransformationExtraArgs(tx.init, update), runs
 
 
-# What every guard is
+# The contract of every guard
 
 
 @fewer_guards
@@ -774,7 +774,7 @@ def test_low_precision_is_summed_in_float32(dtype):
     assert float(states.sums[-2, 0]) == 1 + 254 / 256
     assert updates.dtype == jnp.dtype(dtype)
     np.testing.assert_allclose(float(updates[-1, 0]), (1 + 255 / 256) / 256, rtol=2**-8)
-    # What the inside sees is not rounded.
+    # The inside sees unrounded numbers.
     _, states = scanned(accumulate(gx.trace(0.9), 256), grads, params)
     assert float(states.inner.slots["trace"]["b"][-1, 0]) == (1 + 255 / 256) / 256
 
@@ -918,7 +918,7 @@ def test_weights_in_weights_and_no_weight_at_all():
 @pytest.mark.parametrize("optimizer", [optax.novograd, lambda rate: optax.contrib.mechanize(optax.sgd(rate))])
 @pytest.mark.parametrize("wrap", [lambda tx: accumulate(tx, 2), lambda tx: loss_scale(tx, initial=1.0)])
 def test_parameters_of_low_precision_are_lifted_as_gradients_are(optimizer, wrap):
-    """What the optimizer does in float32, since it takes only gradients and parameters of one dtype."""
+    """The optimizer in float32, since it takes only gradients and parameters of one dtype."""
     grads = jnp.array([1.0, -2.0, 0.5], jnp.bfloat16)
     params = jnp.array([0.5, 1.0, -1.0], jnp.bfloat16)
     tx, plain = wrap(optimizer(0.1)), optimizer(0.1)

@@ -200,7 +200,7 @@ class TestSwitch:
                 chex.assert_trees_all_close(slot / own["weight"], gain * g, rtol=1e-5)
 
     def test_rules_of_users(self):
-        """What they declare tells how to carry: Adam's m̂ of twice the gradient becomes b = m̂/(1−μ), by hand."""
+        """Declarations tell how to carry: Adam's m̂ of twice the gradient becomes b = m̂/(1−μ), by hand."""
 
         class doubled(gx.Rule):
             def scales_by(self, h):

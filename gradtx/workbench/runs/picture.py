@@ -85,7 +85,7 @@ def _limits_of_norms(runs: Sequence[Run]) -> tuple[float, float]:
 
 
 def _norms(run: Run) -> tuple[bool, np.ndarray]:
-    """Whether gradient norms are shown by step, and them: where a training ends within its first steps they are."""
+    """True if norms are shown by step, as of a training that ends within its first steps, and the norms."""
     norms = run.steps.gradient_norms
     if run.end is not None and run.end <= FIRST_STEPS:
         return True, np.concatenate([norms[: run.end - 1], np.full_like(norms[:1], np.nan)])

@@ -3,6 +3,7 @@
 - Pages that are made from the code: one for each rule and optimizer. Files of the repository that are pages too.
 - ``picture``, a directive: ``picture:: rule rms``.
 - Code that is the name of something public is a link to its entry.
+- The table of notebooks is a gallery: each row gets a picture out of its notebook.
 - Equations are MathML, which browsers draw by themselves: no script, and nothing to fetch.
 - The build fails for a public name without an entry or a docstring.
 """
@@ -23,6 +24,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from docs.generate import api, pages
+from docs.generate.notebooks import NOTEBOOKS, thumbnail
 
 ROOT = Path(__file__).parents[2]
 LOGGER = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ COPIES = {
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/README.md": "benchmarks.md",
     "tests/README.md": "tests.md",
-} | {f"notebooks/{path.name}": f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+} | {f"notebooks/{path.name}": f"notebooks/{path.name}" for path in NOTEBOOKS}
 """Files of the repository that are pages as they are, and where they stand in the documentation."""
 
 NO_SUMMARIES = 'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false'
@@ -55,6 +57,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon reads it
     app.connect("autodoc-skip-member", _skipped)
     app.connect("doctree-read", _link_names)
+    app.connect("doctree-read", _add_thumbnails, priority=400)  # before Sphinx collects the images
     app.connect("env-check-consistency", _check_entries)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -72,16 +75,18 @@ def _write_pages(app: Sphinx, config: Any) -> None:
     """Write the pages that are made, where they have changed, and remove those of rules that are gone."""
     del config
     docs = Path(app.srcdir)
-    made = pages.made() | {page: (ROOT / file).read_text() for file, page in COPIES.items()}
+    made = {name: text.encode() for name, text in pages.made().items()}
+    made |= {page: (ROOT / file).read_bytes() for file, page in COPIES.items()}
+    made |= {f"notebooks/{path.stem}.png": thumbnail(path) for path in NOTEBOOKS}
     for folder in ("rules", "optimizers", "notebooks"):
         for path in (docs / folder).glob("*"):
             if path.relative_to(docs).as_posix() not in made:
                 path.unlink()
-    for name, text in made.items():
+    for name, content in made.items():
         path = docs / name
         path.parent.mkdir(exist_ok=True)
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)
 
 
 def relinked(markdown: str, page: str) -> str:
@@ -175,6 +180,20 @@ def _link_names(app: Sphinx, doctree: nodes.document) -> None:
         attributes = {"refdomain": "py", "reftype": "obj", "reftarget": path, "refdoc": app.env.docname}
         link = addnodes.pending_xref("", code.deepcopy(), refwarn=True, refexplicit=True, **attributes)
         code.replace_self(link)
+
+
+def _add_thumbnails(app: Sphinx, doctree: nodes.document) -> None:
+    """Put its thumbnail in front of each notebook in the table of all of them."""
+    if app.env.docname != "notebooks":
+        return
+    for table in doctree.findall(nodes.table):
+        table["classes"].append("gallery")
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        picture = Path(link["reftarget"]).with_suffix(".png")
+        image = nodes.image(uri=f"notebooks/{picture.name}", alt=f"A picture of {link.astext()}")
+        text = link[0]  # what of a link stays when its end is found
+        assert isinstance(text, nodes.inline)
+        text.insert(0, image)
 
 
 def _entry_around(node: nodes.Node) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from gradtx.workbench.kind import Kind
 from gradtx.workbench.progress import Bar
 from gradtx.workbench.record import to_json
 from gradtx.workbench.runs.kind import RUNS
-from gradtx.workbench.settings import Settings
+from gradtx.workbench.settings import Settings, Task
 from gradtx.workbench.signals import ending, status
 from gradtx.workbench.sweeps.kind import SWEEPS
 from gradtx.workbench.terminal import Page, say, show
@@ -43,28 +44,31 @@ def compare(settings: Settings) -> int:
     networks = {name: settings.network(name, inputs, classes) for name in settings.networks}
     settings.check(TRAINING_IMAGES, list(networks.values()))
     kind = SWEEPS if settings.sweep else BATCHES if len(settings.batch_sizes) > 1 else RUNS
-    number = len(settings.tasks)
-    done: list[Any] = []
+    number, finished = len(settings.tasks), 0
+    done: dict[Task, Any] = {}
     with ending() as signals:
         interrupted = True
         try:
             with Bar(number * kind.steps(settings), kind.unit) as bar:
                 for task in settings.tasks:
                     bar.start(task)
-                    done.append(kind.one(settings, task, networks[task.network], data, bar))
-                    bar.finish(task, kind.result(done[-1]), done[-1].seconds)
+                    keep = functools.partial(done.__setitem__, task)
+                    kind.one(settings, task, networks[task.network], data, bar, keep)
+                    finished += 1
+                    bar.finish(task, kind.result(done[task]), done[task].seconds)
                     signals.check()
             interrupted = False
         except KeyboardInterrupt:
             signals.signal = signals.signal or signal.SIGINT
-            say(f"interrupted: {len(done)} of {number} {kind.name} finished")
+            part = ", and a part of the next" if len(done) > finished else ""
+            say(f"interrupted: {finished} of {number} {kind.name} finished{part}")
         finally:  # also after an error, which goes on from here
             signals.hold()
-            problem = _keep(kind, settings, done, interrupted) if done else 0
+            problem = _write(kind, settings, list(done.values()), interrupted) if done else 0
         return problem if signals.signal is None else status(signals.signal)
 
 
-def _keep(kind: Kind, settings: Settings, done: Sequence[Any], interrupted: bool) -> int:
+def _write(kind: Kind, settings: Settings, done: Sequence[Any], interrupted: bool) -> int:
     """Write the files, then the table; the exit status, that of the first problem."""
     problems, written = [], []
 

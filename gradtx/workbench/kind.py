@@ -9,7 +9,10 @@ from rich.console import Console
 
 from gradtx.workbench.settings import Settings
 
-__all__ = ["Kind"]
+__all__ = ["Keep", "Kind"]
+
+Keep = Callable[[Any], None]
+"""What is called with what is done of a task, each time that there is more of it: a signal may end it at any time."""
 
 
 class Kind(NamedTuple):
@@ -19,7 +22,7 @@ class Kind(NamedTuple):
         name: what is done with one network and one optimizer, many of them.
         unit: the steps that each of those takes.
         steps: how many of them, by the settings.
-        one: does one.
+        one: does one, and gives what there is of it to a ``Keep``.
         result: what came out, in a few words.
         report: prints all.
         record: all as it is written to the JSON file.
@@ -29,7 +32,7 @@ class Kind(NamedTuple):
     name: str
     unit: str
     steps: Callable[[Settings], int]
-    one: Callable[..., Any]
+    one: Callable[..., None]
     result: Callable[[Any], str]
     report: Callable[[Settings, Sequence[Any], Console], None]
     record: Callable[[Sequence[Any]], dict[str, Any]]

@@ -110,6 +110,9 @@ SMALLEST_LOSS = 1e-8
 _LABEL = 0.245
 """The height of a label, in inches."""
 
+WIDTH, DPI = 5.2, 144
+"""Inches that a column is wide, so that one can be read on a telephone, too; and dots in an inch."""
+
 
 def page(
     settings: Settings,
@@ -127,7 +130,7 @@ def page(
     """
     networks = [name for name in settings.networks if any(each.network == name for each in done)]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.8 * len(networks), sum(heights)), dpi=96, layout="constrained")
+        figure = Figure(figsize=(WIDTH * len(networks), sum(heights)), dpi=DPI, layout="constrained")
         figures = figure.subfigures(len(heights), len(networks), squeeze=False, wspace=0.04, height_ratios=heights)
         for name, of_network in zip(networks, figures.T, strict=True):
             column(list(of_network), name)
@@ -157,13 +160,13 @@ def limits_of_losses(curves: Sequence[np.ndarray], least: float = 100) -> tuple[
     return limits(np.concatenate(curves), SMALLEST_LOSS, highest, least)
 
 
-def set_axes(axes: Axes, last: float, limits: tuple[float, float], first: float = 0) -> None:
-    """An axis of epochs or steps, and a logarithmic one with these limits."""
+def set_axes(axes: Axes, last: float, limits: tuple[float, float], first: float = 0, ticks: int = 5) -> None:
+    """An axis of epochs or steps, with so many ticks, and a logarithmic one with these limits."""
     axes.set_yscale("log")
     axes.set_ylim(limits)
     axes.set_xlim(first, max(last, first + 1))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axes.yaxis.set_major_locator(LogLocator(numticks=7))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=ticks))
+    axes.yaxis.set_major_locator(LogLocator(numticks=ticks + 2))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="both", length=0)
 
@@ -207,7 +210,7 @@ def plot(axes: Axes, values: np.ndarray, line: Line, width: float, first: int = 
 
 def height_of_curves(labels: int) -> float:
     """The height, in inches, of a figure of so many curves whose labels are to have room."""
-    return max(4.0, 1.0 + _LABEL * labels)
+    return max(3.4, 1.0 + _LABEL * labels)
 
 
 def draw_curves(

@@ -28,14 +28,14 @@ class Recipe(NamedTuple):
         title: its name in tables and pictures.
         make: the optimizer of a learning rate and of the number of steps that the training takes.
         learning_rate: near the best of ``gradtx compare --sweep`` for batches of ``BATCH_SIZE``.
-        swept: the hyperparameter that is the learning rate; ``FACTOR`` for optimizers of several learning rates, or of
-            one that follows a schedule.
+        swept: the hyperparameters that are the learning rate, as names for all of which it is the value, or as a
+            function of it; ``FACTOR`` where it follows a schedule.
     """
 
     title: str
     make: Callable[[float, int], Chain]
     learning_rate: float
-    swept: str = "learning_rate"
+    swept: tuple[str, ...] | Callable[[float], dict[str, float]] = ("learning_rate",)
 
     def rate(self, batch_size: int) -> float:
         """A learning rate that suits batches of this size, to two digits.
@@ -50,6 +50,16 @@ class Recipe(NamedTuple):
         """
         times = batch_size / BATCH_SIZE
         return float(f"{self.learning_rate * (times if times <= 1 else times ** (1 / 3)):.2g}")
+
+    def point(self, rate: float) -> dict[str, float]:
+        """The hyperparameters of an optimizer that was made at ``learning_rate``, for another rate.
+
+        >>> RECIPES["sgd"].point(0.5), RECIPES["asgd"].point(0.5)
+        ({'learning_rate': 0.5}, {'rate.factor': 2.5})
+        """
+        if callable(self.swept):
+            return self.swept(rate)
+        return {name: rate / self.learning_rate if name == FACTOR else rate for name in self.swept}
 
 
 def _plain(optimizer: Callable[[float], optax.GradientTransformation]) -> Callable[[float, int], Chain]:
@@ -69,6 +79,11 @@ def _swats(learning_rate: float, steps: int) -> Chain:
     return gradtx.chain(gradtx.swats(learning_rate, rtol=0.01, min_steps=max(1, steps // 4)))
 
 
+def _rprop(learning_rate: float, steps: int) -> Chain:
+    """Rprop for mini-batches, whose signs are noise in part: step sizes stay within a decade."""
+    return gradtx.chain(gradtx.rprop(learning_rate, low=learning_rate / 10, high=learning_rate))
+
+
 ARTICLE: dict[str, Recipe] = {
     "sgd": Recipe("SGD", _plain(gradtx.sgd), 0.2),
     "momentum": Recipe("Momentum", _plain(gradtx.momentum_sgd), 0.2),
@@ -83,9 +98,26 @@ ARTICLE: dict[str, Recipe] = {
 """The review article's, in its order: what is compared if nothing else is asked for."""
 
 _RATE = "scale_by_learning_rate.learning_rate"  # of a chain with another one
+_MADGRAD = 0.002
+
+
+def _of_rprop(rate: float) -> dict[str, float]:
+    """The step sizes at the start, and their bounds."""
+    return {"initial": rate, "low": rate / 10, "high": rate}
+
+
+def _of_fromage(rate: float) -> dict[str, float]:
+    """The step, and by how much the weights shrink to keep their norm."""
+    return {_RATE: rate / (1 + rate**2) ** 0.5, "decay_weights.rate": 1 - 1 / (1 + rate**2) ** 0.5}
+
+
+def _of_madgrad(rate: float) -> dict[str, float]:
+    """Gradients are weighed by η√t: their sum, divided by the cube root of that of squares, grows with η to the 2/3."""
+    return {"scale_2.factor": -((rate / _MADGRAD) ** (2 / 3))}
+
 
 RECIPES: dict[str, Recipe] = ARTICLE | {
-    "adam_then_sgd": Recipe("Adam→SGD", _adam_then_sgd, 0.003, FACTOR),
+    "adam_then_sgd": Recipe("Adam→SGD", _adam_then_sgd, 0.003, (FACTOR,)),
     "swats": Recipe("SWATS", _swats, 0.001),
     "article_adam": Recipe("raw Adam", _plain(gradtx.article_adam), 0.003),
     "adamw": Recipe("AdamW", _plain(gradtx.adamw), 0.003),
@@ -105,22 +137,22 @@ RECIPES: dict[str, Recipe] = ARTICLE | {
     "adadelta": Recipe("Adadelta", _plain(gradtx.adadelta), 3),
     "adafactor": Recipe("Adafactor", _plain(gradtx.adafactor), 0.02),
     "signum": Recipe("Signum", _plain(gradtx.signum), 0.0003),
-    "lion": Recipe("Lion", _plain(gradtx.lion), 0.0001),
-    "rprop": Recipe("Rprop", _plain(gradtx.rprop), 0.03, "resilient_step.initial"),
-    "muon": Recipe("Muon", _plain(gradtx.muon), 0.003, f"matrix.{_RATE}"),
+    "lion": Recipe("Lion", _plain(gradtx.lion), 0.0002),
+    "rprop": Recipe("Rprop", _rprop, 0.003, _of_rprop),
+    "muon": Recipe("Muon", _plain(gradtx.muon), 0.003, (f"matrix.{_RATE}",)),
     "lars": Recipe("LARS", _plain(gradtx.lars), 0.4),
     "lamb": Recipe("LAMB", _plain(gradtx.lamb), 0.001),
-    "novograd": Recipe("NovoGrad", _plain(gradtx.novograd), 0.01),
-    "fromage": Recipe("Fromage", _plain(gradtx.fromage), 0.01, _RATE),
+    "novograd": Recipe("NovoGrad", _plain(gradtx.novograd), 0.003),
+    "fromage": Recipe("Fromage", _plain(gradtx.fromage), 0.003, _of_fromage),
     "sm3": Recipe("SM3", _plain(gradtx.sm3), 0.1),
     "shampoo": Recipe("Shampoo", _plain(functools.partial(gradtx.shampoo, every=10)), 0.1),
     "soap": Recipe("SOAP", _plain(gradtx.soap), 0.003),
     "dog": Recipe("DoG", _plain(gradtx.dog), 1.0),
-    "prodigy": Recipe("Prodigy", _plain(gradtx.prodigy), 1.0),
-    "madgrad": Recipe("MADGRAD", _plain(gradtx.madgrad), 0.01),
-    "asgd": Recipe("ASGD", _plain(functools.partial(gradtx.asgd, start=0)), 0.2, FACTOR),
-    "schedule_free_sgd": Recipe("SF-SGD", _plain(gradtx.schedule_free_sgd), 0.3, _RATE),
-    "schedule_free_adamw": Recipe("SF-AdamW", _plain(gradtx.schedule_free_adamw), 0.01, _RATE),
+    "prodigy": Recipe("Prodigy", _plain(gradtx.prodigy), 1.0, ("in_units_of_distance.learning_rate", _RATE)),
+    "madgrad": Recipe("MADGRAD", _plain(gradtx.madgrad), _MADGRAD, _of_madgrad),
+    "asgd": Recipe("ASGD", _plain(functools.partial(gradtx.asgd, start=0)), 0.2, (FACTOR,)),
+    "schedule_free_sgd": Recipe("SF-SGD", _plain(gradtx.schedule_free_sgd), 0.3, (_RATE,)),
+    "schedule_free_adamw": Recipe("SF-AdamW", _plain(gradtx.schedule_free_adamw), 0.01, (_RATE,)),
 }
 """All: every optimizer of ``gradtx.optimizers``, and Adam that changes over to SGD."""
 

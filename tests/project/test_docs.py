@@ -1,6 +1,7 @@
 """The documentation has all that is public, and its build fails where it should. The site itself: ``test_site.py``."""
 
 import doctest
+import io
 import json
 import re
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import gradtx as gx
 from docs.generate import api, pages, pictures
+from docs.generate.notebooks import NOTEBOOKS, SIZE, thumbnail
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = [path.read_text() for path in (ROOT / "docs").glob("*/*.md")]
@@ -95,6 +98,19 @@ def test_notebooks_can_be_shown():
         cells = json.loads(path.read_text())["cells"]
         assert "".join(cells[0]["source"]).startswith("# "), path
         assert all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code"), path
+
+
+def test_the_gallery_has_every_notebook_with_a_picture(tmp_path):
+    rows = re.findall(
+        r"^\| \[.*\]\(\.\./notebooks/(\w+)\.ipynb\) \|", (ROOT / "docs" / "notebooks.md").read_text(), re.M
+    )
+    assert sorted(rows) == [path.stem for path in NOTEBOOKS]
+    for path in NOTEBOOKS:
+        with Image.open(io.BytesIO(thumbnail(path))) as image:
+            assert image.format == "PNG" and min(image.size) > 80 and image.width <= SIZE[0] and image.height <= SIZE[1]
+    (tmp_path / "bare.ipynb").write_text('{"cells": [{"outputs": [{"data": {"text/plain": "1"}}]}, {}]}')
+    with pytest.raises(ValueError, match=r"bare\.ipynb has no picture"):
+        thumbnail(tmp_path / "bare.ipynb")
 
 
 def test_pictures_show_what_they_say():

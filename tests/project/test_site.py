@@ -128,6 +128,7 @@ def test_search_finds(words, site, page):
         "reference/writing.html": ('id="gradtx.Rule.apply"', 'id="gradtx.Rule.slots"', 'id="gradtx.Hyper"'),
         "reference/wrappers.html": ('id="gradtx.SwitchState.switched"', "Attributes"),
         "reference/dialects.html": ('id="gradtx.dialects.keras.adam"', 'href="../rules/nesterov.html#gradtx.nesterov"'),
+        "notebooks.html": ('class="gallery', 'src="_images/quickstart.png"', 'src="_images/port_a_script.png"'),
         "notebooks/quickstart.html": ("<table", "<math", 'src="../_images/'),
     }.items(),
 )

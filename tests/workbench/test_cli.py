@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from fixtures.command import TINY, files
 from PIL import Image
 
 import gradtx
@@ -30,19 +31,7 @@ from gradtx.workbench.settings import Impossible
 from gradtx.workbench.signals import ending
 from gradtx.workbench.sweeps import kind as sweeping
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-TINY = ["--depth", "1", "--width", "4", "--epochs", "2", "--batch-size", "128"]
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-def files() -> list[str]:
-    return sorted(path.name for path in Path().iterdir())
+pytestmark = pytest.mark.usefixtures("quick_compilation", "empty_folder")
 
 
 # A comparison
@@ -121,7 +110,7 @@ def test_batch_sizes(capsys: pytest.CaptureFixture[str]):
     assert max(map(len, printed.out.splitlines())) <= 80
     assert files() == ["gradtx-batches.png", "numbers.json"]
     with Image.open("gradtx-batches.png") as image:
-        assert image.width > 600 and 300 < image.height < 400
+        assert 600 < image.width < 900 and 400 < image.height < 600
     runs = json.loads(Path("numbers.json").read_text())["runs"]
     assert [run["batch_size"] for run in runs] == [48, 8]
     for run in runs:

@@ -7,14 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.command import TINY, files
 from PIL import Image
 
 import gradtx
 from gradtx.__main__ import main
 from gradtx.workbench.data import load_digits
-from gradtx.workbench.recipes import make_optimizer
+from gradtx.workbench.recipes import RECIPES, make_optimizer
 from gradtx.workbench.settings import Settings
 from gradtx.workbench.sweeps import sweep as sweeping
 from gradtx.workbench.sweeps.picture import draw_sweeps
@@ -22,19 +24,7 @@ from gradtx.workbench.sweeps.report import print_sweeps
 from gradtx.workbench.sweeps.sweep import RATES, Range, Sweep
 from gradtx.workbench.training import train
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-TINY = ["--depth", "1", "--width", "4", "--epochs", "2", "--batch-size", "128"]
-
-
-@pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-
-def files() -> list[str]:
-    return sorted(path.name for path in Path().iterdir())
+pytestmark = pytest.mark.usefixtures("quick_compilation", "empty_folder")
 
 
 def test_sweep(capsys: pytest.CaptureFixture[str]):
@@ -70,31 +60,52 @@ def test_sweep(capsys: pytest.CaptureFixture[str]):
     assert abs(row["train_accuracy"] - alone.train_accuracy[-1]) <= 2 / 1437
 
 
-def test_ctrl_c_shows_what_is_finished(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def one_sweep(*args: Any, **kwargs: Any) -> Any:
-        progress, rows = kwargs["progress"], []
-        table = made({1e-3: [(0.5, 0.9)], 1e-2: [(0.4, 0.9)]}).table
-        for _ in range(3):
-            rows.append(1)
-            if begun == ["sgd", "adam"]:
-                raise KeyboardInterrupt
-            progress(table, 3)
-        return table
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_an_interrupted_sweep_keeps_its_rows(
+    rows: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Of the second optimizer those that are done, two for each learning rate: in the file all, in the table pairs."""
 
-    begun: list[str] = []
-    begins = Settings.optimizer
-    monkeypatch.setattr(
-        Settings, "optimizer", lambda self, name, *rest: (begun.append(name), begins(self, name, *rest))[1]
-    )
+    def one_sweep(*args: Any, progress: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        whole = made({rate: [(0.5, 0.9), (0.4, 0.9)] for rate in RATES}).table
+        for number in range(1, len(whole) + 1):
+            if len(calls) == 2 and number > rows:
+                raise KeyboardInterrupt
+            done = gradtx.SweepTable({name: whole[name][:number] for name in whole.columns}, whole.results)
+            progress(done, len(whole))
+        return whole
+
+    calls: list[Any] = []
     monkeypatch.setattr(sweeping.gradtx, "sweep", one_sweep)
     shape = [*TINY, "--network", "relu", "--optimizers", "sgd", "adam", "nag", "--json", "numbers.json"]
-    assert main(["compare", "--sweep", "--seeds", "1", *shape]) == 130
+    assert main(["compare", "--sweep", "--seeds", "2", *shape]) == 130
     printed = capsys.readouterr()
-    assert "interrupted: 1 of 3 sweeps finished" in printed.err
-    assert "SGD" in printed.out and "Adam" not in printed.out
+    message = "interrupted: 1 of 3 sweeps finished" + ", and a part of the next" * (rows > 0)
+    assert printed.err.splitlines()[-1] == message
+    whole = {0: "", 1: "1 of 13 learning rates, up to 1e-05", 5: "2 of 13 learning rates, up to 3.2e-05"}[rows]
+    assert re.findall(r"not finished: Adam on ReLU, (.*)", printed.out) == [whole] * (rows > 0)
+    assert "SGD" in printed.out and "not finished: SGD" not in printed.out and "NAG" not in printed.out
     content = json.loads(Path("numbers.json").read_text())
-    assert content["interrupted"] is True and len(content["sweeps"]) == 1
+    assert content["interrupted"] is True
+    assert [len(sweep["rows"]) for sweep in content["sweeps"]] == [26, *[rows] * (rows > 0)]
     assert files() == ["gradtx-sweep.png", "numbers.json"]
+
+
+@pytest.mark.parametrize("name", ["prodigy", "dog", "madgrad", "fromage", "rprop"])
+def test_a_point_of_a_sweep_is_the_optimizer_at_that_rate(name: str):
+    """Those whose learning rate is more than one number of the state, against a new one."""
+    rate, params = 0.3, {"w": jnp.linspace(-1, 2, 6).reshape(2, 3)}
+    swept, new = make_optimizer(name, RECIPES[name].learning_rate), make_optimizer(name, rate)
+    states = gradtx.set_hyperparams(swept.init(params), RECIPES[name].point(rate)), new.init(params)
+    ways = [params, params]
+    for _ in range(4):
+        ways, states = zip(
+            *(gradtx.step(tx, w, {"w": 3 * w["w"]}, s) for tx, w, s in zip((swept, new), ways, states, strict=True)),
+            strict=True,
+        )
+    np.testing.assert_allclose(ways[0]["w"], ways[1]["w"], rtol=1e-5, atol=1e-6)  # the ε of MADGRAD is not scaled
+    assert (ways[0]["w"] != params["w"]).any()
 
 
 # Tables and pictures of the trainings

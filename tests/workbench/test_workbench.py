@@ -475,7 +475,7 @@ def test_the_step_that_ends_a_training():
 def test_a_gallery_of_all_optimizers():
     gallery = picture([run_of("relu", name, [2.3, 0.1]) for name in RECIPES])
     few = picture([run_of("relu", name, [2.3, 0.1]) for name in ARTICLE])
-    assert gallery.height > 1.5 * few.height and abs(gallery.width - few.width) < 60
+    assert gallery.height > 1.2 * few.height and abs(gallery.width - few.width) < 60
 
 
 def test_a_picture_of_batch_sizes():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from gradtx.workbench.batches.descent import descend
 from gradtx.workbench.batches.picture import draw_batches
+from gradtx.workbench.kind import Keep
 from gradtx.workbench.networks import Network
 from gradtx.workbench.progress import Bar
 from gradtx.workbench.runs.kind import RUNS, run
-from gradtx.workbench.runs.run import Run
 from gradtx.workbench.settings import Settings, Task
 from gradtx.workbench.training import Data
 
@@ -17,11 +17,11 @@ STEPS = 200
 """The first steps, after each of which the training loss is measured."""
 
 
-def _run(settings: Settings, task: Task, network: Network, data: Data, bar: Bar) -> Run:
+def _one(settings: Settings, task: Task, network: Network, data: Data, bar: Bar, keep: Keep) -> None:
     done = run(settings, task, network, data, bar)
     tx = settings.optimizer(task.optimizer, done.learning_rate, task.batch_size, data.size)
     descent = descend(network, tx, data, steps=STEPS, batch_size=task.batch_size, seed=settings.seed)
-    return done._replace(descent=descent)
+    keep(done._replace(descent=descent))
 
 
-BATCHES = RUNS._replace(one=_run, draw=draw_batches)
+BATCHES = RUNS._replace(one=_one, draw=draw_batches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradtx.workbench.kind import Kind
+from gradtx.workbench.kind import Keep, Kind
 from gradtx.workbench.networks import Network
 from gradtx.workbench.progress import Bar
 from gradtx.workbench.runs.health import watch
@@ -35,11 +35,15 @@ def run(settings: Settings, task: Task, network: Network, data: Data, bar: Bar) 
     return Run(*task, rate, str(tx), history.measures, history.steps, health, history.seconds)
 
 
+def _one(settings: Settings, task: Task, network: Network, data: Data, bar: Bar, keep: Keep) -> None:
+    keep(run(settings, task, network, data, bar))
+
+
 RUNS = Kind(
     name="runs",
     unit="epochs",
     steps=lambda settings: settings.epochs,
-    one=run,
+    one=_one,
     result=lambda run: f"training loss {run.measures.train_loss[-1]:.2e}",
     report=print_report,
     record=runs_record,

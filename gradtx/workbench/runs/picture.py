@@ -37,7 +37,7 @@ MOST = 12
 COLUMNS = 3
 """Panels of gradient norms side by side."""
 
-COLUMNS_OF_GALLERY = 5
+COLUMNS_OF_GALLERY = 4
 
 HIGHEST = 1e12
 """The highest loss or norm that is drawn where the first steps are."""
@@ -51,8 +51,8 @@ def draw(settings: Settings, runs: Sequence[Run]) -> bytes:
     axes. A cross marks the last finite number of a training that ended in others; if that was within the first steps,
     its panel of norms is by step.
 
-    More optimizers than a dozen are a gallery: below the training losses each has a panel of its training loss and its
-    test loss, before the training losses of all others.
+    More optimizers than a dozen are a gallery: each has a panel of its training loss and its test loss, before the
+    training losses of all others.
 
     Args:
         settings: of the comparison.
@@ -68,16 +68,19 @@ def draw(settings: Settings, runs: Sequence[Run]) -> bytes:
 
     def column(figures: Sequence[SubFigure], name: str) -> None:
         of_network = [run for run in runs if run.network == name]
-        _draw_losses(figures[0], of_network, losses, above, settings.title(name), settings.details)
         if gallery:
-            _draw_gallery(figures[1], of_network, (min(losses[0], tests[0]), max(losses[1], tests[1])))
-        else:
-            _draw_start_and_tests(figures[1], of_network, steps, tests)
-            _draw_norms(figures[2], of_network, norms)
+            limits = min(losses[0], tests[0]), max(losses[1], tests[1])
+            figures[0].text(0.02, 0.6, settings.title(name), fontweight="bold", fontsize=12)
+            figures[0].text(0.02, 0.15, settings.details, color="#555555")
+            _draw_gallery(figures[1], of_network, limits)
+            return
+        _draw_losses(figures[0], of_network, losses, above, settings.title(name), settings.details)
+        _draw_start_and_tests(figures[1], of_network, steps, tests)
+        _draw_norms(figures[2], of_network, norms)
 
     if gallery:
-        return page(settings, runs, [above, 0.9 + 1.3 * -(-optimizers // COLUMNS_OF_GALLERY)], column)
-    return page(settings, runs, [above, 2.7, 0.9 + 1.6 * -(-optimizers // COLUMNS)], column)
+        return page(settings, runs, [0.5, 0.9 + 1.1 * -(-optimizers // COLUMNS_OF_GALLERY)], column)
+    return page(settings, runs, [above, 2.3, 0.9 + 1.3 * -(-optimizers // COLUMNS)], column)
 
 
 def _limits_of_norms(runs: Sequence[Run]) -> tuple[float, float]:
@@ -117,7 +120,7 @@ def _draw_start_and_tests(
     start, tests = figure.subplots(1, 2)
     first = [Curve("", run.steps.loss[:FIRST_STEPS], LINES[run.optimizer]) for run in runs]
     draw_curves(start, first, of_steps, first=1)
-    start.set_title("The first steps: loss of each mini-batch", fontsize=10, pad=5)
+    start.set_title("Loss of the first mini-batches", fontsize=10, pad=5)
     start.set_xlabel("step")
     draw_curves(tests, _curves(runs, "test_loss"), of_tests)
     tests.set_title("Test loss", fontsize=10, pad=5)
@@ -158,7 +161,7 @@ def _explain_layers(figure: SubFigure, colours: Sequence[str]) -> None:
 def _draw_gallery(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float]) -> None:
     titles = [RECIPES[run.optimizer].title for run in runs]
     for axes, run in zip(panels_of(figure, titles, COLUMNS_OF_GALLERY), runs, strict=True):
-        set_axes(axes, len(run.measures.train_loss) - 1, limits)
+        set_axes(axes, len(run.measures.train_loss) - 1, limits, ticks=2)
         for other in runs:
             plot(axes, other.measures.train_loss, Line(FAINT), 0.6)
         colour = LINES[run.optimizer].colour

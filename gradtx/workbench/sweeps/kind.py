@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gradtx import SweepTable
-from gradtx.workbench.kind import Kind
+from gradtx.workbench.kind import Keep, Kind
 from gradtx.workbench.networks import Network
 from gradtx.workbench.progress import Bar
 from gradtx.workbench.settings import Settings, Task
@@ -16,11 +15,12 @@ from gradtx.workbench.training import Data
 __all__ = ["SWEEPS"]
 
 
-def _sweep(settings: Settings, task: Task, network: Network, data: Data, bar: Bar) -> Sweep:
-    def progress(done: SweepTable) -> None:
-        bar.step(task, f"learning rate {done['learning_rate'][-1]:.2g}, seed {done['seed'][-1]}")
+def _sweep(settings: Settings, task: Task, network: Network, data: Data, bar: Bar, keep: Keep) -> None:
+    def progress(done: Sweep) -> None:
+        keep(done)
+        bar.step(task, f"learning rate {done.table['learning_rate'][-1]:.2g}, seed {done.table['seed'][-1]}")
 
-    return sweep_rates(settings, task, network, data, progress)
+    sweep_rates(settings, task, network, data, progress)
 
 
 SWEEPS = Kind(

@@ -24,7 +24,7 @@ from gradtx.workbench.picture import (
 )
 from gradtx.workbench.recipes import RECIPES
 from gradtx.workbench.settings import Settings
-from gradtx.workbench.sweeps.sweep import Sweep
+from gradtx.workbench.sweeps.sweep import RATES, Sweep
 
 __all__ = ["draw_sweeps"]
 
@@ -54,12 +54,12 @@ def draw_sweeps(settings: Settings, sweeps: Sequence[Sweep]) -> bytes:
         of_network = [sweep for sweep in sweeps if sweep.network == name]
         axes = figures[0].subplots()
         draw_curves(axes, [_best(sweep) for sweep in of_network], limits, above)
-        set_heading(axes, f"{settings.title(name)}: each at its best learning rate", settings.details)
-        axes.set_xlabel("epoch")
+        set_heading(axes, settings.title(name), settings.details)
+        axes.set_xlabel("epoch, each at its best learning rate")
         axes.set_ylabel("training loss (cross-entropy, nats)")
         titles = [RECIPES[sweep.optimizer].title for sweep in of_network]
         for panel, sweep in zip(panels_of(figures[1], titles, columns), of_network, strict=True):
-            _set_axes(panel, sweep.rates, limits)
+            _set_axes(panel, limits)
             for other in of_network:
                 panel.plot(other.rates, _held(other.losses, limits).mean(axis=1), color=FAINT, linewidth=0.8)
             _draw_sweep(panel, sweep, limits)
@@ -67,7 +67,7 @@ def draw_sweeps(settings: Settings, sweeps: Sequence[Sweep]) -> bytes:
         figures[1].supylabel(f"training loss after epoch {settings.epochs}", fontsize=10, color="#333333")
         _explain(figures[1], settings)
 
-    return page(settings, sweeps, [above, 0.9 + 1.6 * -(-number // columns)], column)
+    return page(settings, sweeps, [above, 1.1 + 1.4 * -(-number // columns)], column)
 
 
 def _best(sweep: Sweep) -> Curve:
@@ -81,10 +81,10 @@ def _held(losses: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     return np.clip(losses, limits[0] / 10, limits[1] * 10)
 
 
-def _set_axes(axes: Axes, rates: np.ndarray, limits: tuple[float, float]) -> None:
+def _set_axes(axes: Axes, limits: tuple[float, float]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlim(rates[0], rates[-1])
+    axes.set_xlim(RATES[0], RATES[-1])
     axes.set_ylim(limits)
     for axis, ticks in ((axes.xaxis, 4), (axes.yaxis, 6)):
         axis.set_major_locator(LogLocator(numticks=ticks))
@@ -101,7 +101,7 @@ def _draw_sweep(axes: Axes, sweep: Sweep, limits: tuple[float, float]) -> None:
         lowest, highest, _ = sweep.range
         low = limits[0] * (limits[1] / limits[0]) ** 0.06
         axes.plot([lowest, highest], [low, low], color=line.colour, linewidth=3, solid_capstyle="butt")
-        place, side = (lowest / 1.3, "right") if lowest > 60 * sweep.rates[0] else (highest * 1.3, "left")
+        place, side = (lowest / 1.3, "right") if lowest > 60 * RATES[0] else (highest * 1.3, "left")
         factor = f"× {sweep.range.factor:.0f}"
         axes.text(place, low, factor, ha=side, va="center", fontsize=8, color=line.colour)
 
@@ -116,7 +116,7 @@ def _explain(figure: SubFigure, settings: Settings) -> None:
         ],
         [f"{seeds}, and the best", "lowest to highest", "learning rates that train"],
         loc="outside upper left",
-        ncols=3,
+        ncols=2,
         title="Training loss at the end, by learning rate",
         alignment="left",
         frameon=False,

@@ -8,9 +8,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from gradtx.workbench.networks import ACTIVATIONS
 from gradtx.workbench.recipes import RECIPES
 from gradtx.workbench.settings import Settings
-from gradtx.workbench.sweeps.sweep import Sweep
+from gradtx.workbench.sweeps.sweep import RATES, Sweep
 from gradtx.workbench.table import table_of_numbers
 from gradtx.workbench.verdict import TRAINED
 
@@ -33,6 +34,11 @@ def print_sweeps(settings: Settings, sweeps: Sequence[Sweep], console: Console |
         " tried).",
         highlight=False,
     )
+    for sweep in sweeps:
+        if len(sweep.rates) < len(RATES):
+            name = f"{RECIPES[sweep.optimizer].title} on {ACTIVATIONS[sweep.network].title}"
+            tried = f"{len(sweep.rates)} of {len(RATES)} learning rates, up to {sweep.rates[-1]:.2g}"
+            console.print(f"not finished: {name}, {tried}", highlight=False)
 
 
 def _table(settings: Settings, network: str, sweeps: Sequence[Sweep]) -> Table:

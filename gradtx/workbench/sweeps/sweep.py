@@ -48,8 +48,8 @@ class Sweep(NamedTuple):
     Attributes:
         network, optimizer: their names in ``ACTIVATIONS`` and ``RECIPES``.
         chain: the optimizer as text, with a learning rate that suits.
-        table: a row for each training; its results are named as in ``Measures``, ``train_loss/0`` from before training
-            and ``train_loss/n`` from after epoch n, the others from the end.
+        table: a row for each finished training, by learning rate; its results are named as in ``Measures``,
+            ``train_loss/0`` from before training and ``train_loss/n`` from after epoch n, the others from the end.
         seconds: wall-clock time, compilation included.
     """
 
@@ -60,13 +60,20 @@ class Sweep(NamedTuple):
     seconds: float
 
     @property
+    def seeds(self) -> int:
+        """The number of seeds: those of the first learning rate."""
+        rates = self.table["learning_rate"]
+        return int(np.sum(rates == rates[0]))
+
+    @property
     def rates(self) -> np.ndarray:
-        """The learning rates, from the lowest."""
-        return np.unique(self.table["learning_rate"])
+        """The learning rates that are done with every seed, from the lowest."""
+        return self.by_rate("learning_rate")[:, 0]
 
     def by_rate(self, result: str) -> np.ndarray:
         """A result as (learning rates, seeds)."""
-        return self.table[result].reshape(len(self.rates), -1)
+        column = self.table[result]
+        return column[: len(column) // self.seeds * self.seeds].reshape(-1, self.seeds)
 
     @property
     def curves(self) -> np.ndarray:
@@ -104,7 +111,7 @@ class Sweep(NamedTuple):
 
 
 def sweep_rates(
-    settings: Settings, task: Task, network: Network, data: Data, progress: Callable[[SweepTable], None]
+    settings: Settings, task: Task, network: Network, data: Data, progress: Callable[[Sweep], None]
 ) -> Sweep:
     """Train a network with every learning rate of ``RATES``, and with every seed.
 
@@ -113,29 +120,30 @@ def sweep_rates(
         task: the names of network and optimizer, and the batch size.
         network: what to train.
         data: what to train and test on.
-        progress: called after each training with all that are done.
+        progress: called after each training with what is done.
     """
     started = time.perf_counter()
     data = jax.device_put(data)
     recipe = RECIPES[task.optimizer]
-    by_factor = recipe.swept == FACTOR
+    points = [recipe.point(float(rate)) for rate in RATES]
     tx = settings.optimizer(task.optimizer, recipe.learning_rate, task.batch_size, data.size)
 
-    def named(table: SweepTable) -> SweepTable:
-        """The table with the learning rates in its first column."""
-        _, *others = table.columns
+    def done(table: SweepTable) -> Sweep:
+        """The sweep so far, with the learning rates in the first column of its table."""
         rates = np.repeat(RATES, settings.seeds)[: len(table)]
-        return SweepTable({"learning_rate": rates} | {name: table[name] for name in others}, table.results)
+        others = {name: table[name] for name in table.columns if name not in points[0]}
+        table = SweepTable({"learning_rate": rates} | others, table.results)
+        return Sweep(task.network, task.optimizer, str(tx), table, time.perf_counter() - started)
 
     table = gradtx.sweep(
         lambda tx, key: _train(network, tx, data, settings.epochs, task.batch_size, key),
-        with_factor(tx) if by_factor else tx,
-        {recipe.swept: RATES / recipe.learning_rate if by_factor else RATES},
+        with_factor(tx) if FACTOR in points[0] else tx,
+        points,
         range(settings.seed, settings.seed + settings.seeds),
         chunk=1,  # so that each is what ``train`` gives, on any device
-        progress=lambda done, rows: progress(named(done)),
+        progress=lambda table, rows: progress(done(table)),
     )
-    return Sweep(task.network, task.optimizer, str(tx), named(table), time.perf_counter() - started)
+    return done(table)
 
 
 def with_factor(tx: gradtx.Chain) -> gradtx.Chain:

@@ -1,7 +1,6 @@
 """A monitor changes nothing, what it says is what numpy says in float64, and the verdicts follow from the numbers."""
 
 import math
-from typing import Any
 
 import chex
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from rounding import assert_same
+from trees import normal, types
 
 import gradtx as gx
 from gradtx import diagnose, metrics, monitor
@@ -17,21 +17,9 @@ from gradtx import diagnose, metrics, monitor
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def normal(*shape, seed=0, dtype: Any = jnp.float32):
-    x = np.random.default_rng(seed).normal(size=shape)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        x = x + 1j * np.random.default_rng(seed + 1).normal(size=shape)
-    return jnp.asarray(x, dtype)
-
-
 PARAMS = {"layer_0": {"w": normal(3, 2), "b": normal(2, seed=1)}, "layer_1": {"w": normal(2, 1, seed=2)}}
 GRADS = jax.tree.map(lambda p: 0.3 * p + 0.1, PARAMS)
 PATHS = ["layer_0/b", "layer_0/w", "layer_1/w"]
-
-
-def types(tree):
-    leaves, treedef = jax.tree.flatten(tree)
-    return treedef, [(x.shape, x.dtype, x.weak_type) for x in leaves]
 
 
 def after(tx, grads, params=PARAMS, n=1):

@@ -62,6 +62,14 @@ def test_sizes_of_parameters():
     np.testing.assert_allclose(steps(gx.clip_by_rms(1.0), [[7.0, 1.0]])[0], [1.4, 0.2])
 
 
+def test_an_average_of_iterates_that_count_for_nothing():
+    """Of a rate that starts at 0: the average stays at the start, and the first iterate with a weight is all of it."""
+    tx = gx.average_iterates(pull=0.5, learning_rate=lambda count: 0.1 * count)
+    first, second = steps(tx, [[2.0], [4.0]])
+    np.testing.assert_allclose(first, [1.0])  # half of the way from the iterate, 2, to the average, 0
+    np.testing.assert_allclose(second, [5.0])  # from there to the second iterate, 6, which is the average
+
+
 @pytest.mark.parametrize(
     "rule", [gx.scale_by_trust_ratio(), gx.scale_by_parameter_rms(), gx.add_decayed_weights(0.1)], ids=str
 )

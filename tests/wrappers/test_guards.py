@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rounding import assert_same
+from trees import normal, types
 
 import gradtx as gx
 from gradtx._wrappers.accumulate import accumulate
@@ -25,13 +26,6 @@ from gradtx._wrappers.loss_scale import LossScaleState, current_loss_scale, loss
 from gradtx._wrappers.skip_nonfinite import SkipNonfiniteState, skip_nonfinite
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-def normal(*shape, seed=0, dtype: Any = jnp.float32):
-    x = np.random.default_rng(seed).normal(size=shape)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        x = x + 1j * np.random.default_rng(seed + 1).normal(size=shape)
-    return jnp.asarray(x, dtype)
 
 
 PARAMS = {"w": normal(3, 2), "b": normal(2, seed=1)}
@@ -65,11 +59,6 @@ FEWER = ["skip_nonfinite(2)", "loss_scale", "accumulate(3)", "accumulate(schedul
 every_guard = pytest.mark.parametrize("guard", GUARDS)
 fewer_guards = pytest.mark.parametrize("guard", FEWER)  # where there is much to compile
 every_inner = pytest.mark.parametrize("inner", INNER)
-
-
-def types(tree):
-    leaves, treedef = jax.tree.flatten(tree)
-    return treedef, [(x.shape, x.dtype, x.weak_type) for x in leaves]
 
 
 def gradients(n, bad=(), seed=10):

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from rounding import assert_same
+from trees import types
 
 import gradtx as gx
 from gradtx import testing
@@ -58,11 +59,6 @@ def scanned(tx: Any, n: int, params: Any = PARAMS) -> Any:
 
     (params, state), updates = jax.jit(lambda p: jax.lax.scan(one, (p, tx.init(p)), None, length=n))(params)
     return params, state, updates
-
-
-def types(tree):
-    leaves, treedef = jax.tree.flatten(tree)
-    return treedef, [(x.shape, x.dtype, x.weak_type) for x in leaves]
 
 
 def norm(tree):

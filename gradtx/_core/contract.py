@@ -183,7 +183,7 @@ class AbstractRule:
     """The dtype the user wants slots kept in; None: that of the parameters, float32 at least."""
 
     where: Any
-    """Which leaves the user wants it for, a selector or a tuple of selectors that must all agree; None: all."""
+    """The leaves that the user wants it for, a selector or a tuple of selectors that must all agree; None: all."""
 
     @property
     def holds_tree(self) -> bool:

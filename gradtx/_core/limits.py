@@ -1,4 +1,4 @@
-"""Which numbers a hyperparameter may be, and refusing all others by name, whichever way they come in."""
+"""The numbers that a hyperparameter may be; all others are refused by name, whichever way they come in."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ class _Part(NamedTuple):
         return self._replace(leaves=leaves, treedef=jax.tree.structure(self.treedef.unflatten(kept)))
 
     def inside(self, rule: Rule, name: str) -> _Part:
-        """That of a transformation inside of a rule."""
+        """The description of a transformation inside of a rule."""
         part = self._replace(prefix=f"{self.prefix}{name}." if name else self.prefix, depth=self.depth + 1)
         if isinstance(rule, seal) and isinstance(rule.tx, partition):
             return part.where([own == name for own in rule.tx.part_of(self.leaves, self.treedef)])

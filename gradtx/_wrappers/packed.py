@@ -42,7 +42,7 @@ Keys = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Packing:
-    """Which leaves are packed, and what they are called: part of the structure of a state.
+    """The leaves that are packed, and their paths: part of the structure of a state.
 
     Attributes:
         groups: the leaves, by position, whose slots stand in one flat array for each slot.
@@ -222,7 +222,7 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
     engine = _chain_of(tx)._engine
     inputs = engine.inputs(params)
     slots = engine.layout.read(state, inputs)
-    alike: dict[Any, list[int]] = {}  # what differs here is no work for one call of the kernel
+    alike: dict[Any, list[int]] = {}  # leaves that differ in their key are not worked on in one call of the kernel
     for i, leaf in enumerate(inputs.leaves):
         dtypes = [xs[i].dtype for own in slots for xs in own.values() if xs[i] is not None]
         if dtypes and math.prod(jnp.shape(leaf)) < tx.below and not is_split(leaf):

@@ -19,7 +19,7 @@ TRAINING_IMAGES = 1437
 
 
 class Split(NamedTuple):
-    """Which images are for training and which for testing, as indices into the data set; int64, ascending."""
+    """The images for training and those for testing, as indices into the data set; int64, ascending."""
 
     train: np.ndarray
     test: np.ndarray

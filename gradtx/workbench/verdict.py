@@ -1,4 +1,4 @@
-"""Which problem a training has: look at the training images first, at the test images second."""
+"""The problem of a training: look at the training images first, at the test images second."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def spread(tree, on):
 
 
 def state_by_jit_is_where_the_parameters_are():
-    """What depends on no parameter, as zeros of optax and a state of scalars alone, would be on one device."""
+    """State that depends on no parameter, as zeros of optax and a state of scalars alone, would be on one device."""
     params = spread(arrays(0), mesh())
     slow = gx.chain(gx.in_units_of_distance(ADAM, initial=0.1))
     for tx in gx.sgd(0.1), gx.adafactor(0.1), gx.chain(optax.adam(0.1)), gx.skip_nonfinite(optax.adam(0.1)), slow:

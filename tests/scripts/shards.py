@@ -75,7 +75,7 @@ def norms(shape, executor):
 
 
 def silent():
-    """What types do not say: refused, where it is not said that there are no shards."""
+    """Shards that types do not show: refused, where it is not said that there are none."""
     mesh = jax.make_mesh((8,), ("x",), (AxisType.Auto,))
     grads = np.array([3.0, 4.0], np.float32)
     tx = gx.skip_nonfinite(gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(1.0)))

@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Which problem it has, in a word."""
+        """The problem of the training, in a word."""
         return verdict(self.measures)
 
     @property

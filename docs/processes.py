@@ -65,14 +65,11 @@ def train(folder: Path, steps: int, every: int) -> dict[str, Any]:
         params, state = gx.step(TX, run["params"], grads, run["state"])
         return {"params": params, "state": state}
 
-    def placed(x: Any) -> NamedSharding:
-        return rows if x.ndim and x.shape[0] % mesh.size == 0 else whole
-
     types = jax.eval_shape(begin)
     # ZeRO-1: of the state, each device has a part; of the parameters, each has all.
     shardings = {
         "params": jax.tree.map(lambda p: whole, types["params"]),
-        "state": jax.tree.map(placed, types["state"]),
+        "state": gx.state_shardings(TX, types["params"], whole, axis="data"),
     }
     stepped = jax.jit(step, donate_argnums=0, out_shardings=shardings)
 

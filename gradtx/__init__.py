@@ -48,6 +48,9 @@ from gradtx._inspect.monitor import MonitorState as MonitorState
 from gradtx._inspect.monitor import metrics as metrics
 from gradtx._inspect.monitor import monitor as monitor
 from gradtx._inspect.sharpness import ascent_point as ascent_point
+from gradtx._placement.estimate import DeviceBytes as DeviceBytes
+from gradtx._placement.estimate import Estimate as Estimate
+from gradtx._placement.estimate import estimate as estimate
 from gradtx._placement.shardings import Placement as Placement
 from gradtx._placement.shardings import abstract_state as abstract_state
 from gradtx._placement.shardings import placement as placement

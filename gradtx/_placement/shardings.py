@@ -96,14 +96,14 @@ def placement(
     """
     check_transformation("placement", "tx", tx)
     leaves, treedef = flatten_with_keys(params)
-    given = _given(leaves, treedef, shardings)
+    given = given_shardings(leaves, treedef, shardings)
     mesh = _mesh_of(given)
     if axis is not None and axis not in mesh.axis_names:
         raise ValueError(f"state_shardings: axis {axis!r} is none of the mesh, which has {mesh.axis_names}")
     if memory_kind is not None and isinstance(mesh, Mesh):
         check_memory("state_shardings", memory_kind, mesh.devices.flat[0])
     shapes = {keys: jnp.shape(x) for keys, x in leaves if keys in given}
-    wanted = {keys: _divided(shape, given[keys], axis) for keys, shape in shapes.items()}
+    wanted = {keys: divided(shape, given[keys], axis) for keys, shape in shapes.items()}
     spelled = {_whole_spec(wanted[keys].spec, len(shape)): wanted[keys].spec for keys, shape in shapes.items()}
     place = functools.partial(_place, mesh, spelled, memory_kind)
 
@@ -200,7 +200,7 @@ def abstract_state(
     return placement(tx, params, shardings, axis, memory_kind).state
 
 
-def _given(leaves: list[tuple[Keys, Any]], treedef: Any, shardings: Any) -> dict[Keys, NamedSharding]:
+def given_shardings(leaves: list[tuple[Keys, Any]], treedef: Any, shardings: Any) -> dict[Keys, NamedSharding]:
     """The sharding of each parameter that is an array, as the user gives it."""
     if shardings is None:
         each = [getattr(x, "sharding", None) for _, x in leaves]
@@ -227,7 +227,7 @@ def _mesh_of(given: Mapping[Keys, NamedSharding]) -> Mesh | AbstractMesh:
     return meshes.pop()
 
 
-def _divided(shape: tuple[int, ...], sharding: NamedSharding, axis: str | None) -> NamedSharding:
+def divided(shape: tuple[int, ...], sharding: NamedSharding, axis: str | None) -> NamedSharding:
     """The sharding of slots like a parameter."""
     spec = _whole_spec(sharding.spec, len(shape))
     if axis is None or axis in _axes(spec):

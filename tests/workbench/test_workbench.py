@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax.typing import ArrayLike
 from PIL import Image
+from rich.console import Console
 from sklearn.datasets import load_digits as read_digits
 
 import gradtx
@@ -27,6 +28,7 @@ from gradtx.workbench.runs.health import Health, monitors, watched
 from gradtx.workbench.runs.picture import draw
 from gradtx.workbench.runs.run import Run
 from gradtx.workbench.settings import Settings
+from gradtx.workbench.table import table_of_numbers
 from gradtx.workbench.training import (
     Data,
     History,
@@ -442,6 +444,16 @@ def picture(runs: list[Run], **settings) -> Image.Image:
     image = Image.open(io.BytesIO(draw(everything, runs)))
     image.load()
     return image
+
+
+def test_a_table_breaks_names_and_no_numbers():
+    table = table_of_numbers("ReLU network", [f"head {i}" for i in range(6)])
+    table.add_row("AdamW without a schedule", *["0.0003162"] * 6)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(table)
+    text = console.export_text()
+    assert text.count("0.0003162") == 6 and "…" not in text and max(map(len, text.splitlines())) <= 80
+    assert all(word in text for word in ("AdamW", "without", "schedule"))
 
 
 def test_a_picture_has_a_column_for_each_network():

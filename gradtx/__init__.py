@@ -85,6 +85,7 @@ from gradtx._wrappers.swats import SwatsState as SwatsState
 from gradtx._wrappers.swats import swats as swats
 from gradtx._wrappers.switch import SwitchState as SwitchState
 from gradtx._wrappers.switch import switch as switch
+from gradtx._wrappers.zero1 import zero1 as zero1
 from gradtx.activations import maxout as maxout
 from gradtx.activations import relu as relu
 from gradtx.optimizers import *

@@ -89,14 +89,19 @@ def check_types(who: str = "") -> None:
     axes = mesh.manual_axes
     if _same_everywhere.value or math.prod(mesh.shape[axis] for axis in axes) == 1:
         return
-    (index,) = jax.make_jaxpr(lambda: jax.lax.axis_index(axes))().out_avals
-    if not varying(index):
+    if not types_tell(axes):
         raise ValueError(
             f"{who and f'{who}: '}needs whole leaves, and inside of shard_map(check_vma=False), or pmap, over "
             f"{', '.join(map(repr, axes))} types do not say which leaves are shards. Take the step with "
             "check_vma=True, in a shard_map of its own if need be; or outside of shard_map, under jit; or, where "
             "gradients, parameters and state are the same on all devices, inside of `with gradtx.replicated():`."
         )
+
+
+def types_tell(axes: Sequence[str]) -> bool:
+    """Whether types say inside of ``shard_map`` over these axes what differs along them."""
+    (index,) = jax.make_jaxpr(lambda: jax.lax.axis_index(tuple(axes)))().out_avals
+    return bool(varying(index))
 
 
 def check_whole(rule: str, x: Any) -> None:
@@ -168,6 +173,38 @@ def largest_divided(lengths: Sequence[int], size: int) -> int | None:
     """The dimension with the largest length that a number of devices divides, the first of equals; None if none is."""
     divided = [n if n % size == 0 else 0 for n in lengths]
     return divided.index(max(divided)) if any(divided) else None
+
+
+def is_manual(axis: str) -> bool:
+    """Whether this is inside of ``shard_map`` over an axis of the mesh."""
+    return axis in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def part_of(x: jax.Array, axis: str, dimension: int) -> jax.Array:
+    """The part that a device has, inside of ``shard_map``, of what is whole on each along an axis of the mesh."""
+    length = x.shape[dimension] // jax.lax.axis_size(axis)
+    return jax.lax.dynamic_slice_in_dim(vary(x, (axis,)), jax.lax.axis_index(axis) * length, length, dimension)
+
+
+def gathered(x: jax.Array, axis: str, dimension: int) -> jax.Array:
+    """All parts along an axis of the mesh, the same on each device."""
+    before: Any = getattr(jax.lax, "all_gather_invariant", None)  # its name before jax 0.10
+    if before is not None:
+        return before(x, axis, axis=dimension, tiled=True)
+    return jax.lax.all_gather(x, axis, axis=dimension, tiled=True, to="invarying")
+
+
+def divided_over(x: jax.Array, axis: str) -> jax.Array:
+    """The same array divided over an axis, if that is explicit, as its shards would be inside of ``shard_map``."""
+    sharding = jax.typeof(x).sharding
+    sizes, spec = sharding.mesh.shape, sharding.spec
+    named = [() if entry is None else entry if isinstance(entry, tuple) else (entry,) for entry in spec]
+    if axis not in sharding.mesh.explicit_axes or any(axis in axes for axes in named):
+        return x
+    local = [n // math.prod(sizes[one] for one in axes) for n, axes in zip(x.shape, named, strict=True)]
+    longest = largest_divided(local, sizes[axis])
+    entries = [(*axes, axis) if i == longest else axes or None for i, axes in enumerate(named)]
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*entries)))
 
 
 def in_host_memory(x: Any) -> bool:

@@ -11,7 +11,11 @@ from scripts.placement import CLAIMS
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "placement.py"
-LONG = {"what_multiplies_matrices_runs_on_explicit_axes", "slots_of_everything_are_divided_over_an_axis"}
+LONG = {
+    "what_multiplies_matrices_runs_on_explicit_axes",
+    "slots_of_everything_are_divided_over_an_axis",
+    "zero1_of_everything_is_data_parallelism",
+}
 
 
 def on_eight_devices(names):

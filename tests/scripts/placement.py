@@ -5,7 +5,10 @@
 all claims without.
 """
 
+import functools
+import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -147,6 +150,7 @@ def divides(named, cases):
 
 
 RANDOM = {"add_noise", "soap", "scale_by_eigenbasis_rms"}  # and what rounding alone decides of rank two
+RANDOM |= {"scale_by_kronecker_root", "shampoo"}  # and what roots magnify
 EVEN = {"clipped adam", "accumulate", "adam", "amsgrad", "nadam", "lion", "switch", "swats", "partition", "lamb"}
 
 
@@ -193,6 +197,90 @@ def a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were():
         jax.eval_shape(lambda p, s: jax.lax.scan(one, (p, s), None, 2), params, state)  # noqa: B023
 
 
+SPREAD = {"rows": P(), "columns": P(None, "y"), "both": P("x", "y"), "odd": P(), "scalar": P()}
+
+
+def data_parallel(tx, wrapper, taken):
+    """Steps inside of shard_map with gradients of each device, and the compiled program of them."""
+    on = mesh()
+    places = {name: NamedSharding(on, spec) for name, spec in SPREAD.items()}
+    shardings = gx.state_shardings(wrapper, arrays(0), places)
+    specs = jax.tree.map(lambda s: s.spec, shardings)
+    own = {name: P("x", *(None if e == "x" else e for e in spec)) for name, spec in SPREAD.items()}
+    own["both"] = P(None, "x", "y")  # of a shard of the parameters there is one gradient, their own
+
+    def three(params, state, grads):
+        grads = {name: g[0] for name, g in grads.items()}
+        step = lambda carry, _: (gx.step(wrapper, carry[0], grads, carry[1]), None)  # noqa: E731
+        return jax.lax.scan(step, (params, state), None, 3)[0]  # which holds both to their types
+
+    over = functools.partial(jax.shard_map, mesh=on)
+    run = jax.jit(over(three, in_specs=(SPREAD, specs, own), out_specs=(SPREAD, specs)))
+    params = jax.device_put(arrays(0), places)
+    state = jax.jit(wrapper.init, out_shardings=shardings)(params)
+    inside = jax.jit(over(wrapper.init, in_specs=(SPREAD,), out_specs=specs))(params)
+    assert same_places(inside, shardings)
+    jax.tree.map(np.testing.assert_array_equal, inside, state)
+    grads = {name: jnp.stack([taken(i)[name] for i in range(1 if name == "both" else 4)]) for name in SHAPES}
+    grads = jax.device_put(grads, {name: NamedSharding(on, spec) for name, spec in own.items()})
+    return run(params, state, grads), run.lower(params, state, grads).compile().as_text()
+
+
+def zero1_is_data_parallelism(names=("guarded",)):
+    """On two axes, with leaves over one, both and none: steps on the mean gradient, which numpy takes in float64."""
+    clipped = gx.chain(gx.clip_by_global_norm(1.0), ADAM, gx.monitor())
+    every = {"guarded": gx.skip_nonfinite(clipped), "optax": gx.chain(gx.clip_by_norm(0.5), optax.adam(0.1))}
+    every |= {"accumulate": gx.accumulate(ADAM, 2), "scaled": gx.loss_scale(ADAM, 1.0), "lamb": gx.lamb(0.1)}
+    every |= {"swats": gx.swats(0.1, rtol=0.5, min_steps=2), "switch": gx.switch(2, ADAM, gx.sgd(0.1, momentum=0.9))}
+    for name in names or every:
+        tx = every[name]
+        for executor in ("reference", "native") if not names else ("native",):
+            with gx.executor(executor):
+                (params, state), text = data_parallel(tx, gx.zero1(tx, "x"), lambda i: arrays(i + 1))
+            wide = [jax.tree.map(lambda g: np.asarray(g, np.float64), arrays(i + 1)) for i in range(4)]
+            mean = jax.tree.map(lambda *g: jnp.asarray(sum(g) / 4, jnp.float32), *wide) | {"both": arrays(1)["both"]}
+            expected, after = arrays(0), tx.init(arrays(0))
+            step = jax.jit(lambda p, s, tx=tx, mean=mean: gx.step(tx, p, mean, s))
+            for _ in range(3):
+                expected, after = step(expected, after)
+            for key in SHAPES:
+                np.testing.assert_allclose(params[key], expected[key], rtol=1e-5, atol=1e-5, err_msg=f"{name} {key}")
+            for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=name)
+            assert len(re.findall(r" reduce-scatter\(", text)) == 2, name  # rows and columns; both is a shard
+            summed = re.findall(r"= (.*?) all-reduce\(", text)
+            sizes = [
+                math.prod(map(int, s.split(","))) if s else 1
+                for one in summed
+                for s in re.findall(r"\[([\d,]*)\]", one)
+            ]
+            assert max(sizes, default=0) <= 21, summed  # of the leaves that four do not divide, and numbers
+
+
+def zero1_of_everything_is_data_parallelism():
+    zero1_is_data_parallelism(None)
+
+
+def zero1_says_where_it_does_not_run():
+    tx, params = gx.zero1(ADAM, "x"), arrays(0)
+    run = functools.partial(gx.step, tx, params, params)
+    unchecked = jax.shard_map(run, mesh=mesh(), in_specs=P(), out_specs=P(), check_vma=False)
+    muon = gx.zero1(gx.chain(gx.where("rows", gx.orthogonalize()), gx.sgd(0.1)), "x")
+    whole = jax.shard_map(lambda p: gx.step(muon, p, p, muon.init(p))[0], mesh=mesh(), in_specs=P(), out_specs=P())
+    for wrong, words in (
+        (lambda: run(tx.init(params)), "inside of jax.shard_map over the axis 'x'"),
+        (lambda: jax.eval_shape(unchecked, tx.init(params)), "check_vma=True"),
+        (lambda: jax.eval_shape(whole, params), "rule 'orthogonalize' needs whole leaves"),
+        (lambda: gx.zero1(gx.packed(ADAM), "x"), "zero1: packed"),
+    ):
+        try:
+            wrong()
+        except (TypeError, ValueError) as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(words)
+
+
 CLAIMS = [
     state_by_jit_is_where_the_parameters_are,
     what_multiplies_matrices_runs_on_explicit_axes,
@@ -201,6 +289,9 @@ CLAIMS = [
     slots_of_everything_are_divided_over_an_axis,
     what_an_axis_does_not_divide_is_listed,
     a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were,
+    zero1_is_data_parallelism,
+    zero1_of_everything_is_data_parallelism,
+    zero1_says_where_it_does_not_run,
 ]
 
 

@@ -223,7 +223,7 @@ def data_parallel(tx, wrapper, taken):
     jax.tree.map(np.testing.assert_array_equal, inside, state)
     grads = {name: jnp.stack([taken(i)[name] for i in range(1 if name == "both" else 4)]) for name in SHAPES}
     grads = jax.device_put(grads, {name: NamedSharding(on, spec) for name, spec in own.items()})
-    return run(params, state, grads), run.lower(params, state, grads).compile().as_text()
+    return run(params, state, grads), str(run.lower(params, state, grads).compile().as_text())
 
 
 def zero1_is_data_parallelism(names=("guarded",)):

@@ -7,6 +7,7 @@ An optimizer is a chain of rules, and nothing else::
 Chains and rules are optax transformations. See ``gradtx.rules`` and ``gradtx.optimizers``.
 """
 
+from gradtx import codecs as codecs
 from gradtx import dialects as dialects
 from gradtx import native as native
 from gradtx._chain import Chain as Chain
@@ -98,4 +99,4 @@ __version__ = "0.1.0"
 
 MYPY = False  # but True to mypy. It and pyright go by the imports, and read no list that is put together.
 if not MYPY:
-    __all__: list[str] = ["dialects", "native", *_exports(vars())]  # pyright: ignore[reportUnsupportedDunderAll] - as above
+    __all__: list[str] = ["codecs", "dialects", "native", *_exports(vars())]  # pyright: ignore[reportUnsupportedDunderAll] - as above

@@ -103,7 +103,8 @@ def chain(*rules: optax.GradientTransformation, name: str | None = None, state_d
         *rules: rules, chains, or optax transformations (which see the direction; see ``seal``). Chains are flat:
             ``chain(a, chain(b, c))`` is ``chain(a, b, c)``. No rules: the identity.
         name: put before the name of each rule, as ``name.rule``.
-        state_dtype: of the slots of every rule that does not say so itself (see ``Rule``).
+        state_dtype: the format of the slots of every rule that does not say so itself (see ``Rule``). One word for a
+            whole optimizer: ``chain(adam(1e-3), state_dtype="root8")``.
 
     The gradient phase: until the first rule that accumulates (that averages, sums or remembers gradients, as momentum
     and rms do, and says so: ``rule.accumulates``), the gradient and the direction are one lane, so that a clip or a
@@ -131,7 +132,8 @@ def chain(*rules: optax.GradientTransformation, name: str | None = None, state_d
     if name is not None:
         flat = [dataclasses.replace(r, name=f"{name}.{own}") for r, own in zip(flat, unique_names(flat), strict=True)]
     if state_dtype is not None:
-        flat = [r if r.state_dtype else dataclasses.replace(r, state_dtype=state_dtype) for r in flat]
+        unsaid = [r.holds_leaves and r.state_dtype is None for r in flat]
+        flat = [dataclasses.replace(r, state_dtype=state_dtype) if x else r for r, x in zip(flat, unsaid, strict=True)]
     unique_names(flat)
     return Chain(tuple(flat))
 

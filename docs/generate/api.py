@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gradtx
-from gradtx import activations, dialects, native, optimizers, rules, testing
+from gradtx import activations, codecs, dialects, native, optimizers, rules, testing
 from gradtx._engine.transformation import Value
 
 __all__ = ["PUBLIC", "docstring", "is_built", "is_constant", "path_of", "problems", "public", "signature"]
 
 MODULES = (
-    *(gradtx, rules, optimizers, activations, native, testing),
+    *(gradtx, rules, optimizers, activations, codecs, native, testing),
     *(dialects, dialects.torch, dialects.keras, dialects.optax),
 )
 

@@ -179,11 +179,16 @@ class AbstractRule:
     name: str | None
     """The name that the user gives the rule; None: by its label."""
 
-    state_dtype: str | None
-    """The dtype the user wants slots kept in; None: that of the parameters, float32 at least."""
+    state_dtype: Any
+    """The format the user wants slots kept in (see ``codecs``); None: the parameters' dtype, float32 at least."""
 
     where: Any
     """The leaves that the user wants it for, a selector or a tuple of selectors that must all agree; None: all."""
+
+    @property
+    def holds_leaves(self) -> bool:
+        """Whether it has slots of one array for each leaf."""
+        return type(self).slots is not AbstractRule.slots
 
     @property
     def holds_tree(self) -> bool:

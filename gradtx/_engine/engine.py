@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core import methods, selectors, verification
+from gradtx._core.codecs import codec_of, formats
 from gradtx._core.contract import AbstractRule
 from gradtx._core.control import either
 from gradtx._core.counts import incremented
@@ -69,7 +70,8 @@ class Engine:
         slots = {}
         for name, rule, acts_on in zip(self.names, self.rules, inputs.mask, strict=True):
             seen = [x if acts else None for x, acts in zip(arrays, acts_on, strict=True)]
-            on_leaves = [None if x is None else first_slots(rule, x) for x in seen]
+            storage = formats(rule.state_dtype, inputs.named, inputs.treedef, name)
+            on_leaves = [None if x is None else first_slots(rule, x, one) for x, one in zip(seen, storage, strict=True)]
             slots[name] = {
                 slot: inputs.unflatten([None if one is None else one[slot] for one in on_leaves])
                 for slot in self.layout.leaf_slots(name)
@@ -206,19 +208,23 @@ class Engine:
         apply: bool,
     ) -> Plan:
         known: list[Leaf | None] = []
+        storage = [
+            formats(rule.state_dtype, inputs.named, inputs.treedef, name)
+            for rule, name in zip(self.rules, self.names, strict=True)
+        ]
         for i, x in enumerate(arrays):
             if i in inputs.resting and not inputs.resting[i].computed:
                 known.append(None)
                 continue
             members = tuple(acts_on[i] for acts_on in inputs.mask)
-            dtypes = tuple(
-                tuple((name, xs[i].dtype) for name, xs in of_rule.items()) if acts else ()
-                for of_rule, acts in zip(slots, members, strict=True)
+            stored = tuple(
+                tuple((slot, xs[i].dtype, codec_of(xs[i], of_rule[i])) for slot, xs in own.items()) if acts else ()
+                for own, acts, of_rule in zip(slots, members, storage, strict=True)
             )
             param = None if params is None else params[i].dtype
-            of_slots = (dtype for _, dtype in itertools.chain(*dtypes))
+            of_slots = (dtype for _, dtype, _ in itertools.chain(*stored))
             dtype = widest(x.dtype, *([] if param is None else [param]), *of_slots)
-            known.append(Leaf(members, x.shape, dtype, x.dtype, param, dtypes))
+            known.append(Leaf(members, x.shape, dtype, x.dtype, param, stored))
         return plan(self.plain_rules(), known, apply)
 
     def _check_rules(self, inputs: Inputs) -> None:

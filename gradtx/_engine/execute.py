@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core import methods
+from gradtx._core.codecs import Blocks, Encoded, parts, seeds
 from gradtx._core.contract import AbstractRule, Trees
 from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import check_types, left_to_compiler
@@ -191,8 +192,16 @@ class _Run:
             batch.leaf.update,
             self.observing,
         )
-        operands = [tuple(self.arrays[i][buffer.key] for buffer in launch.reads) for i in batch.leaves]
-        scalars = [*(x[0] for one in local for x in one.values()), *(x for one in shared for x in one.values())]
+        operands = [
+            tuple(itertools.chain(*(parts(self.arrays[i][buffer.key]) for buffer in launch.reads)))
+            for i in batch.leaves
+        ]
+        noise = [self._seeds(buffer.key, batch.leaves) for buffer in launch.rounded]
+        scalars = [
+            *(x[0] for x in noise),
+            *(x[0] for one in local for x in one.values()),
+            *(x for one in shared for x in one.values()),
+        ]
         arrays = [(x.shape, x.dtype) for x in operands[0]]
         terms = fn.terms(*itertools.starmap(jax.ShapeDtypeStruct, [*arrays, *(((), x.dtype) for x in scalars)]))
         for r, _ in terms:
@@ -201,19 +210,26 @@ class _Run:
             fn,
             operands,
             [x for one in shared for x in one.values()],
-            [x for one in local for x in one.values()],
+            [*noise, *(x for one in local for x in one.values())],
             dict(launch.in_place),
             tuple(terms.values()),
         )
         for (r, name), column in zip(terms, numbers, strict=True):
             places = {i: (column, place) for place, i in enumerate(batch.leaves)}
             self.observed.setdefault(r, {}).setdefault(name, {}).update(places)
-        written = [buffer.key for buffer in launch.writes]
         for i, results in zip(batch.leaves, mapped, strict=True):
-            arrays = self.arrays[i]
+            arrays, rest = self.arrays[i], iter(results)
             if launch.freezes:
                 arrays[Lane.GRADIENT] = arrays[Lane.DIRECTION]
-            arrays |= zip(written, results, strict=True)
+            for buffer in launch.writes:
+                codec = buffer.codec
+                arrays[buffer.key] = Encoded(next(rest), next(rest), codec) if isinstance(codec, Blocks) else next(rest)
+
+    def _seeds(self, key: Any, leaves: Sequence[int]) -> Numbers:
+        """The seeds of a slot that is rounded at random."""
+        inputs = self.work.inputs
+        names = [f"{inputs.names[key.rule]}.{key.name}/{inputs.named[i][0]}" for i in leaves]
+        return seeds(self.work.count, names, [self.work.updates[i] for i in leaves])
 
     def _coefficients(
         self, one: Pass, launch: Launch, batch: Batch, measured: Measured | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core import methods
+from gradtx._core.codecs import Blocks, parts
 from gradtx._core.contract import AbstractRule
 from gradtx._core.numerics import added, real_dtype, widest
 from gradtx._core.signal import Signal
@@ -23,7 +25,8 @@ class Fused:
     Attributes:
         launch: the buffers.
         rules: those of the launch.
-        coefficients: per rule, the names of its coefficients, which come in this order behind the buffers.
+        coefficients: per rule, the names of its coefficients, which come in this order behind the buffers and the
+            seeds of those that are rounded at random.
         dtype: that arithmetic happens in.
         update: the dtype that the update is rounded to.
         observing: whether observers take numbers.
@@ -55,7 +58,8 @@ class Fused:
         self, operands: Sequence[jax.Array]
     ) -> tuple[tuple[jax.Array, ...], dict[tuple[int, str], tuple[Any, jax.Array]]]:
         rest = iter(operands)
-        arrays: dict[Any, jax.Array] = {buffer.key: next(rest) for buffer in self.launch.reads}
+        arrays: dict[Any, jax.Array] = {buffer.key: _read(buffer, rest) for buffer in self.launch.reads}
+        seeds = {buffer.key: next(rest) for buffer in self.launch.rounded}
         signal, is_accumulated = self._signal(arrays), Lane.GRADIENT in arrays
         incoming = arrays[Lane.INCOMING].astype(self.dtype) if Lane.INCOMING in arrays else signal.direction
         terms: dict[tuple[int, str], tuple[Any, jax.Array]] = {}
@@ -90,7 +94,16 @@ class Fused:
         arrays[Lane.UPDATE] = signal.direction.astype(self.update)
         if stored is not None:
             arrays[Lane.PARAM] = added(stored, arrays[Lane.UPDATE])
-        return tuple(arrays[buffer.key].astype(buffer.dtype) for buffer in self.launch.writes), terms
+        written = (self._written(buffer, arrays[buffer.key], seeds.get(buffer.key)) for buffer in self.launch.writes)
+        return tuple(itertools.chain(*written)), terms
+
+    def _written(self, buffer: Buffer, x: jax.Array, seed: jax.Array | None) -> tuple[jax.Array, ...]:
+        """The arrays that a buffer is stored in."""
+        if buffer.codec is None:
+            return (x.astype(buffer.dtype),)
+        slot: Any = buffer.key
+        rule = self.rules[self.launch.rules.index(slot.rule)]
+        return parts(buffer.codec.encode(x, seed, slot.name in rule.nonnegative))
 
     def _signal(self, arrays: dict[Any, jax.Array]) -> Signal:
         direction = arrays[Lane.DIRECTION].astype(self.dtype)
@@ -113,6 +126,13 @@ class Fused:
             alone = replace(self, launch=launch, rules=(rule,), coefficients=(names,))
             lanes = [jax.ShapeDtypeStruct(like.shape, buffer.dtype) for buffer in reads]
             yield rule, alone, [*lanes, *(given[buffer.key] for buffer in kept)]
+
+
+def _read(buffer: Buffer, operands: Iterator[jax.Array]) -> jax.Array:
+    """The numbers in a buffer, of which the operands are next."""
+    if isinstance(buffer.codec, Blocks):
+        return buffer.codec.decode(next(operands), next(operands))
+    return next(operands)
 
 
 def widened_to(x: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core import selectors
+from gradtx._core.codecs import is_encoded
 from gradtx._core.contract import AbstractRule
 from gradtx._core.numerics import is_complex, is_inexact
 from gradtx._core.selectors import Leaves, flatten_with_paths
@@ -66,9 +67,9 @@ class FlatTree:
             others = None
         if others is not None and mask is not None:
             masked = [leaf if acts else None for leaf, acts in zip(self.leaves, mask, strict=True)]
-            same = jax.tree.structure(tree) == jax.tree.structure(self.unflatten(masked))
+            same = jax.tree.structure(tree, is_leaf=is_encoded) == jax.tree.structure(self.unflatten(masked))
         else:
-            same = jax.tree.structure(tree) == self.treedef
+            same = jax.tree.structure(tree, is_leaf=is_encoded) == self.treedef
         if others is None or not same:
             paths = [path for path, _ in flatten_with_paths(tree)[0]]
             expected = [path for i, (path, _) in enumerate(self.named) if mask is None or mask[i]]
@@ -253,7 +254,7 @@ def leaves_like(treedef: Any, tree: Any) -> list[Any] | None:
         leaves = None if tree is None else treedef.flatten_up_to(tree)
     except ValueError:
         return None
-    return leaves if jax.tree_util.all_leaves(leaves or (), is_leaf=lambda x: x is None) else None
+    return leaves if jax.tree_util.all_leaves(leaves or (), is_leaf=lambda x: x is None or is_encoded(x)) else None
 
 
 # -- One leaf ---------------------------------------------------------------------------------------------------------

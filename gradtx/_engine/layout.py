@@ -14,6 +14,7 @@ import jax.core
 import jax.numpy as jnp
 
 from gradtx._core import methods
+from gradtx._core.codecs import stored
 from gradtx._core.contract import AbstractRule
 from gradtx._core.numerics import is_complex, without_residuals
 from gradtx._core.state import ChainState, PackedState
@@ -125,15 +126,13 @@ def unique_names(rules: Iterable[AbstractRule]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def first_slots(rule: AbstractRule, param: jax.Array) -> dict[str, jax.Array]:
-    """The slots of a rule for one leaf at the start, in the dtype they are kept in, and sharded as the parameter is."""
+def first_slots(rule: AbstractRule, param: jax.Array, storage: Any) -> dict[str, Any]:
+    """The slots of a rule for one leaf at the start, in the format they are stored in, and sharded as the parameter."""
     slots = methods.slotted(rule, param)
-    if rule.state_dtype is not None:
-        slots = {slot: x if is_complex(x.dtype) else x.astype(rule.state_dtype) for slot, x in slots.items()}
     if isinstance(param, jax.core.Tracer):  # in jit, zeros like a parameter would not know of its sharding
         never = (param.real < 0) & (param.real > 0)  # but this does, and so does a selection by it
-        return {slot: jnp.where(never, jnp.ones_like(x), x) for slot, x in slots.items()}
-    return slots
+        slots = {slot: jnp.where(never, jnp.ones_like(x), x) for slot, x in slots.items()}
+    return {slot: stored(x, storage, slot in rule.nonnegative) for slot, x in slots.items()}
 
 
 def with_buffers(slots: Any, params: Sequence[jax.Array]) -> Any:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from gradtx._core.codecs import Codec
 from gradtx._core.contract import AbstractRule
 from gradtx._core.numerics import real_dtype
 from gradtx._engine.inputs import Members
@@ -47,11 +48,23 @@ class Buffer(NamedTuple):
 
     Attributes:
         key: the lane or the slot that it holds.
-        dtype: that it is stored in.
+        dtype: that it is stored in, or that its codes stand for.
+        codec: of a slot that is not just rounded to the dtype.
     """
 
     key: Key
     dtype: jnp.dtype
+    codec: Codec | None = None
+
+    @property
+    def parts(self) -> int:
+        """The number of arrays."""
+        return 1 if self.codec is None else self.codec.parts
+
+    @property
+    def bytes(self) -> float:
+        """The bytes of an element."""
+        return self.dtype.itemsize if self.codec is None else self.codec.bytes
 
 
 class Leaf(NamedTuple):
@@ -63,7 +76,7 @@ class Leaf(NamedTuple):
         dtype: that arithmetic happens in.
         update: the dtype of the incoming update.
         param: the dtype of the parameter, or None where there is none.
-        slots: per rule, the dtypes of its slots by their names.
+        slots: per rule, its slots: name, dtype and codec.
     """
 
     members: Members
@@ -71,7 +84,7 @@ class Leaf(NamedTuple):
     dtype: jnp.dtype
     update: jnp.dtype
     param: jnp.dtype | None
-    slots: tuple[tuple[tuple[str, jnp.dtype], ...], ...]
+    slots: tuple[tuple[tuple[str, jnp.dtype, Codec | None], ...], ...]
 
 
 class Batch(NamedTuple):
@@ -113,7 +126,7 @@ class Launch(NamedTuple):
         rules: the positions of the rules that run, in order; none where the pass only takes the step.
         reads: the operands, in order.
         writes: the results, in order.
-        in_place: by the positions of operands, those of the results that may have their memory.
+        in_place: by the positions of operand arrays, those of the result arrays that may have their memory.
         freezes: whether the direction that comes in stays, as the gradient, for the passes that follow.
     """
 
@@ -124,7 +137,12 @@ class Launch(NamedTuple):
     freezes: bool = False
 
     @property
-    def bytes(self) -> int:
+    def rounded(self) -> tuple[Buffer, ...]:
+        """The results that are rounded at random, each with a seed for each leaf."""
+        return tuple(buffer for buffer in self.writes if buffer.codec is not None)
+
+    @property
+    def bytes(self) -> float:
         """The bytes that are read and written of each element."""
         return _bytes(self.reads) + _bytes(self.writes)
 
@@ -233,7 +251,7 @@ class Plan(NamedTuple):
             writes = [Buffer(Lane.PARAM, leaf.param)]
         else:
             writes = [Buffer(Lane.UPDATE, leaf.update)]
-        slots = [Buffer(Slot(r, name), dtype) for r in rules for name, dtype in leaf.slots[r]]
+        slots = [Buffer(Slot(r, name), dtype, codec) for r in rules for name, dtype, codec in leaf.slots[r]]
         lanes = {buffer.key for buffer in (*reads, *writes)}
         freezes = not last and self.is_accumulated(leaf, one.rules.stop) and Lane.GRADIENT not in lanes
         return _launch(rules, [*reads, *slots], [*writes, *slots], not first and not freezes)._replace(freezes=freezes)
@@ -258,7 +276,7 @@ class Plan(NamedTuple):
             lanes[Lane.PARAM] = Buffer(Lane.PARAM, leaf.param)
         return {Lane(lane): lanes[Lane(lane)] for lane in self.rules[r].reads if Lane(lane) in lanes}
 
-    def traffic(self, k: int) -> int:
+    def traffic(self, k: int) -> float:
         """The bytes that a pass reads and writes, its measurement included; of whole trees, at least these."""
         return sum(
             batch.size * (self.launch(k, batch.leaf).bytes + _bytes({*self.measured(k, batch.leaf).values()}))
@@ -284,22 +302,27 @@ class Plan(NamedTuple):
         return "\n".join(self.lines())
 
 
-def _bytes(buffers: Collection[Buffer]) -> int:
-    return sum(buffer.dtype.itemsize for buffer in buffers)
+def _bytes(buffers: Collection[Buffer]) -> float:
+    return sum(buffer.bytes for buffer in buffers)
 
 
 def _launch(rules: tuple[int, ...], reads: list[Buffer], writes: list[Buffer], temporary: bool) -> Launch:
     """A launch; ``temporary``: whether nobody needs the direction that comes in any more."""
-    places = {buffer.key: position for position, buffer in enumerate(writes)}
-    places.setdefault(Lane.DIRECTION, places.get(Lane.UPDATE, -1))
-    in_place = [
-        (position, places[buffer.key])
-        for position, buffer in enumerate(reads)
-        if places.get(buffer.key, -1) >= 0
-        and (buffer.key is not Lane.DIRECTION or temporary)
-        and writes[places[buffer.key]].dtype == buffer.dtype
-    ]
+    results = {buffer.key: (at, buffer.dtype) for at, buffer in _placed(writes)}
+    if Lane.UPDATE in results:
+        results.setdefault(Lane.DIRECTION, results[Lane.UPDATE])
+    in_place = []
+    for at, buffer in _placed(reads):
+        result, dtype = results.get(buffer.key, (0, None))
+        if dtype == buffer.dtype and (buffer.key is not Lane.DIRECTION or temporary):
+            in_place += [(at + i, result + i) for i in range(buffer.parts)]
     return Launch(rules, tuple(reads), tuple(writes), tuple(in_place))
+
+
+def _placed(buffers: Sequence[Buffer]) -> list[tuple[int, Buffer]]:
+    """The buffers with the positions of their first arrays."""
+    starts = itertools.accumulate((buffer.parts for buffer in buffers), initial=0)
+    return list(zip(starts, buffers, strict=False))
 
 
 def passes(rules: tuple[AbstractRule, ...]) -> tuple[Pass, ...]:

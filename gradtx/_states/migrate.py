@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.tree_util import keystr
 
+from gradtx._core.codecs import decoded, is_encoded, stored_as
 from gradtx._core.numerics import is_complex, is_inexact, residual_of, without_residuals
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.state import ChainState, PackedState
@@ -151,7 +152,7 @@ class _Migration(NamedTuple):
         report.dropped.update({_join(at, path): "not in the new state" for path in olds})
         if isinstance(new, PackedSlot):
             return new.with_arrays(dict(zip(new.by_keys(), nodes, strict=True)))
-        return jax.tree.unflatten(jax.tree.structure(new, is_leaf=_is_inner_state(new)), nodes)
+        return jax.tree.unflatten(jax.tree.structure(new, is_leaf=_is_whole(new)), nodes)
 
     def _carry_the_only_chain(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
         """Between states of different types."""
@@ -341,6 +342,8 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _carry_leaf(old: Any, new: Any, at: str, report: MigrationReport, keep_rows: bool) -> Any:
+    if is_encoded(old) or is_encoded(new):
+        return _carry_codes(old, new, at, report, keep_rows)
     old, new = (x if isinstance(x, jax.Array) else jnp.asarray(x) for x in (old, new))
     castable = all(is_inexact(x.dtype) for x in (old, new)) and is_complex(old.dtype) == is_complex(new.dtype)
     rows = min(old.shape[0], new.shape[0]) if old.ndim and new.ndim and old.shape[1:] == new.shape[1:] else 0
@@ -355,6 +358,23 @@ def _carry_leaf(old: Any, new: Any, at: str, report: MigrationReport, keep_rows:
         report.kept[at] = "" if old.dtype == new.dtype else f"{old.dtype} as {new.dtype}"
         return old if old.dtype == new.dtype else old.astype(new.dtype)
     return new
+
+
+def _carry_codes(old: Any, new: Any, at: str, report: MigrationReport, keep_rows: bool) -> Any:
+    """A slot from one format to another: the numbers, rounded to nearest where the format is another."""
+    formats = [str(x.codec).strip("'") if is_encoded(x) else str(jnp.asarray(x).dtype) for x in (old, new)]
+    if formats[0] == formats[1] and old.shape == new.shape and old.codes.dtype == new.codes.dtype:
+        report.kept[at] = ""
+        return old
+    noted = MigrationReport({}, {}, {})
+    carried = _carry_leaf(decoded(old), decoded(new), at, noted, keep_rows)
+    _extend(report, noted)
+    if at not in noted.kept:
+        return new
+    rows = noted.kept[at] if old.shape != new.shape else ""
+    change = "" if formats[0] == formats[1] else f"{formats[0]} as {formats[1]}"
+    report.kept[at] = ", ".join(filter(None, [rows, change]))
+    return stored_as(carried, new)
 
 
 def _check_rename(rename: Mapping[str, str], olds: list[Any], news: list[Any]) -> None:
@@ -405,8 +425,9 @@ def _is_state(node: Any) -> bool:
     return isinstance(node, tuple) and hasattr(node, "_fields")
 
 
-def _is_inner_state(tree: Any) -> Any:
-    return lambda node: node is not tree and _is_state(node)
+def _is_whole(tree: Any) -> Any:
+    """A state in the tree, or a slot in codes."""
+    return lambda node: is_encoded(node) or (node is not tree and _is_state(node))
 
 
 def _has_state(tree: Any) -> bool:
@@ -419,7 +440,7 @@ def _nodes(tree: Any) -> list[tuple[str, Any]]:
         return list(tree.items())
     if isinstance(tree, PackedSlot):
         return [("/".join(keys), leaf) for keys, leaf in tree.by_keys().items()]
-    nodes = flatten_with_keys(tree, _is_inner_state(tree))[0]
+    nodes = flatten_with_keys(tree, _is_whole(tree))[0]
     return [(keystr(keys, simple=True, separator="/"), node) for keys, node in nodes]
 
 

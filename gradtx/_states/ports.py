@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from gradtx._chain import Chain
+from gradtx._core.codecs import is_encoded, stored_as
 from gradtx._core.contract import AbstractRule, MomentKind
 from gradtx._core.numerics import is_complex
 from gradtx._core.selectors import flatten_with_paths
@@ -321,7 +322,8 @@ def _ported(
         }
         for slot, arrays in _from_moments(rule, given, h).items():
             like = _like(who, f"{name}.{slot}")
-            slots[name] = slots[name] | {slot: jax.tree.map(like, slots[name][slot], flat.unflatten(arrays))}
+            filled = jax.tree.map(like, slots[name][slot], flat.unflatten(arrays), is_leaf=is_encoded)
+            slots[name] = slots[name] | {slot: filled}
     return state._replace(slots=slots)
 
 
@@ -353,7 +355,9 @@ def _wide(x: Any) -> np.ndarray:
 def _like(who: str, name: str) -> Any:
     """Puts a value where a slot is, in its dtype."""
 
-    def like(slot: jax.Array, value: np.ndarray) -> jax.Array:
+    def like(slot: Any, value: np.ndarray) -> Any:
+        if is_encoded(slot):
+            return jax.tree.map(lambda x, old: jax.device_put(x, old.sharding), stored_as(value, slot), slot)
         if np.iscomplexobj(value) and not is_complex(slot.dtype):
             raise ValueError(f"{who}: {name} is real, and complex in the state that was given")
         return jax.device_put(value.astype(slot.dtype), slot.sharding)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradtx._core.codecs import decoded, stored_as
 from gradtx._core.contract import FIRST_MOMENTS, AbstractRule
 from gradtx._core.declarations import either, those_of_gradtx
 from gradtx._core.numerics import compute_dtype, real_dtype, safe_divide
@@ -98,7 +99,7 @@ def read(tx: Transformation[Any], state: ChainState) -> Moment:
     place, h = place_of(tx), state.hyperparams
     slots, steady = state.slots[place.name], place.steady(h)
     weight = slots["weight"] if "weight" in place.rule.scalars() else steady
-    return Moment(slots[place.slot], weight, steady, place.gain(h), jnp.asarray(place.debiased))
+    return Moment(decoded(slots[place.slot]), weight, steady, place.gain(h), jnp.asarray(place.debiased))
 
 
 def written(tx: Transformation[Any], state: ChainState, moment: Moment) -> ChainState:
@@ -110,17 +111,12 @@ def written(tx: Transformation[Any], state: ChainState, moment: Moment) -> Chain
     slots = state.slots[place.name]
     carried = {place.slot: tree} | ({"weight": factor * moment.weight} if "weight" in place.rule.scalars() else {})
     kept = {slot: slots[slot] for slot in slots if slot not in carried}
-    return state._replace(slots=state.slots | {place.name: jax.tree.map(like, kept | carried, slots)})
+    return state._replace(slots=state.slots | {place.name: jax.tree.map(stored_as, kept | carried, slots)})
 
 
 def _this_step(tx: Transformation[Any], state: ChainState) -> Hyperparams:
     """The hyperparameters that the next update will use."""
     return {name: {} for name in tx.names} | tx._engine.scalars.hyperparams(state.count, None, state.hyperparams)
-
-
-def like(new: Any, old: Any) -> jax.Array:
-    """A number in the dtype of another."""
-    return jnp.asarray(new, jnp.asarray(old).dtype)
 
 
 def scaled(factor: jax.Array, tree: Any) -> Any:

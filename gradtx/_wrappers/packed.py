@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from gradtx._chain import Chain
+from gradtx._core.codecs import is_encoded
 from gradtx._core.mesh import is_split, puts_constants, starts, varying
 from gradtx._core.selectors import Leaves, flatten_with_keys
 from gradtx._core.state import ChainState, PackedState, knowing, known_to
@@ -224,7 +225,8 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
     slots = engine.layout.read(state, inputs)
     alike: dict[Any, list[int]] = {}  # leaves that differ in their key are not worked on in one call of the kernel
     for i, leaf in enumerate(inputs.leaves):
-        dtypes = [xs[i].dtype for own in slots for xs in own.values() if xs[i] is not None]
+        stored = [xs[i] for own in slots for xs in own.values() if xs[i] is not None]
+        dtypes = [] if any(map(is_encoded, stored)) else [x.dtype for x in stored]
         if dtypes and math.prod(jnp.shape(leaf)) < tx.below and not is_split(leaf):
             kind = (jnp.result_type(leaf), varying(leaf), *(acts_on[i] for acts_on in inputs.mask), *dtypes)
             alike.setdefault(kind, []).append(i)

@@ -13,6 +13,7 @@ import optax
 from jax.typing import ArrayLike
 
 from gradtx._chain import chain
+from gradtx._core.codecs import stored_as
 from gradtx._core.control import Once, either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice, integer
@@ -22,7 +23,7 @@ from gradtx._core.walk import rebuilt
 from gradtx._engine.checks import check_injected
 from gradtx._engine.transformation import Transformation, check_transformation, run_inside
 from gradtx._wrappers.base import Wrapper, checked_state, not_yet
-from gradtx._wrappers.handover import Moment, Place, like, place_of, read, written
+from gradtx._wrappers.handover import Moment, Place, place_of, read, written
 
 Carry = Literal["momentum", "reset"]
 
@@ -237,7 +238,7 @@ def _started(fresh: Any, before: Any, count: jax.Array) -> Any:
         first, then = (_started(getattr(fresh, x), getattr(before, x), count) for x in ("first", "then"))
         return SwitchState(count, fresh.switched_at, before.at, first, then)
 
-    return jax.tree.map(like, rebuilt(fresh, (ChainState, SwitchState), started, before), before)
+    return jax.tree.map(stored_as, rebuilt(fresh, (ChainState, SwitchState), started, before), before)
 
 
 def step_number(who: str, name: str, value: Any, low: int) -> Any:

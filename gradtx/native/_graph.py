@@ -112,6 +112,12 @@ class Graph:
         kind = Kind.stored(dtype)
         return self.node(f"round_{kind}", (node,), Kind.F32) if kind.is_half else node
 
+    def dithered(self, x: Value, seed: Value) -> int:
+        """Numbers that bfloat16 has, next to these, by random bits that follow from a scalar."""
+        if not isinstance(seed, Uniform) or not isinstance(x, Vector):
+            raise Unsupported("random bits of several seeds in a leaf")
+        return self.node("dither_bf16", (x.node, self.operand(seed)), Kind.F32)
+
     def convert(self, node: int, dtype: Any) -> int:
         """A number or a truth in another dtype; of halves it may have more digits than fit."""
         before, after = self[node].kind, Kind.computed(dtype)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-FORMAT = 5
+FORMAT = 6
 """Of programs and calls, as in kernel.cc: changes with the instructions, their meaning, and the order of operands."""
 
 # A compiled module may be kept on disk and run by a later version of the kernel.

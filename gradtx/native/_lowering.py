@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from gradtx._core.rounding import dither_p
 from gradtx.native._graph import Graph, Uniform, Value, Vector
 from gradtx.native._program import Constant, Kind, Unsupported, aval_of
 
@@ -97,6 +98,8 @@ def _read_elementwise(graph: Graph, eqn: core.JaxprEqn, values: list[Value]) -> 
         if aval_of(out).shape != aval_of(eqn.invars[0]).shape:
             raise Unsupported(f"{name}, which changes the shape")
         return values[0]
+    if name == dither_p.name:
+        return Vector(graph.dithered(values[0], values[1]), aval_of(out).dtype)
     if eqn.params.get("accuracy") is not None:
         raise Unsupported(f"{name} of accuracy {eqn.params['accuracy']}")
     reader = _READERS.get(name)

@@ -50,7 +50,7 @@ namespace {
 namespace ffi = xla::ffi;
 
 // Changes with the meaning of programs and calls; _library.py writes the same.
-constexpr int32_t kFormat = 5;
+constexpr int32_t kFormat = 6;
 
 // ---- Numbers -------------------------------------------------------------------------------------------------------
 
@@ -89,6 +89,24 @@ GRADTX_INLINE uint16_t to_f16(float x) {
   const uint32_t subnormal = bits<uint32_t>(bits<float>(rest) + 0.5f) - 0x3f000000u;
   const uint32_t finite = rest < 0x38800000u ? subnormal : std::min(normal, uint32_t{0x7c00});
   return static_cast<uint16_t>(sign | (rest > 0x7f800000u ? 0x7e00u : finite));
+}
+
+// Random bits: a hash of the place of an element in its leaf and a seed, as gradtx/_core/rounding.py has it.
+GRADTX_INLINE uint32_t noise(uint32_t place, uint32_t seed) {
+  uint32_t x = place * 0x9e3779b9u;
+  x = (x ^ (x >> 15)) + seed;
+  x = (x ^ (x >> 16)) * 0x85ebca6bu;
+  x = (x ^ (x >> 13)) * 0xc2b2ae35u;
+  return x ^ (x >> 16);
+}
+
+// A seed that came as a number; 0 for what is none.
+GRADTX_INLINE uint32_t whole(float x) { return x >= 0 && x < 0x1p32f ? static_cast<uint32_t>(x) : 0; }
+
+// One of the two numbers of bfloat16 next to x, so that the mean is x.
+GRADTX_INLINE float dithered(float x, uint32_t random) {
+  const float cut = bits<float>((bits<uint32_t>(x) + (random >> 16)) & 0xffff0000u);
+  return std::abs(x) <= std::numeric_limits<float>::max() ? cut : x;
 }
 
 // A subnormal number chosen by a comparison is flushed to zero, as every result of arithmetic is: by adding a zero of
@@ -178,6 +196,9 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(sumprod, 2, a * b, 0)                                                      \
   X(norm, 1, static_cast<double>(a) * static_cast<double>(a), 0)               \
   X(largest, 1, bits<Word<T>>(a) & (~Word<T>{0} >> 1), 0)
+// From numbers to numbers, by random bits that follow from the place of an element in its leaf and from a seed, a
+// scalar: name, expression over the number a, its place i and the seed.
+#define GRADTX_ROUNDINGS(X) X(dither_bf16, dithered(a, noise(i, seed)))
 // From one type to another: name, from, to, expression.
 #define GRADTX_CONVERSIONS(X)                                                  \
   X(load_bf16, kBf16, kF32, from_bf16(a))                                      \
@@ -197,13 +218,15 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
 #define GRADTX_ENUM(name, ...) name##_,
 enum Op : int32_t {
   GRADTX_MATHS(GRADTX_ENUM) GRADTX_TESTS(GRADTX_ENUM) GRADTX_LOGIC(GRADTX_ENUM) GRADTX_REDUCTIONS(GRADTX_ENUM) select_,
-  GRADTX_CONVERSIONS(GRADTX_ENUM) kOps
+  GRADTX_ROUNDINGS(GRADTX_ENUM) GRADTX_CONVERSIONS(GRADTX_ENUM) kOps
 };
 
 #define GRADTX_TEXT(name, arity, expression, ...) #name " " #arity " " #__VA_ARGS__ "\n"
 #define GRADTX_TEXT_1(name, from, to, expression) #name " 1 0\n"
+#define GRADTX_TEXT_2(name, expression) #name " 2 2\n"
 constexpr char kOpsText[] = GRADTX_MATHS(GRADTX_TEXT) GRADTX_TESTS(GRADTX_TEXT) GRADTX_LOGIC(GRADTX_TEXT)
-    GRADTX_REDUCTIONS(GRADTX_TEXT) "select 3 0, 2, 4, 6\n" GRADTX_CONVERSIONS(GRADTX_TEXT_1);
+    GRADTX_REDUCTIONS(GRADTX_TEXT) "select 3 0, 2, 4, 6\n" GRADTX_ROUNDINGS(GRADTX_TEXT_2)
+        GRADTX_CONVERSIONS(GRADTX_TEXT_1);
 
 // Of a block's elements. kNumber stands for the one of the two that an instruction says, kReduced for no block at all.
 enum Type : uint8_t { kNothing, kTruth, kBf16, kF16, kF32, kF64, kNumber, kReduced };
@@ -237,11 +260,13 @@ constexpr uint32_t set_of(Int... members) {
 #define GRADTX_LOGIC_SIGNATURE(name, arity, expression, ...) GRADTX_SIGNATURE(arity, kTruth, kTruth, __VA_ARGS__)
 #define GRADTX_REDUCTIONS_SIGNATURE(name, arity, expression, ...) \
   GRADTX_SIGNATURE(arity, kNumber, kReduced, __VA_ARGS__)
+#define GRADTX_ROUNDING_SIGNATURE(name, expression) GRADTX_SIGNATURE(2, kF32, kF32, 2)
 #define GRADTX_CONVERSION_SIGNATURE(name, from, to, expression) GRADTX_SIGNATURE(1, from, to, 0)
 constexpr Signature kSignatures[] = {GRADTX_MATHS(GRADTX_MATHS_SIGNATURE) GRADTX_TESTS(GRADTX_TESTS_SIGNATURE)
                                          GRADTX_LOGIC(GRADTX_LOGIC_SIGNATURE)
                                              GRADTX_REDUCTIONS(GRADTX_REDUCTIONS_SIGNATURE){
                                                  3, {kTruth, kNumber, kNumber, kNumber}, kNumber, set_of(0, 2, 4, 6)},
+                                     GRADTX_ROUNDINGS(GRADTX_ROUNDING_SIGNATURE)
                                      GRADTX_CONVERSIONS(GRADTX_CONVERSION_SIGNATURE)};
 static_assert(sizeof kSignatures / sizeof *kSignatures == kOps);
 
@@ -394,9 +419,10 @@ struct Ahead {
   int64_t bytes;
 };
 
-// Runs the program over one block of n elements, and joins to `numbers` what it reduces.
+// Runs the program over one block of n elements of a leaf, and joins to `numbers` what it reduces. `place` is that of
+// the first of them.
 GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* const* slots, double* numbers, int n,
-                             const Ahead* ahead, int64_t inputs) {
+                             uint32_t place, const Ahead* ahead, int64_t inputs) {
   for (int64_t k = 0; k < size; ++k) {
     for (int64_t i = 0; i < inputs; ++i) {  // memory works while the arithmetic does, a share with each instruction
       const int64_t end = ahead[i].bytes * (k + 1) / size;
@@ -430,6 +456,18 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
     }                                                           \
     break;                                                      \
   }
+#define GRADTX_ROUNDING_CASE(name, expression)                               \
+  case name##_: {                                                            \
+    auto* to = static_cast<float*>(slots[in.to]);                            \
+    const float* x = static_cast<const float*>(slots[in.a]);                 \
+    const uint32_t seed = whole(get<float>(slots[in.b]));                    \
+    _Pragma("GCC ivdep") for (int k = 0; k < n; ++k) {                       \
+      const float a = x[k];                                                  \
+      const uint32_t i = place + static_cast<uint32_t>(k);                   \
+      to[k] = expression;                                                    \
+    }                                                                        \
+    break;                                                                   \
+  }
       GRADTX_MATHS(GRADTX_MATHS_CASE)
       GRADTX_TESTS(GRADTX_TESTS_CASE)
       GRADTX_LOGIC(GRADTX_LOGIC_CASE)
@@ -438,6 +476,7 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
         if (in.is_f64) choices<double>(slots, in, n);
         else choices<float>(slots, in, n);
         break;
+        GRADTX_ROUNDINGS(GRADTX_ROUNDING_CASE)
         GRADTX_CONVERSIONS(GRADTX_CONVERSION_CASE)
     }
   }
@@ -585,7 +624,8 @@ struct Call {
           ahead[i] = {array.data + next * array.width(), rest * array.width()};
         }
         double* const own_numbers = numbers.data() + (task + leaf) * reductions.size();
-        run_block(program, program_size, slots.data(), own_numbers, n, ahead.data(), inputs);
+        run_block(program, program_size, slots.data(), own_numbers, n, static_cast<uint32_t>(offset), ahead.data(),
+                  inputs);
       }
     });
   }
@@ -628,7 +668,7 @@ Words words(const Part&... parts) {
 #define GRADTX_NAME(name, ...) #name,
 constexpr const char* kNames[] = {GRADTX_MATHS(GRADTX_NAME) GRADTX_TESTS(GRADTX_NAME) GRADTX_LOGIC(GRADTX_NAME)
                                       GRADTX_REDUCTIONS(GRADTX_NAME) "select",
-                                  GRADTX_CONVERSIONS(GRADTX_NAME)};
+                                  GRADTX_ROUNDINGS(GRADTX_NAME) GRADTX_CONVERSIONS(GRADTX_NAME)};
 
 Type type_of(ffi::DataType type) {
   switch (type) {

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from gradtx._core import declarations
+from gradtx._core import codecs, declarations
 from gradtx._core.blank import Blank, BlankSchedule, LooksAhead, code_of, reads_itself
 from gradtx._core.contract import AbstractRule, Named
 from gradtx._core.limits import Limits, checked, scheduled
@@ -69,17 +69,6 @@ def _checked(rule: str, field: dataclasses.Field[Any], value: Any) -> Any:
     return float(number)
 
 
-def _floating_name(rule: str, dtype: Any) -> str:
-    """The name of a dtype, which is a value that prints as it is written."""
-    try:
-        dtype = jnp.dtype(dtype)
-    except TypeError:
-        raise TypeError(f"{rule}: state_dtype must be a floating dtype, found {dtype!r}") from None
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{rule}: state_dtype must be a floating dtype, found {dtype.name}")
-    return dtype.name
-
-
 @dataclass_transform(frozen_default=True, field_specifiers=(hyper, dataclasses.field))
 class Rule(Value[ChainState], AbstractRule):
     """An elementary rule, as a class to derive from: fields are its hyperparameters, methods its mathematics.
@@ -90,9 +79,11 @@ class Rule(Value[ChainState], AbstractRule):
 
     Args:
         name: what the rule is called in the state; None: by its class.
-        state_dtype: the floating dtype its slots are kept in; None: the parameters' own, float32 at least.
-            Arithmetic is in float32 or wider all the same. In 8 bits of mantissa or fewer, an average with a decay
-            near 1 can stall. Complex slots stay as they are.
+        state_dtype: the format its slots are kept in; None: the parameters' own dtype, float32 at least. A floating
+            dtype, to nearest: in bfloat16 an average with a decay near 1 can stall; ``"bfloat16_stochastic"``,
+            ``"root8"``, ``"dynamic8"`` or a ``Codec``; or a dict of these by selectors of leaves (see ``where``), of
+            which the first that chooses a leaf counts. Arithmetic is in float32 or wider all the same. Complex slots
+            stay as they are.
         where: which leaves it acts on (see ``where``); None: all.
 
     >>> import gradtx, jax.numpy as jnp
@@ -112,7 +103,7 @@ class Rule(Value[ChainState], AbstractRule):
     """
 
     name: str | None = dataclasses.field(default=None, kw_only=True)
-    state_dtype: str | None = dataclasses.field(default=None, kw_only=True)
+    state_dtype: Any = dataclasses.field(default=None, kw_only=True)
     where: Any = dataclasses.field(default=None, kw_only=True)
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -124,7 +115,9 @@ class Rule(Value[ChainState], AbstractRule):
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise ValueError(f"{self.label}: name must be a non-empty string, found {self.name!r}")
         if self.state_dtype is not None:
-            object.__setattr__(self, "state_dtype", _floating_name(self.label, self.state_dtype))
+            storage = codecs.format_of(self.label, self.state_dtype)
+            object.__setattr__(self, "state_dtype", storage)
+            codecs.check_range(self.label, storage, [slot for slot in self.nonnegative if slot not in self.scalars()])
         if self.where is not None:
             object.__setattr__(self, "where", selector(self.where))
         for field in dataclasses.fields(self):

@@ -83,7 +83,7 @@ KINDS = {
     "float64": (gx.adam(0.1), np.array([1.0, np.pi])),
     "float16": (gx.adam(0.1), np.array([1.0, np.pi], np.float16)),
     "bfloat16": (gx.chain(gx.adam(0.1), state_dtype="bfloat16"), np.array([1.0, np.pi], np.float32)),
-    "float8": (gx.chain(gx.adam(0.1), state_dtype="float8_e4m3fn"), np.array([1.0, np.pi], np.float32)),
+    "root8": (gx.chain(gx.adam(0.1), state_dtype="root8"), np.ones((16, 256), np.float32)),
     "complex64": (gx.amsgrad(0.1), np.array([1 + 2j, np.pi], np.complex64)),
     "complex128": (gx.amsgrad(0.1), np.array(1 + 2j)),
     "empty": (gx.amsgrad(0.1), {"real": np.zeros((0, 3)), "complex": np.zeros((2, 0), np.complex64)}),

@@ -1,0 +1,368 @@
+"""The formats that slots are stored in: a floating dtype, rounded to nearest or at random, or codes of 8 bits.
+
+The maths of a rule knows none of this. An engine decodes a slot before the pass that reads it, and encodes it after.
+Random bits are a hash of a seed and the place of an element in its leaf: no key is kept, a step that is taken again
+rounds alike, and so does the same step on another mesh.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradtx._core import selectors
+from gradtx._core.mesh import varying
+from gradtx._core.numerics import safe_divide
+from gradtx._core.rounding import dithered, mixed, noise
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A format of a slot, and how numbers are rounded to it. A value; it prints as ``state_dtype`` takes it."""
+
+    stochastic: ClassVar[bool] = False
+    """Whether random bits round."""
+
+    parts: ClassVar[int] = 1
+    """The arrays that a slot is stored in."""
+
+    def encode(self, x: jax.Array, seed: jax.Array | None = None, nonnegative: bool = False) -> Any:
+        """The numbers as they are stored; without a seed rounded to nearest."""
+        raise NotImplementedError
+
+    @property
+    def bytes(self) -> float:
+        """The bytes of an element."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Rounded(Codec):
+    """A floating dtype, rounded at random: up as often as the number is near to the one above, so that the mean stays.
+
+    An average with a decay near 1 moves by less than half a digit of bfloat16 in a step. To nearest it stalls; so, it
+    arrives, in the mean.
+
+    Attributes:
+        dtype: "bfloat16".
+
+    >>> import gradtx
+    >>> gradtx.momentum(0.999, state_dtype=gradtx.codecs.Rounded())
+    momentum(decay=0.999, state_dtype='bfloat16_stochastic')
+    """
+
+    stochastic = True
+    dtype: str = "bfloat16"
+
+    def encode(self, x: jax.Array, seed: jax.Array | None = None, nonnegative: bool = False) -> jax.Array:
+        del nonnegative
+        x = x if seed is None else dithered(x.astype(jnp.float32), seed)
+        return x.astype(self.dtype)
+
+    @property
+    def bytes(self) -> float:
+        return jnp.dtype(self.dtype).itemsize
+
+    def __repr__(self) -> str:
+        return f"'{self.dtype}_stochastic'"
+
+
+@dataclass(frozen=True)
+class Blocks(Codec):
+    """Codes of 8 bits for blocks of 256 elements along the last axis, each with its largest modulus in float32.
+
+    A number r of the largest modulus of its block is the code q, with r = (q/127)·|q/127| for what may be negative, and
+    r = (q/255)⁴ for what never is: fine near zero, where most numbers are. Rounded at random: the mean of r stays as it
+    is, or that of its fourth root, so that neither a direction nor the logarithm of a denominator is biased. A number
+    above 0 that may not be negative never becomes 0, since another is divided by its root. 0 is 0. Inf and NaN make NaN
+    of their block.
+
+    Attributes:
+        map: "root", as above; or "dynamic", 7 decades with evenly spaced codes in each (Dettmers et al. 2022), to
+            compare with: a search in a table, which is slow.
+
+    Leaves of fewer than 4096 elements are in no blocks, but in float32: small ones, as norms and biases, are sensitive
+    and cost little. Where the last axis is no multiple of 256, the last block of a row is short; an axis of 16 costs a
+    scale for 16 elements. Over several devices blocks stay where they are if each shard of the last axis holds whole
+    ones.
+
+    Source: Dettmers et al. (2022), "8-bit optimizers via block-wise quantization", for blocks and their map.
+
+    >>> import gradtx
+    >>> gradtx.rms(0.999, state_dtype=gradtx.codecs.Blocks())
+    rms(decay=0.999, state_dtype='root8')
+    """
+
+    stochastic = True
+    parts = 2
+    size: ClassVar[int] = 256
+    least: ClassVar[int] = 4096
+    map: str = "root"
+
+    def encode(self, x: jax.Array, seed: jax.Array | None = None, nonnegative: bool = False) -> Encoded:
+        blocks = _in_blocks(x.astype(jnp.float32), self.size)
+        scale = jnp.max(jnp.abs(blocks), axis=-1)
+        scale = jnp.where(jnp.isfinite(scale), scale, jnp.nan)
+        share = safe_divide(blocks, scale[..., None])
+        lower, part = self._place(share, nonnegative)
+        part = jnp.where(part < _CLOSE, 0, jnp.where(part > 1 - _CLOSE, 1, part))  # a code as it is stays one
+        level = 0.5 if seed is None else _in_blocks(noise(x.shape, seed) * 2.0**-32, self.size)
+        code = lower + (level < part)
+        if nonnegative:
+            code = jnp.where(blocks > 0, jnp.maximum(code, 1), code)
+        code = code.astype(jnp.uint8 if nonnegative else jnp.int8)
+        return Encoded(code.reshape(*code.shape[:-2], -1)[..., : x.shape[-1]], scale, self)
+
+    def decode(self, codes: jax.Array, scale: jax.Array) -> jax.Array:
+        """The numbers, in float32."""
+        share = self._of(codes.astype(jnp.int32), codes.dtype == jnp.uint8)
+        blocks = _in_blocks(share, self.size) * scale[..., None]
+        return blocks.reshape(*blocks.shape[:-2], -1)[..., : codes.shape[-1]]
+
+    @property
+    def bytes(self) -> float:
+        return 1 + 4 / self.size  # and more, where the last axis is short
+
+    def _of(self, code: jax.Array, nonnegative: bool) -> jax.Array:
+        """The share of the largest modulus that a code stands for."""
+        if self.map == "dynamic":
+            return jnp.asarray(_dynamic(nonnegative))[code + (0 if nonnegative else 128)]
+        root = code.astype(jnp.float32) / (255 if nonnegative else 127)
+        return jnp.square(jnp.square(root)) if nonnegative else root * jnp.abs(root)
+
+    def _place(self, share: jax.Array, nonnegative: bool) -> tuple[jax.Array, jax.Array]:
+        """The largest code that stands for a share or less, and is not the last; the part of the way to the next."""
+        if self.map == "dynamic":
+            table = jnp.asarray(_dynamic(nonnegative))
+            found = jnp.searchsorted(table, share, side="right").astype(jnp.int32) - 1
+            lower = jnp.clip(found, 0, 254) - (0 if nonnegative else 128)
+        else:
+            root = jnp.sqrt(jnp.abs(share))
+            root = 255 * jnp.sqrt(root) if nonnegative else jnp.sign(share) * 127 * root
+            low, high = (0, 254) if nonnegative else (-127, 126)
+            lower = jnp.clip(jnp.floor(root), low, high).astype(jnp.int32)
+            if nonnegative:
+                return lower, root - lower
+        low, high = self._of(lower, nonnegative), self._of(lower + 1, nonnegative)
+        return lower, (share - low) / (high - low)
+
+    def __repr__(self) -> str:
+        return f"'{self.map}8'"
+
+
+_CLOSE = 5e-5  # of the step between two codes: what rounding makes of a share that is a code is less, 4e-5
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Encoded:
+    """A slot of one leaf in codes: one array to all that asks for its shape and dtype.
+
+    Attributes:
+        codes: int8, or uint8 of a slot that is never negative; of the leaf's shape.
+        scale: for each block the largest modulus, float32; the leaf's shape with blocks in place of the last axis.
+        codec: the format; static.
+    """
+
+    codes: Any
+    scale: Any
+    codec: Blocks = field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the leaf."""
+        return self.codes.shape
+
+    @property
+    def ndim(self) -> int:
+        """Of the leaf."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the numbers that it stands for."""
+        return jnp.dtype(jnp.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of codes and scales."""
+        return self.codes.nbytes + self.scale.nbytes
+
+    def decode(self) -> jax.Array:
+        """The numbers."""
+        return self.codec.decode(self.codes, self.scale)
+
+
+def is_encoded(x: Any) -> bool:
+    """Whether a node of a tree is a slot in codes: a leaf, for what maps over slots."""
+    return isinstance(x, Encoded)
+
+
+def decoded(tree: Any) -> Any:
+    """The tree with the numbers, in float32, in place of codes: to look at a state.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, params = gradtx.chain(gradtx.adam(0.1), state_dtype="root8"), jnp.ones((64, 256))
+    >>> params, state = gradtx.step(tx, params, params, tx.init(params))
+    >>> moment = state.slots["rms"]["s"]
+    >>> print(moment.codes.dtype, moment.scale.shape, gradtx.codecs.decoded(moment)[0, 0])
+    uint8 (64, 1) 0.001
+    """
+    return jax.tree.map(lambda x: x.decode() if is_encoded(x) else x, tree, is_leaf=is_encoded)
+
+
+def stored_as(x: Any, like: Any) -> Any:
+    """The numbers as another slot is stored, to nearest."""
+    if is_encoded(like):
+        return like.codec.encode(jnp.asarray(x), nonnegative=like.codes.dtype == jnp.uint8)
+    return jnp.asarray(x, jnp.asarray(like).dtype)
+
+
+@dataclass(frozen=True)
+class ByLeaf:
+    """Formats by selectors, of which the first that chooses a leaf counts; None for a leaf that none chooses."""
+
+    choices: tuple[tuple[Any, Any], ...]
+
+    def of_each(self, leaves: selectors.Leaves, treedef: Any, what: str) -> list[Any]:
+        """The format of each leaf."""
+        formats: list[Any] = [None] * len(leaves)
+        for select, one in reversed(self.choices):
+            chosen = selectors.chosen(select, leaves, treedef, what)
+            formats = [one if chooses else before for chooses, before in zip(chosen, formats, strict=True)]
+        return formats
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(f'{select!r}: {one!r}' for select, one in self.choices)}}}"
+
+
+Format = str | Codec | ByLeaf
+"""The storage of slots: a dtype's name, a codec, or one of these by leaf."""
+
+NAMED: dict[str, Codec] = {
+    "bfloat16_stochastic": Rounded(),
+    "root8": Blocks(),
+    "dynamic8": Blocks("dynamic"),
+}
+"""The codecs by the names that ``state_dtype`` takes."""
+
+
+def format_of(rule: str, value: Any) -> Format | None:
+    """The storage that a user asks for.
+
+    Raises:
+        TypeError: for what is no floating dtype, codec, or mapping to some; and for a dtype of fewer bits than
+            bfloat16 has, in which averages stand still.
+    """
+    if value is None or isinstance(value, Codec | ByLeaf):
+        return value
+    if isinstance(value, Mapping):
+        pairs = [(selectors.selector(select), format_of(rule, one)) for select, one in value.items()]
+        return ByLeaf(tuple(pairs))
+    if isinstance(value, str) and value in NAMED:
+        return NAMED[value]
+    known = ", ".join(map(repr, NAMED))
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise TypeError(
+            f"{rule}: state_dtype must be a floating dtype, found {value!r}. Or one of {known}, or a dict of them by "
+            "selectors of leaves."
+        ) from None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{rule}: state_dtype must be a floating dtype, found {dtype.name}. Or one of {known}.")
+    if jnp.finfo(dtype).nmant < jnp.finfo(jnp.bfloat16).nmant:
+        raise TypeError(
+            f"{rule}: state_dtype {dtype.name} has {jnp.finfo(dtype).nmant} bits of mantissa, in which averages stand "
+            "still, and small numbers are 0. For 8 bits take 'root8', which has a scale for each block."
+        )
+    return dtype.name
+
+
+def check_range(rule: str, value: Format | None, nonnegative: Sequence[str]) -> None:
+    """Refuses float16 for a square: of a gradient of 1e-4 it is 0, and a step is divided by its root."""
+    each = [one for _, one in value.choices] if isinstance(value, ByLeaf) else [value]
+    if nonnegative and "float16" in each:
+        raise TypeError(
+            f"{rule}: state_dtype float16 for slot {nonnegative[0]!r}: squares of small gradients are 0 there, and the "
+            "step that is divided by their root is too long. Take 'bfloat16_stochastic', of the same size, or 'root8'."
+        )
+
+
+def formats(value: Format | None, leaves: selectors.Leaves, treedef: Any, rule: str) -> list[Any]:
+    """The format of each leaf's slots: a dtype's name, a codec, or None."""
+    if isinstance(value, ByLeaf):
+        return value.of_each(leaves, treedef, f"state_dtype of rule {rule!r}")
+    return [value] * len(leaves)
+
+
+def stored(x: jax.Array, format: Any, nonnegative: bool) -> Any:
+    """A slot at the start, as it is stored. Complex ones stay as they are, and small leaves are not for blocks."""
+    if format is None or jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return x
+    if isinstance(format, Blocks) and x.size < format.least:
+        return x
+    return format.encode(x, nonnegative=nonnegative) if isinstance(format, Codec) else x.astype(format)
+
+
+def codec_of(x: Any, format: Any) -> Codec | None:
+    """The codec of a slot as it is stored; None where its dtype says all."""
+    if is_encoded(x):
+        return x.codec
+    return format if isinstance(format, Rounded) and x.dtype == format.dtype else None
+
+
+def parts(x: Any) -> tuple[Any, ...]:
+    """The arrays of a slot."""
+    return (x.codes, x.scale) if is_encoded(x) else (x,)
+
+
+def seeds(count: jax.Array, names: Sequence[str], leaves: Sequence[Any]) -> Any:
+    """Seeds of this step for slots of leaves, by their names: numbers below 2²⁴, which float32 has all of.
+
+    Inside of ``shard_map`` a device counts the elements of its own shard, so that each has seeds of its own.
+    """
+    places = jnp.asarray([zlib.crc32(name.encode()) for name in names], jnp.uint32)
+    found = mixed(places + jnp.uint32(0x9E3779B9) * count.astype(jnp.uint32))
+    axes = [varying(x) for x in leaves]
+    if any(axes):
+        found = [_of_shard(found[i], own) for i, own in enumerate(axes)]
+        return [(x >> 8).astype(jnp.float32) for x in found]
+    return (found >> 8).astype(jnp.float32)
+
+
+def _of_shard(seed: jax.Array, axes: Sequence[str]) -> jax.Array:
+    for axis in axes:
+        seed = mixed(seed + jax.lax.axis_index(axis).astype(jnp.uint32))
+    return seed
+
+
+def _in_blocks(x: jax.Array, size: int) -> jax.Array:
+    """The last axis as blocks, the last of which is filled up with zeros."""
+    last = x.shape[-1]
+    blocks = -(-last // size)
+    if last % size and blocks > 1:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, blocks * size - last)])
+    return x.reshape(*x.shape[:-1], blocks, -1)
+
+
+def _dynamic(nonnegative: bool) -> np.ndarray:
+    """The 256 shares of the dynamic map, in order."""
+    positive = []
+    for decade in range(7):
+        edges = np.linspace(0.1, 1, 2 ** (decade + nonnegative) + 1)
+        positive += [*((edges[1:] + edges[:-1]) / 2 * 10.0 ** (decade - 6))]
+    negative = [] if nonnegative else [-x for x in positive]
+    return np.sort(np.asarray([*negative, 0.0, *positive, 1.0], np.float32))

@@ -70,9 +70,14 @@ def test_an_average_of_iterates_that_count_for_nothing():
     np.testing.assert_allclose(second, [5.0])  # from there to the second iterate, 6, which is the average
 
 
-@pytest.mark.parametrize(
-    "rule", [gx.scale_by_trust_ratio(), gx.scale_by_parameter_rms(), gx.add_decayed_weights(0.1)], ids=str
-)
+READ_PARAMETERS = [
+    *(gx.scale_by_trust_ratio(), gx.scale_by_parameter_rms(), gx.adaptive_clip(), gx.add_decayed_weights(0.1)),
+    *(gx.decay_weights(0.1, 0.1), gx.add_cautious_decay(0.1), gx.scale_by_distance(), gx.dual_averaging()),
+    *(gx.ftrl_proximal(0.1), gx.in_units_of_distance(gx.sgd(1.0), initial=0.1)),
+]
+
+
+@pytest.mark.parametrize("rule", READ_PARAMETERS, ids=str)
 def test_what_reads_the_parameters_says_so(rule):
     with pytest.raises(ValueError, match="reads the parameters"):
         rule.update(jnp.ones(2), rule.init(jnp.ones(2)))

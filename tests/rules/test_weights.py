@@ -64,6 +64,8 @@ ACCUMULATE = (
     *(gx.momentum(), gx.trace(), gx.damped_trace(), gx.nesterov(), gx.add_momentum(), gx.add_difference()),
     *(gx.resilient_step(), gx.scale_by_update_rms(), gx.skip_first(), gx.running_sum(), gx.scale_by_factored_rms()),
     *(gx.rms(), gx.monotone_rms(), gx.centered_rms(), gx.adagrad_sum(), gx.infinity(), gx.yogi_rms(), gx.belief_rms()),
+    *(gx.scale_by_sm3(), gx.scale_by_gradient_norm(), gx.scale_by_eigenbasis_rms(), gx.scale_by_kronecker_root()),
+    *(gx.ftrl_proximal(0.1), gx.in_units_of_distance(gx.sgd(1.0), initial=0.1)),
 )
 
 
@@ -73,9 +75,12 @@ def test_behind_what_accumulates_the_gradient_stays():
     for rule in ACCUMULATE:
         tx = gx.chain(rule, behind, *([drops_v()] if rule.second_moment else []))
         np.testing.assert_array_equal(updates(tx, G[None])[0], G, err_msg=str(rule))
-    for rule in (gx.extrapolate(0.5), gx.clip_by_norm(1e9), gx.sign(), gx.quasi_hyperbolic()):
+    edit = (gx.extrapolate(0.5), gx.clip_by_norm(1e9), gx.sign(), gx.quasi_hyperbolic())
+    for rule in (*edit, gx.scale_by_distance(), gx.dual_averaging()):
         expected = 2 * updates(gx.chain(rule), G[None])[0]
         np.testing.assert_array_equal(updates(gx.chain(rule, behind), G[None])[0], expected, err_msg=str(rule))
+    tx = gx.chain(gx.scale_by_polyak(), shows_gradient())  # the loss over the square of the gradient
+    np.testing.assert_allclose(tx.update(G, tx.init(G), value=jnp.sum(G * G) / 4)[0], G / 4, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +93,33 @@ def test_what_knows_another_point_stands_last(rule):
 
 @pytest.mark.parametrize(
     "rule",
-    [gx.resilient_step(), gx.sign(), gx.arctan(), gx.cautious(), gx.clip_by_value(1.0), gx.add_cautious_decay(0.1)],
+    [
+        *(gx.resilient_step(), gx.sign(), gx.arctan(), gx.cautious(), gx.clip_by_value(1.0)),
+        *(gx.add_cautious_decay(0.1), gx.ftrl_proximal(0.1)),
+    ],
     ids=str,
 )
 def test_what_has_no_meaning_for_complex_numbers_says_so(rule):
     with pytest.raises(TypeError, match="has no meaning for complex numbers"):
         rule.init(G * 1j)
+
+
+def test_rules_that_forget_how_large_gradients_are_say_so():
+    """A thousand times the gradient is not as many times the update, of which an average is none of gradients."""
+    forgetful = [
+        *(gx.sign(), gx.resilient_step(0.01), gx.orthogonalize(), gx.scale_by_trust_ratio(), gx.scale_by_sm3()),
+        *(gx.scale_by_gradient_norm(), gx.scale_by_factored_rms(least=2), gx.scale_by_kronecker_root()),
+        *(gx.scale_by_eigenbasis_rms(), gx.scale_by_polyak(), gx.scale_by_update_rms(0.5)),
+    ]
+    params = jnp.array([[1.0, -2.0], [0.5, 3.0]])
+
+    def second(tx, gradient):
+        """The update of the second step."""
+        _, state = tx.update(gradient, tx.init(params), params, value=jnp.ones(()))
+        return tx.update(gradient, state, params, value=jnp.ones(()))[0]
+
+    gradient = jnp.array([[3.0, -1.0], [2.0, 4.0]])
+    few, many = jax.jit(lambda: [[second(tx, factor * gradient) for tx in forgetful] for factor in (1.0, 1000.0)])()
+    for tx, small, large in zip(forgetful, few, many, strict=True):
+        assert np.all(small) and not np.allclose(1000 * small, large, rtol=0.1), tx
+        assert tx.normalizes, tx

@@ -75,6 +75,7 @@ from gradtx._wrappers.loss_scale import (
 from gradtx._wrappers.loss_scale import (
     loss_scale as loss_scale,
 )
+from gradtx._wrappers.offload import offload as offload
 from gradtx._wrappers.packed import pack_state as pack_state
 from gradtx._wrappers.packed import packed as packed
 from gradtx._wrappers.packed import unpack_state as unpack_state

@@ -11,7 +11,7 @@ import jax
 import jax.core
 from jax.extend import core
 
-from gradtx._core.mesh import spread_as, vary, varying
+from gradtx._core.mesh import in_host_memory, spread_as, vary, varying
 
 T = TypeVar("T")
 
@@ -80,6 +80,11 @@ def either(flag: Any, yes: Callable[[], T], no: Callable[[], T]) -> T:
         return yes() if flag else no()
     branches = [branch if isinstance(branch, Once) else Once(branch) for branch in (yes, no)]
     results = [jax.tree.leaves(branch.avals) for branch in branches]
+    if any(in_host_memory(x) for x in results[0]):
+        raise TypeError(
+            "gradtx: a condition gives back no arrays in the memory of the host: put offload around what decides, as "
+            "offload(skip_nonfinite(tx)), and not into it."
+        )
     axes = [varying(flag, *pair) for pair in zip(*results, strict=False)]
 
     def alike(branch: Once[T]) -> T:

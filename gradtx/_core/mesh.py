@@ -244,6 +244,8 @@ def like_parameters(state: Any, params: Any) -> Any:
     known = {keys: p for keys, p in tree_leaves_with_path(params) if _is_traced(p) and p.ndim}
 
     def one(keys: Any, x: Any) -> Any:
+        if in_host_memory(x):
+            return x
         ends = (known.get(keys[start:]) for start in range(len(keys) + 1))
         return next((sharded_as(x, p) for p in ends if p is not None and jnp.shape(x) == p.shape), x)
 

@@ -12,6 +12,7 @@ import optax
 
 from gradtx._core.contract import AbstractRule
 from gradtx._core.declarations import either, those_of_gradtx
+from gradtx._core.mesh import in_host_memory
 
 
 def check_injected(what: str, value: Any) -> None:
@@ -100,5 +101,16 @@ def check_kind(what: str, value: Any, kind: str, shape: tuple[int, ...] | None =
     if dtype is None or not jnp.issubdtype(dtype, _KINDS[kind]):
         found = type(value).__name__ if dtype is None else f"of dtype {dtype}"
         raise TypeError(f"{who}: {what} of this state is {found}, and must be {kind}, as init made it.")
+    check_on_device(what, value, who)
     if shape is not None and jnp.shape(value) != shape:
         raise ValueError(f"{who}: {what} of this state has shape {jnp.shape(value)}, and must be a scalar.")
+
+
+def check_on_device(what: str, tree: Any, who: str = "gradtx") -> None:
+    """Refuses a part of a state that is in the memory of the host."""
+    if any(isinstance(x, jax.Array) and in_host_memory(x) for x in jax.tree.leaves(tree)):
+        raise ValueError(
+            f"{who}: {what} of this state is in the memory of the host, and a step computes on the device. Take the "
+            "step of offload(tx), which moves slots to the device before it and back after it; or move the state "
+            "once, by jax.device_put(state, jax.memory.Space.Device)."
+        )

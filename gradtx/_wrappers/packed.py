@@ -21,7 +21,7 @@ from gradtx._core.mesh import is_split, puts_constants, starts, varying
 from gradtx._core.selectors import Leaves, flatten_with_keys
 from gradtx._core.state import ChainState, PackedState, knowing, known_to
 from gradtx._core.walk import word
-from gradtx._engine.checks import difference
+from gradtx._engine.checks import check_on_device, difference
 from gradtx._engine.eager import stepped
 from gradtx._engine.engine import Engine
 from gradtx._engine.inputs import FlatTree, filled, leaves_like
@@ -325,6 +325,7 @@ def _in_parts(state: PackedState, tree: FlatTree) -> tuple[ChainState, Packing |
         for group, flat in zip(packing.groups, slot.flat, strict=True):
             if flat is None:
                 continue
+            check_on_device(f"slot {name}", flat, "packed")
             shapes = [packing.shapes[i] for i in group]
             size = sum(map(math.prod, shapes))
             if arrays is None or jnp.shape(flat) != (size,):

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gradtx as gx
+from gradtx._core.mesh import check_memory
 
 sys.path.append(str(Path(__file__).parents[1]))
 import catalog
@@ -44,6 +45,16 @@ def shardings(on):
 
 def spread(tree, on):
     return jax.device_put(tree, shardings(on))
+
+
+def refused(*wrong):
+    for call, words in wrong:
+        try:
+            call()
+        except (TypeError, ValueError) as error:
+            assert words in str(error), error
+        else:
+            raise AssertionError(words)
 
 
 def state_by_jit_is_where_the_parameters_are():
@@ -78,12 +89,7 @@ def what_multiplies_matrices_runs_on_explicit_axes():
 
 def packed_refuses_what_is_spread():
     params = spread(arrays(0), mesh())
-    try:
-        gx.packed(ADAM).init(params)
-    except ValueError as error:
-        assert "'both' of 128 elements" in str(error) and "below=128" in str(error), error
-    else:
-        raise AssertionError("packed takes leaves that are spread")
+    refused((lambda: gx.packed(ADAM).init(params), "leaf 'both' of 128 elements is spread"))
     assert gx.packed(ADAM, below=128).init(params).slots["rms"]["s"].packing.groups == ((2, 4),)
 
 
@@ -174,18 +180,12 @@ def what_an_axis_does_not_divide_is_listed():
     plan = gx.placement(packed, params, axis="x")
     assert plan.undivided == {"momentum/m/flat/0": 140, "rms/s/flat/0": 140}, plan.undivided
     assert same_places(jax.jit(packed.init, out_shardings=plan.shardings)(params), plan.shardings)
-    for wrong, words in (
+    refused(
         (lambda: gx.state_shardings(ADAM, arrays(0), shardings(on), axis="z"), "'z' is none of the mesh"),
         (lambda: gx.state_shardings(ADAM, arrays(0)), "leaf 'both' needs a jax.sharding.NamedSharding"),
         (lambda: gx.state_shardings(ADAM, arrays(0), shardings(on), memory_kind="tape"), "'tape' is no memory of cpu"),
         (lambda: gx.state_shardings(packed, arrays(0), shardings(on)), "packed: leaf 'both'"),
-    ):
-        try:
-            wrong()
-        except (TypeError, ValueError) as error:
-            assert words in str(error), error
-        else:
-            raise AssertionError(words)
+    )
 
 
 def a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were():
@@ -267,18 +267,64 @@ def zero1_says_where_it_does_not_run():
     unchecked = jax.shard_map(run, mesh=mesh(), in_specs=P(), out_specs=P(), check_vma=False)
     muon = gx.zero1(gx.chain(gx.where("rows", gx.orthogonalize()), gx.sgd(0.1)), "x")
     whole = jax.shard_map(lambda p: gx.step(muon, p, p, muon.init(p))[0], mesh=mesh(), in_specs=P(), out_specs=P())
-    for wrong, words in (
+    refused(
         (lambda: run(tx.init(params)), "inside of jax.shard_map over the axis 'x'"),
         (lambda: jax.eval_shape(unchecked, tx.init(params)), "check_vma=True"),
         (lambda: jax.eval_shape(whole, params), "rule 'orthogonalize' needs whole leaves"),
         (lambda: gx.zero1(gx.packed(ADAM), "x"), "zero1: packed"),
-    ):
-        try:
-            wrong()
-        except (TypeError, ValueError) as error:
-            assert words in str(error), error
-        else:
-            raise AssertionError(words)
+    )
+
+
+def offloads(named):
+    on = mesh()
+    params = spread(arrays(0), on)
+    for name, tx in named.items():
+        away = gx.offload(tx)
+        shardings = gx.state_shardings(away, params)
+        state = jax.jit(away.init, out_shardings=shardings)(params)
+        assert {x.sharding.memory_kind for x in jax.tree.leaves(state) if x.ndim} <= {"pinned_host"}, name
+        assert {x.sharding.memory_kind for x in jax.tree.leaves(state) if not x.ndim} == {"device"}, name
+        if name == "clipped adam":
+            assert same_places(away.init(params), shardings)
+            kept = jax.tree.map(lambda s: s.memory_kind, gx.state_shardings(tx, params, memory_kind="pinned_host"))
+            assert kept == jax.tree.map(lambda s: s.memory_kind, shardings)
+        step = jax.jit(functools.partial(gx.step, away), donate_argnums=2)
+        near = jax.jit(functools.partial(gx.step, tx))
+        found, expected, other = params, params, tx.init(params)
+        for _ in range(3):
+            found, state = step(found, found, state)
+            expected, other = near(expected, expected, other)
+            assert same_places(state, shardings), name
+        for key in SHAPES if name not in RANDOM else ():
+            np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, atol=1e-6, err_msg=f"{name} {key}")
+
+
+def slots_on_the_host_make_the_same_steps():
+    """Whatever is around: over a mesh, donated, in each step where they were; scalars on the device."""
+    offloads({"clipped adam": FEW["clipped adam"]})
+
+
+def slots_of_everything_on_the_host_make_the_same_steps():
+    offloads(FEW | catalog.ALL)
+
+
+def the_host_is_named_where_it_is_wrong():
+    params = arrays(0)
+    seconds = gx.offload(ADAM, where="rms/s/both")
+    state = seconds.init(params)
+    kinds = [x.sharding.memory_kind for x in jax.tree.leaves(state)]
+    assert kinds.count("pinned_host") == 1 and state.slots["rms"]["s"]["both"].sharding.memory_kind == "pinned_host"
+    inside = gx.skip_nonfinite(gx.offload(ADAM))
+    whole = gx.chain(optax.adam(0.1))
+    away = gx.offload(whole).init(params)
+    refused(
+        (lambda: gx.step(ADAM, params, params, state), "slot rms.s, leaf 'both', of this state is in the memory"),
+        (lambda: gx.step(whole, params, params, away), "slot chain.state of this state is in the memory of the host"),
+        (lambda: jax.eval_shape(inside.update, params, inside.init(params)), "offload(skip_nonfinite(tx))"),
+        (lambda: gx.offload(ADAM, "tape"), "memory_kind must be 'pinned_host'"),
+        (lambda: gx.offload(ADAM, where="nowhere").init(params), "'nowhere', chooses no leaf"),
+        (lambda: check_memory("offload", "tape", jax.devices()[0]), "'tape' is no memory of cpu devices here"),
+    )
 
 
 CLAIMS = [
@@ -292,6 +338,9 @@ CLAIMS = [
     zero1_is_data_parallelism,
     zero1_of_everything_is_data_parallelism,
     zero1_says_where_it_does_not_run,
+    slots_on_the_host_make_the_same_steps,
+    slots_of_everything_on_the_host_make_the_same_steps,
+    the_host_is_named_where_it_is_wrong,
 ]
 
 

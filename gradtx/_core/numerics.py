@@ -309,18 +309,15 @@ def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> N
 
     # The maximum changes nothing; without it, the root of the sum of one square may be taken for its modulus.
     found = on_each(lambda square: jnp.sqrt(jnp.maximum(square, -1)), sums(_square))
-    # Each square below tiny is subnormal or gone, and its digits with it.
-    info = jnp.finfo(dtype)
-    sizes = np.asarray([sum(map(size_of, xs)) for xs in groups])
-    least = np.sqrt(sizes * (float(info.tiny) / float(info.eps))).astype(dtype)
+    least = least_norm([sum(map(size_of, xs)) for xs in groups], dtype)
 
     def again(carry: tuple[jax.Array, Numbers]) -> tuple[jax.Array, Numbers]:
         wrong, known = carry  # all depends on it: what does not, a compiler would move out of the loop
-        scales = on_each(_scale_of, known, [*least] if isinstance(known, list) else jnp.asarray(least))
+        scales = on_each(scale_of, known, [*least] if isinstance(known, list) else jnp.asarray(least))
         return ~wrong, on_each(_norm_of, sums(scaled_sq, scales), scales)
 
     # A loop of one turn and not a branch, of which vmap would take both sides always.
-    wrong = jnp.any(_scale_of(stacked(found), jnp.asarray(least)) != 1)
+    wrong = jnp.any(scale_of(stacked(found), jnp.asarray(least)) != 1)
     return jax.lax.while_loop(lambda carry: carry[0], again, (wrong, found))[1]
 
 
@@ -336,9 +333,15 @@ def _norm_of_norms(norms: jax.Array) -> jax.Array:
     return scale * jnp.sqrt(jnp.sum(jnp.square(norms / scale)))
 
 
+def least_norm(sizes: Any, dtype: jnp.dtype) -> np.ndarray:
+    """The least norm of so many numbers that has its digits: each square below tiny is subnormal or gone."""
+    info = jnp.finfo(dtype)
+    return np.sqrt(np.asarray(sizes) * (float(info.tiny) / float(info.eps))).astype(dtype)
+
+
 # Traced once for all numbers of a list.
 @functools.partial(jax.jit, inline=True)
-def _scale_of(norm: jax.Array, least: jax.Array) -> jax.Array:
+def scale_of(norm: jax.Array, least: jax.Array) -> jax.Array:
     """The power of two to take arrays by before they are squared; 1 where the sum of the squares was in range."""
     info = jnp.finfo(norm.dtype)
     larger, smaller = np.array([2.0 ** (info.maxexp // 2 - 1), 2.0 ** -int(0.62 * info.maxexp)], norm.dtype)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from gradtx import native
 from gradtx._core.numerics import Numbers, SumOver, reductions, sum_over
+from gradtx._engine.blocks import observed
 from gradtx._engine.fuse import Fused
 from gradtx._engine.plan import Place
 from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
@@ -57,10 +58,20 @@ class Reference:
         return sum_over
 
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
-        rows = [_run(fn, *map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
+        operands = [(*map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
+        watched = [observed(fn, xs, reduces) if reduces else None for xs in operands]
+        rows = [known or _run(fn, *xs) for known, xs in zip(watched, operands, strict=True)]
         written = len(rows[0]) - len(reduces) if rows else 0
-        terms = list(zip(*(row[written:] for row in rows), strict=True))
-        return [row[:written] for row in rows], reductions(reduces, terms)
+        results, last = [row[:written] for row in rows], [row[written:] for row in rows]
+        terms = [row for row, known in zip(last, watched, strict=True) if known is None]
+        found = reductions(reduces, [[row[k] for row in terms] for k in range(len(reduces))])
+        if len(terms) < len(rows):
+            others = [iter(numbers) for numbers in found]
+            found = [
+                [next(others[k]) if known is None else row[k] for row, known in zip(last, watched, strict=True)]
+                for k in range(len(reduces))
+            ]
+        return results, found
 
 
 class _NativeSums(SumOver):

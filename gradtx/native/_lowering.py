@@ -58,8 +58,8 @@ def _read_jaxpr(graph: Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, Value
 
 def _read_equation(graph: Graph, eqn: core.JaxprEqn, values: list[Value], shape: Any) -> list[Any]:
     name = eqn.primitive.name
-    if name in _CALLS:
-        inner = eqn.params[_CALLS[name]]
+    if name in CALLS:
+        inner = eqn.params[CALLS[name]]
         inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, [])
         if any(np.ndim(const) for const in consts):
             raise Unsupported("a constant array in a nested function")
@@ -74,9 +74,10 @@ def _read_equation(graph: Graph, eqn: core.JaxprEqn, values: list[Value], shape:
     return [_read_elementwise(graph, eqn, values)]
 
 
-_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
-_CALLS |= {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
-_CALLS |= {"remat2": "jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
+CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+CALLS |= {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
+CALLS |= {"remat2": "jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
+"""The primitives that stand for a function, and what they call it."""
 
 
 def _read_uniform(graph: Graph, eqn: core.JaxprEqn, values: list[Uniform], shape: Any) -> list[Uniform]:
@@ -86,7 +87,7 @@ def _read_uniform(graph: Graph, eqn: core.JaxprEqn, values: list[Uniform], shape
         return values
     if name in ("broadcast_in_dim", "reshape") and values and all(s in (shape, ()) for s in shapes):
         return [values[0]]
-    elementwise = name in _READERS or name in _SAME_VALUE
+    elementwise = name in _READERS or name in SAME_VALUE
     if any(s != () for s in shapes) and (not elementwise or any(s not in (shape, ()) for s in shapes)):
         raise Unsupported(f"{name} of shape {aval_of(eqn.outvars[0]).shape}")
     return graph.scalar_op(eqn.primitive, eqn.params, values, [aval_of(var).dtype for var in eqn.outvars])
@@ -94,7 +95,7 @@ def _read_uniform(graph: Graph, eqn: core.JaxprEqn, values: list[Uniform], shape
 
 def _read_elementwise(graph: Graph, eqn: core.JaxprEqn, values: list[Value]) -> Value:
     name, (out,) = eqn.primitive.name, eqn.outvars
-    if name in _SAME_VALUE or name in _SAME_ELEMENTS:
+    if name in SAME_VALUE or name in SAME_ELEMENTS:
         if aval_of(out).shape != aval_of(eqn.invars[0]).shape:
             raise Unsupported(f"{name}, which changes the shape")
         return values[0]
@@ -183,8 +184,8 @@ def _reduce_precision(graph: Graph, args: list[int], eqn: _Equation) -> int:
     return graph.round(args[0], dtypes[bits])
 
 
-_SAME_VALUE = {"copy", "copy_p", "stop_gradient", "pvary", "pcast", "optimization_barrier"}
-_SAME_ELEMENTS = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims"}
+SAME_VALUE = {"copy", "copy_p", "stop_gradient", "pvary", "pcast", "optimization_barrier"}
+SAME_ELEMENTS = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims"}
 
 # Instructions that a vector unit does by itself. Of exp, tanh and the like XLA has vector versions, and the C++ library
 # has not.

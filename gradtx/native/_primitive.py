@@ -243,12 +243,12 @@ def _lower_reference(ctx: mlir.LoweringRuleContext, *operands: Any, call: Call) 
 
 
 def _lower_cpu(ctx: mlir.LoweringRuleContext, *operands: Any, call: Call) -> Any:
-    if not _is_local(ctx.module_context) or ctx.module_context.lowering_parameters.for_export:
+    if not is_local(ctx.module_context) or ctx.module_context.lowering_parameters.for_export:
         return _lower_reference(ctx, *operands, call=call)
     return mlir.lower_fun(call.native, multiple_results=True)(ctx, *operands)
 
 
-def _is_local(module: mlir.ModuleContext) -> bool:
+def is_local(module: mlir.ModuleContext) -> bool:
     """Whether what is lowered runs as it is on each device: the partitioner cannot split a call of the kernel."""
     context: Any = module.axis_context
     if isinstance(context, mlir.SPMDAxisContext):

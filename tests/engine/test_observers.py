@@ -97,14 +97,70 @@ def test_one_pass():
     assert [plan.traffic(k) for k in range(len(plan.passes))] == [28_000]
 
 
-@pytest.mark.skipif(not gx.native.available(), reason="no kernel")
-def test_no_memory():
-    """A step with a monitor makes no array of the size of a leaf."""
-    params, grads = jnp.ones(1 << 16), jnp.ones(1 << 16)
-    tx = gx.chain(gx.adam(0.1), gx.monitor())
-    step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2))
-    memory = step.lower(params, grads, tx.init(params)).compile().memory_analysis()
-    assert memory is not None and memory.temp_size_in_bytes < 4 * (1 << 14)
+LARGE = 2**20
+
+
+@pytest.mark.parametrize("executor", ["native", "reference"])
+@pytest.mark.parametrize("tx", [gx.chain(gx.adam(0.1), gx.monitor()), gx.swats(0.1)], ids=["monitor", "swats"])
+def test_no_memory(executor, tx):
+    """A step that takes numbers makes no array of the size of a large leaf, and copies none."""
+    if executor == "native" and not gx.native.available():
+        pytest.skip(str(gx.native.available()))
+    leaf = jax.ShapeDtypeStruct((LARGE,), jnp.float32)
+    with gx.executor(executor):
+        step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2))
+        memory = step.lower(leaf, leaf, jax.eval_shape(tx.init, leaf)).compile().memory_analysis()
+    assert memory is not None and memory.temp_size_in_bytes < 4 * LARGE / 2
+
+
+@pytest.mark.parametrize("size", [LARGE, 2**18 + 77])
+def test_numbers_of_large_leaves_in_xla(size):
+    """Taken block by block: as numpy's in float64, in and out of the range of squares, and with a NaN."""
+    tx = gx.chain(gx.scale(0.5), gx.monitor())
+    x, zeros = np.random.default_rng(1).normal(size=size), 3000
+    x[:zeros] = 0
+    with gx.executor("reference"):
+        step = jax.jit(tx.update)
+        for scale in (1.0, 1e-30, 1e30):
+            g = jnp.asarray(scale * x, jnp.float32)
+            seen = gx.metrics(step(g, tx.init(g), g)[1])
+            for name, factor in ("gradient_norm", 1.0), ("update_norm", 0.5), ("param_norm", 1.0):
+                np.testing.assert_allclose(seen[name], factor * np.linalg.norm(np.asarray(g, np.float64)), rtol=1e-6)
+            np.testing.assert_allclose(seen["zeros"], zeros / size, rtol=1e-6)
+            assert seen["clipped"] == 1  # each is half of what came in
+        seen = gx.metrics(step(g.at[-1].set(jnp.nan), tx.init(g), g)[1])
+    np.testing.assert_allclose(seen["zeros"], zeros / size, rtol=1e-6)
+    assert np.isnan(seen["gradient_norm"]) and seen["nonfinite"] == 1
+
+
+class centered(gx.Rule):
+    """A rule that is no function of each element by itself."""
+
+    equation = r"u \leftarrow u - \overline{u}"
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=signal.direction - signal.direction.mean()), {}
+
+
+def test_rules_that_see_the_whole_leaf_see_it():
+    g = jnp.asarray(np.random.default_rng(3).normal(1.0, 1.0, size=2**18), jnp.float32)
+    tx = gx.chain(centered(), gx.monitor())
+    with gx.executor("reference"):
+        seen = gx.metrics(jax.jit(tx.update)(g, tx.init(g))[1])
+    np.testing.assert_allclose(seen["update_norm"], np.std(np.asarray(g, np.float64)) * 2**9, rtol=1e-5)
+
+
+def test_derivatives_and_batches_of_large_leaves_in_xla():
+    tx, x = gx.monitor(), jnp.asarray(np.random.default_rng(2).normal(size=LARGE), jnp.float32)
+
+    def norm(scale):
+        return gx.metrics(tx.update(scale * x, tx.init(x), x)[1])["gradient_norm"]
+
+    with gx.executor("reference"):
+        value, slope = jax.jit(jax.value_and_grad(norm))(jnp.float32(2))
+        both = jax.jit(jax.vmap(norm))(jnp.array([1.0, 2.0]))
+    truth = np.linalg.norm(np.asarray(x, np.float64))
+    np.testing.assert_allclose([value, slope, *both], truth * np.array([2, 1, 1, 2]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

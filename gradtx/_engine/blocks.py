@@ -1,0 +1,199 @@
+"""Numbers that are taken in a pass, in XLA on one CPU: block by block, in the cache.
+
+XLA's sums on a CPU take arrays. What is computed from several it writes out first, an array of the size of the leaf for
+each sum, in memory that each step asks for anew: several times what the step takes without. Here a loop adds up the
+terms of one block after another, and when it has ended the pass that writes begins, in the memory that the loop read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+
+from gradtx._core.dtypes import promoted
+from gradtx._core.mesh import varying
+from gradtx._core.numerics import least_norm, reductions, scale_of, scaled_sq
+from gradtx.native._lowering import CALLS, SAME_ELEMENTS, SAME_VALUE, lowered
+from gradtx.native._primitive import is_local
+from gradtx.native._program import Unsupported, aval_of
+
+BLOCK = 2**15
+"""Elements of an array: with those of a few others they fit into the cache of a core."""
+
+LEAST = 2**18
+"""The elements from which on a leaf takes its numbers in a loop."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """An elementwise function of the arrays of a leaf, and of scalars, of which numbers are taken.
+
+    Attributes:
+        jaxpr: the function.
+        reduces: how its last outputs are reduced: "sum" or "norm".
+    """
+
+    jaxpr: core.Jaxpr
+    reduces: tuple[str, ...]
+
+    @property
+    def written(self) -> int:
+        """The number of outputs that are not reduced."""
+        return len(self.jaxpr.outvars) - len(self.reduces)
+
+    def plain(self, *operands: jax.Array) -> list[jax.Array]:
+        """The outputs and the numbers, with what is reduced as arrays."""
+        results = self._function(*operands)
+        terms = [[_wide(x)] for x in results[self.written :]]
+        return [*results[: self.written], *(number for (number,) in reductions(self.reduces, terms))]
+
+    def blockwise(self, *operands: jax.Array) -> list[jax.Array]:
+        """The same of a leaf that is all on one device, without such arrays."""
+        numbers = self._numbers(operands)
+        return [*self._function(*_after(numbers, operands))[: self.written], *numbers]
+
+    def _function(self, *operands: jax.Array) -> list[jax.Array]:
+        return core.jaxpr_as_fun(core.ClosedJaxpr(self.jaxpr, ()))(*operands)
+
+    def _numbers(self, operands: Sequence[jax.Array]) -> list[jax.Array]:
+        """The numbers: norms with scales of 1, and again with others if one is out of range."""
+        normed = [k for k, how in enumerate(self.reduces) if how == "norm"]
+        sums = functools.partial(self._sums, operands)
+        like = jax.eval_shape(lambda: sums([1.0 if k in normed else None for k in range(len(self.reduces))]))
+        least = {k: least_norm(operands[0].size, like[k].dtype) for k in normed}
+
+        def turn(carry: tuple[jax.Array, dict[int, jax.Array], list[jax.Array]]) -> Any:
+            turns, scales, _ = carry
+            numbers = sums([scales.get(k) for k in range(len(self.reduces))])
+            for k in normed:
+                numbers[k] = jnp.sqrt(numbers[k]) / scales[k]
+            return turns + 1, {k: scale_of(numbers[k], least[k]) for k in normed}, numbers
+
+        def goes_on(carry: tuple[jax.Array, dict[int, jax.Array], list[jax.Array]]) -> jax.Array:
+            turns, scales, _ = carry
+            wrong = [scale != 1 for scale in scales.values()]
+            return (turns == 0) | ((turns == 1) & functools.reduce(jnp.logical_or, wrong, jnp.array(False)))
+
+        start = {k: jnp.ones((), like[k].dtype) for k in normed}
+        return jax.lax.while_loop(goes_on, turn, (0, start, [jnp.zeros((), x.dtype) for x in like]))[2]
+
+    def _sums(self, operands: Sequence[jax.Array], scales: Sequence[Any]) -> list[jax.Array]:
+        """The sums of the terms, or of their squares, of the terms times a scale, where there is one."""
+        flat = [x.reshape(-1) if x.ndim else x for x in operands]
+        size = flat[0].size
+
+        def terms(i: Any) -> list[jax.Array]:
+            own = [jax.lax.dynamic_slice(x, (i * BLOCK,), (BLOCK,)) if x.ndim else x for x in flat]
+            found = map(_wide, _evaluated(self.jaxpr, own, (BLOCK,))[self.written :])
+            squared = [x if scale is None else scaled_sq(x, scale) for x, scale in zip(found, scales, strict=True)]
+            if size % BLOCK == 0:
+                return squared
+            fresh = jnp.arange(BLOCK) >= i * BLOCK - (size - BLOCK)  # the last block begins in the one before it
+            return [jnp.where(fresh, x, 0) for x in squared]
+
+        start = [jnp.zeros(x.shape, x.dtype) for x in jax.eval_shape(lambda: terms(0))]
+        sums = jax.lax.fori_loop(0, -(-size // BLOCK), lambda i, x: [*map(jnp.add, x, terms(i))], start)
+        return [*map(jnp.sum, sums)]
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(promoted(jnp.float32, x.dtype))
+
+
+def _evaluated(jaxpr: core.Jaxpr, operands: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:
+    """An elementwise function of parts of the arrays that it was traced for, of this shape."""
+    values: dict[Any, Any] = dict(zip(jaxpr.invars, operands, strict=True))
+
+    def read(atom: Any) -> Any:
+        return jnp.asarray(atom.val, aval_of(atom).dtype) if isinstance(atom, core.Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        name, inputs = eqn.primitive.name, [*map(read, eqn.invars)]
+        if name in CALLS:
+            inner = eqn.params[CALLS[name]]
+            inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, [])
+            values |= zip(inner.constvars, consts, strict=True)
+            results = _evaluated(inner, inputs, shape)
+        elif name in SAME_VALUE | SAME_ELEMENTS:
+            results = inputs[:1]
+        else:
+            if any(x.ndim for x in inputs):
+                inputs = [jnp.broadcast_to(x, shape) for x in inputs]
+            results = eqn.primitive.bind(*inputs, **eqn.params)
+            results = results if eqn.primitive.multiple_results else [results]
+        values |= zip(eqn.outvars, results, strict=True)
+    return [jnp.broadcast_to(read(atom), shape) for atom in jaxpr.outvars]
+
+
+def _after(numbers: Sequence[jax.Array], operands: Sequence[jax.Array]) -> list[jax.Array]:
+    """The operands, in which nobody can write before the numbers are known: times 1, which a compiler cannot know."""
+    number = sum(numbers[1:], start=numbers[0])
+    one = jnp.where((number < 0) & (number > 0), 0, 1)
+    return [x * one.astype(x.dtype) if x.ndim else x for x in operands]
+
+
+def observed(
+    fn: Callable[..., Sequence[jax.Array]], operands: Sequence[jax.Array], reduces: Sequence[str]
+) -> list[jax.Array] | None:
+    """The outputs of a function of a leaf's arrays and of scalars, and numbers of the last ones, block by block.
+
+    None where that is of no use: of small leaves, of shards, on other devices than a CPU, outside of ``jit``; and of
+    functions of which it is not sure that they map each element by itself.
+    """
+    if operands[0].size < LEAST or varying(*operands) or jax.default_backend() != "cpu":
+        return None
+    if not any(isinstance(x, jax.core.Tracer) for x in operands):
+        return None
+    avals = tuple(map(jax.typeof, operands))
+    of = _observation(fn, avals, tuple(reduces), jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+    return None if of is None else observed_p.bind(*operands, of=of)
+
+
+@functools.lru_cache(maxsize=256)
+def _observation(fn: Any, avals: tuple[Any, ...], reduces: tuple[str, ...], x64: bool) -> Observed | None:
+    """One for all leaves of one kind: a function that is not elementwise for sure has none."""
+    del x64  # which a trace depends on
+    closed = jax.make_jaxpr(fn)(*avals)
+    try:
+        lowered(closed.jaxpr, sum(x.ndim > 0 for x in avals))
+    except Unsupported:
+        return None
+    return None if closed.consts else Observed(closed.jaxpr, reduces)
+
+
+observed_p = core.Primitive("observed")
+observed_p.multiple_results = True
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, of: Observed) -> tuple[Any, Any]:
+    return jax.jvp(of.plain, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
+
+
+def _batch(operands: Sequence[Any], axes: Sequence[Any], *, of: Observed) -> tuple[Any, Any]:
+    results = jax.vmap(of.plain, in_axes=tuple(axes))(*operands)
+    return results, [0] * len(results)
+
+
+def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, of: Observed) -> Any:
+    here = is_local(ctx.module_context) and not ctx.module_context.lowering_parameters.for_export
+    return mlir.lower_fun(jax.jit(of.blockwise if here else of.plain), multiple_results=True)(ctx, *operands)
+
+
+def _lower_plain(ctx: mlir.LoweringRuleContext, *operands: Any, of: Observed) -> Any:
+    return mlir.lower_fun(of.plain, multiple_results=True)(ctx, *operands)
+
+
+observed_p.def_impl(lambda *operands, of: jax.jit(of.plain)(*operands))
+observed_p.def_abstract_eval(lambda *avals, of: [x.aval for x in jax.make_jaxpr(of.plain)(*avals).jaxpr.outvars])
+ad.primitive_jvps[observed_p] = _jvp
+batching.primitive_batchers[observed_p] = _batch
+mlir.register_lowering(observed_p, _lower_plain)
+mlir.register_lowering(observed_p, _lower, platform="cpu")

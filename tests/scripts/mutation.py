@@ -11,7 +11,7 @@ one survives that is not listed, with its reason, in ``EQUIVALENT``, or if one t
 
 Each mutant is a child of this process, which has imported JAX and pytest but not gradtx. The first child changes
 nothing: all tests have to pass in it, what it compiles is there for those that follow, and each function notes in which
-tests it runs. Each mutant gets tests of its function; then those that were not noticed get all tests.
+tests it runs. Each mutant gets the quickest tests of its function; one that is not noticed gets more, and then all.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType
@@ -292,18 +292,15 @@ def unchanged(folder: Path) -> Tests:
 
 
 def nearest(mutant: Mutant, tests: Tests) -> list[str]:
-    """Tests in which the changed function runs (of a declaration: a method of its class), quick files first."""
+    """The tests in which the changed function runs (of a declaration: a method of its class), the quickest first."""
     owner = mutant.function.rpartition(".")[0] + "."
     declared = not any(mutant.function in functions for _, functions in tests.values())
-    seconds: dict[str, float] = {}
-    for test, (duration, functions) in tests.items():
-        if any(name.startswith(owner) if declared else name == mutant.function for name in functions):
-            seconds[test] = duration
-    quickest: dict[str, float] = {}
-    for test, duration in seconds.items():
-        file = test.partition("::")[0]
-        quickest[file] = min(duration, quickest.get(file, duration))
-    return sorted(seconds, key=lambda test: (quickest[test.partition("::")[0]], seconds[test]))[:50] or KILLERS
+    seconds = {
+        test: duration
+        for test, (duration, functions) in tests.items()
+        if any(name.startswith(owner) if declared else name == mutant.function for name in functions)
+    }
+    return sorted(seconds, key=seconds.__getitem__)
 
 
 def started(mutant: Mutant, tests: Sequence[str], output: Path) -> int:
@@ -316,15 +313,13 @@ def started(mutant: Mutant, tests: Sequence[str], output: Path) -> int:
     return child({mutant.path: mutant.source}, run, output)
 
 
-def noticed(
-    made: Sequence[Mutant], tests: Callable[[Mutant], Sequence[str]], jobs: int, folder: Path
-) -> Iterator[tuple[Mutant, str]]:
-    """Each mutant, as it is done, with the failure of one of its tests; or with nothing."""
-    waiting, running = enumerate(made), {}
+def noticed(chosen: Mapping[Mutant, Sequence[str]], jobs: int, folder: Path) -> Iterator[tuple[Mutant, str]]:
+    """Each mutant, as it is done, with the failure of one of the tests that are chosen for it; or with nothing."""
+    waiting, running = enumerate((mutant, tests) for mutant, tests in chosen.items() if tests), {}
     while True:
         while len(running) < jobs and (following := next(waiting, None)):
-            i, mutant = following
-            running[started(mutant, tests(mutant), folder / str(i))] = mutant, folder / str(i)
+            i, (mutant, tests) = following
+            running[started(mutant, tests, folder / str(i))] = mutant, folder / str(i)
         if not running:
             return
         process, status = os.wait()
@@ -367,10 +362,11 @@ def main() -> int:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         tested(["--collect-only", "-qq", "tests/conftest.py"])  # imports pytest's plugins, for all children
         tests = unchanged(Path(folder))
-        for choice in (lambda mutant: nearest(mutant, tests), lambda mutant: KILLERS):
-            print(f"{len(made)} mutants", flush=True)
-            unnoticed = []
-            for mutant, failure in noticed(made, choice, arguments.jobs, Path(folder)):
+        for most in (8, 64, len(tests)):
+            print(f"{len(made)} mutants, {most} tests at most", flush=True)
+            chosen = {mutant: nearest(mutant, tests)[:most] if most < len(tests) else KILLERS for mutant in made}
+            unnoticed = [mutant for mutant in made if not chosen[mutant]]
+            for mutant, failure in noticed(chosen, arguments.jobs, Path(folder)):
                 if failure:
                     verdict = "NOT EQUIVALENT" if mutant.description in EQUIVALENT else "killed"
                     verdicts[verdict] += 1

@@ -123,10 +123,10 @@ def estimate(
     ======================  ==========  =========  =====  ===========  =====================
 
     Replicated is plain data parallelism. The second is what XLA makes under ``jit`` of a state by ``state_shardings``
-    with this ``axis``: an all-reduce of the gradients, an all-gather of the parameters. The third reduces and scatters
-    the gradients inside of ``shard_map``, steps on shards, and gathers. Fully sharded parameters are gathered for their
-    use. In a ring, each device sends (N−1)/N of what is gathered, or reduced and scattered, and twice that of what is
-    all-reduced.
+    with this ``axis``: an all-reduce of the gradients, an all-gather of the parameters. The third is ``zero1``
+    inside of ``shard_map``: gradients are reduced and scattered, the step is taken on shards, parameters are gathered.
+    Fully sharded parameters are gathered for their use. In a ring, each device sends (N−1)/N of what is gathered, or
+    reduced and scattered, and twice that of what is all-reduced.
 
     Temporaries are the sums of gradients beside their terms, the shards that a step is taken on, and gathered
     parameters. In the last two placements a gradient that is not yet scattered takes no memory of its own: XLA puts it
@@ -146,8 +146,9 @@ def estimate(
 
     Not counted are activations and what sends them around, a rule's own temporaries (matrix products), and the few
     bytes of norms. The sums agree with ``memory_analysis`` of what jax 0.10 compiles for eight CPUs to 5 %, and the
-    network with its HLO. Fully sharded parameters under ``jit`` alone, without ``shard_map``, are up to the compiler:
-    there it sent more.
+    network with its HLO. But in the third placement XLA may keep copies of parameters, and those of leaves divided
+    along another dimension than the first in another layout: up to 30 % more in all. Fully sharded parameters under
+    ``jit`` alone, without ``shard_map``, are up to the compiler: there it sent more.
 
     Args:
         tx: a gradtx chain, rule or wrapper, or any optax transformation.

@@ -93,7 +93,7 @@ def test_what_is_refused():
 
 @pytest.mark.parametrize("how", ["", pytest.param("scanned", marks=pytest.mark.exhaustive)])
 def test_beside_what_is_compiled(how):
-    """Arguments and collectives of compiled steps on eight devices to 1 %, the peak of memory to 5."""
+    """Arguments and collectives of compiled steps on eight devices to 1 %, the peak of memory to 5, or 35."""
     command = [sys.executable, "-W", "error", str(SCRIPT), *how.split()]
     done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
     assert done.stdout.endswith("ok\n"), f"{done.stdout}\n{done.stderr[-3000:]}"

@@ -218,6 +218,10 @@ class SumOver:
         """The sum of numbers, and over all shards."""
         return sum_of(numbers)
 
+    def size(self, x: jax.Array) -> int:
+        """The number of elements of an array, over all shards."""
+        return size_of(x)
+
     def each_of_shards(self, numbers: Sequence[jax.Array]) -> list[jax.Array]:
         """The sum of each number over all shards."""
         return sums_of(numbers)
@@ -309,7 +313,7 @@ def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> N
 
     # The maximum changes nothing; without it, the root of the sum of one square may be taken for its modulus.
     found = on_each(lambda square: jnp.sqrt(jnp.maximum(square, -1)), sums(_square))
-    least = least_norm([sum(map(size_of, xs)) for xs in groups], dtype)
+    least = least_norm([sum(map(total.size, xs)) for xs in groups], dtype)
 
     def again(carry: tuple[jax.Array, Numbers]) -> tuple[jax.Array, Numbers]:
         wrong, known = carry  # all depends on it: what does not, a compiler would move out of the loop

@@ -176,6 +176,9 @@ class _LocalSums(SumOver):
     def of_shards(self, numbers: Sequence[jax.Array]) -> jax.Array:
         return functools.reduce(jnp.add, numbers) if numbers else jnp.zeros((), jnp.float32)
 
+    def size(self, x: jax.Array) -> int:
+        return x.size
+
     def each_of_shards(self, numbers: Sequence[jax.Array]) -> list[jax.Array]:
         return list(numbers)
 

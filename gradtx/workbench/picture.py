@@ -166,7 +166,7 @@ def set_axes(axes: Axes, last: float, limits: tuple[float, float], first: float 
     axes.set_ylim(limits)
     axes.set_xlim(first, max(last, first + 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=ticks))
-    axes.yaxis.set_major_locator(LogLocator(numticks=ticks + 2))
+    axes.yaxis.set_major_locator(LogLocator(numticks=ticks + 1))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="both", length=0)
 

@@ -56,7 +56,7 @@ def test_commands_run(command, tmp_path):
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
+    for target in re.findall(r"(?:\]\(|src=\")(?!http)([^)#\"]+)", README):
         assert (ROOT / target).exists(), f"README links to {target}"
     for target in re.findall(r"`((?:notebooks|docs|tests|benchmarks)/[^`]+)`", README):
         assert (ROOT / target).exists(), f"README names {target}"

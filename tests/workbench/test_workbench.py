@@ -22,7 +22,7 @@ from gradtx.workbench.batches.picture import draw_batches
 from gradtx.workbench.data import load_digits, split_digits
 from gradtx.workbench.files import check_writable, write_whole
 from gradtx.workbench.networks import ACTIVATIONS, Network, Params
-from gradtx.workbench.picture import LINES, spread
+from gradtx.workbench.picture import DPI, LINES, spread
 from gradtx.workbench.recipes import ARTICLE, RECIPES, make_optimizer
 from gradtx.workbench.runs.health import Health, monitors, watched
 from gradtx.workbench.runs.picture import draw
@@ -464,6 +464,8 @@ def test_a_picture_has_a_column_for_each_network():
     assert one.format == "PNG" and one.width > 500 and one.height > 500
     assert 1.7 < two.width / one.width < 2.3 and abs(two.height - one.height) < 60
     assert one.convert("L").getextrema() == (0, 255)
+    telephone = 370  # pixels wide, without margins; letters are 10 points high
+    assert 10 / 72 * DPI * telephone / one.width >= 9
 
 
 def test_all_optimizers_look_different():

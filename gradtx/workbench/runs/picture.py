@@ -133,7 +133,7 @@ def _draw_norms(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, flo
     titles = [RECIPES[run.optimizer].title + ", by step" * _norms(run)[0] for run in runs]
     for axes, run in zip(panels_of(figure, titles, min(COLUMNS, len(runs))), runs, strict=True):
         by_step, norms = _norms(run)
-        set_axes(axes, len(norms) if by_step else len(norms) - 1, limits, int(by_step))
+        set_axes(axes, len(norms) if by_step else len(norms) - 1, limits, int(by_step), ticks=4)
         for of_layer, colour in zip(norms.T, colours, strict=True):
             plot(axes, of_layer, Line(colour), 1.3, int(by_step))
         if by_step:

@@ -19,11 +19,13 @@ from gradtx.workbench.settings import Settings
 
 __all__ = [
     "FAINT",
+    "HEADING",
     "LINES",
     "STYLE",
     "Curve",
     "Line",
     "draw_curves",
+    "draw_heading",
     "height_of_curves",
     "limits",
     "limits_of_losses",
@@ -110,6 +112,9 @@ SMALLEST_LOSS = 1e-8
 _LABEL = 0.245
 """The height of a label, in inches."""
 
+HEADING = 0.5
+"""The height of a heading that has a figure of its own, in inches."""
+
 WIDTH, DPI = 5.2, 144
 """Inches that a column is wide, so that one can be read on a telephone, too; and dots in an inch."""
 
@@ -178,6 +183,12 @@ def set_heading(axes: Axes, title: str, details: str = "") -> None:
         axes.annotate(
             details, (0, 1), (0, 9), xycoords="axes fraction", textcoords="offset points", color="#555555", fontsize=10
         )
+
+
+def draw_heading(figure: SubFigure, title: str, details: str) -> None:
+    """The same, on a figure of its own, ``HEADING`` inches high: over several axes."""
+    figure.text(0.02, 0.6, title, fontweight="bold", fontsize=12)
+    figure.text(0.02, 0.15, details, color="#555555")
 
 
 def plot(axes: Axes, values: np.ndarray, line: Line, width: float, first: int = 0) -> None:

@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import SubFigure
 
-from gradtx.workbench.picture import Curve, Line, draw_curves, limits_of_losses, page
+from gradtx.workbench.picture import HEADING, Curve, Line, draw_curves, draw_heading, limits_of_losses, page
 from gradtx.workbench.recipes import RECIPES
 from gradtx.workbench.runs.run import Run
 from gradtx.workbench.settings import Settings
 
 __all__ = ["draw_batches"]
 
-HEIGHT = 3.4
+HEIGHT = 3.2
 """Of a pair, in inches; it has room for some eight labels of two lines."""
 
 
@@ -38,29 +38,25 @@ def draw_batches(settings: Settings, runs: Sequence[Run]) -> bytes:
     optimizers = [name for name in settings.optimizers if any(run.optimizer == name for run in runs)]
 
     def column(figures: Sequence[SubFigure], name: str) -> None:
-        for figure, optimizer in zip(figures, optimizers, strict=True):
+        for head, figure, optimizer in zip(figures[::2], figures[1::2], optimizers, strict=True):
             pair = [run for run in runs if (run.network, run.optimizer) == (name, optimizer)]
             if pair:  # none if the comparison was interrupted
-                _draw_pair(figure, pair, lines, limits, f"{RECIPES[optimizer].title}, {settings.title(name)}")
+                draw_heading(head, f"{RECIPES[optimizer].title}, {settings.title(name)}", settings.details)
+                _draw_pair(figure, pair, lines, limits)
 
-    return page(settings, runs, [HEIGHT] * len(optimizers), column)
+    return page(settings, runs, [HEADING, HEIGHT] * len(optimizers), column)
 
 
 def _curves(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(run.descent), run.measures.train_loss
 
 
-def _draw_pair(
-    figure: SubFigure, runs: Sequence[Run], lines: dict[int, Line], limits: tuple[float, float], title: str
-) -> None:
+def _draw_pair(figure: SubFigure, runs: Sequence[Run], lines: dict[int, Line], limits: tuple[float, float]) -> None:
     by_step, by_epoch = figure.subplots(1, 2, sharey=True)
     curves = [[Curve(_label(run), each, lines[run.batch_size]) for each in _curves(run)] for run in runs]
     of_steps, of_epochs = zip(*curves, strict=True)
     draw_curves(by_step, of_steps, limits)
     draw_curves(by_epoch, of_epochs, limits, HEIGHT)
-    figure.suptitle(title, fontweight="bold", fontsize=12, x=0.02, horizontalalignment="left")
-    by_step.set_title("by step", fontsize=10, pad=5)
-    by_epoch.set_title("by epoch", fontsize=10, pad=5)
     by_step.set_xlabel("step")
     by_epoch.set_xlabel("epoch")
     by_step.set_ylabel("training loss (nats)")

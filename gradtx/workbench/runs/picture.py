@@ -12,10 +12,12 @@ from matplotlib.lines import Line2D
 
 from gradtx.workbench.picture import (
     FAINT,
+    HEADING,
     LINES,
     Curve,
     Line,
     draw_curves,
+    draw_heading,
     height_of_curves,
     limits,
     limits_of_losses,
@@ -70,8 +72,7 @@ def draw(settings: Settings, runs: Sequence[Run]) -> bytes:
         of_network = [run for run in runs if run.network == name]
         if gallery:
             limits = min(losses[0], tests[0]), max(losses[1], tests[1])
-            figures[0].text(0.02, 0.6, settings.title(name), fontweight="bold", fontsize=12)
-            figures[0].text(0.02, 0.15, settings.details, color="#555555")
+            draw_heading(figures[0], settings.title(name), settings.details)
             _draw_gallery(figures[1], of_network, limits)
             return
         _draw_losses(figures[0], of_network, losses, above, settings.title(name), settings.details)
@@ -79,7 +80,7 @@ def draw(settings: Settings, runs: Sequence[Run]) -> bytes:
         _draw_norms(figures[2], of_network, norms)
 
     if gallery:
-        return page(settings, runs, [0.5, 0.9 + 1.1 * -(-optimizers // COLUMNS_OF_GALLERY)], column)
+        return page(settings, runs, [HEADING, 0.9 + 1.1 * -(-optimizers // COLUMNS_OF_GALLERY)], column)
     return page(settings, runs, [above, 2.3, 0.9 + 1.3 * -(-optimizers // COLUMNS)], column)
 
 

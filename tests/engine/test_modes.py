@@ -40,10 +40,10 @@ def test_everything_on_four_devices():
     on_four_devices([])
 
 
-@pytest.mark.exhaustive  # .ci/run runs it
-def test_on_eight_devices():
+@pytest.mark.parametrize("how", ["one", pytest.param("", marks=pytest.mark.exhaustive)])  # .ci/run runs both
+def test_on_eight_devices(how):
     """Norms of trees of sharded and replicated leaves on meshes of one and two axes beside numpy; collectives."""
-    command = [sys.executable, "-W", "error", str(MODES.parent / "shards.py")]
+    command = [sys.executable, "-W", "error", str(MODES.parent / "shards.py"), *how.split()]
     done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
     assert done.stdout == "ok\n", done.stderr[-3000:]
 

@@ -111,7 +111,7 @@ def placement(
         return _state_of(tx, leaves, treedef, {keys: NamedSharding(types, s.spec) for keys, s in of.items()})
 
     explicit = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=(AxisType.Explicit,) * len(mesh.axis_names))
-    state = jax.tree.map(place, abstract(explicit, wanted))
+    state = jax.tree.map(functools.partial(place, axis=axis), abstract(explicit, wanted))
     if any(walk(state, PackedState)):  # packs what init sees to be whole, on this mesh
         as_started = abstract(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh, given)
         state = _packed_as(
@@ -154,8 +154,8 @@ def state_shardings(
         A tree like the state of ``jax.jit(tx.init)``, of ``NamedSharding``\ s.
 
     How slots follow parameters is what ``init`` does on explicit axes of a mesh: sums of rows and columns as the
-    parameter's rows and columns, what says nothing of a parameter (as the factors of ``soap``) whole on each device.
-    The flat arrays of ``packed`` are whole.
+    parameter's rows and columns; what says nothing of a parameter, as the factors of ``soap``, is whole on each device,
+    or divided along its own longest dimension with ``axis``. The flat arrays of ``packed`` are whole.
 
     Raises:
         TypeError: for a ``tx`` that is no transformation, and a sharding that is no ``NamedSharding``.
@@ -228,7 +228,7 @@ def _mesh_of(given: Mapping[Keys, NamedSharding]) -> Mesh | AbstractMesh:
 
 
 def divided(shape: tuple[int, ...], sharding: NamedSharding, axis: str | None) -> NamedSharding:
-    """The sharding of slots like a parameter."""
+    """The sharding of an array that is divided over an axis as well, where that divides it."""
     spec = _whole_spec(sharding.spec, len(shape))
     if axis is None or axis in _axes(spec):
         return sharding
@@ -257,11 +257,15 @@ def _state_of(
 
 
 def _place(
-    mesh: Mesh | AbstractMesh, spelled: Mapping[PartitionSpec, PartitionSpec], memory_kind: str | None, x: Any
+    mesh: Mesh | AbstractMesh,
+    spelled: Mapping[PartitionSpec, PartitionSpec],
+    memory_kind: str | None,
+    x: Any,
+    axis: str | None = None,
 ) -> jax.ShapeDtypeStruct:
     """An abstract array of the state with its sharding, spelled as that of parameters where it is one of theirs."""
     spec = _whole_spec(x.sharding.spec, x.ndim)
-    sharding = NamedSharding(mesh, spelled.get(spec, _short_spec(spec)))
+    sharding = divided(x.shape, NamedSharding(mesh, spelled.get(spec, _short_spec(spec))), axis)
     kind = "pinned_host" if in_host_memory(x) else memory_kind if x.ndim else None
     sharding = sharding if kind is None else sharding.with_memory_kind(kind)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

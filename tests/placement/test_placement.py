@@ -16,6 +16,7 @@ LONG = {
     "slots_of_everything_are_divided_over_an_axis",
     "zero1_of_everything_is_data_parallelism",
     "slots_of_everything_on_the_host_make_the_same_steps",
+    "the_page_shows_all_that_is_measured",
 }
 
 

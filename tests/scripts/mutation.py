@@ -50,6 +50,8 @@ KILLERS = [
     "tests/rules/test_by_hand.py",
     "tests/rules/test_weights.py",
     "tests/rules/test_rules.py",
+    "tests/rules/test_whole_trees.py",
+    "tests/rules/test_lookahead.py",
     "tests/rules/test_float32.py",
     "tests/engine/test_chain.py",
     "tests/rules/test_zoo.py",

@@ -122,6 +122,22 @@ def test_centralize():
     np.testing.assert_array_equal(outs(gx.centralize(), G[:, 0, 0]), G[:, 0, 0])
 
 
+def test_a_leaf_of_one_element():
+    """It is its own mean, and its own slice."""
+    p, g = jnp.full((1, 1), 2.0), jnp.full((1, 1), 5.0)
+    for tx, expected in ((gx.centralize(), 0.0), (gx.adaptive_clip(0.1), 0.2)):
+        np.testing.assert_allclose(tx.update(g, tx.init(p), p)[0], [[expected]], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "loss", "step"), [(1.0, 0.25, 0.25), (0.5, 1.0, 4.0), (1.0, -2.0, 0.0), (1e-200, 1.0, 0.0)]
+)
+def test_polyak_of_one_element(gradient, loss, step):
+    """(f − 0)/‖u‖², nothing below the minimum, and nothing where the square of the gradient is 0."""
+    tx, g = gx.scale_by_polyak(most=10.0), jnp.array([gradient])
+    np.testing.assert_allclose(tx.update(g, tx.init(g), value=loss)[0], [step * gradient], rtol=1e-12)
+
+
 @pytest.mark.parametrize("decay", [None, 0.9])
 @pytest.mark.parametrize("over", ["leaf", "tree"])
 def test_gradient_norms(decay, over):

@@ -24,7 +24,7 @@ class Stepper(Hashable, Protocol):
     """Something that takes a step of a chain, and whose value says all about how."""
 
     def run(
-        self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
+        self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool, ahead: Ahead = NOTHING
     ) -> tuple[Any, Any]:
         """Updates, or the parameters after the step, and the next state."""
         ...
@@ -90,8 +90,8 @@ def is_one_program(engine: Engine, blanks: Blanks, updates: Any, state: Any, par
         return False
     if any(callable(x) and not is_blank(x) for rule in blanks.rules for x in rule.hyperparameters().values()):
         return False  # a rule that calls its schedule itself
-    names = {name: tuple(without_residuals(values)) for name, values in state.hyperparams.items()}
-    if {name: set(keys) for name, keys in names.items()} != {k: set(v) for k, v in engine.layout.hyperparams.items()}:
+    names = {rule: set(without_residuals(values)) for rule, values in state.hyperparams.items()}
+    if names != {rule: set(values) for rule, values in engine.layout.hyperparams.items()}:
         return False
     return all(map(_has_value, jax.tree.leaves((updates, state, params))))
 
@@ -112,34 +112,38 @@ def stepped(
     state: Any,
     params: Any,
     extra: dict[str, Any],
-    apply: bool,
+    apply_updates: bool,
 ) -> tuple[Any, Any]:
     """A step, again whenever it showed something about a class of rules.
 
     Args:
         engine: the rules.
         around: what takes the step with them.
-        updates, state, params, extra, apply: as for ``Stepper.run``.
+        updates, state, params, extra, apply_updates: as for ``Stepper.run``.
     """
     while True:
         try:
-            return _stepped(engine, around, updates, state, params, extra, apply)
+            return _stepped(engine, around, updates, state, params, extra, apply_updates)
         except Lesson as lesson:
             lesson.learn()
 
 
-def _stepped(engine: Engine, around: Any, updates: Any, state: Any, params: Any, extra: Any, apply: bool) -> Any:
+def _stepped(
+    engine: Engine, around: Any, updates: Any, state: Any, params: Any, extra: Any, apply_updates: bool
+) -> Any:
     blanks = blanks_of(engine)
     if not is_one_program(engine, blanks, updates, state, params):
-        return around(engine).run(updates, state, params, extra, apply)
+        return around(engine).run(updates, state, params, extra, apply_updates)
     if engine.asks:
         blanks = blanks.acting_on(engine.mask(FlatTree.of(filled(updates, params)[0], "updates")))
     state, ahead = engine.scalars.now(state)
-    out, after = _compiled(around(blanks), apply, updates, state, params, ahead)
+    out, after = _compiled(around(blanks), apply_updates, updates, state, params, ahead)
     kind: Any = ChainState if isinstance(after, ChainState) else PackedState
     return out, knowing(kind, engine.known)(*after)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _compiled(stepper: Stepper, apply: bool, updates: Any, state: Any, params: Any, ahead: Ahead) -> tuple[Any, Any]:
-    return stepper.run(updates, state, params, {}, apply, ahead)
+def _compiled(
+    stepper: Stepper, apply_updates: bool, updates: Any, state: Any, params: Any, ahead: Ahead
+) -> tuple[Any, Any]:
+    return stepper.run(updates, state, params, {}, apply_updates, ahead)

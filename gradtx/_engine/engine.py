@@ -94,7 +94,7 @@ class Engine:
         state: ChainState,
         params: Any,
         extra: dict[str, Any],
-        apply: bool,
+        apply_updates: bool,
         ahead: Ahead = NOTHING,
         first: Measured | None = None,
     ) -> tuple[Any, ChainState]:
@@ -102,18 +102,18 @@ class Engine:
 
         Args:
             updates, state, params, extra: as for ``update``.
-            apply: whether the parameters are asked for.
+            apply_updates: whether the parameters are asked for.
             ahead: hyperparameters of the next step that rules ask for, where they are data.
             first: the measurement that the step begins with, where it is known (see ``measured_first``).
         """
-        work, scalars = self._work(updates, state, params, extra, apply, ahead, first)
+        work, scalars = self._work(updates, state, params, extra, apply_updates, ahead, first)
         inputs = work.inputs
         out, slots, trees = self._executed(work, current(traced=not have_values(inputs.active(work.updates))))
         for i, rests in inputs.resting.items():
             param = work.params[i] if work.params else None
             update = rests.update(param)
-            out[i] = _after(param, None if rests.frozen else update) if apply else update
-        if apply and work.params:  # slots may be divided over an axis over which parameters are not
+            out[i] = _after(param, None if rests.frozen else update) if apply_updates else update
+        if apply_updates and work.params:  # slots may be divided over an axis over which parameters are not
             out = [x if i in inputs.resting else spread_as(x, jax.typeof(work.params[i])) for i, x in enumerate(out)]
         after = {
             name: {slot: inputs.unflatten(xs) for slot, xs in slots[r].items()} | scalars.slots[r]
@@ -128,7 +128,7 @@ class Engine:
         """The measurement that a step begins with, of the updates as they come in; None if it begins with none."""
         if not self.rules or self.rules[0].scope is None:
             return None
-        work = self._arrays(updates, state, params, {}, apply=False)
+        work = self._arrays(updates, state, params, {}, apply_updates=False)
         return measured_first(work, current(traced=not have_values(work.inputs.active(work.updates))))
 
     def _executed(self, work: Work, executor: Executor) -> Result:
@@ -149,28 +149,28 @@ class Engine:
         state: ChainState,
         params: Any,
         extra: dict[str, Any],
-        apply: bool,
+        apply_updates: bool,
         ahead: Ahead = NOTHING,
         first: Measured | None = None,
     ) -> tuple[Work, StepScalars]:
         """A step that is ready to run, and its scalars."""
-        arrays = self._arrays(updates, state, params, extra, apply)
+        arrays = self._arrays(updates, state, params, extra, apply_updates)
         scalars = self.scalars.of_step(state, arrays.inputs.groups, ahead)
         return arrays._replace(coefficients=scalars.coefficients, first=first), scalars
 
-    def _arrays(self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply: bool) -> Work:
+    def _arrays(self, updates: Any, state: ChainState, params: Any, extra: dict[str, Any], apply_updates: bool) -> Work:
         """A step that is ready but for its scalars."""
         inputs = self.inputs(updates, "updates", params)
         inputs.check_real()
         slots = self.layout.read(state, inputs)
-        if apply and params is None and inputs.named:
+        if apply_updates and params is None and inputs.named:
             raise ValueError("gradtx: step changes parameters, and found None: call step(tx, params, grads, state).")
         param_leaves = inputs.parameters(params)
 
         arrays = [x if i in inputs.resting else array_of(x) for i, x in enumerate(inputs.leaves)]
         stored = param_leaves and [x if i in inputs.resting else array_of(x) for i, x in enumerate(param_leaves)]
         trees = {r: state.slots[self.names[r]]["state"] for r, rule in enumerate(self.rules) if rule.holds_tree}
-        how = self._plan(inputs, arrays, stored, slots, apply)
+        how = self._plan(inputs, arrays, stored, slots, apply_updates)
         return Work(how, inputs, {}, arrays, stored, slots, trees, extra, state.count)
 
     def after(self, state: ChainState, params: Any, steps: int) -> ChainState:
@@ -188,15 +188,15 @@ class Engine:
         slots = {name: state.slots.get(name, {}) | numbers for name, numbers in scalars.items()}
         return self.state_type(count, hyperparams, nonempty(slots))
 
-    def plan(self, params: Any, state: ChainState, apply: bool = False) -> Plan:
+    def plan(self, params: Any, state: ChainState, apply_updates: bool = False) -> Plan:
         """How a step runs on leaves like these parameters; they may be abstract."""
         inputs = self.inputs(params)
-        return self._plan(inputs, inputs.leaves, inputs.leaves, self.layout.read(state, inputs), apply)
+        return self._plan(inputs, inputs.leaves, inputs.leaves, self.layout.read(state, inputs), apply_updates)
 
-    def places(self, params: Any, state: ChainState, apply: bool = False) -> list[Place]:
+    def places(self, params: Any, state: ChainState, apply_updates: bool = False) -> list[Place]:
         """Where each pass of the plan would run; the parameters may be abstract."""
         places: list[Place] = []
-        jax.eval_shape(lambda p, s: places.extend(survey(self._work(p, s, p, {}, apply)[0])), params, state)
+        jax.eval_shape(lambda p, s: places.extend(survey(self._work(p, s, p, {}, apply_updates)[0])), params, state)
         return places
 
     def _plan(
@@ -205,7 +205,7 @@ class Engine:
         arrays: Sequence[Any],
         params: Sequence[Any] | None,
         slots: Sequence[dict[str, Sequence[Any]]],
-        apply: bool,
+        apply_updates: bool,
     ) -> Plan:
         known: list[Leaf | None] = []
         storage = [
@@ -225,7 +225,7 @@ class Engine:
             of_slots = (dtype for _, dtype, _ in itertools.chain(*stored))
             dtype = widest(x.dtype, *([] if param is None else [param]), *of_slots)
             known.append(Leaf(members, x.shape, dtype, x.dtype, param, stored))
-        return plan(self.plain_rules(), known, apply)
+        return plan(self.plain_rules(), known, apply_updates)
 
     def _check_rules(self, inputs: Inputs) -> None:
         """Each rule by itself, on one of the leaves that it acts on."""

@@ -313,9 +313,9 @@ class _Begun:
     first: Measured
 
     def run(
-        self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
+        self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool, ahead: Ahead = NOTHING
     ) -> tuple[Any, Any]:
-        return self.engine.run(updates, state, params, extra, apply, ahead, self.first)
+        return self.engine.run(updates, state, params, extra, apply_updates, ahead, self.first)
 
 
 def strong(x: Any) -> Any:

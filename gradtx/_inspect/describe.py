@@ -162,7 +162,7 @@ def describe(tx: Transformation[Any], params: Any) -> Description:
     state = jax.eval_shape(_timeless(tx).init, params)
     rows = list(_rows(tx, state, _Part("", 0, leaves, treedef), parameters, acting))
     described = tuple(Leaf(path, leaf.shape, tuple(acting[path])) for path, leaf in leaves)
-    passes = "\n".join(_passes(tx, abstract, apply=True))
+    passes = "\n".join(_passes(tx, abstract, apply_updates=True))
     return Description(tuple(rows), parameters, sum(row.bytes for row in rows), described, passes)
 
 
@@ -229,14 +229,14 @@ def _rows(tx: Any, state: Any, at: _Part, parameters: int, acting: dict[str, lis
             yield from _rows(member, inner, part.inside(rule, own), parameters, acting)
 
 
-def _passes(tx: Any, params: Any, apply: bool) -> Iterator[str]:
+def _passes(tx: Any, params: Any, apply_updates: bool) -> Iterator[str]:
     """A line for each pass, those of what is inside a rule behind it."""
     tx = _timeless(chain(tx))
     state = jax.eval_shape(tx.init, params)
-    plan = tx._engine.plan(params, state, apply)
+    plan = tx._engine.plan(params, state, apply_updates)
     leaves, treedef = flatten_with_paths(params)
     chosen = tx.acts_on(leaves, treedef)
-    for k, text in enumerate(plan.lines(tx._engine.places(params, state, apply))):
+    for k, text in enumerate(plan.lines(tx._engine.places(params, state, apply_updates))):
         r = plan.passes[k].rules.start if plan.passes else None
         if r is None or not plan.passes[k].maps_trees:
             yield text

@@ -194,12 +194,18 @@ class _Steps:
     engine: Engine
 
     def run(
-        self, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply: bool, ahead: Ahead = NOTHING
+        self,
+        updates: Any,
+        state: PackedState,
+        params: Any,
+        extra: dict[str, Any],
+        apply_updates: bool,
+        ahead: Ahead = NOTHING,
     ) -> tuple[Any, PackedState]:
-        """One step, operation by operation: updates, or with ``apply`` the parameters, and the next state."""
+        """One step, operation by operation: updates, or with ``apply_updates`` the parameters, and the next state."""
         tree = FlatTree.of(filled(updates, params)[0], "updates")
         in_parts, packing = _in_parts(state, tree)
-        out, after = self.engine.run(updates, in_parts, params, extra, apply, ahead)
+        out, after = self.engine.run(updates, in_parts, params, extra, apply_updates, ahead)
         return out, _packed(after, self.engine.layout, tree.treedef, packing)
 
 

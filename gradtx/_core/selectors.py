@@ -67,8 +67,7 @@ class Mask:
         return hash((self.treedef, self.leaves))
 
     def __repr__(self) -> str:
-        # Where objects are in memory is another place in each process, and this is the name of a partition's part.
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(jax.tree.unflatten(self.treedef, self.leaves)))
+        return _nowhere(jax.tree.unflatten(self.treedef, self.leaves))
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,12 @@ class MaskOf:
     function: Callable[[Any], Any]
 
     def __repr__(self) -> str:
-        return repr(self.function)
+        return _nowhere(self.function)
+
+
+def _nowhere(thing: object) -> str:
+    """The repr without addresses: objects are elsewhere in each process, and this is the name of a partition's part."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
 Select = str | Callable[[str, jax.ShapeDtypeStruct], bool] | object

@@ -40,6 +40,7 @@ _STYLES = {
 _CLOSING = {"rvert", "rVert", "rangle", "rfloor", "rceil", "top", "infty"}  # a space behind them is one
 _RAISED = dict(zip("0123456789+-−=()nitT⊤′*", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿⁱᵗᵀᵀ′*", strict=True))
 
+_BEFORE_CLOSING = re.compile(r"\s+(?=\\r(?:vert|Vert|angle|floor|ceil|brace)\b)")
 _TOKENS = re.compile(r"\\[a-zA-Z]+\*?|\\.|\s+|.", re.DOTALL)
 
 
@@ -50,8 +51,10 @@ def plain(latex: str) -> str:
     'm ← βm + (1−β) u², u ← m/(√(v) + ε)'
     >>> plain(r"u \leftarrow \operatorname{msign}(u^\top \unheard{u}) + \overline{x}_{t+1}")
     'u ← msign(uᵀ unheard u) + x̅_t+1'
+    >>> plain(r"u \leftarrow \lvert u \rvert + 1")
+    'u ← |u| + 1'
     """
-    tokens = _TOKENS.findall(latex.replace("$", "").replace("~", " "))
+    tokens = _TOKENS.findall(_BEFORE_CLOSING.sub("", latex.replace("$", "").replace("~", " ")))
     try:
         text = "".join(_Reader(tokens).group(lambda: False))
     except RecursionError:  # a thousand groups within each other

@@ -79,7 +79,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     """The settings that the arguments (``sys.argv`` for None) ask for.
 
     Raises:
-        SystemExit: with status 0 after --help or --version; with 2, and one line on stderr, for a mistake.
+        SystemExit: with status 0 after --help, which no arguments are, or --version; with 2, and one line on stderr, for a mistake.
 
     >>> parse(["compare", "--optimizers", "adam", "--network", "relu"]).epochs
     20
@@ -88,7 +88,7 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--version", action="version", version=f"gradtx {gradtx.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_compare(commands)
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     for argument in arguments:  # where some versions of argparse fail without a word
         if argument.startswith("--") and argument.endswith("=--"):
             parser.error(f"argument {argument.removesuffix('=--')}: expected a value, found '--'")

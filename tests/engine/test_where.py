@@ -136,6 +136,7 @@ def test_a_pytree_may_compare_and_print_by_where_it_is():
     tx = gx.partition([(Module(True, False), gx.adafactor(0.1))], default=gx.adafactor(0.1))
     _, state = tx.update(params, tx.init(params), params)
     assert not any("0x" in name for name in state.parts)
+    assert "0x" not in str(gx.where(lambda tree: jax.tree.map(lambda x: x.ndim > 1, tree), gx.sgd(0.1)))
     chex.assert_trees_all_equal_structs(jax.eval_shape(tx.update, params, state, params)[1], state)
 
 

@@ -183,6 +183,8 @@ def test_the_module_runs_without_a_warning(tmp_path: Path):
 def test_version_and_help(capsys: pytest.CaptureFixture[str]):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"gradtx {gradtx.__version__}\n"
+    assert main([]) == 0
+    assert "compare" in capsys.readouterr().out
     assert main(["compare", "--help"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in RECIPES) and "overfitting: " in printed
@@ -194,7 +196,6 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: COMMAND"),
         (["contrast"], "invalid choice: 'contrast'"),
         (["compare", "--optimizers", "adamm"], "invalid choice: 'adamm' (choose from"),
         (["compare", "--optimizers"], "expected at least one argument"),

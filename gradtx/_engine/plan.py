@@ -313,8 +313,10 @@ def _launch(rules: tuple[int, ...], reads: list[Buffer], writes: list[Buffer], t
         results.setdefault(Lane.DIRECTION, results[Lane.UPDATE])
     in_place = []
     for at, buffer in _placed(reads):
-        result, dtype = results.get(buffer.key, (0, None))
-        if dtype == buffer.dtype and (buffer.key is not Lane.DIRECTION or temporary):
+        if buffer.key not in results or (buffer.key is Lane.DIRECTION and not temporary):
+            continue
+        result, dtype = results[buffer.key]
+        if dtype == buffer.dtype:
             in_place += [(at + i, result + i) for i in range(buffer.parts)]
     return Launch(rules, tuple(reads), tuple(writes), tuple(in_place))
 

@@ -21,7 +21,7 @@ from rounding import assert_same
 import gradtx as gx
 from gradtx import native, testing
 from gradtx._core.numerics import norms
-from gradtx._engine.plan import passes
+from gradtx._engine.plan import Lane, passes
 
 rng = np.random.default_rng(0)
 SHAPES = {"matrix": (7, 130), "vector": (300,), "scalar": (), "none": (0, 3)}
@@ -210,6 +210,16 @@ class TestPlans:
     def test_updates_cost_what_apply_saves(self):
         plan = self.plan(gx.adam(0.1), apply=False)
         assert plan.traffic(0) == 24 * 1000  # g and u; m and v in and out
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])  # to numpy, float64 is equal to no dtype at all
+    def test_memory_is_used_again_by_the_same_array(self, dtype):
+        with jax.enable_x64(True):
+            plan = self.plan(gx.lamb(0.1), {"w": jax.ShapeDtypeStruct((3,), dtype)})
+        for k in range(len(plan.passes)):
+            launch = plan.launch(k, plan.batches[0].leaf)
+            pairs = [(launch.reads[a].key, launch.writes[b].key) for a, b in launch.in_place]
+            assert all(a == b or a is Lane.DIRECTION for a, b in pairs), pairs
+            assert len({b for _, b in launch.in_place}) == len(pairs)
 
     def test_a_value_that_prints(self):
         plan = self.plan(gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(0.1)))

@@ -27,7 +27,7 @@ class Placement(NamedTuple):
     """The placement of a state; it prints as its bytes, and what an axis does not divide.
 
     Attributes:
-        state: the state as ``jax.ShapeDtypeStruct``s with shardings.
+        state: the state, a ``jax.ShapeDtypeStruct`` with its sharding for each array.
         axis: the axis of the mesh that the slots were to be divided over, or None.
     """
 

@@ -97,6 +97,16 @@ def test_sm3_of_three_axes():
     np.testing.assert_allclose(outs(gx.scale_by_sm3(0.1), gradients), expected, rtol=1e-12)
 
 
+def test_sm3_where_there_was_no_gradient():
+    """A direction that something else made stays out where v is 0."""
+    tx, g, p = (
+        gx.chain(gx.momentum(), gx.add_decayed_weights(0.1), gx.scale_by_sm3()),
+        jnp.zeros((2, 2)),
+        jnp.ones((2, 2)),
+    )
+    np.testing.assert_array_equal(tx.update(g, tx.init(p), p)[0], np.zeros((2, 2)))
+
+
 def test_adaptive_clip_of_any_size():
     """Slices of any scale; one with a NaN becomes NaN, and only that one; a vector is one slice."""
     p, g = RNG.normal(size=(2, 3)), RNG.normal(size=(2, 3))

@@ -16,11 +16,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx._core import selectors
 from gradtx._core.mesh import varying
 from gradtx._core.numerics import safe_divide
-from gradtx._core.rounding import dithered, mixed, noise
+from gradtx._core.rounding import dithered, instruction, mixed, noise
 
 
 @dataclass(frozen=True)
@@ -102,62 +103,107 @@ class Blocks(Codec):
 
     stochastic = True
     parts = 2
-    size: ClassVar[int] = 256
     least: ClassVar[int] = 4096
     map: str = "root"
 
     def encode(self, x: jax.Array, seed: jax.Array | None = None, nonnegative: bool = False) -> Encoded:
-        blocks = _in_blocks(x.astype(jnp.float32), self.size)
-        scale = jnp.max(jnp.abs(blocks), axis=-1)
-        scale = jnp.where(jnp.isfinite(scale), scale, jnp.nan)
-        share = safe_divide(blocks, scale[..., None])
-        lower, part = self._place(share, nonnegative)
-        part = jnp.where(part < _CLOSE, 0, jnp.where(part > 1 - _CLOSE, 1, part))  # a code as it is stays one
-        level = 0.5 if seed is None else _in_blocks(noise(x.shape, seed) * 2.0**-32, self.size)
-        code = lower + (level < part)
-        if nonnegative:
-            code = jnp.where(blocks > 0, jnp.maximum(code, 1), code)
-        code = code.astype(jnp.uint8 if nonnegative else jnp.int8)
-        return Encoded(code.reshape(*code.shape[:-2], -1)[..., : x.shape[-1]], scale, self)
+        x = x.astype(jnp.float32)
+        scale = scales(x)
+        if seed is None or self.map != "root":
+            return Encoded(_codes(x, scale, seed, nonnegative, self.map), scale, self)
+        return Encoded((encode_u8 if nonnegative else encode_i8)(x, scale, seed), scale, self)
 
     def decode(self, codes: jax.Array, scale: jax.Array) -> jax.Array:
         """The numbers, in float32."""
-        share = self._of(codes.astype(jnp.int32), codes.dtype == jnp.uint8)
-        blocks = _in_blocks(share, self.size) * scale[..., None]
-        return blocks.reshape(*blocks.shape[:-2], -1)[..., : codes.shape[-1]]
+        nonnegative = codes.dtype == jnp.uint8
+        if self.map != "root":
+            return _numbers(codes, scale, nonnegative, self.map)
+        return (decode_u8 if nonnegative else decode_i8)(codes, scale)
 
     @property
     def bytes(self) -> float:
-        return 1 + 4 / self.size  # and more, where the last axis is short
-
-    def _of(self, code: jax.Array, nonnegative: bool) -> jax.Array:
-        """The share of the largest modulus that a code stands for."""
-        if self.map == "dynamic":
-            return jnp.asarray(_dynamic(nonnegative))[code + (0 if nonnegative else 128)]
-        root = code.astype(jnp.float32) / (255 if nonnegative else 127)
-        return jnp.square(jnp.square(root)) if nonnegative else root * jnp.abs(root)
-
-    def _place(self, share: jax.Array, nonnegative: bool) -> tuple[jax.Array, jax.Array]:
-        """The largest code that stands for a share or less, and is not the last; the part of the way to the next."""
-        if self.map == "dynamic":
-            table = jnp.asarray(_dynamic(nonnegative))
-            found = jnp.searchsorted(table, share, side="right").astype(jnp.int32) - 1
-            lower = jnp.clip(found, 0, 254) - (0 if nonnegative else 128)
-        else:
-            root = jnp.sqrt(jnp.abs(share))
-            root = 255 * jnp.sqrt(root) if nonnegative else jnp.sign(share) * 127 * root
-            low, high = (0, 254) if nonnegative else (-127, 126)
-            lower = jnp.clip(jnp.floor(root), low, high).astype(jnp.int32)
-            if nonnegative:
-                return lower, root - lower
-        low, high = self._of(lower, nonnegative), self._of(lower + 1, nonnegative)
-        return lower, (share - low) / (high - low)
+        return 1 + 4 / SIZE  # and more, where the last axis is short
 
     def __repr__(self) -> str:
         return f"'{self.map}8'"
 
 
+SIZE = 256
+"""The number of elements of a block."""
+
 _CLOSE = 5e-5  # of the step between two codes: what rounding makes of a share that is a code is less, 4e-5
+
+
+def _codes(x: jax.Array, scale: jax.Array, seed: jax.Array | None, nonnegative: bool, kind: str) -> jax.Array:
+    """The codes of numbers in blocks with these scales, at random or to nearest."""
+    blocks = _in_blocks(x)
+    lower, part = _place(safe_divide(blocks, scale[..., None]), nonnegative, kind)
+    part = jnp.where(part < _CLOSE, 0, jnp.where(part > 1 - _CLOSE, 1, part))  # a code as it is stays one
+    level = 0.5 if seed is None else _in_blocks((noise(x.shape, seed) >> 8).astype(jnp.float32) * 2.0**-24)
+    code = lower + (level < part)
+    if nonnegative:
+        code = jnp.where(blocks > 0, jnp.maximum(code, 1), code)
+    return _joined(code.astype(jnp.uint8 if nonnegative else jnp.int8), x.shape)
+
+
+def _numbers(codes: jax.Array, scale: jax.Array, nonnegative: bool, kind: str) -> jax.Array:
+    """The numbers that codes stand for."""
+    return _joined(_in_blocks(_share(codes.astype(jnp.int32), nonnegative, kind)) * scale[..., None], codes.shape)
+
+
+def _share(code: jax.Array, nonnegative: bool, kind: str) -> jax.Array:
+    """The share of the largest modulus that a code stands for."""
+    if kind == "dynamic":
+        return jnp.asarray(_dynamic(nonnegative))[code + (0 if nonnegative else 128)]
+    root = code.astype(jnp.float32) / (255 if nonnegative else 127)
+    return jnp.square(jnp.square(root)) if nonnegative else root * jnp.abs(root)
+
+
+def _place(share: jax.Array, nonnegative: bool, kind: str) -> tuple[jax.Array, jax.Array]:
+    """The largest code that stands for a share or less, and is not the last; the part of the way to the next."""
+    if kind == "dynamic":
+        found = jnp.searchsorted(jnp.asarray(_dynamic(nonnegative)), share, side="right").astype(jnp.int32) - 1
+        lower = jnp.clip(found, 0, 254) - (0 if nonnegative else 128)
+    else:
+        root = jnp.sqrt(jnp.abs(share))
+        root = 255 * jnp.sqrt(root) if nonnegative else jnp.sign(share) * 127 * root
+        least, most = (0, 254) if nonnegative else (-127, 126)
+        lower = jnp.clip(jnp.floor(root), least, most).astype(jnp.int32)
+        if nonnegative:
+            return lower, root - lower
+    low, high = _share(lower, nonnegative, kind), _share(lower + 1, nonnegative, kind)
+    return lower, (share - low) / (high - low)
+
+
+@instruction
+def scales(x: jax.Array) -> jax.Array:
+    """The largest modulus of each block; NaN where one is not finite."""
+    largest = jnp.max(jnp.abs(_in_blocks(x)), axis=-1)
+    return jnp.where(jnp.isfinite(largest), largest, jnp.nan)
+
+
+@instruction
+def encode_i8(x: jax.Array, scale: jax.Array, seed: jax.Array) -> jax.Array:
+    """Codes by roots, rounded at random."""
+    return _codes(x, scale, seed, False, "root")
+
+
+@instruction
+def encode_u8(x: jax.Array, scale: jax.Array, seed: jax.Array) -> jax.Array:
+    """Codes by fourth roots, rounded at random."""
+    return _codes(x, scale, seed, True, "root")
+
+
+@instruction
+def decode_i8(codes: jax.Array, scale: jax.Array) -> jax.Array:
+    """The numbers of ``encode_i8``."""
+    return _numbers(codes, scale, False, "root")
+
+
+@instruction
+def decode_u8(codes: jax.Array, scale: jax.Array) -> jax.Array:
+    """The numbers of ``encode_u8``."""
+    return _numbers(codes, scale, True, "root")
 
 
 @jax.tree_util.register_dataclass
@@ -349,13 +395,44 @@ def _of_shard(seed: jax.Array, axes: Sequence[str]) -> jax.Array:
     return seed
 
 
-def _in_blocks(x: jax.Array, size: int) -> jax.Array:
+def _in_blocks(x: jax.Array) -> jax.Array:
     """The last axis as blocks, the last of which is filled up with zeros."""
-    last = x.shape[-1]
-    blocks = -(-last // size)
-    if last % size and blocks > 1:
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, blocks * size - last)])
-    return x.reshape(*x.shape[:-1], blocks, -1)
+    last, spec = x.shape[-1], jax.typeof(x).sharding.spec
+    blocks = -(-last // SIZE)
+    _check_last_axis(x)
+    if last % SIZE and blocks > 1:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, blocks * SIZE - last)])
+    return _reshaped(x, (*x.shape[:-1], blocks, x.shape[-1] // blocks), (*spec, None))
+
+
+def _check_last_axis(x: jax.Array) -> None:
+    """Refuses blocks that would lie on two devices, where the type says how an array is spread."""
+    sharding = jax.typeof(x).sharding
+    axes = sharding.spec[-1] if sharding.spec else None
+    if axes is None:
+        return
+    shards = math.prod(sharding.mesh.shape[axis] for axis in (axes if isinstance(axes, tuple) else (axes,)))
+    if x.shape[-1] % (SIZE * shards):
+        raise ValueError(
+            f"gradtx: a slot of shape {x.shape} in blocks of {SIZE} along the last axis, which is spread over {shards} "
+            f"devices along {axes!r}: not each of them holds whole blocks. Keep such leaves as they are, with "
+            "state_dtype={'their path': 'float32', '': 'root8'}, or spread another axis."
+        )
+
+
+def _reshaped(x: jax.Array, shape: tuple[int, ...], spec: Sequence[Any]) -> jax.Array:
+    """An array in another shape, spread over explicit axes as it was."""
+    if not any(axes is not None for axes in spec):
+        return x.reshape(shape)
+    return jnp.reshape(x, shape, out_sharding=NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*spec)))
+
+
+def _joined(blocks: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Blocks as the array that they are of."""
+    *before, count, size = blocks.shape
+    spec = (*jax.typeof(blocks).sharding.spec, *[None] * blocks.ndim)[: blocks.ndim - 1]
+    joined = _reshaped(blocks, (*before, count * size), spec)
+    return joined if count * size == shape[-1] else joined[..., : shape[-1]]
 
 
 def _dynamic(nonnegative: bool) -> np.ndarray:

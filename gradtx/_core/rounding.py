@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
-from jax.interpreters import ad, batching, mlir
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+INSTRUCTION = "gradtx_"
+"""The beginning of the names of compiled functions that the kernel has an instruction for."""
+
+
+def instruction(function: F) -> F:
+    """A function that the kernel may know by its name, as one instruction; elsewhere it is compiled as it is."""
+    function.__name__ = INSTRUCTION + function.__name__
+    compiled: Any = jax.jit(function)
+    return compiled
 
 
 def mixed(x: jax.Array) -> jax.Array:
@@ -34,38 +43,23 @@ def noise(shape: Sequence[int], seed: jax.Array) -> jax.Array:
     return mixed((place ^ (place >> 15)) + seed.astype(jnp.uint32))
 
 
+@jax.custom_jvp
 def dithered(x: jax.Array, seed: jax.Array) -> jax.Array:
-    """Numbers that bfloat16 has, in float32, one of the two next to each element of ``x``; Inf and NaN as they are."""
-    return dither_p.bind(x, jnp.asarray(seed, jnp.float32))
+    """Numbers that bfloat16 has, in float32, one of the two next to each element of ``x``; Inf and NaN as they are.
+
+    The derivative is that of ``x``, as of every rounding.
+    """
+    return dither_bf16(x, jnp.asarray(seed, jnp.float32))
 
 
-def _reference(x: jax.Array, seed: jax.Array) -> jax.Array:
-    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    up = bits + (noise(x.shape, seed) >> 16)
+@dithered.defjvp
+def _(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
+    return dithered(*primals), tangents[0]
+
+
+@instruction
+def dither_bf16(x: jax.Array, seed: jax.Array) -> jax.Array:
+    """``dithered``, as the kernel knows it."""
+    up = jax.lax.bitcast_convert_type(x, jnp.uint32) + (noise(x.shape, seed) >> 16)
     cut = jax.lax.bitcast_convert_type(up & jnp.uint32(0xFFFF0000), jnp.float32)
     return jnp.where(jnp.isfinite(x), cut, x)
-
-
-dither_p = core.Primitive("dither_bf16")
-"""``dithered``, as one instruction for a kernel that knows it."""
-
-
-@functools.partial(jax.jit, inline=False)
-def _compiled(x: jax.Array, seed: jax.Array) -> jax.Array:
-    return _reference(x, seed)
-
-
-def _jvp(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
-    (x, seed), (dx, _) = primals, tangents
-    return dithered(x, seed), ad.Zero(jax.typeof(x)) if isinstance(dx, ad.Zero) else dx
-
-
-def _batch(operands: Sequence[Any], axes: Sequence[Any]) -> tuple[Any, Any]:
-    return jax.vmap(_reference, in_axes=tuple(axes))(*operands), 0
-
-
-dither_p.def_impl(_compiled)
-dither_p.def_abstract_eval(lambda x, seed: x.update(weak_type=False))
-ad.primitive_jvps[dither_p] = _jvp
-batching.primitive_batchers[dither_p] = _batch
-mlir.register_lowering(dither_p, mlir.lower_fun(_reference, multiple_results=False))

@@ -100,8 +100,6 @@ class Native:
         return _NATIVE_SUMS
 
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
-        if not _is_elementwise(leaves):
-            return REFERENCE.map_leaves(fn, leaves, shared, local, aliases, reduces)
         return map_leaves(fn, leaves, shared, local, aliases, reduces)
 
 
@@ -136,12 +134,11 @@ class Survey(Reference):
 
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
         avals = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in map(as_array, leaves[0])]
-        elementwise = _is_elementwise(leaves)
-        reason = native.supports(fn, avals, len(local) + len(shared)) if elementwise else "slots in codes"
-        if reason is not None and elementwise:
+        reason = native.supports(fn, avals, len(local) + len(shared))
+        if reason is not None:
             names = [
                 rule.name or rule.label
-                for rule, alone, own in fn.apart(avals[: len(fn.launch.reads)])
+                for rule, alone, own in fn.apart(avals)
                 if native.supports(alone, own, len(alone.launch.rounded) + len(alone.coefficients[0])) is not None
             ]
             reason = f"{', '.join(dict.fromkeys(names))}: {reason}" if 0 < len(names) < len(fn.rules) else reason
@@ -158,11 +155,6 @@ class Survey(Reference):
             return Place("in the kernel")
         where = "in XLA" if None not in self.reasons else "in XLA and the kernel"
         return Place(where, f"not in the kernel: {'; '.join(reasons)}", exact=False)
-
-
-def _is_elementwise(leaves: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether the arrays of each leaf are of one shape, as codes and their scales are not."""
-    return all(x.shape == arrays[0].shape for arrays in leaves for x in arrays)
 
 
 @functools.partial(jax.jit, static_argnums=0)

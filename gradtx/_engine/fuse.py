@@ -113,8 +113,9 @@ class Fused:
         )
 
     def apart(self, avals: Sequence[Any]) -> Iterator[tuple[AbstractRule, Fused, list[Any]]]:
-        """Each rule, the function of it alone, and its operands' abstract values."""
-        given = dict(zip((buffer.key for buffer in self.launch.reads), avals, strict=True))
+        """Each rule, the function of it alone, and its arrays' abstract values, from those of all."""
+        rest = iter(avals)
+        given = {buffer.key: list(itertools.islice(rest, buffer.parts)) for buffer in self.launch.reads}
         like = avals[0]
         for r, rule, names in zip(self.launch.rules, self.rules, self.coefficients, strict=True):
             reads = [Buffer(Lane.DIRECTION, self.dtype), Buffer(Lane.GRADIENT, self.dtype)]
@@ -125,7 +126,7 @@ class Fused:
             launch = Launch((r,), (*reads, *kept), (Buffer(Lane.UPDATE, self.update), *slots), ())
             alone = replace(self, launch=launch, rules=(rule,), coefficients=(names,))
             lanes = [jax.ShapeDtypeStruct(like.shape, buffer.dtype) for buffer in reads]
-            yield rule, alone, [*lanes, *(given[buffer.key] for buffer in kept)]
+            yield rule, alone, [*lanes, *(x for buffer in kept for x in given[buffer.key])]
 
 
 def _read(buffer: Buffer, operands: Iterator[jax.Array]) -> jax.Array:

@@ -17,6 +17,15 @@ INPUT, SCALAR = "input", "scalar"
 
 _COMMUTATIVE = {"add", "mul", "max", "min", "eq", "ne", "logical_and", "logical_or", "logical_xor"}
 _TESTS = {"eq", "ne", "lt", "le", "is_finite"}
+_NAMED: dict[str, tuple[tuple[Kind | None, ...], Kind]] = {
+    "dither_bf16": ((Kind.F32, None), Kind.F32),
+    "decode_i8": ((Kind.I8, Kind.SCALE), Kind.F32),
+    "decode_u8": ((Kind.U8, Kind.SCALE), Kind.F32),
+    "scales": ((Kind.F32,), Kind.SCALE),
+    "encode_i8": ((Kind.F32, Kind.SCALE, None), Kind.I8),
+    "encode_u8": ((Kind.F32, Kind.SCALE, None), Kind.U8),
+}
+"""The instructions that functions have by name: the kinds of their operands, None for a scalar, and of the result."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +121,26 @@ class Graph:
         kind = Kind.stored(dtype)
         return self.node(f"round_{kind}", (node,), Kind.F32) if kind.is_half else node
 
-    def dithered(self, x: Value, seed: Value) -> int:
-        """Numbers that bfloat16 has, next to these, by random bits that follow from a scalar."""
-        if not isinstance(seed, Uniform) or not isinstance(x, Vector):
-            raise Unsupported("random bits of several seeds in a leaf")
-        return self.node("dither_bf16", (x.node, self.operand(seed)), Kind.F32)
+    def scales(self, i: int) -> Vector:
+        """An array of scales of codes."""
+        return Vector(self.node(INPUT, (i,), Kind.SCALE), Kind.SCALE.dtype)
+
+    def is_code(self, value: Value) -> bool:
+        """Whether a value is codes or their scales, of which no number can be made but by decoding."""
+        return isinstance(value, Vector) and self[value.node].kind.is_code
+
+    def is_scales(self, value: Value) -> bool:
+        """Whether a value is scales of codes."""
+        return isinstance(value, Vector) and self[value.node].kind == Kind.SCALE
+
+    def instruction(self, op: str, values: Sequence[Value]) -> int:
+        """The node of a function that is an instruction by its name; all operands but a seed are arrays."""
+        kinds, result = _NAMED[op]
+        args = tuple(map(self.operand, values))
+        found = [None if self.is_scalar(arg) else self[arg].kind for arg in args]
+        if found != list(kinds):
+            raise Unsupported(f"{op} of what is the same for all elements, or of another dtype")
+        return self.node(op, args, result)
 
     def convert(self, node: int, dtype: Any) -> int:
         """A number or a truth in another dtype; of halves it may have more digits than fit."""

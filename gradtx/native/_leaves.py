@@ -20,7 +20,7 @@ from gradtx._core.numerics import Numbers, in_order, safe_divide
 from gradtx.native import _library
 from gradtx.native._compiler import compile_jaxpr
 from gradtx.native._primitive import LEAVES_PER_CALL, Call, call_p, evaluated, joined
-from gradtx.native._program import Program, Reduce, Unsupported, aval_of
+from gradtx.native._program import Program, Reduce, Unsupported, aval_of, scales_shape
 from gradtx.native._views import View, are_all, as_array, split
 
 
@@ -35,7 +35,7 @@ def map_leaves(
     """``[fn(*arrays, *scalars, *shared) for arrays, scalars in zip(leaves, zip(*local))]``, in one pass over each leaf.
 
     Args:
-        fn: elementwise in the arrays; returns arrays of the leaf's shape.
+        fn: elementwise in the arrays; returns arrays of the leaf's shape. Scales of codes may be among both.
         leaves: per leaf a tuple of arrays of one shape, the first an array and each other one an array or a ``View`` of
             a flat one; as many for each leaf.
         shared: scalars, the same for each leaf.
@@ -197,7 +197,7 @@ def _check(leaves: Sequence[tuple[Any, ...]], local: Sequence[Numbers], aliases:
         if not arrays or isinstance(arrays[0], View):
             raise ValueError(f"{who}: leaf {i} has to begin with an array, found {arrays[0] if arrays else 'nothing'}")
         for a, x in enumerate(arrays):
-            if x.shape != arrays[0].shape:
+            if x.shape not in (arrays[0].shape, scales_shape(arrays[0].shape)):
                 raise ValueError(f"{who}: leaf {i}: array {a} has shape {x.shape}, the first one {arrays[0].shape}")
             if isinstance(x, View) and (x.flat.ndim != 1 or x.offset < 0 or x.offset + x.size > x.flat.size):
                 end = x.offset + x.size

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from gradtx._core.rounding import dither_p
+from gradtx._core.rounding import INSTRUCTION
 from gradtx.native._graph import Graph, Uniform, Value, Vector
-from gradtx.native._program import Constant, Kind, Unsupported, aval_of
+from gradtx.native._program import BLOCKED, Constant, Kind, Unsupported, aval_of, scales_shape
 
 
 def lowered(jaxpr: core.Jaxpr, arrays: int) -> tuple[Graph, list[Value]]:
@@ -28,17 +28,27 @@ def lowered(jaxpr: core.Jaxpr, arrays: int) -> tuple[Graph, list[Value]]:
     variables: dict[core.Var, Value] = {}
     for i, var in enumerate(jaxpr.invars[:arrays]):
         if aval_of(var).shape != shape:
-            raise Unsupported(f"arrays of shapes {shape} and {aval_of(var).shape}")
-        variables[var] = graph.input(i, aval_of(var).dtype)
+            _check_scales(aval_of(var).shape, shape)
+            variables[var] = graph.scales(i)
+        else:
+            variables[var] = graph.input(i, aval_of(var).dtype)
     for i, var in enumerate(scalars):
         if aval_of(var).shape != ():
             raise Unsupported(f"a constant or scalar of shape {aval_of(var).shape}")
         variables[var] = Uniform(i, aval_of(var).dtype)
     outputs = _read_jaxpr(graph, jaxpr, variables, shape)
-    for var in jaxpr.outvars:
-        if aval_of(var).shape != shape:
+    for var, value in zip(jaxpr.outvars, outputs, strict=True):
+        if aval_of(var).shape != shape and not graph.is_scales(value):
             raise Unsupported(f"an output of shape {aval_of(var).shape} for arrays of shape {shape}")
     return graph, outputs
+
+
+def _check_scales(scales: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Refuses an array of another shape, if it is not that of scales for each so many elements in a row."""
+    if scales != scales_shape(shape):
+        raise Unsupported(f"arrays of shapes {shape} and {scales}")
+    if len(shape) > 1 and shape[-1] % BLOCKED:
+        raise Unsupported(f"blocks of codes that end with rows of {shape[-1]}, which is no multiple of {BLOCKED}")
 
 
 def _read_jaxpr(graph: Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, Value], shape: Any) -> list[Value]:
@@ -58,6 +68,11 @@ def _read_jaxpr(graph: Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, Value
 
 def _read_equation(graph: Graph, eqn: core.JaxprEqn, values: list[Value], shape: Any) -> list[Any]:
     name = eqn.primitive.name
+    called = str(eqn.params.get("name", ""))
+    if name in CALLS and called.startswith(INSTRUCTION):
+        (out,) = eqn.outvars
+        node = graph.instruction(called.removeprefix(INSTRUCTION), values)
+        return [Vector(node, aval_of(out).dtype)]
     if name in CALLS:
         inner = eqn.params[CALLS[name]]
         inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, [])
@@ -71,6 +86,8 @@ def _read_equation(graph: Graph, eqn: core.JaxprEqn, values: list[Value], shape:
         return _read_uniform(graph, eqn, uniform, shape)
     if any(aval_of(var).shape not in (shape, ()) for var in (*eqn.invars, *eqn.outvars)):
         raise Unsupported(f"{name}, which changes the shape")
+    if any(graph.is_code(value) for value in values):
+        raise Unsupported(f"{name} of codes")
     return [_read_elementwise(graph, eqn, values)]
 
 
@@ -99,8 +116,6 @@ def _read_elementwise(graph: Graph, eqn: core.JaxprEqn, values: list[Value]) -> 
         if aval_of(out).shape != aval_of(eqn.invars[0]).shape:
             raise Unsupported(f"{name}, which changes the shape")
         return values[0]
-    if name == dither_p.name:
-        return Vector(graph.dithered(values[0], values[1]), aval_of(out).dtype)
     if eqn.params.get("accuracy") is not None:
         raise Unsupported(f"{name} of accuracy {eqn.params['accuracy']}")
     reader = _READERS.get(name)

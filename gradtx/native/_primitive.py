@@ -167,6 +167,7 @@ class Call:
             "code": np.asarray(self.program.code, np.int32),
             "constants": np.asarray(self.program.constants, np.float64),
             "temporaries": np.int64(self.program.temporaries),
+            "scales": np.asarray(self.program.scales, np.int64),
         }
 
 

@@ -26,6 +26,9 @@ class Kind(enum.StrEnum):
     F16 = "f16"
     F32 = "f32"
     F64 = "f64"
+    I8 = "i8"
+    U8 = "u8"
+    SCALE = "scale"
 
     @classmethod
     def stored(cls, dtype: Any) -> Kind:
@@ -45,13 +48,18 @@ class Kind(enum.StrEnum):
         return self in (Kind.BF16, Kind.F16)
 
     @property
+    def is_code(self) -> bool:
+        """Whether the elements stand for numbers, or scale those that do."""
+        return self in (Kind.I8, Kind.U8, Kind.SCALE)
+
+    @property
     def dtype(self) -> np.dtype:
         return jnp.dtype(_DTYPES[self])
 
     @property
     def width(self) -> int:
-        """The number of bytes of an element."""
-        return self.dtype.itemsize
+        """The number of bytes of an element; 0 of scales, which are there for some elements only."""
+        return 0 if self is Kind.SCALE else self.dtype.itemsize
 
 
 _DTYPES = {
@@ -60,8 +68,19 @@ _DTYPES = {
     Kind.F16: "float16",
     Kind.F32: "float32",
     Kind.F64: "float64",
+    Kind.I8: "int8",
+    Kind.U8: "uint8",
 }
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
+_DTYPES[Kind.SCALE] = "float32"
+
+BLOCKED = 256
+"""The number of elements in a row that have a scale in common, as in kernel.cc."""
+
+
+def scales_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the scales of codes, for blocks along the last axis."""
+    return (*shape[:-1], *(-(-n // BLOCKED) for n in shape[-1:]))
 
 
 class Reduce(enum.StrEnum):
@@ -119,6 +138,7 @@ class Program:
         wide: whether a block may hold float64.
         scalar_ops: how to compute further scalars from the arguments, before.
         coefficients: the scalars, of arguments and results, that the program reads, in order.
+        scales: the positions, among inputs and outputs, of scales of codes.
     """
 
     code: tuple[int, ...]
@@ -127,6 +147,7 @@ class Program:
     wide: bool
     scalar_ops: tuple[ScalarOp, ...]
     coefficients: tuple[int, ...]
+    scales: tuple[int, ...] = ()
 
     def scalars(self, *arguments: jax.Array) -> list[jax.Array]:
         """The coefficients, from the function's scalar arguments."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradtx.native._graph import INPUT, Graph
-from gradtx.native._program import Constant, Kind, Program
+from gradtx.native._program import Constant, Kind, Program, Unsupported
 from gradtx.native._selection import Instruction, Selection
 
 WORDS = 8
@@ -37,7 +37,18 @@ def program_of(selection: Selection, roots: Sequence[int], arrays: int, aliases:
         wide=any(node.kind == Kind.F64 for node in graph.nodes),
         scalar_ops=tuple(graph.scalar_ops),
         coefficients=tuple(scalar for scalar in scalars if not isinstance(scalar, Constant)),
+        scales=(*_scales_among(graph, arrays), *(arrays + i for i, x in enumerate(roots) if _is_scales(graph, x))),
     )
+
+
+def _scales_among(graph: Graph, arrays: int) -> list[int]:
+    """The positions of inputs that are scales of codes."""
+    found = [node.args[0] for node in graph.nodes if node.op == INPUT and node.kind == Kind.SCALE]
+    return sorted(i for i in found if i < arrays)
+
+
+def _is_scales(graph: Graph, node: int) -> bool:
+    return graph[node].kind == Kind.SCALE
 
 
 def _with_stores(
@@ -48,6 +59,8 @@ def _with_stores(
 
     def copy(root: int, node: int | None, to: int = -1) -> Instruction:
         kind = graph[root].kind
+        if kind.is_code:
+            raise Unsupported("codes that are stored twice, or as they came")
         return Instruction(f"copy_{kind}" if kind.is_half else "copy", kind, (root,), node, to)
 
     before = {}

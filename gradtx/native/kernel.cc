@@ -100,6 +100,46 @@ GRADTX_INLINE uint32_t noise(uint32_t place, uint32_t seed) {
   return x ^ (x >> 16);
 }
 
+// Codes of 8 bits for kBlocked elements in a row, and one scale, as gradtx/_core/codecs.py has them: of a share r of the
+// scale its root, for numbers of either sign, or its fourth root.
+constexpr int kBlocked = 256;
+template <class Code>
+constexpr bool kIsSigned = std::is_same_v<Code, int8_t>;
+
+template <class Code>
+GRADTX_INLINE float share_of(int code) {
+  const float root = static_cast<float>(code) / (kIsSigned<Code> ? 127.0f : 255.0f);
+  return kIsSigned<Code> ? root * std::abs(root) : (root * root) * (root * root);
+}
+
+template <class Code>
+GRADTX_INLINE int32_t code_of(float x, float scale, uint32_t random) {
+  constexpr float kClose = 5e-5f, kLow = kIsSigned<Code> ? -127.0f : 0.0f, kHigh = kIsSigned<Code> ? 126.0f : 254.0f;
+  const float share = x / scale;
+  const float root = std::sqrt(std::abs(share));
+  const float place = kIsSigned<Code> ? std::copysign(127.0f * root, share) : 255.0f * std::sqrt(root);
+  const float lower = std::floor(place > kLow ? place < kHigh ? place : kHigh : kLow);
+  const int code = static_cast<int>(lower);
+  float part = place - lower;
+  if constexpr (kIsSigned<Code>) {
+    const float low = share_of<Code>(code);
+    part = (share - low) / (share_of<Code>(code + 1) - low);
+  }
+  part = part < kClose ? 0.0f : part > 1 - kClose ? 1.0f : part;
+  const int next = code + (static_cast<float>(random >> 8) * 0x1p-24f < part ? 1 : 0);
+  return !kIsSigned<Code> && x > 0 ? std::max(next, 1) : next;
+}
+
+// The largest modulus, or NaN if one is not finite.
+GRADTX_INLINE float scale_of(const float* x, int n) {
+  uint32_t most = 0;
+  for (int i = 0; i < n; ++i) {
+    const uint32_t u = bits<uint32_t>(x[i]) & 0x7fffffffu;
+    most = u > most ? u : most;
+  }
+  return most < 0x7f800000u ? bits<float>(most) + 0.0f : std::numeric_limits<float>::quiet_NaN();
+}
+
 // A seed that came as a number; 0 for what is none.
 GRADTX_INLINE uint32_t whole(float x) { return x >= 0 && x < 0x1p32f ? static_cast<uint32_t>(x) : 0; }
 
@@ -199,6 +239,9 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
 // From numbers to numbers, by random bits that follow from the place of an element in its leaf and from a seed, a
 // scalar: name, expression over the number a, its place i and the seed.
 #define GRADTX_ROUNDINGS(X) X(dither_bf16, dithered(a, noise(i, seed)))
+// From codes and scales to numbers, and back: name, type of codes. The scales of a block are in a slot of their own.
+#define GRADTX_DECODERS(X) X(decode_i8, kI8) X(decode_u8, kU8)
+#define GRADTX_ENCODERS(X) X(encode_i8, kI8) X(encode_u8, kU8)
 // From one type to another: name, from, to, expression.
 #define GRADTX_CONVERSIONS(X)                                                  \
   X(load_bf16, kBf16, kF32, from_bf16(a))                                      \
@@ -218,29 +261,46 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
 #define GRADTX_ENUM(name, ...) name##_,
 enum Op : int32_t {
   GRADTX_MATHS(GRADTX_ENUM) GRADTX_TESTS(GRADTX_ENUM) GRADTX_LOGIC(GRADTX_ENUM) GRADTX_REDUCTIONS(GRADTX_ENUM) select_,
-  GRADTX_ROUNDINGS(GRADTX_ENUM) GRADTX_CONVERSIONS(GRADTX_ENUM) kOps
+  GRADTX_ROUNDINGS(GRADTX_ENUM) GRADTX_DECODERS(GRADTX_ENUM) scales_, GRADTX_ENCODERS(GRADTX_ENUM)
+  GRADTX_CONVERSIONS(GRADTX_ENUM) kOps
 };
 
 #define GRADTX_TEXT(name, arity, expression, ...) #name " " #arity " " #__VA_ARGS__ "\n"
 #define GRADTX_TEXT_1(name, from, to, expression) #name " 1 0\n"
 #define GRADTX_TEXT_2(name, expression) #name " 2 2\n"
+#define GRADTX_TEXT_DECODER(name, codes) #name " 2 0\n"
+#define GRADTX_TEXT_ENCODER(name, codes) #name " 3 4\n"
 constexpr char kOpsText[] = GRADTX_MATHS(GRADTX_TEXT) GRADTX_TESTS(GRADTX_TEXT) GRADTX_LOGIC(GRADTX_TEXT)
     GRADTX_REDUCTIONS(GRADTX_TEXT) "select 3 0, 2, 4, 6\n" GRADTX_ROUNDINGS(GRADTX_TEXT_2)
-        GRADTX_CONVERSIONS(GRADTX_TEXT_1);
+        GRADTX_DECODERS(GRADTX_TEXT_DECODER) "scales 1 0\n" GRADTX_ENCODERS(GRADTX_TEXT_ENCODER)
+            GRADTX_CONVERSIONS(GRADTX_TEXT_1);
 
 // Of a block's elements. kNumber stands for the one of the two that an instruction says, kReduced for no block at all.
-enum Type : uint8_t { kNothing, kTruth, kBf16, kF16, kF32, kF64, kNumber, kReduced };
+// kScale is one float for each kBlocked elements.
+enum Type : uint8_t { kNothing, kTruth, kI8, kU8, kBf16, kF16, kF32, kF64, kScale, kNumber, kReduced };
 // clang-format off
 template <Type>
 struct Storage;
 template <> struct Storage<kTruth> { using T = uint8_t; };
+template <> struct Storage<kI8> { using T = int8_t; };
+template <> struct Storage<kU8> { using T = uint8_t; };
 template <> struct Storage<kBf16> { using T = uint16_t; };
 template <> struct Storage<kF16> { using T = uint16_t; };
 template <> struct Storage<kF32> { using T = float; };
 template <> struct Storage<kF64> { using T = double; };
 // clang-format on
 constexpr int64_t width_of(Type type) {
-  return type == kF64 ? 8 : type == kF32 ? 4 : type == kBf16 || type == kF16 ? 2 : type == kTruth ? 1 : 0;
+  switch (type) {
+    case kF64: return 8;
+    case kF32:
+    case kScale: return 4;
+    case kBf16:
+    case kF16: return 2;
+    case kTruth:
+    case kI8:
+    case kU8: return 1;
+    default: return 0;
+  }
 }
 
 // What an instruction takes, in each operand, what it makes, and for which sets of scalars (bits) there is a variant.
@@ -261,12 +321,17 @@ constexpr uint32_t set_of(Int... members) {
 #define GRADTX_REDUCTIONS_SIGNATURE(name, arity, expression, ...) \
   GRADTX_SIGNATURE(arity, kNumber, kReduced, __VA_ARGS__)
 #define GRADTX_ROUNDING_SIGNATURE(name, expression) GRADTX_SIGNATURE(2, kF32, kF32, 2)
+#define GRADTX_DECODER_SIGNATURE(name, codes) {2, {codes, kScale, kNothing, kNothing}, kF32, set_of(0)},
+#define GRADTX_ENCODER_SIGNATURE(name, codes) {3, {kF32, kScale, kF32, kNothing}, codes, set_of(4)},
 #define GRADTX_CONVERSION_SIGNATURE(name, from, to, expression) GRADTX_SIGNATURE(1, from, to, 0)
 constexpr Signature kSignatures[] = {GRADTX_MATHS(GRADTX_MATHS_SIGNATURE) GRADTX_TESTS(GRADTX_TESTS_SIGNATURE)
                                          GRADTX_LOGIC(GRADTX_LOGIC_SIGNATURE)
                                              GRADTX_REDUCTIONS(GRADTX_REDUCTIONS_SIGNATURE){
                                                  3, {kTruth, kNumber, kNumber, kNumber}, kNumber, set_of(0, 2, 4, 6)},
                                      GRADTX_ROUNDINGS(GRADTX_ROUNDING_SIGNATURE)
+                                     GRADTX_DECODERS(GRADTX_DECODER_SIGNATURE)
+                                     GRADTX_SIGNATURE(1, kF32, kScale, 0)
+                                     GRADTX_ENCODERS(GRADTX_ENCODER_SIGNATURE)
                                      GRADTX_CONVERSIONS(GRADTX_CONVERSION_SIGNATURE)};
 static_assert(sizeof kSignatures / sizeof *kSignatures == kOps);
 
@@ -360,6 +425,35 @@ GRADTX_INLINE void choices(void* const* slots, const Instruction& in, int n) {
   }
 }
 
+template <class Code>
+GRADTX_INLINE void decode(void* const* slots, const Instruction& in, int n) {
+  auto* to = static_cast<float*>(slots[in.to]);
+  const Code* codes = static_cast<const Code*>(slots[in.a]);
+  const float* scales = static_cast<const float*>(slots[in.b]);
+  for (int first = 0; first < n; first += kBlocked) {
+    const float scale = scales[first / kBlocked];
+    const int end = std::min(n, first + kBlocked);
+#pragma GCC ivdep
+    for (int k = first; k < end; ++k) to[k] = share_of<Code>(codes[k]) * scale;
+  }
+}
+
+template <class Code>
+GRADTX_INLINE void encode(void* const* slots, const Instruction& in, int n, uint32_t place) {
+  auto* codes = static_cast<Code*>(slots[in.to]);
+  const float* x = static_cast<const float*>(slots[in.a]);
+  const float* scales = static_cast<const float*>(slots[in.b]);
+  const uint32_t seed = whole(get<float>(slots[in.c]));
+  for (int first = 0; first < n; first += kBlocked) {
+    const float scale = scales[first / kBlocked] == 0 ? 1.0f : scales[first / kBlocked];  // then all of it is 0
+    const int count = std::min(n - first, kBlocked);
+    int32_t wide[kBlocked];  // narrowed in a loop of its own: one over elements of two sizes becomes no vectors
+    for (int k = 0; k < count; ++k)
+      wide[k] = code_of<Code>(x[first + k], scale, noise(place + static_cast<uint32_t>(first + k), seed));
+    for (int k = 0; k < count; ++k) codes[first + k] = static_cast<Code>(wide[k]);
+  }
+}
+
 struct Add {
   template <class T>
   using Lane = double;
@@ -409,6 +503,23 @@ GRADTX_INLINE double reduced(void* const* slots, const Instruction& in, int n) {
                      : reduced<name##_f, float, arity, Joined<name##_>>(slots, in, n);     \
   }
 GRADTX_REDUCTIONS(GRADTX_REDUCTIONS_BLOCK)
+
+#define GRADTX_DECODER_BLOCK(name, type)                                             \
+  GRADTX_CLONES void name##_block(void* const* slots, const Instruction& in, int n) { \
+    decode<Storage<type>::T>(slots, in, n);                                           \
+  }
+GRADTX_DECODERS(GRADTX_DECODER_BLOCK)
+#define GRADTX_ENCODER_BLOCK(name, type)                                                             \
+  GRADTX_CLONES void name##_block(void* const* slots, const Instruction& in, int n, uint32_t place) { \
+    encode<Storage<type>::T>(slots, in, n, place);                                                    \
+  }
+GRADTX_ENCODERS(GRADTX_ENCODER_BLOCK)
+GRADTX_CLONES void scales_block(void* const* slots, const Instruction& in, int n) {
+  auto* to = static_cast<float*>(slots[in.to]);
+  const float* x = static_cast<const float*>(slots[in.a]);
+  for (int first = 0; first < n; first += kBlocked)
+    to[first / kBlocked] = scale_of(x + first, std::min(n - first, kBlocked));
+}
 
 // The numbers of two blocks as one.
 GRADTX_INLINE double joined(Op op, double x, double y) { return op != largest_ ? x + y : x > y || x != x ? x : y; }
@@ -468,6 +579,10 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
     }                                                                        \
     break;                                                                   \
   }
+#define GRADTX_DECODER_CASE(name, type) \
+  case name##_: name##_block(slots, in, n); break;
+#define GRADTX_ENCODER_CASE(name, type) \
+  case name##_: name##_block(slots, in, n, place); break;
       GRADTX_MATHS(GRADTX_MATHS_CASE)
       GRADTX_TESTS(GRADTX_TESTS_CASE)
       GRADTX_LOGIC(GRADTX_LOGIC_CASE)
@@ -477,6 +592,9 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
         else choices<float>(slots, in, n);
         break;
         GRADTX_ROUNDINGS(GRADTX_ROUNDING_CASE)
+        GRADTX_DECODERS(GRADTX_DECODER_CASE)
+      case scales_: scales_block(slots, in, n); break;
+        GRADTX_ENCODERS(GRADTX_ENCODER_CASE)
         GRADTX_CONVERSIONS(GRADTX_CONVERSION_CASE)
     }
   }
@@ -551,12 +669,17 @@ constexpr int64_t kBlockBytes =
 constexpr int64_t kFewestBlocks = 64, kMostBlocks = 1024;  // of a task
 constexpr int64_t kTasks = 64;                             // in between
 
+constexpr int64_t scales_of(int64_t elements) { return (elements + kBlocked - 1) / kBlocked; }
+
 struct Array {
   char* data;
   Type type;
   int64_t size;  // elements
 
   int64_t width() const { return width_of(type); }
+  // That of an element of the leaf, and the bytes of so many from there on.
+  char* at(int64_t element) const { return data + (type == kScale ? element / kBlocked : element) * width(); }
+  int64_t bytes(int64_t elements) const { return (type == kScale ? scales_of(elements) : elements) * width(); }
   uintptr_t begin() const { return reinterpret_cast<uintptr_t>(data); }
   uintptr_t end() const { return begin() + size * width(); }
 };
@@ -613,7 +736,7 @@ struct Call {
         const int n = static_cast<int>(std::min(block, sizes[leaf] - offset));
         for (int64_t i = 0; i < arrays; ++i) {
           const Array& array = leaf_arrays[leaf * arrays + i];
-          slots[i] = array.data + offset * array.width();
+          slots[i] = array.at(offset);
         }
         int64_t next_leaf = leaf;  // of the next block of this task
         while (number < last && first[next_leaf + 1] <= number + 1) ++next_leaf;
@@ -621,7 +744,7 @@ struct Call {
         const int64_t rest = number < last ? std::min(block, sizes[next_leaf] - next) : 0;
         for (int64_t i = 0; i < inputs; ++i) {
           const Array& array = leaf_arrays[next_leaf * arrays + i];
-          ahead[i] = {array.data + next * array.width(), rest * array.width()};
+          ahead[i] = {array.at(next), array.bytes(rest)};
         }
         double* const own_numbers = numbers.data() + (task + leaf) * reductions.size();
         run_block(program, program_size, slots.data(), own_numbers, n, static_cast<uint32_t>(offset), ahead.data(),
@@ -668,10 +791,13 @@ Words words(const Part&... parts) {
 #define GRADTX_NAME(name, ...) #name,
 constexpr const char* kNames[] = {GRADTX_MATHS(GRADTX_NAME) GRADTX_TESTS(GRADTX_NAME) GRADTX_LOGIC(GRADTX_NAME)
                                       GRADTX_REDUCTIONS(GRADTX_NAME) "select",
-                                  GRADTX_ROUNDINGS(GRADTX_NAME) GRADTX_CONVERSIONS(GRADTX_NAME)};
+                                  GRADTX_ROUNDINGS(GRADTX_NAME) GRADTX_DECODERS(GRADTX_NAME) "scales",
+                                  GRADTX_ENCODERS(GRADTX_NAME) GRADTX_CONVERSIONS(GRADTX_NAME)};
 
 Type type_of(ffi::DataType type) {
   switch (type) {
+    case ffi::S8: return kI8;
+    case ffi::U8: return kU8;
     case ffi::BF16: return kBf16;
     case ffi::F16: return kF16;
     case ffi::F32: return kF32;
@@ -683,7 +809,7 @@ Type type_of(ffi::DataType type) {
 Words read(const ffi::AnyBuffer& buffer, Array& array) {
   constexpr int64_t kMost = int64_t{1} << 48;  // elements: more than there is memory for
   array = {static_cast<char*>(buffer.untyped_data()), type_of(buffer.element_type()), 1};
-  if (array.type == kNothing) return "an array of another type than float16, bfloat16, float32 and float64";
+  if (array.type == kNothing) return "an array of another type than float16, bfloat16, float32, float64 and 8 bits";
   for (const int64_t dim : buffer.dimensions()) {
     if (dim < 0) return "an array of no size";
     if (dim == 0) array.size = 0;
@@ -810,7 +936,7 @@ std::optional<std::vector<bool>> chosen(ffi::Span<const int64_t> positions, int6
 
 // Operands are the coefficients, the arrays of each leaf, flat arrays, in which the leaves' arrays at the positions
 // `flat_inputs` stand one after another; results are the outputs of each leaf, then flat ones likewise, then vectors of
-// one number for each leaf.
+// one number for each leaf. At the positions `scales` of inputs and outputs are the scales of codes.
 struct Attributes {
   int64_t inputs;
   ffi::Span<const int64_t> flat_inputs;
@@ -819,6 +945,7 @@ struct Attributes {
   ffi::Span<const int32_t> code;
   ffi::Span<const double> constants;
   int64_t temporaries, reductions;
+  ffi::Span<const int64_t> scales;
 };
 
 // Makes a call ready to run, or says why it is none.
@@ -832,6 +959,8 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
   const auto flat_inputs = chosen(given.flat_inputs, given.inputs),
              flat_outputs = chosen(given.flat_outputs, given.outputs);
   if (!flat_inputs || !flat_outputs) return "a flat array is at no position of a leaf";
+  const auto scales = chosen(given.scales, given.inputs + given.outputs);
+  if (!scales || (*scales)[0]) return "scales are at no position of a leaf";
   const int64_t flats = given.flat_inputs.size(), flat_results = given.flat_outputs.size();
   const int64_t of_leaf = given.inputs - flats, of_leaves = operands - 1 - flats;
   if (of_leaf < 1 || of_leaves < of_leaf || of_leaves % of_leaf != 0)
@@ -849,6 +978,10 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
     Array array;
     if (Words wrong = read(buffer, array); !wrong.empty()) return wrong;
     if (leaf != Buffer::kCoefficients) {
+      if ((*scales)[position]) {
+        if (array.type != kF32 || leaf < 0) return "scales that are flat, or not in float32";
+        array.type = kScale;
+      }
       if (types[position] == kNothing) types[position] = array.type;
       if (types[position] != array.type) return words("arrays at position ", position, " are of several types");
     }
@@ -861,7 +994,7 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
   if (Words wrong = take(coefficients, 0, Buffer::kCoefficients); !wrong.empty()) return wrong;
   const Array table = buffers[0].array;
   const int64_t rows = coefficients.dimensions()[0], columns = coefficients.dimensions()[1];
-  if (width_of(table.type) < 4) return "the coefficients are in half precision";
+  if (width_of(table.type) < 4) return "the coefficients are in less than float32";
   if (rows != 1 && rows != leaves) return words("there are coefficients for ", rows, " of ", leaves, " leaves");
 
   // The arrays of each leaf, in the order of their positions; of flat ones as yet a place in the list of buffers.
@@ -875,7 +1008,8 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
       if (i < given.inputs) wrong = take(*args.get<ffi::AnyBuffer>(operand++), i, leaf);
       else wrong = take(**rets.get<ffi::AnyBuffer>(result++), i, leaf);
       if (!wrong.empty()) return wrong;
-      if (buffers.back().array.size != buffers[first].array.size)
+      const int64_t size = buffers[first].array.size;
+      if (buffers.back().array.size != ((*scales)[i] ? scales_of(size) : size))
         return words("leaf ", leaf, " has arrays of ", buffers[first].array.size, " and of ", buffers.back().array.size,
                      " elements");
     }
@@ -895,7 +1029,7 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
     Array array;
     if (Words wrong = read(**rets.get<ffi::AnyBuffer>(results + i), array); !wrong.empty()) return wrong;
     if (array.size != leaves) return words("there are ", array.size, " numbers of ", leaves, " leaves");
-    if (width_of(array.type) < 4) return "a number of a leaf in half precision";
+    if (width_of(array.type) < 4) return "a number of a leaf in less than float32";
     call.vectors.push_back(array);
     buffers.push_back({array, call.arrays + i, Buffer::kNumbers});
   }
@@ -948,9 +1082,9 @@ ffi::Error refused(const Words& wrong) {
 ffi::Error map_leaves(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
                       ffi::Span<const int64_t> flat_inputs, int64_t outputs, ffi::Span<const int64_t> flat_outputs,
                       int64_t reductions, ffi::Span<const int32_t> code, ffi::Span<const double> constants,
-                      int64_t temporaries) {
+                      int64_t temporaries, ffi::Span<const int64_t> scales) {
   Call call;
-  const Attributes given{inputs, flat_inputs, outputs, flat_outputs, code, constants, temporaries, reductions};
+  const Attributes given{inputs, flat_inputs, outputs, flat_outputs, code, constants, temporaries, reductions, scales};
   if (Words wrong = prepare(call, given, args, rets); !wrong.empty()) return refused(wrong);
   call.execute(pool);
   return ffi::Error::Success();
@@ -992,4 +1126,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(gradtx_native_map, map_leaves,
                                   .Attr<int64_t>("reductions")
                                   .Attr<ffi::Span<const int32_t>>("code")
                                   .Attr<ffi::Span<const double>>("constants")
-                                  .Attr<int64_t>("temporaries"));
+                                  .Attr<int64_t>("temporaries")
+                                  .Attr<ffi::Span<const int64_t>>("scales"));

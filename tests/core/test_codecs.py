@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import gradtx as gx
+from gradtx import native
 from gradtx._core.codecs import Blocks, Encoded, Rounded, decoded
 from gradtx._core.rounding import dithered
 from gradtx.native._leaves import map_leaves
@@ -113,6 +114,33 @@ class TestBlocks:
             pushed = nonnegative & (block > 0) & (place == 0)
             is_near = np.where(x_ > halfway, near > low + slack, near < high - slack)
             assert np.all(is_near | pushed | (np.abs(x_ - halfway) < 1e-6))
+
+    def test_the_kernel_makes_the_same_codes(self):
+        """But for a last bit in a root, where it makes the difference between two codes."""
+        shapes = [(4, 512), (5000,), (2, 300)]  # the last of which it does not take: blocks that end with rows
+        xs = [jnp.asarray(numbers(*shape)) for shape in shapes]
+        xs[1] = xs[1].at[:256].set(0).at[300].set(jnp.inf)
+        for nonnegative in (False, True):
+            first = [Blocks().encode(abs(x) if nonnegative else x, None, nonnegative) for x in xs]
+            assert "decode" in str(jax.make_jaxpr(Encoded.decode)(first[0]))
+
+            def one(x, codes, scale, seed, nonnegative=nonnegative):
+                old = Blocks().decode(codes, scale)
+                new = Blocks().encode(abs(old + x) if nonnegative else old + x, seed, nonnegative)
+                return old, new.codes, new.scale
+
+            leaves = [(x, y.codes, y.scale) for x, y in zip(xs, first, strict=True)]
+            mapped = jax.jit(lambda leaves, s: map_leaves(one, leaves, local=[s], aliases={1: 1, 2: 2})[0])
+            seeds = jnp.array([3.0, 4.0, 5.0])
+            assert ("gradtx_native" in mapped.lower(leaves, seeds).as_text()) == bool(native.available())
+            for leaf, seed, found in zip(leaves, seeds, mapped(leaves, seeds), strict=True):
+                old, codes, scale = one(*leaf, seed)
+                np.testing.assert_allclose(found[0], old, rtol=1e-6)
+                np.testing.assert_allclose(found[2], scale, rtol=1e-6)
+                apart = np.abs(np.asarray(found[1], int) - np.asarray(codes, int))
+                finite = np.isfinite(old)  # of NaN a code means nothing
+                assert apart[finite].max() <= 1
+                assert apart[finite].mean() < 1e-3
 
     def test_codes_stay_as_they_are(self):
         for nonnegative in (False, True):

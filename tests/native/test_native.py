@@ -754,7 +754,7 @@ def test_another_set_of_instructions_has_another_format_number():
     source = (Path(native.__file__).parent / "kernel.cc").read_text()
     instructions = source.partition("// ---- Instructions")[2].partition("#define GRADTX_ENUM")[0]
     digest = hashlib.sha256("".join(instructions.split()).encode()).hexdigest()[:16]
-    assert (_library.FORMAT, digest) == (5, "927bdc5567d8601a")
+    assert (_library.FORMAT, digest) == (6, "f01b2ec9854af790")
     assert f"constexpr int32_t kFormat = {_library.FORMAT};" in source
 
 
@@ -813,12 +813,12 @@ def test_the_kernel_refuses_what_does_not_fit():
     copy, add = (native.available().ops[name].code for name in ("copy", "add"))
     x = jnp.arange(8.0)
 
-    def call(match, code, *operands, result=x, inputs=1, outputs=1, temporaries=0, flat=(), reductions=0):
+    def call(match, code, *operands, result=x, inputs=1, outputs=1, temporaries=0, flat=(), reductions=0, scales=()):
         run = jax.ffi.ffi_call(_library.TARGET, jax.ShapeDtypeStruct(result.shape, result.dtype))
         attributes = {"code": np.asarray(code, np.int32).ravel(), "constants": np.zeros(0)}
         attributes |= {"inputs": np.int64(inputs), "outputs": np.int64(outputs), "temporaries": np.int64(temporaries)}
         attributes |= {"flat_inputs": np.asarray(flat, np.int64), "flat_outputs": np.zeros(0, np.int64)}
-        attributes |= {"reductions": np.int64(reductions)}
+        attributes |= {"reductions": np.int64(reductions), "scales": np.asarray(scales, np.int64)}
         run = functools.partial(run, **attributes)
         if match is None:
             return run(jnp.zeros((1, 0)), *operands)
@@ -833,6 +833,16 @@ def test_the_kernel_refuses_what_does_not_fit():
         call("reads slot 0, which holds another type", copied, x.astype(jnp.bfloat16))
         call("writes a result of another type", copied, x, result=x.astype(jnp.bfloat16))
         call("another type than", copied, x.astype(jnp.int32))
+        codes, scale = x.astype(jnp.int8), x[:1]
+        decoded = [native.available().ops["decode_i8"].code, 0, 0, 2, 0, 1, 0, 0]
+        found = np.asarray(call(None, decoded, codes, scale + 2, inputs=2, scales=[1]))
+        np.testing.assert_allclose(found, 2 * (np.arange(8) / 127) ** 2, rtol=1e-6)
+        call("leaf 0 has arrays of 8 and of 2 elements", decoded, codes, x[:2], inputs=2, scales=[1])
+        call("scales are at no position", decoded, codes, scale, inputs=2, scales=[3])
+        call("scales are at no position", decoded, codes, scale, inputs=2, scales=[0])
+        call("scales that are flat, or not in float32", decoded, codes, scale.astype(jnp.float16), inputs=2, scales=[1])
+        call("reads slot 1, which holds another type", decoded, codes, x, inputs=2)
+        call("reads slot 0, which holds another type", decoded, codes.astype(jnp.uint8), scale, inputs=2, scales=[1])
         call("reads slot 9, and there are 2", [copy, 0, 0, 1, 9, 0, 0, 0], x)
         call("writes slot 2, which is no result", [copy, 0, 0, 2, 0, 0, 0, 0], x)
         call("writes slot 0, which is no result", [copy, 0, 0, 0, 0, 0, 0, 0], x)

@@ -277,6 +277,43 @@ def zero1_says_where_it_does_not_run():
     )
 
 
+def codes_are_the_same_on_every_mesh():
+    """Blocks stay where they are if a shard holds whole ones: no collective; and elements are counted over the mesh."""
+    x = np.random.default_rng(0).normal(size=(64, 2048)).astype(np.float32)
+    for storage in ("root8", "bfloat16_stochastic"):
+        tx = gx.chain(ADAM, state_dtype=storage)
+        held = {}
+        for kind, spec in (
+            (AxisType.Auto, P()),
+            (AxisType.Auto, P("x", "y")),
+            (AxisType.Explicit, P("y", "x")),
+            (AxisType.Explicit, P(None, ("x", "y"))),
+        ):
+            on = mesh(kind)
+            with jax.set_mesh(on):
+                params = jax.device_put(x, NamedSharding(on, spec))
+                state = jax.jit(tx.init)(params)
+                step = jax.jit(lambda p, s, tx=tx: gx.step(tx, p, p, s)).lower(params, state).compile()
+                params, state = step(*step(params, state))
+                assert not re.findall("all-|collective|gather", step.as_text())
+            slots = state.slots["rms"]["s"]
+            for part in jax.tree.leaves(slots):
+                assert part.sharding.is_equivalent_to(NamedSharding(on, spec), 2), (part.sharding, spec)
+            held[kind, spec] = [np.asarray(part, np.float32) for part in jax.tree.leaves(slots)]
+        first, *others = held.values()
+        for one in others:  # by other programs: a last bit may be the next code
+            for a, b in zip(one, first, strict=True):
+                assert (a != b).mean() < 1e-3
+    tx = gx.chain(ADAM, state_dtype="root8")
+    on = mesh()
+    spread_over = gx.state_shardings(tx, x, NamedSharding(on, P()), axis="x")
+    moment = spread_over.slots["momentum"]["m"]
+    assert moment.codes.spec == moment.scale.spec == P("x", None) or moment.codes.spec == moment.scale.spec == P("x")
+    with jax.set_mesh(mesh(AxisType.Explicit)):
+        narrow = jax.device_put(x[:, :512], NamedSharding(mesh(AxisType.Explicit), P(None, "x")))
+        refused((lambda: tx.init(narrow), "not each of them holds whole blocks"))
+
+
 def offloads(named):
     on = mesh()
     params = spread(arrays(0), on)
@@ -375,6 +412,7 @@ CLAIMS = [
     zero1_is_data_parallelism,
     zero1_of_everything_is_data_parallelism,
     zero1_says_where_it_does_not_run,
+    codes_are_the_same_on_every_mesh,
     slots_on_the_host_make_the_same_steps,
     slots_of_everything_on_the_host_make_the_same_steps,
     the_host_is_named_where_it_is_wrong,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from gradtx._core.codecs import SIZE, is_encoded
 from gradtx._core.mesh import check_memory, in_host_memory, largest_divided
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.state import PackedState
@@ -103,7 +104,8 @@ def placement(
     if memory_kind is not None and isinstance(mesh, Mesh):
         check_memory("state_shardings", memory_kind, mesh.devices.flat[0])
     shapes = {keys: jnp.shape(x) for keys, x in leaves if keys in given}
-    wanted = {keys: divided(shape, given[keys], axis) for keys, shape in shapes.items()}
+    in_blocks = _in_blocks(jax.eval_shape(tx.init, params)) if axis is not None else set()
+    wanted = {keys: divided(shape, given[keys], axis, _words(keys) in in_blocks) for keys, shape in shapes.items()}
     spelled = {_whole_spec(wanted[keys].spec, len(shape)): wanted[keys].spec for keys, shape in shapes.items()}
     place = functools.partial(_place, mesh, spelled, memory_kind)
 
@@ -111,7 +113,11 @@ def placement(
         return _state_of(tx, leaves, treedef, {keys: NamedSharding(types, s.spec) for keys, s in of.items()})
 
     explicit = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=(AxisType.Explicit,) * len(mesh.axis_names))
-    state = jax.tree.map(functools.partial(place, axis=axis), abstract(explicit, wanted))
+
+    def placed(x: Any) -> Any:  # codes and their scales go together, as the parameter says
+        return jax.tree.map(place, x) if is_encoded(x) else place(x, axis=axis)
+
+    state = jax.tree.map(placed, abstract(explicit, wanted), is_leaf=is_encoded)
     if any(walk(state, PackedState)):  # packs what init sees to be whole, on this mesh
         as_started = abstract(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh, given)
         state = _packed_as(
@@ -227,12 +233,33 @@ def _mesh_of(given: Mapping[Keys, NamedSharding]) -> Mesh | AbstractMesh:
     return meshes.pop()
 
 
-def divided(shape: tuple[int, ...], sharding: NamedSharding, axis: str | None) -> NamedSharding:
-    """The sharding of an array that is divided over an axis as well, where that divides it."""
+def _words(keys: Keys) -> tuple[str, ...]:
+    return tuple(map(word, keys))
+
+
+def _in_blocks(state: Any) -> set[tuple[str, ...]]:
+    """The ends of the paths of slots in blocks of codes, among them the paths of their parameters."""
+    nodes = jax.tree.leaves_with_path(state, is_leaf=is_encoded)
+    paths = [_words(keys) for keys, x in nodes if is_encoded(x)]
+    return {path[i:] for path in paths for i in range(len(path) + 1)}
+
+
+def divided(
+    shape: tuple[int, ...], sharding: NamedSharding, axis: str | None, in_blocks: bool = False
+) -> NamedSharding:
+    """The sharding of an array that is divided over an axis as well, where that divides it.
+
+    Args:
+        shape, sharding: of the array.
+        axis: of the mesh.
+        in_blocks: whether the last dimension is one of blocks of codes, which stay whole.
+    """
     spec = _whole_spec(sharding.spec, len(shape))
     if axis is None or axis in _axes(spec):
         return sharding
     free = [n if entry is None else 0 for n, entry in zip(shape, spec, strict=True)]
+    if in_blocks and free[-1] % (SIZE * sharding.mesh.shape[axis]):
+        free[-1] = 0
     longest = largest_divided(free, sharding.mesh.shape[axis])
     if longest is None:
         return sharding

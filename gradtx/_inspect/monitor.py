@@ -3,41 +3,43 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx._core.contract import Named
 from gradtx._core.counts import incremented, zero
+from gradtx._core.dtypes import promoted
 from gradtx._core.limits import integer
 from gradtx._core.mesh import size_of
-from gradtx._core.numerics import Numbers, is_complex, l2_norm, on_each, real_dtype, safe_divide, stacked
+from gradtx._core.numerics import Numbers, is_complex, l2_norm, real_dtype, safe_divide, stacked
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.walk import walk, words
 from gradtx.rules.base import Rule
 
 
 class MonitorState(NamedTuple):
-    """The state of ``monitor``: "tree" is a tree like the parameters, with one scalar for each leaf.
+    """The state of ``monitor``, to be read with ``metrics``: "vector" has one number for each leaf, in their order.
 
-    Real numbers are float32 (float64 for float64 and complex128 parameters), counts int32 and saturating. Norms and
-    shares are those of the last measured step, 0 before the first; counts are of all measured steps.
+    Real numbers are float32 (float64 beside float64 and complex128 parameters), counts int32 and saturating. Norms and
+    zeros are those of the last measured step, 0 before the first; counts are of all measured steps.
 
     Attributes:
         steps: measured steps.
         wait: steps to go until the next measured one.
         nonfinite_steps: steps with an inf or NaN in the gradient of any leaf.
         clipped_steps: steps in which the gradient of any leaf was clipped.
-        size: a tree, the number of elements, as a real number.
-        gradient_norm: a tree, the L2 norm of the gradient as it came into the chain.
-        update_norm: a tree, the L2 norm of the direction where the monitor stands.
-        param_norm: a tree, the L2 norm of the parameters; NaN where ``update`` got none.
-        zeros: a tree, the share of elements of the gradient that are 0.
-        nonfinite: a tree, the number of steps with an inf or NaN in the gradient.
-        clipped: a tree, the number of steps in which the gradient was clipped.
+        size: a tree like the parameters, the number of elements of each leaf, as a real number.
+        gradient_norm: a vector, the L2 norm of the gradient as it came into the chain.
+        update_norm: a vector, the L2 norm of the direction where the monitor stands.
+        param_norm: a vector, the L2 norm of the parameters; NaN where ``update`` got none.
+        zeros: a vector, the share of elements of the gradient that are 0.
+        nonfinite: a vector, the number of steps with an inf or NaN in the gradient.
+        clipped: a vector, the number of steps in which the gradient was clipped.
     """
 
     steps: jax.Array
@@ -51,6 +53,40 @@ class MonitorState(NamedTuple):
     zeros: Any
     nonfinite: Any
     clipped: Any
+
+
+_VECTORS = ("gradient_norm", "update_norm", "param_norm", "zeros", "nonfinite", "clipped")
+
+
+def as_trees(state: MonitorState) -> MonitorState:
+    """The state as files hold it: trees of one number for each leaf, in the dtype of its size."""
+    sizes, treedef = jax.tree.flatten(state.size)
+
+    def tree(name: str) -> Any:
+        vector = getattr(state, name)
+        vector = vector if isinstance(vector, jax.core.Tracer) else np.asarray(vector)
+        numbers = [vector[..., i] for i in range(len(sizes))]
+        if jnp.issubdtype(vector.dtype, jnp.floating):
+            numbers = [x.astype(size.dtype) for x, size in zip(numbers, sizes, strict=True)]
+        return treedef.unflatten(numbers)
+
+    return state._replace(**{name: tree(name) for name in _VECTORS})
+
+
+def as_vectors(state: MonitorState) -> MonitorState:
+    """The state from that by leaf."""
+    sizes = jax.tree.leaves(state.size)
+
+    def vector(name: str) -> jax.Array:
+        numbers = jax.tree.leaves(getattr(state, name))
+        dtype = jnp.dtype(jnp.int32) if name in ("nonfinite", "clipped") else _widest(sizes)
+        return jnp.stack([jnp.asarray(x, dtype) for x in numbers]) if numbers else jnp.zeros(0, dtype)
+
+    return state._replace(**{name: vector(name) for name in _VECTORS})
+
+
+def _widest(leaves: Sequence[Any]) -> jnp.dtype:
+    return promoted(jnp.float32, *(real_dtype(x.dtype) for x in leaves))
 
 
 class monitor(Rule):
@@ -71,8 +107,8 @@ class monitor(Rule):
     Args:
         every: n ≥ 1: measure the first step and every n-th from there. The others only count down (``lax.cond``).
 
-    State: ``MonitorState``, six real numbers and two counts for each leaf, in the slot ``state``. Norms are taken in
-    float32 or wider, and do not overflow.
+    State: ``MonitorState``, five real numbers and two counts for each leaf, in the slot ``state``: few arrays, however
+    many leaves there are, but for their sizes. Norms are taken in float32 or wider, and do not overflow.
 
     Inf and NaN: pass, and are counted; the norm of such a leaf is inf or NaN in that step. Inside ``skip_nonfinite``
     or ``loss_scale`` there are none; a monitor in front of those (``chain(monitor(), skip_nonfinite(tx))``) sees them.
@@ -103,24 +139,20 @@ class monitor(Rule):
     def init_tree(self, params: Any) -> MonitorState:
         """The numbers before the first step: zeros."""
 
-        def zeros() -> Any:
-            return jax.tree.map(lambda p: jnp.zeros((), real_dtype(p.dtype)), params)
-
-        def counts() -> Any:
-            return jax.tree.map(lambda p: zero(), params)
-
+        leaves = jax.tree.leaves(params)
+        dtype = _widest(leaves)
         return MonitorState(
             steps=zero(),
             wait=zero(),
             nonfinite_steps=zero(),
             clipped_steps=zero(),
             size=jax.tree.map(lambda p: jnp.array(size_of(p), real_dtype(p.dtype)), params),
-            gradient_norm=zeros(),
-            update_norm=zeros(),
-            param_norm=zeros(),
-            zeros=zeros(),
-            nonfinite=counts(),
-            clipped=counts(),
+            gradient_norm=jnp.zeros(len(leaves), dtype),
+            update_norm=jnp.zeros(len(leaves), dtype),
+            param_norm=jnp.zeros(len(leaves), dtype),
+            zeros=jnp.zeros(len(leaves), dtype),
+            nonfinite=jnp.zeros(len(leaves), jnp.int32),
+            clipped=jnp.zeros(len(leaves), jnp.int32),
         )
 
     def terms(self, lanes: Named) -> dict[str, tuple[Any, jax.Array]]:
@@ -142,56 +174,42 @@ class monitor(Rule):
 
     def observe(self, numbers: Mapping[str, Numbers] | None, state: MonitorState, executor: Any) -> MonitorState:
         """The state with the numbers of this step, if it is measured."""
+        del executor
         if self.every == 1 and numbers is not None:
-            return _measured(numbers, state, executor)
+            return _measured(numbers, state)
         due = state.wait == 0
         if numbers is not None:  # for another monitor, if not for this one
-            after = _measured(numbers, state, executor)
-            state = jax.tree.map(functools.partial(jnp.where, due), after, state)
+            after, size = _measured(numbers, state), state.size
+            state = MonitorState(*(x if x is size else jnp.where(due, x, y) for x, y in zip(after, state, strict=True)))
         return state._replace(wait=jnp.where(due, self.every - 1, state.wait - 1))
 
 
-def _measured(numbers: Mapping[str, Numbers], state: MonitorState, executor: Any) -> MonitorState:
-    sizes, treedef = jax.tree.flatten(state.size)
-    none = jnp.zeros(len(sizes), jnp.float32)
-    gradients = numbers.get("gradient", none)
-    nonfinite = on_each(_is_nonfinite, gradients)
-    columns = [gradients, numbers.get("update", none), numbers.get("zeros", none), nonfinite]
-    columns += [numbers[name] for name in ("param", "clipped") if name in numbers]
-    # The scalars of all leaves at once: nothing else is compiled for each leaf but the counts.
-    rows, _ = executor.map_leaves(_of_leaf, [(size,) for size in sizes], [], columns, {})
-    results = iter(zip(*rows, strict=True)) if rows else iter([()] * len(columns))
+def _measured(numbers: Mapping[str, Numbers], state: MonitorState) -> MonitorState:
+    like = state.gradient_norm
+    known = {**numbers, "size": [x.astype(like.dtype) for x in jax.tree.leaves(state.size)]}
 
-    def tree() -> Any:
-        return treedef.unflatten(next(results))
+    def vector(name: str) -> jax.Array:
+        return stacked(known[name]).astype(like.dtype) if name in known and like.size else jnp.zeros_like(like)
 
-    def counts(before: Any) -> Any:
-        return jax.tree.map(_counted, tree(), before)
-
-    clipped = numbers.get("clipped")
+    gradients, clipped = vector("gradient"), vector("clipped") > 0
+    nonfinite = ~jnp.isfinite(gradients)
     return MonitorState(
         steps=incremented(state.steps),
         wait=state.wait,
-        nonfinite_steps=_counted(_any(nonfinite), state.nonfinite_steps),
-        clipped_steps=state.clipped_steps if clipped is None else _counted(_any(clipped), state.clipped_steps),
+        nonfinite_steps=_counted(nonfinite.any(), state.nonfinite_steps),
+        clipped_steps=_counted(clipped.any(), state.clipped_steps),
         size=state.size,
-        gradient_norm=tree(),
-        update_norm=tree(),
-        zeros=tree(),
-        nonfinite=counts(state.nonfinite),
-        param_norm=tree() if "param" in numbers else jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.size),
-        clipped=state.clipped if clipped is None else counts(state.clipped),
+        gradient_norm=gradients,
+        update_norm=vector("update"),
+        param_norm=vector("param") if "param" in numbers else jnp.full_like(state.param_norm, jnp.nan),
+        zeros=safe_divide(vector("zeros"), vector("size")),
+        nonfinite=_counted(nonfinite, state.nonfinite),
+        clipped=_counted(clipped, state.clipped),
     )
 
 
-def _of_leaf(size: jax.Array, gradient: jax.Array, update: jax.Array, zeros: jax.Array, *others: jax.Array) -> Any:
-    """The numbers of a leaf in the dtype of its size, with the share of zeros in place of their number."""
-    share = safe_divide(zeros.astype(size.dtype), size)
-    return gradient.astype(size.dtype), update.astype(size.dtype), share, *(x.astype(size.dtype) for x in others)
-
-
-def _is_nonfinite(norm: jax.Array) -> jax.Array:
-    return (~jnp.isfinite(norm)).astype(jnp.float32)
+def _counted(flags: jax.Array, counts: jax.Array) -> jax.Array:
+    return jnp.where(flags, incremented(counts), counts)
 
 
 def _is_zero(g: jax.Array) -> jax.Array:
@@ -204,16 +222,6 @@ def _shrinking(g: jax.Array, lane: jax.Array) -> jax.Array:
     between = [(to >= jnp.minimum(x, 0)) & (to <= jnp.maximum(x, 0)) for x, to in parts]
     moved = (lane != g).astype(real_dtype(g.dtype))
     return jnp.where(functools.reduce(jnp.logical_and, between), moved, -jnp.inf)
-
-
-# Traced once for all leaves.
-@jax.jit
-def _counted(flag: jax.Array, count: jax.Array) -> jax.Array:
-    return jnp.where(flag > 0, incremented(count), count)
-
-
-def _any(flags: Numbers) -> jax.Array:
-    return jnp.max(stacked(flags), initial=0) if len(flags) else jnp.zeros(())
 
 
 def metrics(state: Any, name: str | None = None) -> dict[str, jax.Array]:
@@ -266,8 +274,9 @@ def metrics(state: Any, name: str | None = None) -> dict[str, jax.Array]:
             "state that init or update returned."
         )
     if len(monitors) == 1:
-        return _metrics(*monitors.values())
-    return {f"{path}/{key}": value for path, one in monitors.items() for key, value in _metrics(one).items()}
+        return _metrics(as_trees(*monitors.values()))
+    seen = {path: _metrics(as_trees(one)) for path, one in monitors.items()}
+    return {f"{path}/{key}": value for path, one in seen.items() for key, value in one.items()}
 
 
 def _monitors(state: Any) -> dict[str, MonitorState]:

@@ -18,8 +18,9 @@ from gradtx._core.limits import checked
 from gradtx._core.numerics import is_complex, real_dtype, residual_of
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.state import ChainState, PackedState, known_to
-from gradtx._core.walk import walk, word
+from gradtx._core.walk import rebuilt, walk, word
 from gradtx._engine.transformation import Transformation
+from gradtx._inspect.monitor import MonitorState, as_trees, as_vectors
 from gradtx._wrappers.base import Wrapper
 from gradtx._wrappers.loss_scale import LossScaleState
 from gradtx._wrappers.packed import PackedSlot
@@ -63,7 +64,7 @@ def state_dict(state: Any) -> dict[str, Any]:  # of arrays; but numpy.savez(file
     state/slots/trace/weight 0.0
     """
     arrays = {"format": np.array(FORMAT, np.int32)}
-    for path, leaf in _leaves(state).items():
+    for path, leaf in _leaves(rebuilt(state, MonitorState, as_trees)).items():
         leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
         stored = _stored(path, leaf)
         key = f"{path}:{stored.label}" if stored.label else path
@@ -102,7 +103,7 @@ def load_state_dict(tx: optax.GradientTransformation, params: Any, arrays: Mappi
     1 [ 0.1 -0.2]
     """
     _check_format(arrays)
-    abstract = jax.eval_shape(tx.init, params)
+    abstract = jax.eval_shape(lambda params: rebuilt(tx.init(params), MonitorState, as_trees), params)
     names = [key for key in arrays if key != "format"]
     by_leaf = not _is_flat(abstract, names)
     nodes, treedef = _nodes(abstract, by_leaf)
@@ -128,7 +129,8 @@ def load_state_dict(tx: optax.GradientTransformation, params: Any, arrays: Mappi
             "as they were, or see migrate:\n  " + "\n  ".join(sorted(problems))
         )
     restored = {path: _restored(read[path], *expected[path]) for path in expected}
-    return treedef.unflatten([_filled(path, node, restored) for path, node in nodes])
+    state = treedef.unflatten([_filled(path, node, restored) for path, node in nodes])
+    return rebuilt(state, MonitorState, as_vectors)
 
 
 def _misnamed(names: list[str], known: Mapping[str, str]) -> list[str]:

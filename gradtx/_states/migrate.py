@@ -16,6 +16,7 @@ from gradtx._core.numerics import is_complex, is_inexact, residual_of, without_r
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.state import ChainState, PackedState
 from gradtx._core.walk import rebuilt, walk
+from gradtx._inspect.monitor import MonitorState, as_trees, as_vectors
 from gradtx._wrappers.packed import PackedSlot
 from gradtx._wrappers.partition import PartitionState
 from gradtx._wrappers.switch import SwitchState
@@ -114,7 +115,9 @@ def migrate(
     new = tx.init(params)
     rename = dict(rename or {})
     _check_rename(rename, _chains(state, within=True), _chains(new, within=True))
-    return _Migration(rename, hyperparams, keep_rows).carry(state, new, "", report), report
+    old, new = (rebuilt(each, MonitorState, as_trees) for each in (state, new))
+    carried = _Migration(rename, hyperparams, keep_rows).carry(old, new, "", report)
+    return rebuilt(carried, MonitorState, as_vectors), report
 
 
 class _Migration(NamedTuple):

@@ -323,13 +323,13 @@ def test_many_leaves_are_measured_by_few_calls_of_the_kernel():
 
 @pytest.mark.skipif(not native.available(), reason=str(native.available()))
 def test_a_monitor_of_many_leaves_is_few_calls_of_the_kernel():
-    """Beside the counts, whose programs are equal, what there is for each leaf is handed out by a call for 64."""
+    """One for 64 leaves, and what it gives stays in vectors."""
     params = {str(i): jnp.ones(3) for i in range(130)}
     tx = gx.chain(gx.sgd(0.1), gx.monitor())
     with gx.executor("native"):
         text = jax.jit(tx.update).lower(params, tx.init(params), params).as_text()
-    assert text.count("custom_call @gradtx_native_map") == 3 + 3  # the pass with its sums, and what is handed out
-    assert text.count("stablehlo.slice") + text.count("stablehlo.dynamic_slice") < 30
+    assert text.count("custom_call @gradtx_native_map") == 3
+    assert text.count("stablehlo.slice") + text.count("stablehlo.dynamic_slice") < 10
 
 
 def test_norms_are_taken_again_only_where_one_is_out_of_range():

@@ -263,7 +263,7 @@ def test_counts_saturate():
     most = jnp.array(np.iinfo(np.int32).max, jnp.int32)
     tx = gx.chain(gx.clip_by_norm(0.1), gx.momentum(0.9), monitor())
     state = tx.init({"x": jnp.ones(2)})
-    full = state.slots["monitor"]["state"]._replace(steps=most, clipped_steps=most, clipped={"x": most})
+    full = state.slots["monitor"]["state"]._replace(steps=most, clipped_steps=most, clipped=most[None])
     state = state._replace(slots={**state.slots, "monitor": {"state": full}})
     _, state = tx.update({"x": jnp.ones(2)}, state)
     assert metrics(state)["steps"] == most and metrics(state)["clipped"] == 1
@@ -457,3 +457,29 @@ def test_misuse_of_diagnose():
         diagnose({"loss": 1.0})
     with pytest.raises(TypeError, match="expected the dict that metrics returned, found ChainState"):
         diagnose(tx.init(PARAMS))  # pyright: ignore[reportArgumentType] - the mistake
+
+
+# In memory and in files
+
+
+def test_vectors_in_memory_are_trees_in_files():
+    """A file says of each leaf, by its path, what a monitor saw; a tree with other leaves takes over what it has."""
+    tx = gx.chain(gx.sgd(0.1), monitor())
+    grads = jax.tree.map(lambda g: g.at[0].set(0), GRADS)
+    _, state = tx.update(grads, tx.init(PARAMS), PARAMS)
+    own = state.slots["monitor"]["state"]
+    assert own.gradient_norm.shape == own.nonfinite.shape == (3,)
+    file = gx.state_dict(state)
+    for i, (path, g) in enumerate(zip(PATHS, jax.tree.leaves(grads), strict=True)):
+        at = "state/slots/monitor/state"
+        np.testing.assert_allclose(file[f"{at}/gradient_norm/{path}"], norm(g), rtol=1e-6)
+        np.testing.assert_allclose(file[f"{at}/zeros/{path}"], np.mean(np.asarray(g) == 0), rtol=1e-6)
+        assert (
+            file[f"{at}/update_norm/{path}"] == own.update_norm[i] and file[f"{at}/nonfinite/{path}"].dtype == np.int32
+        )
+    assert_same(gx.load_state_dict(tx, PARAMS, file), state)
+
+    fewer = {"layer_1": PARAMS["layer_1"], "layer_2": PARAMS["layer_1"]}
+    moved, _ = gx.migrate(state, tx, fewer)
+    seen = metrics(moved)
+    assert seen["gradient_norm/layer_1/w"] == own.gradient_norm[2] and seen["gradient_norm/layer_2/w"] == 0

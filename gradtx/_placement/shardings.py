@@ -104,7 +104,7 @@ def placement(
     if memory_kind is not None and isinstance(mesh, Mesh):
         check_memory("state_shardings", memory_kind, mesh.devices.flat[0])
     shapes = {keys: jnp.shape(x) for keys, x in leaves if keys in given}
-    in_blocks = _in_blocks(jax.eval_shape(tx.init, params)) if axis is not None else set()
+    in_blocks = _in_blocks(_state_of(tx, leaves, treedef, {})) if axis is not None else set()
     wanted = {keys: divided(shape, given[keys], axis, _words(keys) in in_blocks) for keys, shape in shapes.items()}
     spelled = {_whole_spec(wanted[keys].spec, len(shape)): wanted[keys].spec for keys, shape in shapes.items()}
     place = functools.partial(_place, mesh, spelled, memory_kind)
@@ -113,11 +113,17 @@ def placement(
         return _state_of(tx, leaves, treedef, {keys: NamedSharding(types, s.spec) for keys, s in of.items()})
 
     explicit = AbstractMesh(mesh.axis_sizes, mesh.axis_names, axis_types=(AxisType.Explicit,) * len(mesh.axis_names))
+    try:
+        state = abstract(explicit, wanted)
+    except Exception as error:
+        if type(error).__name__ != "ShardingTypeError":  # which jax has no public name for
+            raise
+        state = _state_of(tx, leaves, treedef, {})
 
     def placed(x: Any) -> Any:  # codes and their scales go together, as the parameter says
         return jax.tree.map(place, x) if is_encoded(x) else place(x, axis=axis)
 
-    state = jax.tree.map(placed, abstract(explicit, wanted), is_leaf=is_encoded)
+    state = jax.tree.map(placed, _by_path(state, explicit, wanted, shapes), is_leaf=is_encoded)
     if any(walk(state, PackedState)):  # packs what init sees to be whole, on this mesh
         as_started = abstract(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh, given)
         state = _packed_as(
@@ -160,8 +166,9 @@ def state_shardings(
         A tree like the state of ``jax.jit(tx.init)``, of ``NamedSharding``\ s.
 
     How slots follow parameters is what ``init`` does on explicit axes of a mesh: sums of rows and columns as the
-    parameter's rows and columns; what says nothing of a parameter, as the factors of ``soap``, is whole on each device,
-    or divided along its own longest dimension with ``axis``. The flat arrays of ``packed`` are whole.
+    parameter's rows and columns. What it cannot do there, and what is whole there though it has a parameter's path and
+    shape, follows that parameter. What says nothing of a parameter, as the factors of ``soap``, is whole on each
+    device, or divided along its own longest dimension with ``axis``. The flat arrays of ``packed`` are whole.
 
     Raises:
         TypeError: for a ``tx`` that is no transformation, and a sharding that is no ``NamedSharding``.
@@ -272,7 +279,9 @@ def _state_of(
 ) -> Any:
     """The state as its types are, of parameters with these shardings."""
     abstract = {
-        keys: jax.ShapeDtypeStruct(jnp.shape(x), dtype_of(x), sharding=of[keys]) for keys, x in leaves if keys in of
+        keys: jax.ShapeDtypeStruct(jnp.shape(x), dtype_of(x), sharding=of.get(keys))
+        for keys, x in leaves
+        if dtype_of(x) is not None
     }
 
     def init(arrays: list[Any]) -> Any:
@@ -281,6 +290,22 @@ def _state_of(
 
     jaxpr, state = jax.make_jaxpr(init, return_shape=True)(list(abstract.values()))
     return jax.tree.unflatten(jax.tree.structure(state), jaxpr.out_avals)
+
+
+def _by_path(
+    state: Any, mesh: AbstractMesh, of: Mapping[Keys, NamedSharding], shapes: Mapping[Keys, tuple[int, ...]]
+) -> Any:
+    """The state, in which what is whole by its type, and is called and shaped as a parameter, is spread as that is."""
+
+    def one(keys: Keys, x: Any) -> Any:
+        ends = (keys[start:] for start in range(len(keys) + 1))
+        like = next((end for end in ends if shapes.get(end) == x.shape), None)
+        if like is None or _axes(x.sharding.spec):
+            return x
+        return x.update(sharding=NamedSharding(mesh, _whole_spec(of[like].spec, x.ndim)))
+
+    leaves, treedef = flatten_with_keys(state)
+    return treedef.unflatten([one(keys, x) for keys, x in leaves])
 
 
 def _place(

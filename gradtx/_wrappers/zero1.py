@@ -43,7 +43,8 @@ class zero1(Wrapper[Any]):
 
     A leaf is divided along its longest dimension that N divides (of equals the first); in a mesh of several axes, of
     the shard that is there. A leaf that N divides nowhere is stepped whole on each device, behind the mean of its
-    gradients. A parameter that differs along the axis is a shard already, and is left so.
+    gradients. A parameter that differs along the axis is a shard already, and is left so. Slots of 8 bits need parts
+    of 4096 elements and more, with whole blocks of 256 along the last axis.
 
     Args:
         tx: a gradtx chain, rule or wrapper, or any optax transformation, but ``packed``. Clips, guards and accumulation

@@ -47,6 +47,7 @@ html_title = f"gradtx {version}"
 html_math_renderer = "mathml"
 html_static_path = ["assets", str(Path(_ziamath.submodule_search_locations[0], "fonts", "STIXTwoMath-Regular.ttf"))]
 html_css_files = ["site.css"]
+html_search_scorer = str(ROOT / "docs" / "assets" / "scorer.js")
 html_logo = html_favicon = "assets/logo.svg"
 html_copy_source = False
 html_show_sphinx = False

@@ -3,7 +3,8 @@
     python docs/which_optimizer.py             # all rows, in three minutes on a quiet core
     python docs/which_optimizer.py lion muon   # these, among the rows that are there
 
-The network and the images are those of ``gradtx compare``; each row is one ``gradtx.sweep`` for each network.
+The network, the images and the recipes are those of ``gradtx compare``; each row is one ``gradtx.sweep`` for each
+network.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import gradtx as gx
 from gradtx import optimizers
 from gradtx.workbench.data import load_digits
 from gradtx.workbench.networks import ACTIVATIONS, Network
+from gradtx.workbench.recipes import ALIASES, FACTOR, RECIPES
+from gradtx.workbench.sweeps.sweep import with_factor
 from gradtx.workbench.training import begin, measure, run_epoch
 
 PAGE = Path(__file__).parent / "guide" / "which.md"
@@ -30,17 +33,7 @@ NETWORKS = {"ReLU": ("relu", 3), "sigmoid": ("sigmoid", 3)}
 LEFT_OUT = {  # and why
     "article_adam": "nearly adam",
     "article_max_v": "nearly amsgrad",
-    "rprop": "for whole batches",
-    "asgd": "its learning rate follows a schedule",
-    "madgrad": "its learning rate stands in several rules",
-    "fromage": "its learning rate stands in several rules",
     "shampoo": "a step takes a hundred times as long as the others'",
-}
-RATES_OF = {  # the names of learning rates, where there are several
-    "muon": ["parts.matrix.scale_by_learning_rate.learning_rate"],  # its other leaves have AdamW with a rate of its own
-    "schedule_free_adamw": ["scale_by_learning_rate.learning_rate"],  # at a constant rate, all iterates weigh the same
-    "schedule_free_sgd": ["scale_by_learning_rate.learning_rate"],
-    "prodigy": ["in_units_of_distance.learning_rate", "scale_by_learning_rate.learning_rate"],
 }
 DATA = jax.device_put(load_digits())
 
@@ -60,13 +53,15 @@ def trained(network: Network, tx: Any, key: jax.Array) -> dict[str, Any]:
 
 def row(name: str) -> str:
     """A row of the table."""
-    cells = [f"`{name}`"]
+    cells, recipe = [f"`{name}`"], RECIPES[ALIASES.get(name, name)]
+    tx = recipe.make(recipe.learning_rate, EPOCHS * (DATA.size // BATCH))
+    points = [recipe.point(rate) for rate in RATES]
     for activation, depth in NETWORKS.values():
         network = Network(ACTIVATIONS[activation], depth, width=64, inputs=64, classes=10)
         table = gx.sweep(
             lambda tx, key, network=network: trained(network, tx, key),
-            getattr(gx, name)(0.1),
-            [dict.fromkeys(RATES_OF.get(name, ["learning_rate"]), rate) for rate in RATES],
+            with_factor(tx) if FACTOR in points[0] else tx,
+            points,
             SEEDS,
             chunk=1,
         )

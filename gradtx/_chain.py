@@ -106,10 +106,9 @@ def chain(*rules: optax.GradientTransformation, name: str | None = None, state_d
         state_dtype: the format of the slots of every rule that does not say so itself (see ``Rule``). One word for a
             whole optimizer: ``chain(adam(1e-3), state_dtype="root8")``.
 
-    The gradient phase: until the first rule that accumulates (that averages, sums or remembers gradients, as momentum
-    and rms do, and says so: ``rule.accumulates``), the gradient and the direction are one lane, so that a clip or a
-    weight decay at the front edits the gradient itself. From then on the gradient stays as it is, and such rules edit
-    the direction.
+    The gradient phase: a clip or a weight decay in front of momentum and rms changes the gradient that they average.
+    Behind them it changes only the direction, which becomes the step. The phase ends with the first rule that averages
+    or sums gradients, and says so (``rule.accumulates``); from there on the gradient stays as it is.
 
     The order is checked when the chain is first used (``init``), so that half a chain can be named and reused: a
     second moment must be used by a later rule, and ``precondition`` needs one.

@@ -107,8 +107,8 @@ _CHECKS = (
         "rms_to_largest",
         lambda leaf, limits: leaf.rms_to_largest < limits.vanishing and leaf.zeros < limits.dead,
         "the gradient is less than {vanishing:g} times the largest leaf's",
-        "Try ReLU or maxout, an initialisation that keeps the scale (He's), fewer layers, or rms scaling. (A bias in front "
-        "of a batch norm has no gradient, and needs none.)",
+        "Try ReLU or maxout, an initialisation that keeps the scale (He's), fewer layers, or rms scaling. (A bias in "
+        "front of a batch norm has no gradient, and needs none.)",
         low_is_bad=True,
     ),
     _Check(

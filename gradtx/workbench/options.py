@@ -79,7 +79,8 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     """The settings that the arguments (``sys.argv`` for None) ask for.
 
     Raises:
-        SystemExit: with status 0 after --help, which no arguments are, or --version; with 2, and one line on stderr, for a mistake.
+        SystemExit: with status 0 after --help, which no arguments are, or --version; with 2, and one line on stderr,
+            for a mistake.
 
     >>> parse(["compare", "--optimizers", "adam", "--network", "relu"]).epochs
     20

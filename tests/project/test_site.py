@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 WIDE, NARROW = 1400, 400
 SHOWN = ("index", "guide/start", "rules/rms", "optimizers/adam", "reference/chains", "notebooks/quickstart", "404")
-WORDS = ("warmup", "EMA", "overfit", "saddle", "batch size", "Muon", "Lion", "which optimizer")
+WORDS = ("warmup", "EMA", "overfit", "saddle", "batch size", "Muon", "Lion", "FAQ", "which optimizer")
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.filterwarnings("default::DeprecationWarning")]  # of playwright
 
@@ -116,6 +116,8 @@ def test_pictures_follow_the_light(site, page):
 def test_search_finds(words, site, page):
     page.goto(f"{(site / 'search.html').as_uri()}?q={words.replace(' ', '+')}")
     page.wait_for_selector("#search-results ul.search li a", timeout=10_000)
+    if words == "which optimizer":
+        page.wait_for_function("document.querySelector('#search-results ul.search a').innerText == 'Which optimizer?'")
     assert not page.wrong
 
 

@@ -130,7 +130,7 @@ def _draw_start_and_tests(
 
 def _draw_norms(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float]) -> None:
     layers = runs[0].measures.gradient_norms.shape[1]
-    colours = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 0.85, layers))]
+    colours = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 0.75, layers))]
     titles = [RECIPES[run.optimizer].title + ", by step" * _norms(run)[0] for run in runs]
     for axes, run in zip(panels_of(figure, titles, min(COLUMNS, len(runs))), runs, strict=True):
         by_step, norms = _norms(run)

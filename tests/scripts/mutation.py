@@ -66,7 +66,7 @@ AFTER_V = "the second moment that it needs was made by a rule that accumulates"
 EQUIVALENT: dict[str, str] = {
     "numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
     "numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
-    "numerics:_scale_of: norm < 1 -> norm < 2": "norms out of range are far from 1 and from 2",
+    "numerics:scale_of: norm < 1 -> norm < 2": "norms out of range are far from 1 and from 2",
     "averaging:average_iterates.accumulates: True -> False": LAST,
     "averaging:lookahead.accumulates: True -> False": LAST,
     "averaging:average_iterates.tick: jnp.where(total == 0, 1, total) -> jnp.where(total == 0, 2, total)": (
@@ -76,6 +76,13 @@ EQUIVALENT: dict[str, str] = {
     "lookaheads:two_point_lookahead.accumulates: False -> True": LAST,
     "quotient:rectified_precondition.tick: jnp.where(divides, share, 1) -> jnp.where(divides, share, 2)": (
         "a gain that nothing is multiplied by"
+    ),
+    "kronecker:scale_by_eigenbasis_rms.scalars: {'weight': 0.0} -> {'weight': 1.0}": "the first step makes it 0",
+    "kronecker:scale_by_eigenbasis_rms._of_leaf: jnp.where(count % self.every == 0, 1, 2) -> jnp.where(count % "
+    "self.every == 0, 1, 3)": "a branch behind the last one is the last one",
+    "values:add_noise._noisy: u + deviation * jax.random.normal(jax.random.fold_in(key, leaf), u.shape, u.dtype) -> "
+    "u - deviation * jax.random.normal(jax.random.fold_in(key, leaf), u.shape, u.dtype)": (
+        "noise and its negative have the same distribution"
     ),
     "second_moments:max_v.accumulates: False -> True": AFTER_V,
     "second_moments:lag_v.accumulates: False -> True": AFTER_V,
@@ -351,7 +358,10 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only mutants whose description holds this text")
     parser.add_argument("--resume", type=Path, help="a file of what was killed, which is not tried again, and by what")
     arguments = parser.parse_args()
-    made = [mutant for path in MODULES for mutant in mutants(path) if arguments.only in mutant.description]
+    made = [mutant for path in MODULES for mutant in mutants(path)]
+    if stale := EQUIVALENT.keys() - {mutant.description for mutant in made}:
+        sys.exit(f"There is no such mutant (any more), and EQUIVALENT lists it: {', '.join(sorted(stale))}")
+    made = [mutant for mutant in made if arguments.only in mutant.description]
     if arguments.sample is not None:
         made = [mutant for mutant in made if mutant.description not in EQUIVALENT]
         made = random.Random(0).sample(made, min(arguments.sample, len(made)))

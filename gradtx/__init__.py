@@ -75,6 +75,8 @@ from gradtx._wrappers.loss_scale import (
 from gradtx._wrappers.loss_scale import (
     loss_scale as loss_scale,
 )
+from gradtx._wrappers.master_weights import MasterWeightsState as MasterWeightsState
+from gradtx._wrappers.master_weights import master_weights as master_weights
 from gradtx._wrappers.offload import offload as offload
 from gradtx._wrappers.packed import pack_state as pack_state
 from gradtx._wrappers.packed import packed as packed

@@ -63,6 +63,16 @@ class seal(Rule):
         """Whether it is a transformation of gradtx, which says itself what it cannot do."""
         return isinstance(self.tx, Transformation)
 
+    @property
+    def takes_stored(self) -> bool:
+        """Whether the transformation rounds parameters itself."""
+        return isinstance(self.tx, Transformation) and self.tx.takes_stored
+
+    @property
+    def last(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - it depends on tx
+        """Whether the transformation rounds parameters itself: a rule behind it would lead to others than those."""
+        return self.takes_stored
+
     def init_tree(self, params: Any) -> Any:
         """The transformation's own state."""
         return started(self.tx, params)
@@ -85,6 +95,11 @@ class Chain(Transformation[ChainState]):
     def rules(self) -> tuple[Rule, ...]:
         """The rules, in order."""
         return self._rules
+
+    @property
+    def takes_stored(self) -> bool:
+        """Whether a rule of it does."""
+        return any(rule.takes_stored for rule in self._rules)
 
     def _key(self) -> tuple[Any, ...]:
         return self._rules

@@ -196,6 +196,11 @@ class AbstractRule:
         return self.maps_trees or bool(self.observes)
 
     @property
+    def takes_stored(self) -> bool:
+        """Whether one that maps whole trees sees parameters in the dtype that they are stored in, bfloat16 say."""
+        return False
+
+    @property
     def label(self) -> str:
         """The name of the rule in a chain, if the user gives none."""
         raise NotImplementedError

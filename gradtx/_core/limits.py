@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ class Limits(NamedTuple):
         return " and ".join(f"{word} {limit:g}" for word, limit in words if limit is not None) or "a number"
 
 
-def check_choice(rule: str, name: str, value: Any, options: tuple[str, ...]) -> None:
+def check_choice(rule: str, name: str, value: Any, options: Sequence[str | None]) -> None:
     """Refuses an argument that is none of some words.
 
     Raises:

@@ -78,7 +78,7 @@ class Engine:
             }
             slots[name] |= {slot: jnp.asarray(value, dtype) for slot, value in rule.scalars().items()}
             if rule.holds_tree:
-                for i in inputs.resting:
+                for i in range(len(leaves)) if rule.takes_stored else inputs.resting:
                     seen[i] = leaves[i] if acts_on[i] else None
                 tree = inputs.unflatten(seen)
                 slots[name]["state"] = like_parameters(methods.started(rule, tree), tree)

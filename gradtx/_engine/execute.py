@@ -320,7 +320,9 @@ class _Run:
         }
         params = None
         if work.params is not None:
-            params = {i: widened_to(work.params[i], real_dtype(leaf.dtype)) for i, leaf in acts.items()}
+            params = {i: work.params[i] for i in acts}
+            if not rule.takes_stored:
+                params = {i: widened_to(params[i], real_dtype(leaf.dtype)) for i, leaf in acts.items()}
             params = tree(params | {i: work.params[i] for i in as_it_is})
         trees = Trees(
             tree(lane(Lane.INCOMING) | as_it_is),

@@ -14,6 +14,7 @@ from gradtx._core import declarations
 from gradtx._core.blank import is_blank, value_of
 from gradtx._core.contract import AbstractRule
 from gradtx._core.mesh import like_parameters, puts_constants
+from gradtx._core.numerics import widened
 from gradtx._core.selectors import Leaves
 from gradtx._engine.eager import stepped
 from gradtx._engine.engine import Engine, applied
@@ -84,6 +85,11 @@ class Transformation(optax.GradientTransformationExtraArgs, Generic[State]):
     def rules(self) -> tuple[AbstractRule, ...]:
         """The rules, in order."""
         raise NotImplementedError
+
+    @property
+    def takes_stored(self) -> bool:
+        """Whether it, or one in it, sees parameters in the dtype that they are stored in, and rounds them itself."""
+        return False
 
     @functools.cached_property
     def _engine(self) -> Engine:
@@ -316,6 +322,12 @@ class _Begun:
         self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool, ahead: Ahead = NOTHING
     ) -> tuple[Any, Any]:
         return self.engine.run(updates, state, params, extra, apply_updates, ahead, self.first)
+
+
+def seen_by(tx: optax.GradientTransformation, params: Any) -> Any:
+    """The parameters as a transformation sees them behind a wrapper that lifts gradients: in float32 at least."""
+    takes_stored = isinstance(tx, Transformation) and tx.takes_stored
+    return params if takes_stored else jax.tree.map(widened, params)
 
 
 def strong(x: Any) -> Any:

@@ -16,12 +16,12 @@ from gradtx._core.control import Once, either, types_of
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer
 from gradtx._core.mesh import puts_constants, sharded_as, starts
-from gradtx._core.numerics import added, compute_dtype, real_dtype, safe_divide, widened
+from gradtx._core.numerics import added, compute_dtype, real_dtype, safe_divide
 from gradtx._engine import checks, inputs
 from gradtx._engine.backends import current
 from gradtx._engine.engine import applied
 from gradtx._engine.layout import have_values
-from gradtx._engine.transformation import check_transformation, run_inside, started
+from gradtx._engine.transformation import check_transformation, run_inside, seen_by, started
 from gradtx._wrappers.base import Wrapper, checked_state, unchanged
 from gradtx._wrappers.front import dividing, with_divisor, without_divisor
 
@@ -221,7 +221,7 @@ class accumulate(Wrapper[AccumulateState]):
 
     def _seen(self, params: Any) -> Any:
         """The parameters as ``tx`` gets them: lifted as the gradients are."""
-        return params if self._passes else jax.tree.map(widened, params)
+        return params if self._passes else seen_by(self.tx, params)
 
     def _check_weight(self, state: AccumulateState, extra: dict[str, Any]) -> None:
         if (state.weight is None) == self._weighs:

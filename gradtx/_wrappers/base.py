@@ -13,7 +13,7 @@ import optax
 from gradtx._chain import seal
 from gradtx._core.control import Once
 from gradtx._engine import checks, inputs
-from gradtx._engine.transformation import State, Value, strong
+from gradtx._engine.transformation import State, Transformation, Value, strong
 from gradtx.rules.base import Rule
 
 T = TypeVar("T")
@@ -31,6 +31,12 @@ class Wrapper(Value[State]):
         """The wrapper as one opaque rule."""
         return (seal(self),)
 
+    @property
+    def takes_stored(self) -> bool:
+        """Whether one in it does."""
+        inside = jax.tree.leaves(list(self._values().values()), is_leaf=_is_transformation)
+        return any(isinstance(tx, Transformation) and tx.takes_stored for tx in inside)
+
     def init(self, params: Any) -> State:
         """The state before the first step."""
         raise NotImplementedError
@@ -45,6 +51,10 @@ class Wrapper(Value[State]):
         """The transformations inside by their names, "" for an only one, each with its part of the state."""
         del state
         return {}
+
+
+def _is_transformation(x: Any) -> bool:
+    return isinstance(x, optax.GradientTransformation)
 
 
 def unchanged(step: Once[tuple[Any, ...]], params: Any, apply_updates: bool) -> Any:

@@ -13,10 +13,10 @@ from gradtx._chain import Chain
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer, number
 from gradtx._core.mesh import check_types, puts_constants, starts
-from gradtx._core.numerics import compute_dtype, is_inexact, widened
+from gradtx._core.numerics import compute_dtype, is_inexact
 from gradtx._core.walk import walk
 from gradtx._engine import checks, inputs
-from gradtx._engine.transformation import check_transformation
+from gradtx._engine.transformation import check_transformation, seen_by
 from gradtx._wrappers.base import Wrapper, checked_state
 from gradtx._wrappers.front import dividing, with_divisor, without_divisor
 from gradtx._wrappers.skip_nonfinite import SkipNonfiniteState, limit, skip_nonfinite
@@ -123,7 +123,7 @@ class loss_scale(Wrapper[LossScaleState]):
     @starts
     def init(self, params: Any) -> LossScaleState:
         """The state before the first step: the initial scale, nothing skipped."""
-        inner = self._guarded.init(jax.tree.map(widened, params))
+        inner = self._guarded.init(seen_by(self.tx, params))
         return LossScaleState(inner, jnp.array(self.initial, jnp.float32), zero())
 
     @puts_constants
@@ -141,7 +141,7 @@ class loss_scale(Wrapper[LossScaleState]):
             held = held._replace(inner=with_divisor(self._dividing, held.inner, state.scale))
         else:
             updates = jax.tree.map(lambda g: _unscaled(g, state.scale), updates)
-        after, inner = guarded.run(updates, held, jax.tree.map(widened, params), extra, apply_updates)
+        after, inner = guarded.run(updates, held, seen_by(self.tx, params), extra, apply_updates)
         after = jax.tree.map(_as_stored, after, params) if apply_updates else after
         if held is not state.inner:
             inner = inner._replace(inner=without_divisor(inner.inner, state.inner.inner))

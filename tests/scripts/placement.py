@@ -221,11 +221,11 @@ def a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were():
 SPREAD = {"rows": P(), "columns": P(None, "y"), "both": P("x", "y"), "odd": P(), "scalar": P()}
 
 
-def data_parallel(tx, wrapper, taken):
-    """Steps inside of shard_map with gradients of each device, and the compiled program of them."""
-    on = mesh()
+def data_parallel(wrapper, taken, dtype="float32"):
+    """Steps inside of shard_map with gradients of each device, and the program of them."""
+    on, start = mesh(), {name: x.astype(dtype) for name, x in arrays(0).items()}
     places = {name: NamedSharding(on, spec) for name, spec in SPREAD.items()}
-    shardings = gx.state_shardings(wrapper, arrays(0), places)
+    shardings = gx.state_shardings(wrapper, start, places)
     specs = jax.tree.map(lambda s: s.spec, shardings)
     own = {name: P("x", *(None if e == "x" else e for e in spec)) for name, spec in SPREAD.items()}
     own["both"] = P(None, "x", "y")  # of a shard of the parameters there is one gradient, their own
@@ -237,14 +237,14 @@ def data_parallel(tx, wrapper, taken):
 
     over = functools.partial(jax.shard_map, mesh=on)
     run = jax.jit(over(three, in_specs=(SPREAD, specs, own), out_specs=(SPREAD, specs)))
-    params = jax.device_put(arrays(0), places)
+    params = jax.device_put(start, places)
     state = jax.jit(wrapper.init, out_shardings=shardings)(params)
     inside = jax.jit(over(wrapper.init, in_specs=(SPREAD,), out_specs=specs))(params)
     assert same_places(inside, shardings)
     jax.tree.map(np.testing.assert_array_equal, inside, state)
     grads = {name: jnp.stack([taken(i)[name] for i in range(1 if name == "both" else 4)]) for name in SHAPES}
     grads = jax.device_put(grads, {name: NamedSharding(on, spec) for name, spec in own.items()})
-    return run(params, state, grads), str(run.lower(params, state, grads).compile().as_text())
+    return run(params, state, grads), run.lower(params, state, grads)
 
 
 def zero1_is_data_parallelism(names=("guarded",)):
@@ -257,7 +257,8 @@ def zero1_is_data_parallelism(names=("guarded",)):
         tx = every[name]
         for executor in ("reference", "native") if not names else ("native",):
             with gx.executor(executor):
-                (params, state), text = data_parallel(tx, gx.zero1(tx, "x"), lambda i: arrays(i + 1))
+                (params, state), lowered = data_parallel(gx.zero1(tx, "x"), lambda i: arrays(i + 1))
+            text = str(lowered.compile().as_text())
             wide = [jax.tree.map(lambda g: np.asarray(g, np.float64), arrays(i + 1)) for i in range(4)]
             mean = jax.tree.map(lambda *g: jnp.asarray(sum(g) / 4, jnp.float32), *wide) | {"both": arrays(1)["both"]}
             expected, after = arrays(0), tx.init(arrays(0))
@@ -280,6 +281,29 @@ def zero1_is_data_parallelism(names=("guarded",)):
 
 def zero1_of_everything_is_data_parallelism():
     zero1_is_data_parallelism(None)
+
+
+def parameters_of_few_bits_are_spread_and_gathered_as_such():
+    """On explicit axes, and by zero1, which gathers bfloat16 and has what is kept of a part alone: as on one device."""
+    start, grads = {name: x.astype(jnp.bfloat16) for name, x in arrays(0).items()}, arrays(1)
+    tx = gx.master_weights(gx.sgd(0.01, momentum=0.9), "int8")
+    step = lambda carry, _: (gx.step(tx, carry[0], grads, carry[1]), None)  # noqa: E731
+    three = jax.jit(lambda p, s: jax.lax.scan(step, (p, s), None, 3)[0])
+    expected, _ = three(start, tx.init(start))
+    with jax.set_mesh(mesh(AxisType.Explicit)):
+        placed = spread(start, mesh(AxisType.Explicit))
+        explicit, _ = three(placed, tx.init(placed))
+    (divided, state), lowered = data_parallel(gx.zero1(tx, "x"), lambda i: grads, "bfloat16")
+    gathered = re.findall(r"all_gather.*-> tensor<[\dx]*x(\w+)>", lowered.as_text())
+    assert gathered == ["bf16"] * 2, gathered
+    for params in (explicit, divided):
+        for name, x in params.items():
+            x, y = np.float32(x), np.float32(expected[name])
+            assert params[name].dtype == jnp.bfloat16
+            np.testing.assert_allclose(x, y, rtol=2**-7, err_msg=name)
+            assert (x == y).mean() > 0.9, name
+    kept = state.kept["rows"]
+    assert kept.dtype == "int8" and kept.addressable_shards[0].data.nbytes == kept.nbytes / 4
 
 
 def zero1_says_where_it_does_not_run():
@@ -432,6 +456,7 @@ CLAIMS = [
     a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were,
     zero1_is_data_parallelism,
     zero1_of_everything_is_data_parallelism,
+    parameters_of_few_bits_are_spread_and_gathered_as_such,
     zero1_says_where_it_does_not_run,
     codes_are_the_same_on_every_mesh,
     slots_on_the_host_make_the_same_steps,

@@ -69,6 +69,11 @@ class seal(Rule):
         return isinstance(self.tx, Transformation) and self.tx.takes_stored
 
     @property
+    def needs_params(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - it depends on tx
+        """Whether the transformation rounds parameters itself: others say so where they miss them."""
+        return self.takes_stored
+
+    @property
     def last(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - it depends on tx
         """Whether the transformation rounds parameters itself: a rule behind it would lead to others than those."""
         return self.takes_stored

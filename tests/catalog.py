@@ -158,6 +158,7 @@ WRAPPERS: dict[str, Transformation] = {
     "skip_nonfinite": gx.chain(gx.skip_nonfinite(ADAM)),
     "loss_scale": gx.chain(gx.loss_scale(ADAM)),
     "accumulate": gx.chain(gx.accumulate(ADAM, 2)),
+    "master_weights": gx.chain(gx.master_weights(ADAM)),
     "partition": gx.chain(gx.partition({"^": ADAM}, default="freeze")),
 }
 
@@ -186,6 +187,7 @@ SIDES = ("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "soap", "shampoo"
 CLOSE = ("sweeps by vmap", "scans as it loops", "knows no other values", "computes in float32")
 LACKING |= {(claim, name) for claim in CLOSE for name in ("orthogonalize", "muon", "scale_by_eigenbasis_rms", "soap")}
 LACKING |= {("works under guards", "orthogonalize")}
+LACKING |= {("computes in float32", "master_weights")}  # and gives the way to what is rounded
 # Of gradients that stay the same, a basis of what has rank two at most: the rest of it is rounding.
 LACKING |= {(claim, "soap") for claim in ("turns with the gradient", "stores slots as told", "works under guards")}
 WHOLE = ("orthogonalize", "muon", "scale_by_shape", "scale_by_factored_rms", "scale_by_sm3", "sm3", *SIDES)

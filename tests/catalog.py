@@ -138,6 +138,8 @@ DIALECTS["torch.muon"] = gx.chain(gx.partition([("w", TORCH_MUON)], default="fre
 DIALECTS["keras.muon"] = dialects.keras.muon(LEARNING_RATE, adam_weight_decay=None, weight_decay=None)
 
 CHAINS: dict[str, Transformation] = {
+    "adam at random": gx.chain(gx.adam(LEARNING_RATE), state_dtype="bfloat16_stochastic"),
+    "adam in codes": gx.chain(gx.adam(LEARNING_RATE), state_dtype="root8"),
     "identity": gx.chain(),
     "sealed adam": gx.chain(gx.clip_by_norm(1.0), gx.seal(gx.adam(LEARNING_RATE))),
     "scheduled adamw": gx.adamw(

@@ -88,9 +88,10 @@ class Blocks(Codec):
     Attributes:
         map: "root", as above; or "dynamic", 7 decades with evenly spaced codes in each (Dettmers et al. 2022), to
             compare with: a search in a table, which is slow.
+        least: leaves of fewer elements are in no blocks, but as they are: small ones, as norms and biases, are
+            sensitive and cost little.
 
-    Leaves of fewer than 4096 elements are in no blocks, but in float32: small ones, as norms and biases, are sensitive
-    and cost little. Where the last axis is no multiple of 256, the last block of a row is short; an axis of 16 costs a
+    Where the last axis is no multiple of 256, the last block of a row is short; an axis of 16 costs a
     scale for 16 elements. Over several devices blocks stay where they are if each shard of the last axis holds whole
     ones.
 
@@ -103,8 +104,8 @@ class Blocks(Codec):
 
     stochastic = True
     parts = 2
-    least: ClassVar[int] = 4096
     map: str = "root"
+    least: int = 4096
 
     def encode(self, x: jax.Array, seed: jax.Array | None = None, nonnegative: bool = False) -> Encoded:
         x = x.astype(jnp.float32)
@@ -125,7 +126,7 @@ class Blocks(Codec):
         return 1 + 4 / SIZE  # and more, where the last axis is short
 
     def __repr__(self) -> str:
-        return f"'{self.map}8'"
+        return f"'{self.map}8'" if self == Blocks(self.map) else f"codecs.Blocks({self.map!r}, {self.least})"
 
 
 SIZE = 256
@@ -137,12 +138,15 @@ _CLOSE = 5e-5  # of the step between two codes: what rounding makes of a share t
 def _codes(x: jax.Array, scale: jax.Array, seed: jax.Array | None, nonnegative: bool, kind: str) -> jax.Array:
     """The codes of numbers in blocks with these scales, at random or to nearest."""
     blocks = _in_blocks(x)
-    lower, part = _place(safe_divide(blocks, scale[..., None]), nonnegative, kind)
+    share = safe_divide(blocks, scale[..., None])
+    lower, part = _place(share, nonnegative, kind)
     part = jnp.where(part < _CLOSE, 0, jnp.where(part > 1 - _CLOSE, 1, part))  # a code as it is stays one
     level = 0.5 if seed is None else _in_blocks((noise(x.shape, seed) >> 8).astype(jnp.float32) * 2.0**-24)
-    code = lower + (level < part)
+    code = lower + (level < part).astype(jnp.int32)
     if nonnegative:
         code = jnp.where(blocks > 0, jnp.maximum(code, 1), code)
+    elif kind == "root":
+        code = jnp.where(share < 0, -code, code)
     return _joined(code.astype(jnp.uint8 if nonnegative else jnp.int8), x.shape)
 
 
@@ -160,17 +164,21 @@ def _share(code: jax.Array, nonnegative: bool, kind: str) -> jax.Array:
 
 
 def _place(share: jax.Array, nonnegative: bool, kind: str) -> tuple[jax.Array, jax.Array]:
-    """The largest code that stands for a share or less, and is not the last; the part of the way to the next."""
+    """The largest code that stands for a share or less, and is not the last; the part of the way to the next.
+
+    Of roots it is the code of the modulus, so that the opposite numbers have the opposite codes.
+    """
     if kind == "dynamic":
         found = jnp.searchsorted(jnp.asarray(_dynamic(nonnegative)), share, side="right").astype(jnp.int32) - 1
         lower = jnp.clip(found, 0, 254) - (0 if nonnegative else 128)
     else:
-        root = jnp.sqrt(jnp.abs(share))
-        root = 255 * jnp.sqrt(root) if nonnegative else jnp.sign(share) * 127 * root
-        least, most = (0, 254) if nonnegative else (-127, 126)
-        lower = jnp.clip(jnp.floor(root), least, most).astype(jnp.int32)
+        share = jnp.abs(share)
+        root = jnp.sqrt(share)
+        root = 255 * jnp.sqrt(root) if nonnegative else 127 * root
+        below = jnp.clip(jnp.floor(root), 0, 254 if nonnegative else 126)
+        lower = below.astype(jnp.int32)
         if nonnegative:
-            return lower, root - lower
+            return lower, root - below
     low, high = _share(lower, nonnegative, kind), _share(lower + 1, nonnegative, kind)
     return lower, (share - low) / (high - low)
 
@@ -358,7 +366,7 @@ def stored(x: jax.Array, format: Any, nonnegative: bool) -> Any:
     """A slot at the start, as it is stored. Complex ones stay as they are, and small leaves are not for blocks."""
     if format is None or jnp.issubdtype(x.dtype, jnp.complexfloating):
         return x
-    if isinstance(format, Blocks) and x.size < format.least:
+    if isinstance(format, Blocks) and (x.ndim == 0 or x.size < max(format.least, 1)):
         return x
     return format.encode(x, nonnegative=nonnegative) if isinstance(format, Codec) else x.astype(format)
 

@@ -114,11 +114,11 @@ GRADTX_INLINE float share_of(int code) {
 
 template <class Code>
 GRADTX_INLINE int32_t code_of(float x, float scale, uint32_t random) {
-  constexpr float kClose = 5e-5f, kLow = kIsSigned<Code> ? -127.0f : 0.0f, kHigh = kIsSigned<Code> ? 126.0f : 254.0f;
-  const float share = x / scale;
-  const float root = std::sqrt(std::abs(share));
-  const float place = kIsSigned<Code> ? std::copysign(127.0f * root, share) : 255.0f * std::sqrt(root);
-  const float lower = std::floor(place > kLow ? place < kHigh ? place : kHigh : kLow);
+  constexpr float kClose = 5e-5f, kMost = kIsSigned<Code> ? 126.0f : 254.0f;
+  const float share = std::abs(x / scale);
+  const float root = std::sqrt(share);
+  const float place = kIsSigned<Code> ? 127.0f * root : 255.0f * std::sqrt(root);
+  const float lower = std::floor(place > 0 ? place < kMost ? place : kMost : 0.0f);
   const int code = static_cast<int>(lower);
   float part = place - lower;
   if constexpr (kIsSigned<Code>) {
@@ -127,7 +127,8 @@ GRADTX_INLINE int32_t code_of(float x, float scale, uint32_t random) {
   }
   part = part < kClose ? 0.0f : part > 1 - kClose ? 1.0f : part;
   const int next = code + (static_cast<float>(random >> 8) * 0x1p-24f < part ? 1 : 0);
-  return !kIsSigned<Code> && x > 0 ? std::max(next, 1) : next;
+  if constexpr (kIsSigned<Code>) return x < 0 ? -next : next;
+  else return x > 0 ? std::max(next, 1) : next;
 }
 
 // The largest modulus, or NaN if one is not finite.

@@ -128,7 +128,7 @@ def _laid_out(code: str, indent: int = 0, width: int = 84) -> str:
 def shared(path: str, module: Any) -> str:
     """The names of a module that have their entries elsewhere, in reStructuredText."""
     same = [name for name in getattr(module, "__all__", ()) if api.path_of(name, path) == f"gradtx.{name}"]
-    return "\nThe same here as there: {}.\n".format(", ".join(f"``{name}``" for name in same)) if same else ""
+    return "\nIn ``gradtx`` itself, too: {}.\n".format(", ".join(f"``{name}``" for name in same)) if same else ""
 
 
 def _equation(rule: Any) -> str:

@@ -162,6 +162,7 @@ WRAPPERS: dict[str, Transformation] = {
     "accumulate": gx.chain(gx.accumulate(ADAM, 2)),
     "master_weights": gx.chain(gx.master_weights(ADAM)),
     "partition": gx.chain(gx.partition({"^": ADAM}, default="freeze")),
+    "offload": gx.chain(gx.offload(ADAM)),
 }
 
 ALL = RULES | OPTIMIZERS | CHAINS | WRAPPERS
@@ -195,6 +196,7 @@ LACKING |= {(claim, "soap") for claim in ("turns with the gradient", "stores slo
 WHOLE = ("orthogonalize", "muon", "scale_by_shape", "scale_by_factored_rms", "scale_by_sm3", "sm3", *SIDES)
 WHOLE += ("centralize", "adaptive_clip", "add_noise")
 LACKING |= {("works in shard map", name) for name in WHOLE}
+LACKING |= {("shows what is like the parameters", "offload")}  # jax makes nothing like an array of the host
 # Noise is there at zero, too, and does not turn.
 LACKING |= {
     (claim, "add_noise") for claim in ("does nothing at zero", "is odd", "turns with the gradient", "has one clock")

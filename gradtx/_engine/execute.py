@@ -17,6 +17,7 @@ from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import check_types, left_to_compiler
 from gradtx._core.numerics import Numbers, in_order, real_dtype, stacked
 from gradtx._engine.backends import Executor, Survey
+from gradtx._engine.checks import check_on_device
 from gradtx._engine.fuse import Fused, widened_to
 from gradtx._engine.inputs import Inputs, Members
 from gradtx._engine.plan import Batch, Key, Lane, Launch, Leaf, Pass, Place, Plan, Slot
@@ -384,6 +385,7 @@ def _compiled(
 
 def _mapped(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:
     """A pure rule outside of ``jit`` compiled once; it reads no extra arguments. One array stays one in all trees."""
+    check_on_device(f"slot {rule.name or rule.label}.state", state)
     leaves, treedef = jax.tree.flatten(trees._replace(extra={}))
     distinct = {id(x): x for x in leaves}
     place = {key: i for i, key in enumerate(distinct)}

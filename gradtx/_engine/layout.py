@@ -18,7 +18,7 @@ from gradtx._core.codecs import stored
 from gradtx._core.contract import AbstractRule
 from gradtx._core.numerics import is_complex, without_residuals
 from gradtx._core.state import ChainState, PackedState
-from gradtx._engine.checks import check_counts, check_kind, check_on_device, difference
+from gradtx._engine.checks import check_counts, check_kind, difference
 from gradtx._engine.inputs import Inputs
 
 
@@ -95,8 +95,6 @@ class Layout(NamedTuple):
                     inputs.check_complex(arrays, what)
             elif kind is Kind.SCALAR:
                 check_kind(what, slots[slot], "floating", shape=())
-            else:
-                check_on_device(what, slots[slot])
         return of_leaves
 
 

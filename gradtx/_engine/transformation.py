@@ -16,6 +16,7 @@ from gradtx._core.contract import AbstractRule
 from gradtx._core.mesh import like_parameters, puts_constants
 from gradtx._core.numerics import widened
 from gradtx._core.selectors import Leaves
+from gradtx._engine.checks import check_on_device
 from gradtx._engine.eager import stepped
 from gradtx._engine.engine import Engine, applied
 from gradtx._engine.execute import Measured
@@ -290,8 +291,9 @@ def run_inside(
             around = functools.partial(_Begun, first=first)
             after, state_after = stepped(tx._engine, around, updates, state, params, extra, apply_updates)
     else:
-        after, state_after = run(tx, updates, state, params, extra, apply_updates=False)
         name = name or made_by(tx.update)
+        check_on_device(f"slot {name}.state", state)
+        after, state_after = run(tx, updates, state, params, extra, apply_updates=False)
         if jax.tree.structure(after) != jax.tree.structure(updates) or _shapes(after) != _shapes(updates):
             raise ValueError(f"gradtx: rule {name!r} changed the structure or the shapes of the updates")
         if jax.tree.structure(state_after) != jax.tree.structure(state) or _shapes(state_after) != _shapes(state):

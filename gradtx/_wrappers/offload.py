@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ class offload(Wrapper[Any]):
         memory_kind: "pinned_host", the memory that devices read and write by themselves, and the only one that types of
             jax know beside theirs.
         where: which of them, by their path in the state, as ``momentum/m/encoder/kernel``: a regular expression, a
-            predicate, or a mask like the state (see ``where``). "" (the default): all. Scalars, as counts and
+            predicate, or a mask like the state (see ``where``). None (the default): all. Scalars, as counts and
             hyperparameters, stay on the device, so that a state that was restored compiles nothing anew.
 
     Guards belong inside, ``offload(skip_nonfinite(tx))``: a condition takes no arrays of the host.
@@ -51,11 +52,12 @@ class offload(Wrapper[Any]):
 
     tx: optax.GradientTransformation
     memory_kind: str = _PINNED
-    where: Any = ""
+    where: Any = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         check_transformation(self.label, "tx", self.tx)
-        object.__setattr__(self, "where", selectors.selector(self.where))
+        if self.where is not None:
+            object.__setattr__(self, "where", selectors.selector(self.where))
         if self.memory_kind != _PINNED:
             raise ValueError(f"offload: memory_kind must be {_PINNED!r}, found {self.memory_kind!r}")
 
@@ -79,7 +81,7 @@ class offload(Wrapper[Any]):
         check_memory(self.label, self.memory_kind, jax.devices()[0])
         leaves, treedef = jax.tree_util.tree_flatten_with_path(state)
         named = [("/".join(words(keys)), x) for keys, x in leaves]
-        chosen = selectors.chosen(self.where, named, treedef, "where of offload")
+        chosen = selectors.chosen("" if self.where is None else self.where, named, treedef, "where of offload")
         moves = [one and jnp.ndim(x) > 0 for one, (_, x) in zip(chosen, named, strict=True)]
         return treedef.unflatten(
             [jax.device_put(x, space) if one else x for one, (_, x) in zip(moves, named, strict=True)]

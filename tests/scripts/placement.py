@@ -146,6 +146,7 @@ def divides(named, cases):
             if spec == P():  # each slot is divided by four, but those that are listed, and scalars
                 stays = sum(plan.undivided.values()) + sum(x.nbytes for x in jax.tree.leaves(state) if not x.ndim)
                 assert 4 * (held(state) - stays) == whole - stays, name
+                assert sum(plan.undivided.values()) <= 0.01 * whole, (name, plan.undivided)
             elif axis is not None and name in EVEN:
                 assert abs(8 * held(state) - whole) < 0.01 * whole + 8 * 200, (name, held(state), whole)
             expected = params
@@ -404,9 +405,12 @@ def the_host_is_named_where_it_is_wrong():
     inside = gx.skip_nonfinite(gx.offload(ADAM))
     whole = gx.chain(optax.adam(0.1))
     away = gx.offload(whole).init(params)
+    soap = gx.chain(gx.skip_first(), gx.scale_by_eigenbasis_rms())
+    of_soap = gx.offload(soap, where="scale_by_eigenbasis_rms").init(params)
     refused(
         (lambda: gx.step(ADAM, params, params, state), "slot rms.s, leaf 'both', of this state is in the memory"),
         (lambda: gx.step(whole, params, params, away), "slot chain.state of this state is in the memory of the host"),
+        (lambda: gx.step(soap, params, params, of_soap), "slot scale_by_eigenbasis_rms.state of this state is in"),
         (lambda: jax.eval_shape(inside.update, params, inside.init(params)), "offload(skip_nonfinite(tx))"),
         (lambda: gx.offload(ADAM, "tape"), "memory_kind must be 'pinned_host'"),
         (lambda: gx.offload(ADAM, where="nowhere").init(params), "'nowhere', chooses no leaf"),

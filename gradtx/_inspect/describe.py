@@ -10,12 +10,14 @@ import jax
 import optax
 
 from gradtx._chain import Chain, chain, seal
+from gradtx._core.numerics import widened
 from gradtx._core.selectors import Leaves, flatten_with_paths
 from gradtx._core.verification import timeless
 from gradtx._engine.transformation import Transformation, show
 from gradtx._inspect.latex import plain
 from gradtx._inspect.tables import aligned, broken, columns, fitted, line, markdown, unbroken, width
 from gradtx._wrappers.base import Wrapper
+from gradtx._wrappers.master_weights import master_weights
 from gradtx._wrappers.packed import packed
 from gradtx._wrappers.partition import partition
 from gradtx.rules.base import Rule
@@ -51,6 +53,7 @@ class Description(NamedTuple):
         rows: one for each rule, in order; those inside a wrapper behind it.
         parameters: how many numbers the parameters are.
         bytes: what the state's slots take in all; hyperparameters and the count are not in it.
+        weights: the bytes of the parameters. Gradients are taken to be as large.
         leaves: one for each leaf; printed if not all leaves get the same rules (see ``where`` and ``partition``).
         passes: how often a step goes over memory, with how many bytes, where that runs, and if it is not the compiled
             kernel, why not; one line for each pass (see ``executor``).
@@ -61,6 +64,13 @@ class Description(NamedTuple):
     bytes: int
     leaves: tuple[Leaf, ...] = ()
     passes: str = ""
+    weights: int = 0
+
+    def _memory(self) -> str:
+        """The bytes that a parameter takes in all."""
+        sizes = [2 * self.weights + self.bytes, self.weights, self.weights, self.bytes]
+        each = [f"{round(size / self.parameters, 2) if self.parameters else 0:g}" for size in sizes]
+        return "memory: {} bytes/parameter: weight {}, gradient {}, state {}".format(*each)
 
     def _cells(self, indent: str = "  ") -> list[list[str]]:
         head = ["rule", "equation", "hyperparameters", "slots", "bytes/param", "bytes"]
@@ -109,7 +119,7 @@ class Description(NamedTuple):
         if cells := self._leaf_cells():
             head, *leaves = fitted(cells, 3, most)
             lines += ["", *head, line([*head, *itertools.chain(*leaves)]), *itertools.chain(*leaves)]
-        lines += [""]
+        lines += ["", *broken(self._memory(), most, " " * 8)]
         for i, one in enumerate(self.passes.split("\n")):
             indent = " " * (10 + len(one) - len(one.lstrip()))
             lines += broken(("        " if i else "a step: ") + one, most, indent)
@@ -119,16 +129,17 @@ class Description(NamedTuple):
 
     def _repr_markdown_(self) -> str:
         tables = [markdown(cells, 4) for cells in (self._cells("&emsp;"), self._leaf_cells()) if cells]
-        return "\n\n".join([*tables, f"a step: {self.passes}"])
+        return "\n\n".join([*tables, self._memory(), f"a step: {self.passes}"])
 
 
 def describe(tx: Transformation[Any], params: Any) -> Description:
     """A table of a chain's rules: equation, hyperparameters, slots, and bytes of state for these parameters.
 
     Wrappers are taken apart: what is inside stands indented behind them. Where ``where`` or ``partition`` give leaves
-    different rules, a second table says which leaf gets which. The last lines say in how many passes over memory
-    ``step`` runs it, and where: rules that act element by element fuse into one; a norm has to be measured before; and
-    what the compiled kernel does not know (a sum inside ``apply``, say) takes the pass to XLA.
+    different rules, a second table says which leaf gets which. Then comes what a parameter takes in all: weight,
+    gradient (as large as the weight) and state. The last lines say in how many passes over memory ``step`` runs it, and where:
+    rules that act element by element fuse into one; a norm has to be measured before; and what the compiled kernel does
+    not know (a sum inside ``apply``, say) takes the pass to XLA.
 
     Args:
         tx: a gradtx chain or rule, or a ``partition``, whose parts' rules are shown as ``part.rule``.
@@ -150,6 +161,7 @@ def describe(tx: Transformation[Any], params: Any) -> Description:
     ────────────────────────────────────────────────────────────────
     in all  100 parameters                               4.04    404
     <BLANKLINE>
+    memory: 12.04 bytes/parameter: weight 4, gradient 4, state 4.04
     a step: one pass in ...: trace, scale (20 bytes/parameter...
     """
     if not isinstance(tx, Transformation):
@@ -158,12 +170,13 @@ def describe(tx: Transformation[Any], params: Any) -> Description:
     abstract = jax.eval_shape(lambda p: p, params)
     leaves, treedef = flatten_with_paths(abstract)
     parameters = sum(leaf.size for _, leaf in leaves)
+    weights = sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
     acting: dict[str, list[str]] = {path: [] for path, _ in leaves}
     state = jax.eval_shape(_timeless(tx).init, params)
     rows = list(_rows(tx, state, _Part("", 0, leaves, treedef), parameters, acting))
     described = tuple(Leaf(path, leaf.shape, tuple(acting[path])) for path, leaf in leaves)
     passes = "\n".join(_passes(tx, abstract, apply_updates=True))
-    return Description(tuple(rows), parameters, sum(row.bytes for row in rows), described, passes)
+    return Description(tuple(rows), parameters, sum(row.bytes for row in rows), described, passes, weights)
 
 
 class _Part(NamedTuple):
@@ -185,6 +198,8 @@ class _Part(NamedTuple):
         part = self._replace(prefix=f"{self.prefix}{name}." if name else self.prefix, depth=self.depth + 1)
         if isinstance(rule, seal) and isinstance(rule.tx, partition):
             return part.where([own == name for own in rule.tx.part_of(self.leaves, self.treedef)])
+        if isinstance(rule, seal) and isinstance(rule.tx, master_weights):
+            return part._replace(leaves=[(path, widened(leaf)) for path, leaf in self.leaves])
         return part
 
     def params(self) -> Any:

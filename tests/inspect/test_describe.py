@@ -73,14 +73,15 @@ def test_table(monkeypatch):
     assert "decay=0.9" in lines[2]
     assert "m, weight" in lines[2]
     assert lines[2].endswith("4.04    444")
-    assert lines[-3].split() == ["in", "all", "110", "parameters", "8.07", "888"]
+    assert lines[-4].split() == ["in", "all", "110", "parameters", "8.07", "888"]
+    assert lines[-2] == "memory: 15.71 bytes/parameter: weight 3.82, gradient 3.82, state 8.07"
     where = "in the kernel" if gx.native.available() else "in XLA"
     assert lines[-1].startswith(
         f"a step: one pass {where}: " + ", ".join(gx.adam(1e-3).names) + " (27.45 bytes/parameter"
     )
     markdown = gx.describe(gx.adam(1e-3), PARAMS)._repr_markdown_()
     assert markdown.splitlines()[1] == "| --- | --- | --- | --- | ---: | ---: |"
-    assert all(line.count("|") == 7 for line in markdown.splitlines()[:-2])
+    assert all(line.count("|") == 7 for line in markdown.splitlines()[:-4])
 
 
 def test_fits_where_it_is_printed(monkeypatch):

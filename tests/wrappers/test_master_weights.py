@@ -215,8 +215,12 @@ class TestTrees:
         p, state = gx.step(tx, p, p, tx.init(p))
         read = gx.load_state_dict(tx, p, gx.state_dict(state))
         assert all(map(np.array_equal, jax.tree.leaves(read), jax.tree.leaves(state)))
-        (row,) = [row for row in gx.describe(tx, p).rows if row.rule == "master_weights"]
-        assert row.bytes == 4 + 64 * {"float32": 4, "int16": 2, "int8": 1, None: 0}[keep]
+        described = gx.describe(tx, p)
+        (row,) = [row for row in described.rows if row.rule == "master_weights"]
+        kept = {"float32": 4, "int16": 2, "int8": 1, None: 0}[keep]
+        assert row.bytes == 4 + 64 * kept
+        state_in_all = kept / 2 + 8 + (4 + 8) / 128  # and two weights of averages
+        assert f"weight 3, gradient 3, state {round(state_in_all, 2):g}\n" in str(described)
 
     def test_refusals(self):
         p = {"w": ones(), "h": ones(dtype="float16")}

@@ -161,6 +161,11 @@ class swats(Wrapper[SwatsState]):
         return chain(averages, precondition(self.eps), debias(), scale_by_learning_rate(self.learning_rate))
 
     @functools.cached_property
+    def _projected(self) -> Chain:
+        """Adam, of whose steps the projection on the gradient is taken."""
+        return chain(self._adam, projection())
+
+    @functools.cached_property
     def _sgd(self) -> Chain:
         return chain(momentum(self.b1), scale(1.0), scale_by_learning_rate(self.learning_rate))
 
@@ -196,8 +201,7 @@ class swats(Wrapper[SwatsState]):
     def _adam_step(self, updates: Any, state: SwatsState, params: Any, apply_updates: bool) -> tuple[Any, SwatsState]:
         """A step of Adam, and what it says of SGD."""
         slots = state.inner.slots | {"projection": {"state": projection().init_tree(None)}}
-        adam = chain(self._adam, projection())
-        out, inner = adam.run(updates, state.inner._replace(slots=slots), params, {}, apply_updates)
+        out, inner = self._projected.run(updates, state.inner._replace(slots=slots), params, {}, apply_updates)
         slots = dict(inner.slots)
         products = slots.pop("projection")["state"]
         return out, self._estimated(state._replace(inner=inner._replace(slots=slots)), *products)

@@ -60,6 +60,7 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
     "clip_by_norm": gx.clip_by_norm(1.0),
     "clip_by_global_norm": gx.clip_by_global_norm(1.0),
     "nag_lookahead": gx.nag_lookahead(1.0),
+    "normalized_lookahead": gx.normalized_lookahead(0.1),
     "two_point_lookahead": gx.two_point_lookahead(1.0),
     "quasi_hyperbolic": gx.chain(gx.momentum(0.9), gx.quasi_hyperbolic(0.7)),
     "quasi_hyperbolic(2)": gx.chain(gx.momentum(0.9), gx.rms(0.9), gx.quasi_hyperbolic(0.7, 0.9), gx.precondition()),
@@ -99,6 +100,7 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
     "scale_by_sm3": gx.scale_by_sm3(),
     "running_sum": gx.running_sum(),
     "dual_averaging": gx.dual_averaging(),
+    "coin_betting": gx.coin_betting(2.0),
     "ftrl_proximal": gx.ftrl_proximal(LEARNING_RATE, 0.01, 0.01, 1.0, 0.1),
     "skip_first": gx.chain(gx.skip_first(), gx.momentum(0.9)),
     "add_cautious_decay": gx.add_cautious_decay(0.1),
@@ -178,7 +180,7 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("scale_by_inverse_time", "two_point_lookahead", "clip_by_value"),
     *("scale_by_gradient_norm", "scale_by_distance", "running_sum", "dual_averaging", "ftrl_proximal", "skip_first"),
     *("add_cautious_decay", "centralize", "adaptive_clip", "add_noise", "scale_by_sm3"),
-    *("scale_by_eigenbasis_rms", "scale_by_kronecker_root"),
+    *("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "coin_betting"),
 }
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]
 

@@ -263,6 +263,27 @@ def _from_the_start() -> Figure:
     return lines("w on the loss ½w²", curves)
 
 
+def _bets() -> Figure:
+    curves = {
+        f"coin_betting({alpha:g})": descend(gx.coin_betting(alpha), 0.0, lambda w: jnp.sign(w - 3.0))
+        for alpha in (10.0, 100.0)
+    }
+    return lines("w on the loss |w − 3|", curves)
+
+
+def _at_a_distance() -> Figure:
+    tx = gx.chain(gx.sgd(0.1, momentum=0.9), gx.normalized_lookahead(0.5))
+
+    def one(carry, _):
+        w, state = carry
+        w, state = gx.step(tx, w, w, state)
+        return (w, state), (w, gx.evaluation_point(state, w))
+
+    w = jnp.array(3.0)
+    held, iterate = scan(one, (w, tx.init(w)), length=STEPS // 2)[1]
+    return lines("on the loss ½w²", {"gradient taken here": np.asarray(held), "iterate": np.asarray(iterate)}, first=1)
+
+
 def _cautious_decay() -> Figure:
     def way(decay: Transformation) -> np.ndarray:
         tx = gx.chain(gx.momentum(0.9), decay, gx.scale_by_learning_rate(0.1))
@@ -538,6 +559,12 @@ RULES: dict[str, Entry] = {
         "All of them hold the looked-ahead points as their parameters, as this rule does. The review article looks a "
         "whole step ahead, κ = 1; everybody else μ of it.",
     ),
+    "normalized_lookahead": Entry(
+        _at_a_distance,
+        "The gradient is taken half a unit ahead of the iterate, however short steps are.",
+        "torchzero has it as MSAM, with the offset in units of the momentum; SAM in `optax.contrib` takes a second "
+        "gradient for it.",
+    ),
     "two_point_lookahead": Entry(
         _two_points,
         "The gradient is taken ahead of the point that is held, by κ times the last step.",
@@ -770,6 +797,12 @@ RULES: dict[str, Entry] = {
         _from_the_start,
         "By itself gradient descent; going a share of the way only, it has inertia.",
         "Inside of MADGRAD, in optax and its authors' package, which also add ε to the learning rate.",
+    ),
+    "coin_betting": Entry(
+        _bets,
+        "While gradients agree steps grow exponentially. No length was given: α says only how it begins.",
+        "`optax.contrib.cocob` begins with a scale of gradients of 1e-8, and has the learning rate in front, where a "
+        "constant one changes nothing.",
     ),
     "ftrl_proximal": Entry(
         _led,

@@ -48,6 +48,7 @@ __all__ = [
     "amsgrad",
     "clip",
     "clip_by_global_norm",
+    "cocob",
     "dog",
     "dowg",
     "fromage",
@@ -98,7 +99,7 @@ _INSTEAD = {
     **{name: _ELSEWHERE.format(name + "(...)") for name in ("lbfgs",)},
     **{
         name: _ELSEWHERE.format(f"contrib.{name}(...)")
-        for name in (*("cocob", "dadapt_adamw", "galore", "mechanize", "momo", "momo_adam", "sophia"),)
+        for name in (*("dadapt_adamw", "galore", "mechanize", "momo", "momo_adam", "sophia"),)
     },
 }
 
@@ -1248,6 +1249,30 @@ def prodigy(
     adam = chain(rules.momentum(b1), rules.rms(b2), rules.precondition(eps), *decoupled(weight_decay, None))
     units = rules.in_units_of_distance(adam, rate, estim_lr0, beta3, estim_lr_coef, weighted=not safeguard_warmup)
     return chain(units, rules.scale_by_learning_rate(rate))
+
+
+def cocob(
+    learning_rate: Hyper = 1.0,
+    alpha: Hyper = 100.0,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0.0,
+    mask: Select = None,
+) -> Chain:
+    """optax.contrib.cocob: coin betting, on gradients times the learning rate.
+
+    Args:
+        learning_rate: η. A constant one shows only beside ``eps``; a schedule gives each gradient a weight.
+        alpha: α, of which the first step is a part.
+        eps: the least scale of gradients.
+        weight_decay: λ, added to the gradient.
+        mask: which leaves decay; None: all.
+
+    >>> from gradtx.dialects import optax
+    >>> print(optax.cocob())
+    scale(1) → coin_betting(100, 1e-08)
+    """
+    decay = decoupled(weight_decay, _unmasked(mask))
+    return chain(*decay, rules.scale(learning_rate), rules.coin_betting(alpha, eps))
 
 
 def polyak_sgd(

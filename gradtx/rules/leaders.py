@@ -8,7 +8,72 @@ from gradtx._core.contract import Tick
 from gradtx._core.numerics import abs_sq, safe_divide, safe_sqrt
 from gradtx.rules.base import Hyper, Rule, hyper
 
-__all__ = ["dual_averaging", "ftrl_proximal", "running_sum"]
+__all__ = ["coin_betting", "dual_averaging", "ftrl_proximal", "running_sum"]
+
+
+class coin_betting(Rule):
+    r"""A bet on the sign of the next gradient, by a gambler who wins where the last ones agree: COCOB.
+
+    ::
+
+        L ← max(L, |g|);   A ← A + |g|;   b ← b − g;   R ← max(R − g(p − p₀), 0)
+        u ← p₀ + b/max(A + L, αL)·(1 + R/L) − p
+
+    p being the parameters, p₀ the first ones. 1 + R/L is the wealth and the quotient before it the share that is bet.
+    The wealth, and so the step, grows exponentially while gradients agree, so that there is no learning rate. A factor
+    of all gradients changes nothing. The direction is the step itself: nothing more is to be multiplied with it. Needs
+    ``params`` in ``update``.
+
+    Args:
+        alpha: α ≥ 0. 100 as in the paper: no more than a hundredth of the wealth in the first step.
+        initial: the least L, ≥ 0. 0 as in the paper; ``optax`` has 1e-8.
+
+    State: ``start``, p₀; ``largest``, L; ``total``, A; ``sum``, b; ``reward``, R: all like the parameters.
+
+    Inf and NaN stay in their element, and in its slots from then on.
+
+    Raises:
+        TypeError: for complex leaves.
+
+    Source: Orabona & Tommasi (2017), "Training deep networks without learning rates through coin betting", Algorithm 2.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, p = gradtx.coin_betting(2.0), jnp.array([1.0])
+    >>> state = tx.init(p)
+    >>> for g in (4.0, 4.0):  # half of a wealth of 1, and two thirds of one of 1 + ½
+    ...     p, state = gradtx.step(tx, p, jnp.array([g]), state)
+    ...     print(p)
+    [0.5]
+    [0.]
+    """
+
+    equation = (
+        r"L \leftarrow \max(L, \lvert g\rvert), \quad A \leftarrow A + \lvert g\rvert, \quad "
+        r"b \leftarrow b - g, \quad R \leftarrow \max(R - g (p - p_0), 0), \quad "
+        r"u \leftarrow p_0 + \frac{b}{\max(A + L, \alpha L)} (1 + R / L) - p"
+    )
+    accumulates = True
+    normalizes = True
+    needs_params = True
+    nonnegative = ("largest", "total", "reward")
+    real_only = True
+
+    alpha: Hyper = hyper(default=100.0, low=0)
+    initial: Hyper = hyper(default=0.0, low=0)
+
+    def slots(self, param):
+        zeros = {name: jnp.zeros_like(param) for name in ("largest", "total", "sum", "reward")}
+        return {"start": param, **zeros}
+
+    def apply(self, signal, slots, param, c):
+        g, way = signal.gradient, param - slots.start
+        largest = jnp.maximum(jnp.maximum(slots.largest, c.initial), abs(g))
+        total, b = slots.total + abs(g), slots.sum - g
+        reward = jnp.maximum(slots.reward - g * way, 0)
+        share = safe_divide(b, jnp.maximum(total + largest, c.alpha * largest))
+        bet = share * (1 + safe_divide(reward, largest))
+        after = {"start": slots.start, "largest": largest, "total": total, "sum": b, "reward": reward}
+        return signal._replace(direction=bet - way), after
 
 
 class running_sum(Rule):

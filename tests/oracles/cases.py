@@ -555,6 +555,7 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
     "novograd": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.1}),
     "sm3": ({}, {"momentum": 0.8}),
     "madgrad": ({}, {"momentum": 0.5, "eps": 1e-2, "weight_decay": 0.1}),
+    "cocob": ({}, {"alpha": 2.0, "eps": 1e-2, "weight_decay": 0.1}),
     "dog": ({}, {"init_step": ("distance", 30.0), "eps": 1e-2, "weight_decay": 0.1}),
     "dowg": ({}, {"init_estim_sq_dist": 300.0, "eps": 1e-2, "weight_decay": 0.1}),
     "prodigy": (

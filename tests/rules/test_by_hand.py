@@ -70,10 +70,21 @@ def test_an_average_of_iterates_that_count_for_nothing():
     np.testing.assert_allclose(second, [5.0])  # from there to the second iterate, 6, which is the average
 
 
+def test_a_bet_of_a_gambler_who_loses():
+    """Two gradients that agree, then one against them and the way gone, which takes all of the reward."""
+    tx, p = gx.coin_betting(0.0, 2.0), jnp.zeros(1)
+    state, found = tx.init(p), []
+    for g in (-1.0, -1.0, 6.0):
+        p, state = gx.step(tx, p, jnp.array([g]), state)
+        found.append(float(p[0]))
+    # b/(A + L)·(1 + R/L): 1/3, for L is 2 at first; 2/4·(1 + (1/3)/2); and −4/(8 + 6)
+    np.testing.assert_allclose(found, [1 / 3, 7 / 12, -2 / 7], rtol=1e-6)
+
+
 READ_PARAMETERS = [
     *(gx.scale_by_trust_ratio(), gx.scale_by_parameter_rms(), gx.adaptive_clip(), gx.add_decayed_weights(0.1)),
     *(gx.decay_weights(0.1, 0.1), gx.add_cautious_decay(0.1), gx.scale_by_distance(), gx.dual_averaging()),
-    *(gx.ftrl_proximal(0.1), gx.in_units_of_distance(gx.sgd(1.0), initial=0.1)),
+    *(gx.ftrl_proximal(0.1), gx.in_units_of_distance(gx.sgd(1.0), initial=0.1), gx.coin_betting()),
 ]
 
 

@@ -65,7 +65,7 @@ ACCUMULATE = (
     *(gx.resilient_step(), gx.scale_by_update_rms(), gx.skip_first(), gx.running_sum(), gx.scale_by_factored_rms()),
     *(gx.rms(), gx.monotone_rms(), gx.centered_rms(), gx.adagrad_sum(), gx.infinity(), gx.yogi_rms(), gx.belief_rms()),
     *(gx.scale_by_sm3(), gx.scale_by_gradient_norm(), gx.scale_by_eigenbasis_rms(), gx.scale_by_kronecker_root()),
-    *(gx.ftrl_proximal(0.1), gx.in_units_of_distance(gx.sgd(1.0), initial=0.1)),
+    *(gx.ftrl_proximal(0.1), gx.in_units_of_distance(gx.sgd(1.0), initial=0.1), gx.coin_betting()),
 )
 
 
@@ -84,7 +84,12 @@ def test_behind_what_accumulates_the_gradient_stays():
 
 
 @pytest.mark.parametrize(
-    "rule", [gx.nag_lookahead(), gx.two_point_lookahead(), gx.average_iterates(), gx.lookahead()], ids=str
+    "rule",
+    [
+        *(gx.nag_lookahead(), gx.normalized_lookahead(0.1), gx.two_point_lookahead()),
+        *(gx.average_iterates(), gx.lookahead()),
+    ],
+    ids=str,
 )
 def test_what_knows_another_point_stands_last(rule):
     with pytest.raises(ValueError, match="must be the last of its chain; 'scale' follows it"):
@@ -95,7 +100,7 @@ def test_what_knows_another_point_stands_last(rule):
     "rule",
     [
         *(gx.resilient_step(), gx.sign(), gx.arctan(), gx.cautious(), gx.clip_by_value(1.0)),
-        *(gx.add_cautious_decay(0.1), gx.ftrl_proximal(0.1)),
+        *(gx.add_cautious_decay(0.1), gx.ftrl_proximal(0.1), gx.coin_betting()),
     ],
     ids=str,
 )
@@ -110,6 +115,7 @@ def test_rules_that_forget_how_large_gradients_are_say_so():
         *(gx.sign(), gx.resilient_step(0.01), gx.orthogonalize(), gx.scale_by_trust_ratio(), gx.scale_by_sm3()),
         *(gx.scale_by_gradient_norm(), gx.scale_by_factored_rms(least=2), gx.scale_by_kronecker_root()),
         *(gx.scale_by_eigenbasis_rms(), gx.scale_by_polyak(), gx.scale_by_update_rms(0.5)),
+        gx.coin_betting(),
     ]
     params = jnp.array([[1.0, -2.0], [0.5, 3.0]])
 

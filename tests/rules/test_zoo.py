@@ -278,6 +278,17 @@ def ftrl(t, g, w, s):
     return np.where(np.abs(s["z"]) <= 0.4, 0.0, -(s["z"] - 0.4 * np.sign(s["z"])) / sides)
 
 
+def cocob(t, g, w, s):
+    """Orabona & Tommasi's Algorithm 2, whose g is the negative gradient."""
+    start, g = s.setdefault("start", w), -g
+    s["L"] = np.maximum(s.get("L", 0.0), np.abs(g))
+    s["G"] = s.get("G", 0.0) + np.abs(g)
+    s["reward"] = np.maximum(s.get("reward", 0.0) + (w - start) * g, 0)
+    s["theta"] = s.get("theta", 0.0) + g
+    beta = s["theta"] / (s["L"] * np.maximum(s["G"] + s["L"], 3.0 * s["L"]))
+    return start + beta * (s["L"] + s["reward"])
+
+
 def cautious_decay(t, g, w, s):
     u = ema(s, "m", 0.9, g)
     return w - LR * (u + 2.0 * w * (u * w >= 0))
@@ -323,6 +334,7 @@ def soap(t, g, w, s):
 
 PAPERS = {
     "madgrad": (gx.madgrad(LR, 0.7), madgrad),
+    "cocob": (gx.coin_betting(3.0), cocob),
     "ftrl": (gx.ftrl_proximal(0.3, 0.4, 0.2, 0.7, 0.1), ftrl),
     "cautious decay": (gx.chain(gx.momentum(0.9), gx.add_cautious_decay(2.0), rate(LR)), cautious_decay),
     "shampoo": (gx.shampoo(LR, 0.8, 1e-2), shampoo),
@@ -515,6 +527,24 @@ def test_exponential_average_of_iterates():
             rows.append(x)
         expected[k] = np.stack(rows)
     chex.assert_trees_all_close(average, expected, rtol=1e-11)
+
+
+def test_momentum_sam():
+    """As its paper has it: the gradient at w − ρv/‖v‖, over both leaves together, v the heavy ball."""
+    tx = gx.chain(gx.sgd(LR, 0.9), gx.normalized_lookahead(lambda count: 0.2 + 0.01 * count))
+    held, evaluated = points(tx)
+    noise, w, v = stream(), {k: np.asarray(p) for k, p in start().items()}, dict.fromkeys(start(), 0.0)
+    at, rows = w, {"held": [], "evaluated": []}
+    for t in range(STEPS):
+        v = {k: 0.9 * v[k] + noise[k][t] + PULL * at[k] for k in w}
+        w = {k: w[k] - LR * v[k] for k in w}
+        length = np.sqrt(sum(np.sum(x**2) for x in v.values()))
+        at = {k: w[k] - (0.2 + 0.01 * t) * v[k] / length for k in w}
+        rows["held"].append(at)
+        rows["evaluated"].append(w)
+    for found, name in ((held, "held"), (evaluated, "evaluated")):
+        expected = {k: np.stack([row[k] for row in rows[name]]) for k in w}
+        chex.assert_trees_all_close(found, expected, rtol=1e-11, atol=1e-13)
 
 
 def test_schedule_free_evaluates_where_optax_does():

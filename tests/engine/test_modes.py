@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from catalog import ALL
-from jax.sharding import AbstractMesh, AxisType
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec as P
 
 import gradtx as gx
 

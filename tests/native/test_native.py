@@ -23,8 +23,7 @@ from gradtx._core.numerics import abs_sq, norms, safe_divide, safe_sqrt
 from gradtx._engine.backends import NATIVE
 from gradtx.native import _library
 from gradtx.native._compiler import compile_jaxpr
-from gradtx.native._leaves import map_leaves as map_and_reduce
-from gradtx.native._leaves import sum_each, sum_leaves
+from gradtx.native._leaves import map_leaves as map_and_reduce, sum_each, sum_leaves
 from gradtx.native._selection import FUSED
 from gradtx.native._slots import WORDS
 from gradtx.native._views import View, as_array, split

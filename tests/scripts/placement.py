@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import gradtx as gx
 from gradtx._core.mesh import check_memory
@@ -374,7 +373,9 @@ def offloads(named):
             kept = jax.tree.map(lambda s: s.memory_kind, gx.state_shardings(tx, params, memory_kind="pinned_host"))
             assert kept == jax.tree.map(lambda s: s.memory_kind, shardings)
         where = jax.tree.map(lambda x: x.sharding, params)
-        told: Any = {} if name in FEW else {"out_shardings": (where, shardings)}  # the compiler spreads factors as it likes
+        told: Any = (
+            {} if name in FEW else {"out_shardings": (where, shardings)}
+        )  # the compiler spreads factors as it likes
         step = jax.jit(functools.partial(gx.step, away), donate_argnums=2, **told)
         near = jax.jit(functools.partial(gx.step, tx))
         found, expected, other = params, params, tx.init(params)

@@ -15,6 +15,7 @@ LONG = {
     "what_multiplies_matrices_runs_on_explicit_axes",
     "slots_of_everything_are_divided_over_an_axis",
     "zero1_of_everything_is_data_parallelism",
+    "zero1_takes_gradients_of_every_kind",
     "slots_of_everything_on_the_host_make_the_same_steps",
     "the_page_shows_all_that_is_measured",
 }

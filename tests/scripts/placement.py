@@ -307,6 +307,26 @@ def parameters_of_few_bits_are_spread_and_gathered_as_such():
     assert kept.dtype == "int8" and kept.addressable_shards[0].data.nbytes == kept.nbytes / 4
 
 
+def zero1_takes_gradients_of_every_kind():
+    """Each device's own, of mean 1.5; their mean; and none. Without parameters, too."""
+    momentum = gx.sgd(0.1, momentum=0.9)
+    part = gx.partition({"w": momentum, "b": momentum}, default="freeze")
+    params = {"w": jnp.ones((16, 8)), "b": jnp.ones(3), "n": jnp.arange(4)}
+    floats = {name: params[name] for name in ("w", "b")}
+    alone, frozen = gx.zero1(momentum, "x"), gx.zero1(part, "x")
+
+    def run(own):
+        grads = {name: own[0] * jnp.ones_like(x) for name, x in floats.items()}
+        summed = jax.lax.pmean(grads, "x")
+        without = [alone.update(g, alone.init(floats))[0] for g in (grads, summed)]
+        return *without, gx.step(frozen, params, grads | {"n": None}, frozen.init(params))[0]
+
+    *updates, after = jax.jit(jax.shard_map(run, mesh=mesh(), in_specs=P("x"), out_specs=P()))(jnp.arange(4.0))
+    for x in jax.tree.leaves((updates, {name: after[name] - 1 for name in floats})):
+        np.testing.assert_allclose(x, -0.15, rtol=1e-5)
+    np.testing.assert_array_equal(after["n"], params["n"])
+
+
 def zero1_says_where_it_does_not_run():
     tx, params = gx.zero1(ADAM, "x"), arrays(0)
     run = functools.partial(gx.step, tx, params, params)
@@ -461,6 +481,7 @@ CLAIMS = [
     zero1_is_data_parallelism,
     zero1_of_everything_is_data_parallelism,
     parameters_of_few_bits_are_spread_and_gathered_as_such,
+    zero1_takes_gradients_of_every_kind,
     zero1_says_where_it_does_not_run,
     codes_are_the_same_on_every_mesh,
     slots_on_the_host_make_the_same_steps,

@@ -50,6 +50,13 @@ def test_kronecker_roots_of_three_axes(decay, every, largest):
     np.testing.assert_allclose(outs(tx), expected, rtol=1e-10)
 
 
+def test_kronecker_roots_of_a_complex_gradient():
+    """Of the first one, without ε: the nearest unitary matrix."""
+    g = RNG.normal(size=(1, 3, 3)) + 1j * RNG.normal(size=(1, 3, 3))
+    u, _, v = np.linalg.svd(g[0])
+    np.testing.assert_allclose(outs(gx.scale_by_kronecker_root(eps=0.0), g)[0], u @ v, rtol=1e-10)
+
+
 @pytest.mark.parametrize(("every", "largest"), [(1, 9), (3, 3)])
 def test_eigenbases_of_three_axes(every, largest):
     """The basis follows by one product and one decomposition; a long axis keeps its elements."""

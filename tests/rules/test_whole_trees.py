@@ -104,14 +104,18 @@ def test_sm3_of_three_axes():
     np.testing.assert_allclose(outs(gx.scale_by_sm3(0.1), gradients), expected, rtol=1e-12)
 
 
-def test_sm3_where_there_was_no_gradient():
-    """A direction that something else made stays out where v is 0."""
-    tx, g, p = (
-        gx.chain(gx.momentum(), gx.add_decayed_weights(0.1), gx.scale_by_sm3()),
-        jnp.zeros((2, 2)),
-        jnp.ones((2, 2)),
-    )
-    np.testing.assert_array_equal(tx.update(g, tx.init(p), p)[0], np.zeros((2, 2)))
+@pytest.mark.parametrize("rule", [gx.scale_by_sm3(), gx.scale_by_kronecker_root(eps=0.0)], ids=str)
+@pytest.mark.parametrize("shape", [(2,), (2, 2)])
+def test_where_there_was_no_gradient(rule, shape):
+    """A direction that something else made stays out where v, or the sum of outer products, is 0."""
+    tx, g, p = gx.chain(gx.momentum(), gx.add_decayed_weights(0.1), rule), jnp.zeros(shape), jnp.ones(shape)
+    np.testing.assert_array_equal(tx.update(g, tx.init(p), p)[0], g)
+
+
+def test_a_leaf_that_is_no_matrix_is_named():
+    for rule, shape in ((gx.orthogonalize(), (3,)), (gx.orthogonalize(stacked=1), (2, 3))):
+        with pytest.raises(ValueError, match=r"needs matrices, and leaf 'bias' has shape"):
+            rule.init({"bias": jnp.zeros(shape)})
 
 
 def test_adaptive_clip_of_any_size():

@@ -80,6 +80,8 @@ EQUIVALENT: dict[str, str] = {
     "kronecker:scale_by_eigenbasis_rms.scalars: {'weight': 0.0} -> {'weight': 1.0}": "the first step makes it 0",
     "kronecker:scale_by_eigenbasis_rms._of_leaf: jnp.where(count % self.every == 0, 1, 2) -> jnp.where(count % "
     "self.every == 0, 1, 3)": "a branch behind the last one is the last one",
+    "kronecker:_eigenvectors: -1 -> 1": "what is divided in a basis and turned back does not know its order",
+    "kronecker:_inverse_power: jnp.where(positive, x, 1) -> jnp.where(positive, x, 2)": INNER,
     "values:add_noise._noisy: u + deviation * jax.random.normal(jax.random.fold_in(key, leaf), u.shape, u.dtype) -> "
     "u - deviation * jax.random.normal(jax.random.fold_in(key, leaf), u.shape, u.dtype)": (
         "noise and its negative have the same distribution"

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradtx.workbench.training import Measures
 
-__all__ = ["ADVICE", "EXPLODING", "LARGEST_GAP", "TRAINED", "UNTRAINED", "trained", "verdict"]
+__all__ = ["ADVICE", "EXPLODING", "LARGEST_GAP", "TRAINED", "UNTRAINED", "VANISHING", "trained", "verdict"]
 
 TRAINED = 0.95
 """A training accuracy below this is a problem of optimization, whatever the test accuracy is."""
@@ -19,11 +19,14 @@ LARGEST_GAP = 0.05
 EXPLODING = 30.0
 """A layer's gradient whose norm is above this before training, as for ``gradtx.diagnose``. Near 1 is usual."""
 
+VANISHING = 0.01
+"""A layer's gradient whose norm is below this part of the largest layer's before training. A tenth is usual."""
+
 ADVICE = {
     "diverged": "the training loss is not finite, or higher than before training: lower the learning rate, or clip",
     "not trained enough": f"training accuracy below {100 * TRAINED:g} %: look at optimizer and network first",
     "badly initialised": f"trained, but test accuracy is more than {100 * LARGEST_GAP:g} points lower, and the gradient"
-    " of a layer exploded before the first step: smaller initial weights first (--gain), then judge again",
+    " of a layer exploded or vanished before the first step: other initial weights first (--gain), then judge again",
     "overfitting": f"trained, but test accuracy is more than {100 * LARGEST_GAP:g} points lower, and the initial"
     " weights are not to blame: more data (--samples) or regularization (--weight-decay), not another optimizer",
     "good": f"training accuracy at least {100 * TRAINED:g} %, test accuracy at most {100 * LARGEST_GAP:g} points lower",
@@ -53,7 +56,8 @@ def verdict(measures: Measures) -> str:
         return "not trained enough"
     if train - test <= LARGEST_GAP:
         return "good"
-    healthy = np.max(measures.gradient_norms[0]) <= EXPLODING  # NaN is not
+    least, most = np.min(measures.gradient_norms[0]), np.max(measures.gradient_norms[0])
+    healthy = VANISHING * most <= least and most <= EXPLODING  # NaN is not
     return "overfitting" if healthy else "badly initialised"
 
 

@@ -536,3 +536,11 @@ def test_every_optimizer_trains_both_networks(capsys: pytest.CaptureFixture[str]
         assert run["final"]["train_accuracy"] >= 0.99, name
         assert run["final"]["test_accuracy"] >= 0.95, name
         assert run["verdict"] == "good", name
+
+
+@pytest.mark.exhaustive
+def test_none_of_all_optimizers_diverges(capsys: pytest.CaptureFixture[str]):
+    assert main(["compare", "--optimizers", "all", "--json", "numbers.json"]) == 0
+    runs = json.loads(Path("numbers.json").read_text())["runs"]
+    assert {run["optimizer"] for run in runs} == set(RECIPES)
+    assert {f"{run['optimizer']} on {run['network']}": run["verdict"] for run in runs if run["verdict"] != "good"} == {}

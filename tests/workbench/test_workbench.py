@@ -40,7 +40,7 @@ from gradtx.workbench.training import (
     shuffled_batches,
     train,
 )
-from gradtx.workbench.verdict import EXPLODING, LARGEST_GAP, TRAINED, trained, verdict
+from gradtx.workbench.verdict import EXPLODING, LARGEST_GAP, TRAINED, VANISHING, trained, verdict
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -411,11 +411,13 @@ def test_verdict(loss: float, train_accuracy: float, test_accuracy: float, expec
         (EXPLODING + 1, 1.0, 0.7, "badly initialised"),
         (np.nan, 1.0, 0.7, "badly initialised"),
         (EXPLODING, 1.0, 0.7, "overfitting"),
+        (0.9 * VANISHING, 1.0, 0.7, "badly initialised"),
+        (1.1 * VANISHING, 1.0, 0.7, "overfitting"),
         (EXPLODING + 1, 0.9, 0.7, "not trained enough"),  # the training images come first
         (EXPLODING + 1, 1.0, 0.99, "good"),
     ],
 )
-def test_verdict_on_gradients_that_explode_at_the_start(
+def test_verdict_on_gradients_that_explode_or_vanish_at_the_start(
     norm: float, train_accuracy: float, test_accuracy: float, expected: str
 ):
     assert verdict(measures_ending_in(0.1, train_accuracy, test_accuracy, norm)) == expected

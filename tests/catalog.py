@@ -96,6 +96,9 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
     "scale_by_gradient_norm": gx.scale_by_gradient_norm(0.9),
     "scale_by_gradient_norm(tree)": gx.scale_by_gradient_norm(eps_root=1e-8, over="tree"),
     "scale_by_distance": gx.scale_by_distance(0.1, relative=False),
+    "scale_by_distance_bound": gx.chain(
+        gx.rms(0.9), gx.scale_by_distance_bound(initial=0.1, decay=0.9), gx.momentum(0.9), gx.precondition()
+    ),
     "in_units_of_distance": gx.in_units_of_distance(gx.adam(1.0), initial=0.1),
     "scale_by_sm3": gx.scale_by_sm3(),
     "running_sum": gx.running_sum(),
@@ -180,7 +183,7 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("scale_by_inverse_time", "two_point_lookahead", "clip_by_value"),
     *("scale_by_gradient_norm", "scale_by_distance", "running_sum", "dual_averaging", "ftrl_proximal", "skip_first"),
     *("add_cautious_decay", "centralize", "adaptive_clip", "add_noise", "scale_by_sm3"),
-    *("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "coin_betting"),
+    *("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "coin_betting", "scale_by_distance_bound"),
 }
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]
 

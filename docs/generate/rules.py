@@ -222,6 +222,25 @@ def _estimated() -> Figure:
     return lines("the estimated distance d", curves, first=1)
 
 
+def _bounded() -> Figure:
+    def estimates(initial: float) -> np.ndarray:
+        tx = gx.chain(
+            *(gx.rms(0.999), gx.scale_by_distance_bound(initial=initial)),
+            *(gx.momentum(0.9), gx.precondition(), gx.scale(-1.0)),
+        )
+
+        def one(carry, _):
+            w, state = carry
+            w, state = gx.step(tx, w, w, state)
+            return (w, state), state.slots["scale_by_distance_bound"]["state"]["distance"]
+
+        w = jnp.array([3.0, -4.0])
+        return np.asarray(scan(one, (w, tx.init(w)), length=STEPS)[1])
+
+    curves = {f"first {d:g}": estimates(d) for d in (0.1, 1e-3, 1e-6)}
+    return lines("the bound d", curves, first=1)
+
+
 def _covered() -> Figure:
     gradients = jnp.array([[[3.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [0.0, 0.0]]])
 
@@ -782,6 +801,12 @@ RULES: dict[str, Entry] = {
         "From any first estimate that is too small it comes to the same order; the weights have 3 and 4 to go here.",
         "Prodigy's authors debias nothing by default, and can; optax always does, and lets its learning rate of the "
         "estimate know of it. pytorch_optimizer with debiasing counts two steps for each.",
+    ),
+    "scale_by_distance_bound": Entry(
+        _bounded,
+        "From any first d that is too small it comes to the same order; the weights have 3 and 4 to go here.",
+        "`optax.contrib.dadapt_adamw` and its authors' package divide s by the root of before this gradient, where the "
+        "paper has that with it, and debias by the learning rate.",
     ),
     "scale_by_sm3": Entry(
         _covered,

@@ -92,6 +92,7 @@ class Trees(NamedTuple):
         count: steps taken before this one.
         executor: how the step runs over many leaves: it sums functions of them, and maps functions over them.
         coefficients: this step's scalars by name, from ``tick``; ``scalars`` casts them.
+        second_moment: the second moment, for a rule that declares ``second_moment`` as "edits" or "uses"; else None.
     """
 
     incoming: Any
@@ -102,6 +103,7 @@ class Trees(NamedTuple):
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as states do
     executor: Any
     coefficients: Arrays
+    second_moment: Any = None
 
     def scalars(self, dtype: Any) -> Named:
         """This step's coefficients in the dtype of a leaf, or in its real counterpart."""
@@ -127,7 +129,9 @@ class AbstractRule:
     """Edits the gradient that the accumulators after it read, though others before it have read another."""
 
     second_moment: ClassVar[Literal["makes", "edits", "uses"] | None] = None
-    """One of "makes" (as ``rms`` does), "edits" (``max_v``), "uses" (``precondition``), or None."""
+    """One of "makes" (as ``rms`` does), "edits" (``max_v``), "uses" (``precondition``), or None.
+
+    One that maps whole trees reads it, and leaves it as it is ("edits") or uses it up."""
 
     last: ClassVar[bool] = False
     """May only stand at the end of a chain."""

@@ -334,6 +334,7 @@ class _Run:
             work.count,
             self.executor,
             coefficients,
+            tree({i: self.arrays[i][Lane.SECOND_MOMENT] for i in acts}) if rule.second_moment else None,
         )
         mapping = _mapped if rule.pure else methods.tree_applied
         updates, self.trees[r] = mapping(rule, trees, self.trees[r])

@@ -13,7 +13,7 @@ from gradtx._core.numerics import fade, mix, norms, real_dtype, safe_divide, saf
 from gradtx._engine.transformation import Transformation
 from gradtx.rules.base import Hyper, Rule, hyper
 
-__all__ = ["in_units_of_distance", "scale_by_distance", "scale_by_gradient_norm"]
+__all__ = ["in_units_of_distance", "scale_by_distance", "scale_by_distance_bound", "scale_by_gradient_norm"]
 
 
 def width(tree: Any) -> Any:
@@ -139,6 +139,85 @@ class scale_by_distance(Rule):
         largest = jnp.maximum(state["largest"], gone)
         out = jax.tree.map(lambda u: largest.astype(real_dtype(u.dtype)) * u, trees.direction)
         return out, state | {"largest": largest}
+
+
+class scale_by_distance_bound(Rule):
+    r"""Multiply by a lower bound of the distance to the minimum, which is found on the way: u ← γdu. D-Adaptation.
+
+    With v the second moment, γ a learning rate and b the decay of both averages::
+
+        r ← br + (1−b)γd·⟨g, s/(√v + ε)⟩;   s ← bs + (1−b)γd·g;   d ← max(d, r/((1−b)‖s‖₁))
+
+    with the s and the d of before on the right, over all leaves. It stands between the averages of Adam, which then
+    needs no learning rate, and is not debiased::
+
+        chain(rms(0.999), scale_by_distance_bound(), momentum(0.9), precondition(1e-8), scale(-1.0))
+
+    The bound is proven for sums; with averages, as here, d may exceed the distance. What the momentum holds has the d
+    of its day. ``in_units_of_distance`` is its successor, Prodigy.
+
+    Args:
+        learning_rate: γ, a schedule that ends at 0, say. 1: there is nothing to tune.
+        initial: d₀ > 0, below the distance. 1e-6 as its authors take.
+        decay: b in [0, 1). 0.9995, the root of Adam's β₂, as in the paper.
+        eps: ε ≥ 0, that of ``precondition``. 1e-8.
+
+    State: ``state``, a dict of ``sum``, s, like the parameters; ``distance``, d; and ``along``, r.
+
+    Inf and NaN: one of them in a gradient spoils the bound, for all leaves and from then on.
+
+    Source: Defazio & Mishchenko (2023), "Learning-rate-free learning by D-Adaptation", Algorithm 4.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> units = gradtx.chain(gradtx.rms(0.999), gradtx.scale_by_distance_bound())
+    >>> tx = gradtx.chain(units, gradtx.momentum(0.9), gradtx.precondition(), gradtx.scale(-1.0))
+    >>> p = jnp.array([10.0])
+    >>> state = tx.init(p)
+    >>> for _ in range(100):
+    ...     p, state = gradtx.step(tx, p, 2 * p, state)
+    >>> print(abs(p) < 0.1)
+    [ True]
+    """
+
+    equation = (
+        r"d \leftarrow \max(d, \frac{r}{(1-b) \lVert s\rVert_1}), \quad "
+        r"r \leftarrow b r + (1-b) \gamma d \langle g, \frac{s_{t-1}}{\sqrt{v} + \epsilon}\rangle, \quad "
+        r"s \leftarrow b s + (1-b) \gamma d g, \quad u \leftarrow \gamma d u"
+    )
+    maps_trees = True
+    pure = True
+    accumulates = True
+    second_moment = "edits"
+
+    learning_rate: Hyper = hyper(default=1.0)
+    initial: Hyper = hyper(default=1e-6, low=0)
+    decay: Hyper = hyper(default=0.999**0.5, low=0, below=1)
+    eps: Hyper = hyper(default=1e-8, low=0)
+
+    def init_tree(self, params: Any) -> dict[str, Any]:
+        zero = jnp.zeros((), width(params))
+        return {"sum": jax.tree.map(jnp.zeros_like, params), "distance": zero, "along": jnp.zeros_like(zero)}
+
+    def apply_tree(self, trees, state):
+        c = trees.scalars(state["distance"].dtype)
+        d = jnp.maximum(state["distance"], c.initial)
+        rate = c.learning_rate * d
+
+        def divided(s: jax.Array, v: jax.Array) -> jax.Array:
+            return safe_divide(s, safe_sqrt(v) + trees.scalars(s.dtype).eps)
+
+        def summed(s: jax.Array, g: jax.Array) -> jax.Array:
+            c = trees.scalars(s.dtype)
+            return mix(c.decay, c.decay_complement, s, rate.astype(real_dtype(s.dtype)) * g.astype(s.dtype))
+
+        way = jax.tree.map(divided, state["sum"], trees.second_moment)
+        gain = sum_over(_along, jax.tree.leaves(trees.gradient), jax.tree.leaves(way)).astype(d.dtype)
+        along = mix(c.decay, c.decay_complement, state["along"], rate * gain)
+        sums = jax.tree.map(summed, state["sum"], trees.gradient)
+        length = sum_over(jnp.abs, jax.tree.leaves(sums)).astype(d.dtype)
+        bound = safe_divide(along, c.decay_complement * length)
+        out = jax.tree.map(lambda u: rate.astype(real_dtype(u.dtype)) * u, trees.direction)
+        return out, {"sum": sums, "distance": jnp.maximum(d, bound), "along": along}
 
 
 class in_units_of_distance(Rule):

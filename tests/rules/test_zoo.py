@@ -376,6 +376,28 @@ def test_prodigy():
     assert d > 0.1  # it estimated something
 
 
+@pytest.mark.parametrize("eps", [1e-2, 0.0])
+def test_d_adaptation(eps):
+    """Algorithm 4 of its paper, D-Adapted Adam, over both leaves together."""
+    noise, w = stream(), {k: np.asarray(p) for k, p in start().items()}
+    m, v, s = (dict.fromkeys(w, 0.0) for _ in range(3))
+    d, r, rows = 0.02, 0.0, []
+    for t in range(STEPS):
+        g = {k: noise[k][t] + PULL * w[k] for k in w}
+        m = {k: 0.9 * m[k] + 0.1 * d * 0.5 * g[k] for k in w}
+        v = {k: 0.9025 * v[k] + 0.0975 * g[k] ** 2 for k in w}
+        root = {k: np.where(v[k] > 0, np.sqrt(v[k]) + eps, 1.0) for k in w}
+        w = {k: w[k] - m[k] / root[k] for k in w}
+        r = 0.95 * r + 0.05 * 0.5 * d * sum(np.sum(g[k] * s[k] / root[k]) for k in w)
+        s = {k: 0.95 * s[k] + 0.05 * 0.5 * d * g[k] for k in w}
+        d = max(d, r / (0.05 * sum(np.abs(x).sum() for x in s.values())))
+        rows.append(w)
+    bound = gx.scale_by_distance_bound(0.5, 0.02, 0.95, eps)
+    ours = run(gx.chain(gx.rms(0.9025), bound, gx.momentum(0.9), gx.precondition(eps), gx.scale(-1.0)))
+    chex.assert_trees_all_close(ours, {k: np.stack([row[k] for row in rows]) for k in w}, rtol=1e-10, atol=1e-12)
+    assert d > 0.04  # it found something
+
+
 @pytest.mark.parametrize("variant", ["sps", "sps+"])
 def test_polyak_as_optax(variant):
     """From above f* and from below it, where one goes uphill, and the other stays."""

@@ -74,6 +74,7 @@ EQUIVALENT: dict[str, str] = {
     ),
     "lookaheads:nag_lookahead.accumulates: False -> True": LAST,
     "lookaheads:two_point_lookahead.accumulates: False -> True": LAST,
+    "lookaheads:normalized_lookahead.accumulates: False -> True": LAST,
     "quotient:rectified_precondition.tick: jnp.where(divides, share, 1) -> jnp.where(divides, share, 2)": (
         "a gain that nothing is multiplied by"
     ),
@@ -86,6 +87,7 @@ EQUIVALENT: dict[str, str] = {
     "u - deviation * jax.random.normal(jax.random.fold_in(key, leaf), u.shape, u.dtype)": (
         "noise and its negative have the same distribution"
     ),
+    "distances:scale_by_distance_bound.accumulates: True -> False": AFTER_V,
     "second_moments:max_v.accumulates: False -> True": AFTER_V,
     "second_moments:lag_v.accumulates: False -> True": AFTER_V,
     "scaling:add_cautious_decay.apply: jnp.sign(u) * jnp.sign(param) -> jnp.sign(u) / jnp.sign(param)": (

@@ -137,9 +137,9 @@ def describe(tx: Transformation[Any], params: Any) -> Description:
 
     Wrappers are taken apart: what is inside stands indented behind them. Where ``where`` or ``partition`` give leaves
     different rules, a second table says which leaf gets which. Then comes what a parameter takes in all: weight,
-    gradient (as large as the weight) and state. The last lines say in how many passes over memory ``step`` runs it, and where:
-    rules that act element by element fuse into one; a norm has to be measured before; and what the compiled kernel does
-    not know (a sum inside ``apply``, say) takes the pass to XLA.
+    gradient (as large as the weight) and state. The last lines say in how many passes over memory ``step`` runs it, and
+    where: rules that act element by element fuse into one; a norm has to be measured before; and what the compiled
+    kernel does not know (a sum inside ``apply``, say) takes the pass to XLA.
 
     Args:
         tx: a gradtx chain or rule, or a ``partition``, whose parts' rules are shown as ``part.rule``.

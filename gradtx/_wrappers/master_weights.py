@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gradtx._core.codecs import seeds
+from gradtx._core.control import either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice
 from gradtx._core.mesh import like_parameters, puts_constants, starts
@@ -21,6 +22,7 @@ from gradtx._engine.transformation import check_transformation, run_inside, star
 from gradtx._wrappers.base import Wrapper, checked_state
 
 _Keep = Literal["float32", "int16", "int8"]
+_Parts = tuple[jax.Array, jax.Array | None]
 
 
 class MasterWeightsState(NamedTuple):
@@ -147,7 +149,8 @@ class master_weights(Wrapper[MasterWeightsState]):
             if not low[i] or inputs.has_no_gradient(out[i]):
                 continue
             w = out[i] if apply_updates else added(full[i], out[i])
-            rounded, kept[i] = _encoded(w, p.dtype, self.keep, seed[i])
+            encode = functools.partial(_encoded, w, p.dtype, self.keep, seed[i])
+            rounded, kept[i] = _computed_once(encode, state.count, (p, kept[i]))
             out[i] = rounded if apply_updates else widened(rounded) - widened(p)
         return flat.unflatten(out), MasterWeightsState(inner, flat.unflatten(kept), incremented(state.count))
 
@@ -196,12 +199,23 @@ def _widened_if_low(param: Any) -> Any:
     return widened(param) if _is_low(param) else param
 
 
+def _computed_once(encode: Callable[[], _Parts], count: jax.Array, before: _Parts) -> _Parts:
+    """``encode()``, on a CPU behind a condition that always holds.
+
+    XLA makes a loop there for each of two results, and would compute the whole step in both, with copies of what it
+    reads. In front of a condition it is computed once.
+    """
+    if jax.default_backend() != "cpu" or before[1] is None or before[1].dtype == jnp.float32:
+        return encode()
+    return either(count >= 0, encode, lambda: before)
+
+
 # bfloat16 is the upper half of float32, so that all of this is arithmetic of integers. Where a compiler takes a number
 # that was rounded to bfloat16 for what it was before, as some do, nothing is lost: nothing here is rounded by it.
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)  # outside of jit one program
-def _encoded(w: jax.Array, dtype: Any, keep: _Keep | None, seed: Any) -> tuple[jax.Array, jax.Array | None]:
+def _encoded(w: jax.Array, dtype: Any, keep: _Keep | None, seed: Any) -> _Parts:
     """A parameter as it is stored, and what is kept beside it."""
     if keep == "float32":
         return w.astype(dtype), w

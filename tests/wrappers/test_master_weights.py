@@ -76,6 +76,16 @@ class TestStored:
         assert not re.search(r"convert .*(f32|f64).*-> .*bf16", text)
         assert not re.search(r"bf16\[\S* convert\(", str(lowered.compile().as_text()))
 
+    @pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere the compiler makes one loop")
+    def test_a_step_in_two_parts_is_computed_once(self):
+        """Bytes that XLA has between: 4, the weight. Where it computes the step for each part they are 10."""
+        p = ones(2**16)
+        tx = gx.master_weights(gx.adam(0.1), "int16")
+        with gx.executor("reference"):
+            step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2))
+            memory = step.lower(p, p, jax.eval_shape(tx.init, p)).compile().memory_analysis()
+        assert memory is not None and memory.temp_size_in_bytes < 4.5 * p.size
+
 
 def steps_of(tx, params, grads, steps, unrolled=1):
     """Steps in a loop of the compiler's, some of them in each turn."""

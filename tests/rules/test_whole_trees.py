@@ -113,9 +113,23 @@ def test_where_there_was_no_gradient(rule, shape):
 
 
 def test_a_leaf_that_is_no_matrix_is_named():
-    for rule, shape in ((gx.orthogonalize(), (3,)), (gx.orthogonalize(stacked=1), (2, 3))):
-        with pytest.raises(ValueError, match=r"needs matrices, and leaf 'bias' has shape"):
+    for rule, shape, of_which in (
+        (gx.orthogonalize(), (3,), ""),
+        (gx.orthogonalize(stacked=1), (2, 3), ", of which 1 axes count matrices"),
+    ):
+        with pytest.raises(ValueError) as error:
             rule.init({"bias": jnp.zeros(shape)})
+        assert f"needs matrices, and leaf 'bias' has shape {shape}{of_which}. Give such leaves" in str(error.value)
+
+
+def test_matrices_that_are_made_orthogonal_together():
+    """Three leaves of one shape are each what it is alone."""
+    tx, tree = gx.orthogonalize(), dict(zip("abc", jnp.asarray(RNG.normal(size=(3, 2, 2))), strict=True))
+    together, alone = jax.jit(
+        lambda: (tx.update(tree, tx.init(tree))[0], {k: tx.update(x, tx.init(x))[0] for k, x in tree.items()})
+    )()
+    for k, x in alone.items():
+        np.testing.assert_allclose(together[k], x, rtol=1e-9)
 
 
 def test_adaptive_clip_of_any_size():

@@ -19,7 +19,18 @@ from benchmarks.data import CORES, Data
 from benchmarks.floor import Floor, why_missing
 from benchmarks.recipes import Recipe
 
-__all__ = ["Compiling", "Memory", "Same", "Stepper", "check", "executors", "jax_contestants", "lineup", "rivals"]
+__all__ = [
+    "Compiling",
+    "Memory",
+    "Same",
+    "Stepper",
+    "check",
+    "executors",
+    "jax_contestants",
+    "lineup",
+    "of_torch",
+    "rivals",
+]
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 """``(params, grads, state) -> (params, state)``"""
@@ -231,6 +242,16 @@ def jax_contestants(ours: Any, theirs: Any, names: Sequence[str], packed: bool =
     return entries | {"optax": Entry(theirs.init, step)}
 
 
+def of_torch(name: str, recipe: Recipe, data: Data, threads: int = CORES) -> Torch:
+    """torch in one of the ways that ``rivals`` names."""
+    ways = {
+        "torch for-loop": {"foreach": False, **({"fused": False} if recipe.fused else {})},
+        "torch foreach": {"foreach": True},
+        "torch fused": {"fused": True},
+    }
+    return Torch(recipe, data, ways[name], threads)
+
+
 def rivals(recipe: Recipe) -> list[str]:
     """Contestants besides JAX: torch in the ways it has, and the floor, where they are there."""
     torch = importlib.util.find_spec("torch") is not None and recipe.torch is not None
@@ -254,14 +275,9 @@ def lineup(
     made: dict[str, Stepper] = {}
     for name, entry in jax_contestants(recipe.gradtx, recipe.optax, names, packed).items():
         made[name] = Eager(entry, data) if eager else Jitted(entry, data)
-    ways = {
-        "torch for-loop": {"foreach": False, **({"fused": False} if recipe.fused else {})},
-        "torch foreach": {"foreach": True},
-        "torch fused": {"fused": True},
-    }
     for name in rivals(recipe):
-        if name in ways:
-            made[name] = Torch(recipe, data, ways[name], threads)
+        if name.startswith("torch"):
+            made[name] = of_torch(name, recipe, data, threads)
         elif recipe.learning_rate_of_floor is not None:
             made[name] = Floor(data, recipe.learning_rate_of_floor, threads=threads)
     check(made, data, recipe.differing)

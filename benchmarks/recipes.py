@@ -84,10 +84,32 @@ NO_OPTIMIZERS = {"clip", "clip_by_global_norm", "polyak_sgd"}
 """In the dialect of optax: parts of optimizers, and one that needs the loss."""
 
 
+OF_TORCH = {
+    "sgd": "SGD",
+    "adagrad": "Adagrad",
+    "rmsprop": "RMSprop",
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "radam": "RAdam",
+    "adamax": "Adamax",
+    "adadelta": "Adadelta",
+    "adafactor": "Adafactor",
+}
+"""The classes of torch.optim, by optax's names for the same optimizers; its Muon takes matrices alone."""
+
+FUSED = {"sgd", "adagrad", "adam", "adamw"}
+"""Those of them that torch has fused on a CPU."""
+
+
 def _of_optax(name: str) -> Recipe:
-    """An optimizer of optax or optax.contrib with default arguments, and gradtx's dialect of it."""
+    """An optimizer of optax or optax.contrib with default arguments, and gradtx's dialect of it; torch's likewise."""
     theirs = getattr(optax, name, None) or getattr(optax.contrib, name)
-    return Recipe(getattr(dialects.optax, name)(RATE), theirs(RATE))
+    ours = getattr(dialects.optax, name)(RATE)
+    if name not in OF_TORCH:
+        return Recipe(ours, theirs(RATE))
+    differing = {"torch": getattr(dialects.torch, name)(lr=RATE)}  # with torch's defaults
+    return Recipe(ours, theirs(RATE), _torch(OF_TORCH[name], lr=RATE), name in FUSED, differing=differing)
 
 
 ZOO = {name: _of_optax(name) for name in dialects.optax.__all__ if name not in NO_OPTIMIZERS}

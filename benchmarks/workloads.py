@@ -13,9 +13,11 @@ from benchmarks.contestants import (
     Entry,
     Jitted,
     Memory,
+    Stepper,
     check,
     jax_contestants,
     lineup,
+    of_torch,
     rivals,
 )
 from benchmarks.data import CORES, Data, Shapes, affordable, gpt2
@@ -170,18 +172,27 @@ def _perceptron(setting: Setting) -> dict[str, Contestant]:
 
 
 def beside_optax(recipes: Mapping[str, Recipe], shapes: Shapes, small: Shapes) -> Callable[[Setting], Any]:
-    """A line-up of optimizers: each of gradtx's executors divided by optax, which has done the same work."""
+    """A line-up of optimizers: each of gradtx's executors divided by optax, which has done the same work.
+
+    Where torch has the optimizer, torch in its fastest way is divided by optax, too.
+    """
 
     def line_up(setting: Setting) -> dict[str, Contestant]:
         found: dict[str, Contestant] = {}
         for optimizer, recipe in recipes.items():
             data = Data(small if setting.quick else shapes)
-            steppers = {
+            steppers: dict[str, Stepper] = {
                 name: Jitted(entry, data)
                 for name, entry in jax_contestants(recipe.gradtx, recipe.optax, setting.executors).items()
             }
-            check(steppers, data)
-            made = {name: Steps(stepper, setting.burst, details=stepper.details) for name, stepper in steppers.items()}
+            ways = [name for name in rivals(recipe) if name.startswith("torch")]
+            if ways:
+                steppers["torch"] = of_torch(ways[-1], recipe, data, setting.threads)
+            check(steppers, data, recipe.differing)
+            made = {
+                name: Steps(stepper, setting.burst, details=getattr(stepper, "details", None))
+                for name, stepper in steppers.items()
+            }
             theirs = made.pop("optax")
             found |= {
                 f"{optimizer}, {name.removeprefix('gradtx ')}": Against(own, theirs) for name, own in made.items()

@@ -1,5 +1,6 @@
 """The benchmarks: their arithmetic, and a small run. Never a time."""
 
+import importlib.util
 import io
 import json
 import subprocess
@@ -66,12 +67,20 @@ def test_a_zoo_of_ratios():
     log = []
     pair = Against(Counter("a", log), Counter("b", log))
     assert [pair.measure() for _ in range(2)] == [1 / 2, 3 / 4] and pair.details == {}
-    line_up = beside_optax({"lion": ZOO["lion"], "sm3": ZOO["sm3"]}, [(4, 2)], [(4, 2)])
-    contestants = line_up(Setting(["reference"], quick=True))
-    assert list(contestants) == ["lion, reference", "sm3, reference"]
-    assert all(
-        contestant.measure() > 0 and contestant.details["compile_ratio"] > 0 for contestant in contestants.values()
-    )
+    recipes = {name: ZOO[name] for name in ("lion", "sm3", "adagrad")}
+    contestants = beside_optax(recipes, [(4, 2)], [(4, 2)])(Setting(["reference"], quick=True))
+    torch = ["adagrad, torch"] if importlib.util.find_spec("torch") else []
+    assert list(contestants) == ["lion, reference", "sm3, reference", "adagrad, reference", *torch]
+    assert all(contestant.measure() > 0 for contestant in contestants.values())
+    assert all(contestants[f"{name}, reference"].details["compile_ratio"] > 0 for name in recipes)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed: extra [oracles]")
+def test_torch_in_the_zoo_does_what_it_is_said_to_do():
+    """Its AdaGrad starts at 0, and optax's at 0.1: held against optax's it is refused."""
+    wrong = ZOO["adagrad"]._replace(differing={})
+    with pytest.raises(Same, match="of the way off"):
+        beside_optax({"adagrad": wrong}, [(4, 2)], [(4, 2)])(Setting(["reference"], quick=True))
 
 
 @pytest.mark.parametrize(

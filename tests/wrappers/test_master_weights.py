@@ -259,9 +259,14 @@ def trained(steps, depth, keeps):
     """The loss of digits after so many steps of Adam, of a learning rate of 1e-5, in each way; and the loss before."""
     network = Network(ACTIVATIONS["relu"], depth=depth, width=128, inputs=64, classes=10)
     images, labels = map(jnp.asarray, load_digits()[:2])
-    low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), network.init(jax.random.key(0)))
-    start = jax.tree.map(lambda x: x.astype(jnp.float32), low)
-    rows = np.random.default_rng(0).integers(len(labels), size=(steps, 64))
+    rng = np.random.default_rng(0)
+    low = {
+        layer: {"w": rng.normal(size=shape) * np.sqrt(1.6 / shape[0]), "b": np.zeros(shape[1])}
+        for layer, shape in zip(network.layers, network.shapes, strict=True)
+    }
+    low = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), low)
+    start = jax.tree.map(np.float32, low)
+    rows = rng.integers(len(labels), size=(steps, 64))
     ways = {"full": (gx.adam(1e-5), start), "nearest": (gx.adam(1e-5), low)}
     ways |= {str(keep): (gx.master_weights(gx.adam(1e-5), keep), low) for keep in keeps}
 
@@ -278,9 +283,10 @@ def trained(steps, depth, keeps):
 
         carry = {way: (params, tx.init(params)) for way, (tx, params) in ways.items()}
         carry, _ = jax.lax.scan(one, carry, rows)
-        return {way: loss(params, images, labels) for way, (params, _) in carry.items()}
+        return {way: loss(params, images, labels) for way, (params, _) in carry.items()}, loss(start, images, labels)
 
-    return {way: float(x) for way, x in run().items()}, float(loss(low, images, labels))
+    after, before = run()
+    return {way: float(x) for way, x in after.items()}, float(before)
 
 
 def test_it_trains_as_float32_where_nearest_stands_still():
@@ -292,7 +298,7 @@ def test_it_trains_as_float32_where_nearest_stands_still():
 
 @pytest.mark.exhaustive
 def test_it_trains_as_float32_at_length():
-    """To a loss of 0.5, where nearest stays at 2.8."""
+    """From a loss of 2.574 to 0.572, where nearest stays at 2.549."""
     after, before = trained(3000, 2, KEEPS)
     assert after["full"] < 0.25 * before and after["nearest"] > 0.9 * before
     for keep in KEEPS:

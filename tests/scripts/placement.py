@@ -146,7 +146,7 @@ def divides(named, cases):
             if spec == P():  # each slot is divided by four, but those that are listed, and scalars
                 stays = sum(plan.undivided.values()) + sum(x.nbytes for x in jax.tree.leaves(state) if not x.ndim)
                 assert 4 * (held(state) - stays) == whole - stays, name
-                assert sum(plan.undivided.values()) <= 0.01 * whole, (name, plan.undivided)
+                assert sum(plan.undivided.values()) <= 0.01 * whole + 100, (name, plan.undivided)
             elif axis is not None and name in EVEN:
                 assert abs(8 * held(state) - whole) < 0.01 * whole + 8 * 200, (name, held(state), whole)
             expected = params

@@ -446,7 +446,8 @@ GRADTX_INLINE void encode(void* const* slots, const Instruction& in, int n, uint
   const float* scales = static_cast<const float*>(slots[in.b]);
   const uint32_t seed = whole(get<float>(slots[in.c]));
   for (int first = 0; first < n; first += kBlocked) {
-    const float scale = scales[first / kBlocked] == 0 ? 1.0f : scales[first / kBlocked];  // then all of it is 0
+    const float all = scales[first / kBlocked];
+    const float scale = all == 0 ? std::numeric_limits<float>::infinity() : all;  // every share of 0 is 0
     const int count = std::min(n - first, kBlocked);
     int32_t wide[kBlocked];  // narrowed in a loop of its own: one over elements of two sizes becomes no vectors
     for (int k = 0; k < count; ++k)
@@ -876,7 +877,8 @@ Words check_program(Call& call, std::vector<Type>& types, Uses& uses, bool& wide
       const Type wanted = actual(signature.from[i]);
       if (types[slot] != wanted)
         return wrong("reads slot ", slot, ", which holds ", types[slot] ? "another type" : "nothing");
-      if (made != kReduced && slot == in.to && width_of(wanted) != width_of(made))
+      const bool of_scales = wanted == kScale || made == kScale;  // which are not at the places of elements
+      if (made != kReduced && slot == in.to && (of_scales || width_of(wanted) != width_of(made)))
         return wrong("writes over what it reads");
       wide = wide || wanted == kF64;
       if (slot < call.arrays) uses.last_read[slot] = k;

@@ -841,6 +841,8 @@ def test_the_kernel_refuses_what_does_not_fit():
         call("scales are at no position", decoded, codes, scale, inputs=2, scales=[0])
         call("scales that are flat, or not in float32", decoded, codes, scale.astype(jnp.float16), inputs=2, scales=[1])
         call("reads slot 1, which holds another type", decoded, codes, x, inputs=2)
+        over = [[native.available().ops["scales"].code, 0, 0, 3, 1, 0, 0, 0], [*decoded[:3], 3, 0, 3, 0, 0]]
+        call("decode_i8, writes over what it reads", over, codes, x, inputs=2, temporaries=1)
         call("reads slot 0, which holds another type", decoded, codes.astype(jnp.uint8), scale, inputs=2, scales=[1])
         call("reads slot 9, and there are 2", [copy, 0, 0, 1, 9, 0, 0, 0], x)
         call("writes slot 2, which is no result", [copy, 0, 0, 2, 0, 0, 0, 0], x)

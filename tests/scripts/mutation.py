@@ -62,6 +62,7 @@ KILLERS = [
 # Changes that make no difference anybody could see. Keyed by the mutant's description.
 INNER = "the inner constant of a double where: any number without a singularity; its value and slope are dropped"
 LAST = "the rule stands last: there is nothing behind it to read another gradient"
+SIDE = "a polynomial of XXᴴ before X is that of XᴴX behind it: the shorter side is only cheaper"
 AFTER_V = "the second moment that it needs was made by a rule that accumulates"
 EQUIVALENT: dict[str, str] = {
     "numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
@@ -88,6 +89,10 @@ EQUIVALENT: dict[str, str] = {
         "noise and its negative have the same distribution"
     ),
     "distances:scale_by_distance_bound.accumulates: True -> False": AFTER_V,
+    "matrices:orthogonalize._orthogonal: -2 -> 2": SIDE,
+    "matrices:orthogonalize._orthogonal: -2 -> -3": SIDE,
+    "matrices:orthogonalize._orthogonal: -1 -> 1": SIDE,
+    "matrices:orthogonalize._orthogonal: -1 -> -2": SIDE,
     "second_moments:max_v.accumulates: False -> True": AFTER_V,
     "second_moments:lag_v.accumulates: False -> True": AFTER_V,
     "scaling:add_cautious_decay.apply: jnp.sign(u) * jnp.sign(param) -> jnp.sign(u) / jnp.sign(param)": (

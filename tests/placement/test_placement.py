@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "placement.py"
 LONG = {
+    "codes_are_restored_on_other_meshes",
     "what_multiplies_matrices_runs_on_explicit_axes",
     "slots_of_everything_are_divided_over_an_axis",
     "zero1_of_everything_is_data_parallelism",

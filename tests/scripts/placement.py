@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +380,37 @@ def codes_are_the_same_on_every_mesh():
         refused((lambda: tx.init(narrow), "not each of them holds whole blocks"))
 
 
+def codes_are_restored_on_other_meshes():
+    """Saved by Orbax on eight devices: the same bits on four, along another axis, and on one."""
+    import orbax.checkpoint as ocp  # which takes longer to import than most claims to see
+
+    tx = gx.chain(ADAM, state_dtype={"w": "root8", "": "bfloat16_stochastic"})
+    start = {"w": arrays_of((64, 1024)), "b": arrays_of((64,))}
+    everywhere = mesh()
+    rows = {"w": NamedSharding(everywhere, P(("x", "y"))), "b": NamedSharding(everywhere, P("x"))}
+    params = jax.device_put(start, rows)
+    _, state = jax.jit(tx.update)(params, jax.jit(tx.init)(params))
+    others = {
+        "four": (jax.make_mesh((4,), ("x",), devices=jax.devices()[:4]), P("x")),
+        "another axis": (everywhere, P(None, "x")),
+        "one": (jax.make_mesh((1,), ("x",), devices=jax.devices()[:1]), P()),
+    }
+    with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(folder) / "state", state)
+        checkpointer.wait_until_finished()
+        for name, (on, spec) in others.items():
+            where = {"w": NamedSharding(on, spec), "b": NamedSharding(on, P())}
+            wanted = gx.abstract_state(tx, start, where)
+            found = checkpointer.restore(Path(folder) / "state", wanted)
+            assert found.slots["rms"]["s"]["w"].codes.sharding.is_equivalent_to(where["w"], 2), name
+            for saved, restored in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True):
+                np.testing.assert_array_equal(np.asarray(saved), np.asarray(restored))
+
+
+def arrays_of(shape):
+    return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+
+
 def offloads(named):
     on = mesh()
     params = spread(arrays(0), on)
@@ -484,6 +516,7 @@ CLAIMS = [
     zero1_takes_gradients_of_every_kind,
     zero1_says_where_it_does_not_run,
     codes_are_the_same_on_every_mesh,
+    codes_are_restored_on_other_meshes,
     slots_on_the_host_make_the_same_steps,
     slots_of_everything_on_the_host_make_the_same_steps,
     the_host_is_named_where_it_is_wrong,

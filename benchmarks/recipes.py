@@ -80,8 +80,8 @@ def scales(rules: int) -> Recipe:
     )
 
 
-NO_OPTIMIZERS = {"clip", "clip_by_global_norm", "polyak_sgd"}
-"""In the dialect of optax: parts of optimizers, and one that needs the loss."""
+NO_OPTIMIZERS = {"clip", "clip_by_global_norm", "momo", "momo_adam", "polyak_sgd"}
+"""In the dialect of optax: parts of optimizers, and those that need the loss."""
 
 
 OF_TORCH = {

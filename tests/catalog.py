@@ -134,7 +134,7 @@ DIALECTS: dict[str, Transformation] = {
     f"{framework.__name__.split('.')[-1]}.{recipe}": getattr(framework, recipe)(LEARNING_RATE)
     for framework in (dialects.torch, dialects.keras, dialects.optax)
     for recipe in framework.__all__
-    if recipe != "polyak_sgd"  # needs the loss
+    if recipe not in ("momo", "momo_adam", "polyak_sgd")  # these need the loss
 }
 
 # Within a partition, which does not say whether it needs the parameters: without decay.

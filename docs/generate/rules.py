@@ -329,6 +329,25 @@ def _polyak() -> Figure:
     return lines("w on the loss ½w² + 0.1", {"minimum = 0.1": way(0.1), "minimum = 0": way(0.0)})
 
 
+def _modelled() -> Figure:
+    noise = 0.3 * jax.random.normal(jax.random.key(1), (STEPS,))
+
+    def way(tx: Transformation) -> np.ndarray:
+        def one(carry, draw):
+            w, state = carry
+            return gx.step(tx, w, w + draw, state, value=0.5 * w**2 + draw * w + 0.5 * draw**2), w
+
+        w = jnp.array(3.0)
+        return np.asarray(scan(one, (w, tx.init(w)), noise)[1])
+
+    average = gx.chain(gx.momentum(0.9), gx.debias())
+    curves = {
+        "scale_by_model(0.9)": way(gx.chain(average, gx.scale_by_model(0.9), gx.scale(-1.0))),
+        "scale_by_polyak()": way(gx.chain(gx.scale_by_polyak(), gx.scale(-1.0))),
+    }
+    return lines("w on the loss ½(w + noise)²", curves)
+
+
 def _centred() -> Figure:
     g = jnp.array([[1.0, 0.5], [2.0, -0.5], [3.0, 1.5]])
     out, _ = gx.centralize().update(g, gx.centralize().init(g))
@@ -853,6 +872,12 @@ RULES: dict[str, Entry] = {
         "It does not hold the weight back on its way away from 0; beyond its place it brakes it.",
         "pytorch_optimizer and heavyball have it as an option; heavyball looks at the bits of the signs, for which 0 "
         "is positive.",
+    ),
+    "scale_by_model": Entry(
+        _modelled,
+        "Its steps follow averages of noisy losses and gradients, where those of Polyak follow each.",
+        "`optax.contrib.momo` begins its averages with the first gradient, `momo_adam` at 0, debiased. Both can have "
+        "weight decay inside the model, and estimate f*.",
     ),
     "scale_by_polyak": Entry(
         _polyak,

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradtx._core.contract import Tick
 from gradtx._core.mesh import check_whole
-from gradtx._core.numerics import norms, real_dtype, safe_divide, widest
+from gradtx._core.numerics import mix, norms, real_dtype, safe_divide, safe_sqrt, sum_over, widest
 from gradtx.rules.base import Hyper, Rule, hyper
 
-__all__ = ["add_noise", "scale_by_polyak"]
+__all__ = ["add_noise", "scale_by_model", "scale_by_polyak"]
 
 
 class scale_by_polyak(Rule):
@@ -52,19 +53,118 @@ class scale_by_polyak(Rule):
     signed: bool = dataclasses.field(default=False, kw_only=True)
 
     def apply_tree(self, trees, state):
-        who = f"gradtx: rule {self.name or self.label!r}"
-        if trees.extra.get("value") is None:
-            raise TypeError(f"{who} needs the loss: step(tx, params, grads, state, value=loss)")
-        if jnp.shape(trees.extra["value"]):
-            raise TypeError(f"{who}: value must be one number, found shape {jnp.shape(trees.extra['value'])}")
+        loss = _loss(self, trees)
         leaves = jax.tree.leaves(trees.direction)
         wide = widest(*(real_dtype(x.dtype) for x in leaves))
         c, norm = trees.scalars(wide), norms([leaves])[0].astype(wide)
-        gap = jnp.asarray(trees.extra["value"]).astype(wide) - c.minimum
+        gap = loss.astype(wide) - c.minimum
         gap = gap if self.signed else jnp.maximum(gap, 0)
         divisor = norm**2 + c.eps
         step = jnp.where(divisor == 0, 0, jnp.minimum(safe_divide(gap, divisor), c.most))
         return jax.tree.map(lambda u: step.astype(real_dtype(u.dtype)) * u, trees.direction), state
+
+
+class scale_by_model(Rule):
+    r"""Polyak's step with momentum: u ← u·min(η, (f̄ + ⟨m, p⟩ − γ − f*)₊/⟨m, u⟩), m being the momentum. MoMo.
+
+    ::
+
+        f̄ ← βf̄ + (1−β)f;   γ ← βγ + (1−β)⟨g, p⟩;   both divided by their weight, as ``debias`` does
+
+    The loss is modelled by the average of its tangents at past parameters, f̄ + ⟨m, p⟩ − γ at these, and the step is
+    the one that brings this model down to f*, or η. All sums are over all leaves. It stands right behind the momentum
+    and ``debias``, with u = m, and the same decay. With an ε it stands in the place of ``precondition``, and
+    u = m/(√v + ε) is Adam's direction. Needs ``params``, and the loss that the gradient is of as ``value=loss``.
+
+    Args:
+        decay: β in [0, 1), that of the momentum. 0.9.
+        most: η, the longest step as a learning rate, > 0. 1; 0.01 with an ε, in the paper.
+        minimum: f*, or a lower bound of it. 0, which a model that fits all of its data reaches.
+        eps: ε ≥ 0, outside the root; None, the default, where there is no second moment.
+
+    State: ``state``, a dict of ``loss``, f̄, and ``along``, γ; ``weight``, the total weight in both.
+
+    Inf and NaN: one of them in a gradient, a parameter or the loss makes all leaves NaN or 0.
+
+    Raises:
+        TypeError: without a ``value``; for one that is no number.
+
+    Source: Schaipp et al. (2023), "MoMo: momentum models for adaptive learning rates", Algorithms 1 and 2.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> average = gradtx.chain(gradtx.momentum(0.9), gradtx.debias())
+    >>> tx, p = gradtx.chain(average, gradtx.scale_by_model(0.9, most=10.0), gradtx.scale(-1.0)), jnp.array([3.0])
+    >>> updates, state = tx.update(2 * p, tx.init(p), p, value=jnp.sum(p**2))
+    >>> print(updates)  # half of the way for a parabola, as Polyak's
+    [-1.5]
+    """
+
+    equation = (
+        r"\bar{f} \leftarrow \beta\bar{f} + (1-\beta) f, \quad "
+        r"{\gamma} \leftarrow \beta {\gamma} + (1-\beta) \langle g, p\rangle, \quad "
+        r"u \leftarrow u \min(\eta, (\bar{f} + \langle m, p\rangle - \gamma - f^*)_+ / \langle m, u\rangle)"
+    )
+    maps_trees = True
+    accumulates = True
+    normalizes = True
+    needs_params = True
+    nonnegative = ("weight",)
+
+    decay: Hyper = hyper(default=0.9, low=0, below=1)
+    most: Hyper = hyper(default=1.0, low=0)
+    minimum: Hyper = hyper(default=0.0)
+    eps: Hyper | None = hyper(default=None, low=0)
+
+    @property
+    def second_moment(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on eps
+        return None if self.eps is None else "uses"
+
+    def scalars(self):
+        return {"weight": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        weight = mix(h.decay, h.decay_complement, scalars.weight, jnp.ones_like(h.decay))
+        return Tick(vars(h) | {"weight": weight}, {"weight": weight}, weights)
+
+    def init_tree(self, params: Any) -> dict[str, Any]:
+        zero = jnp.zeros((), widest(*(real_dtype(x.dtype) for x in jax.tree.leaves(params))))
+        return {"loss": zero, "along": jnp.zeros_like(zero)}
+
+    def apply_tree(self, trees, state):
+        dtype = state["loss"].dtype
+        c, loss = trees.scalars(dtype), _loss(self, trees).astype(dtype)
+
+        def product(one: Any, other: Any) -> jax.Array:
+            return sum_over(_real_product, jax.tree.leaves(one), jax.tree.leaves(other)).astype(dtype)
+
+        def divided(u: jax.Array, v: jax.Array) -> jax.Array:
+            return safe_divide(u, safe_sqrt(v) + trees.scalars(v.dtype).eps)
+
+        u = trees.direction
+        if self.eps is not None:
+            u = jax.tree.map(divided, u, trees.second_moment)
+        after = {
+            "loss": mix(c.decay, c.decay_complement, state["loss"], loss),
+            "along": mix(c.decay, c.decay_complement, state["along"], product(trees.gradient, trees.params)),
+        }
+        model = (after["loss"] - after["along"]) / c.weight + product(trees.direction, trees.params)
+        divisor = product(trees.direction, u)
+        step = jnp.minimum(safe_divide(jnp.maximum(model - c.minimum, 0), divisor), c.most)
+        return jax.tree.map(lambda x: step.astype(real_dtype(x.dtype)) * x, u), after
+
+
+def _loss(rule: Rule, trees: Any) -> jax.Array:
+    """The loss that came with the gradient."""
+    who = f"gradtx: rule {rule.name or rule.label!r}"
+    if trees.extra.get("value") is None:
+        raise TypeError(f"{who} needs the loss: step(tx, params, grads, state, value=loss)")
+    if jnp.shape(trees.extra["value"]):
+        raise TypeError(f"{who}: value must be one number, found shape {jnp.shape(trees.extra['value'])}")
+    return jnp.asarray(trees.extra["value"])
+
+
+def _real_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    return (x.conj() * y.astype(x.dtype)).real
 
 
 class add_noise(Rule):

@@ -253,7 +253,7 @@ class TestErrors:
             (dialects.torch, "Adam", "It is a function here: adam"),
             (dialects.keras, "Ftrl", "It is a function here: ftrl"),
             (dialects.optax, "rprop", "Use gradtx.rprop"),
-            (dialects.optax, "momo", r"gradtx.seal\(optax.contrib.momo"),
+            (dialects.optax, "mechanize", r"gradtx.seal\(optax.contrib.mechanize"),
         ):
             with pytest.raises(AttributeError, match=advice):
                 getattr(module, name)

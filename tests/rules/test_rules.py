@@ -107,6 +107,7 @@ def test_every_rule_has_its_equation_tested():
     cases = [tx for table in (CASES, OPTAX, PAPERS) for tx, _ in table.values()]
     tested = {type(rule).__name__ for tx in cases for rule in tx.rules} | {
         *("orthogonalize", "scale_by_shape", "in_units_of_distance", "add_noise", "scale_by_polyak"),
+        "scale_by_model",
         *("normalized_lookahead", "scale_by_distance_bound"),
     }
     rules = {

@@ -421,6 +421,36 @@ def test_polyak_as_optax(variant):
         gx.scale_by_polyak().update(jnp.ones(1), gx.scale_by_polyak().init(jnp.ones(1)))
 
 
+MODELS = {
+    "momo": (0.7, 0.8, 0.5),
+    "momo, below its bound": (0.7, 0.8, 100.0),
+    "momo_adam": (0.3, 0.8, 0.9, 1e-2, 0.5),
+    "momo_adam, bounded": (0.01, 0.8, 0.9, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_momo_as_optax(name):
+    """Where the model decides how long steps are, where the learning rate does, and where the model asks for none."""
+    kind, at = name.split(",")[0], start()
+
+    def points(tx):
+        def one(carry, _):
+            p, state = carry
+            loss, g = jax.value_and_grad(lambda p: jnp.sum(p["a"] ** 2) + jnp.sum(jnp.cosh(p["b"])))(p)
+            updates, state = tx.update(g, state, p, value=loss)
+            p = optax.apply_updates(p, updates)
+            return (p, state), p
+
+        return jax.jit(lambda: jax.lax.scan(one, (at, tx.init(at)), length=STEPS)[1])()
+
+    ours, theirs = (points(getattr(kinds, kind)(*MODELS[name])) for kinds in (gx.dialects.optax, optax.contrib))
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    for arguments in ({"weight_decay": 0.1}, {"adapt_lower_bound": True}):
+        with pytest.raises(ValueError, match=f"{kind}: weight_decay and adapt_lower_bound are not here"):
+            getattr(gx.dialects.optax, kind)(**arguments)
+
+
 def test_noise_has_its_variance_and_goes_on_from_the_count():
     tx, g = gx.add_noise(0.5, 2.0, seed=3), {"a": jnp.zeros(40_000), "b": jnp.zeros(40_000)}
     state, found = tx.init(g), []

@@ -33,6 +33,7 @@ OPTIMIZERS = {
     "`skip_nonfinite` of Adam": gx.skip_nonfinite(ADAM),
     "`accumulate` of Adam": gx.accumulate(ADAM, 2),
     "Adam in bfloat16": gx.chain(ADAM, state_dtype="bfloat16_stochastic"),
+    "Adam in 8 bits": gx.chain(ADAM, state_dtype="root8"),
     "Adafactor": gx.adafactor(1e-2),
     "Muon": gx.muon(1e-2, otherwise=ADAM),
     "SOAP": gx.soap(1e-3),

@@ -122,6 +122,24 @@ def test_a_leaf_that_is_no_matrix_is_named():
         assert f"needs matrices, and leaf 'bias' has shape {shape}{of_which}. Give such leaves" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("rule", "shape", "factor"),
+    [
+        (gx.scale_by_shape(), (1, 4), 2.0),  # from one input to four outputs
+        (gx.scale_by_shape(), (4, 1), 1.0),
+        (gx.scale_by_shape(output=0), (4, 2), 2**0.5),
+        (gx.scale_by_shape(stacked=1), (3, 1, 4), 2.0),
+        (gx.scale_by_shape(0.5), (1, 16), 2.0),
+        (gx.scale_by_shape(0.5), (16, 1), 2.0),
+    ],
+)
+def test_scale_by_shape(rule, shape, factor):
+    u = jnp.full(shape, 3.0)
+    np.testing.assert_allclose(rule.update(u, rule.init(u))[0], factor * u, rtol=1e-14)
+    with pytest.raises(ValueError, match=r"needs matrices, found a leaf of shape \(3,\)"):
+        rule.update(u.ravel()[:3], rule.init(u.ravel()[:3]))
+
+
 def test_matrices_that_are_made_orthogonal_together():
     """Three leaves of one shape are each what it is alone."""
     tx, tree = gx.orthogonalize(), dict(zip("abc", jnp.asarray(RNG.normal(size=(3, 2, 2))), strict=True))
@@ -228,6 +246,7 @@ WRONG = {
     "over must be 'leaf' or 'tree', found 'all'": lambda: gx.scale_by_gradient_norm(over="all"),
     "output must be -1, the last axis, or 0, the first, found 1": lambda: gx.centralize(output=1),
     "output must be -1, the last axis, or 0, the first, found False": lambda: gx.adaptive_clip(output=False),
+    "orthogonalize: output must be -1, the last axis, or 0, the first, found 1": lambda: gx.orthogonalize(output=1),
     "steps must be an integer, 0 or more, found -1": lambda: gx.skip_first(-1),
     "steps must be an integer, 0 or more, found True": lambda: gx.skip_first(True),
     "seed must be an integer, found 0.5": lambda: gx.add_noise(seed=0.5),  # pyright: ignore[reportArgumentType] - wrong

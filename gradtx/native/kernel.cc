@@ -115,7 +115,7 @@ GRADTX_INLINE float share_of(int code) {
 template <class Code>
 GRADTX_INLINE int32_t code_of(float x, float scale, uint32_t random) {
   constexpr float kClose = 5e-5f, kMost = kIsSigned<Code> ? 126.0f : 254.0f;
-  const float share = std::abs(x / scale);
+  const float of_scale = x / scale, share = std::abs(of_scale);
   const float root = std::sqrt(share);
   const float place = kIsSigned<Code> ? 127.0f * root : 255.0f * std::sqrt(root);
   const float lower = std::floor(place > 0 ? place < kMost ? place : kMost : 0.0f);
@@ -127,7 +127,7 @@ GRADTX_INLINE int32_t code_of(float x, float scale, uint32_t random) {
   }
   part = part < kClose ? 0.0f : part > 1 - kClose ? 1.0f : part;
   const int next = code + (static_cast<float>(random >> 8) * 0x1p-24f < part ? 1 : 0);
-  if constexpr (kIsSigned<Code>) return x < 0 ? -next : next;
+  if constexpr (kIsSigned<Code>) return of_scale < 0 ? -next : next;
   else return x > 0 ? std::max(next, 1) : next;
 }
 

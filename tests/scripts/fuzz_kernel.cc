@@ -415,14 +415,13 @@ uint32_t random_bits(uint32_t place, float seed) {
 
 double share_of(double code, bool is_signed) {
   const double root = code / (is_signed ? 127 : 255);
-  return is_signed ? root * std::fabs(root) : std::pow(root, 4);
+  return std::pow(root, is_signed ? 2 : 4);
 }
 
-// The code of a share of the scale, where `level` is a random number between 0 and 1.
+// The code of a share of the scale, of its modulus, where `level` is a random number between 0 and 1.
 int rounded(double share, double level, bool is_signed) {
-  const double root = std::sqrt(std::fabs(share));
-  const double place = is_signed ? std::copysign(127 * root, share) : 255 * std::sqrt(root);
-  const double lower = std::min(std::max(std::floor(place), is_signed ? -127.0 : 0.0), is_signed ? 126.0 : 254.0);
+  const double place = is_signed ? 127 * std::sqrt(share) : 255 * std::sqrt(std::sqrt(share));
+  const double lower = std::min(std::floor(place), is_signed ? 126.0 : 254.0);
   const double low = share_of(lower, is_signed), high = share_of(lower + 1, is_signed);
   const double part = is_signed ? (share - low) / (high - low) : place - lower;
   const bool up = part > 1 - 5e-5 || (part >= 5e-5 && level < part);
@@ -436,11 +435,13 @@ Value encoded(const Value& number, const Value& scale, const Value& seed, uint32
   value.code = is_signed ? -128 : 0;
   value.last = is_signed ? 127 : 255;
   if (std::isfinite(x) && !std::isnan(share) && !number.vague && !scale.vague) {
-    const double error = 2e-6 * std::fabs(share) + (is_signed ? 1e-11 : 0);  // more than that of float
-    const int codes[2] = {rounded(share - error, level, is_signed), rounded(share + error, level, is_signed)};
-    const int least = is_signed ? -127 : x > 0;
-    value.code = std::max(std::min(codes[0], codes[1]), least);
-    value.last = std::max(std::max(codes[0], codes[1]), least);
+    const double size = std::fabs(share), error = 2e-6 * size;  // more than that of float
+    value.code = std::max(rounded(size - error, level, is_signed), int{!is_signed && x > 0});
+    value.last = std::max(rounded(size + error, level, is_signed), int{!is_signed && x > 0});
+    if (is_signed && share < 0) {
+      std::swap(value.code, value.last);
+      value.code *= -1, value.last *= -1;
+    }
   }
   value.vague = value.code != value.last;
   return value;

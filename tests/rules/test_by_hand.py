@@ -207,11 +207,12 @@ def test_iterates_are_weighed_by_the_largest_rate_so_far(rates, expected):
     np.testing.assert_allclose(gx.evaluation_point(state, params), [expected], rtol=1e-6)
 
 
-def test_the_eps_of_orthogonalize_is_beside_the_norm():
+@pytest.mark.parametrize("eps", [1e-7, 1.0])
+def test_the_eps_of_orthogonalize_is_beside_the_norm(eps):
     """A row of the norm eps comes in at half its length, which the polynomials of five steps see."""
-    row = 1e-7 * jnp.eye(3)[:1]
+    row = eps * jnp.eye(3)[:1]
     with_eps, without = (
         float(jnp.linalg.norm(tx.update(row, tx.init(row))[0]))
-        for tx in (gx.orthogonalize(eps=1e-7), gx.orthogonalize(eps=0.0))
+        for tx in (gx.orthogonalize(eps=eps), gx.orthogonalize(eps=0.0))
     )
     assert (round(with_eps, 3), round(without, 3)) == (0.765, 0.696)

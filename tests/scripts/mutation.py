@@ -79,6 +79,7 @@ EQUIVALENT: dict[str, str] = {
     "quotient:rectified_precondition.tick: jnp.where(divides, share, 1) -> jnp.where(divides, share, 2)": (
         "a gain that nothing is multiplied by"
     ),
+    "distances:scale_by_distance.init_tree: 0 * one -> 0 / one": "one is greater than 0",
     "kronecker:scale_by_eigenbasis_rms.scalars: {'weight': 0.0} -> {'weight': 1.0}": "the first step makes it 0",
     "kronecker:scale_by_eigenbasis_rms._of_leaf: jnp.where(count % self.every == 0, 1, 2) -> jnp.where(count % "
     "self.every == 0, 1, 3)": "a branch behind the last one is the last one",

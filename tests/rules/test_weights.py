@@ -81,6 +81,8 @@ def test_behind_what_accumulates_the_gradient_stays():
         np.testing.assert_array_equal(updates(gx.chain(rule, behind), G[None])[0], expected, err_msg=str(rule))
     tx = gx.chain(gx.scale_by_polyak(), shows_gradient())  # the loss over the square of the gradient
     np.testing.assert_allclose(tx.update(G, tx.init(G), value=jnp.sum(G * G) / 4)[0], G / 4, rtol=1e-6)
+    tx = gx.chain(gx.scale_by_model(), shows_gradient())
+    np.testing.assert_array_equal(tx.update(G, tx.init(G), G, value=jnp.ones(()))[0], G)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_rules_that_forget_how_large_gradients_are_say_so():
         *(gx.sign(), gx.resilient_step(0.01), gx.orthogonalize(), gx.scale_by_trust_ratio(), gx.scale_by_sm3()),
         *(gx.scale_by_gradient_norm(), gx.scale_by_factored_rms(least=2), gx.scale_by_kronecker_root()),
         *(gx.scale_by_eigenbasis_rms(), gx.scale_by_polyak(), gx.scale_by_update_rms(0.5)),
-        gx.coin_betting(),
+        *(gx.coin_betting(), gx.scale_by_model()),
     ]
     params = jnp.array([[1.0, -2.0], [0.5, 3.0]])
 

@@ -667,9 +667,9 @@ Expected interpret(const Case& c, const Memory& memory) {
         const auto [buffer, from] = place[i];
         const int source = i < c.inputs ? static_cast<int>(buffer) : c.rets[buffer].shares;
         if (source < 0) continue;
-        require(from + size <= (i < c.inputs ? c.args : c.rets)[buffer].size() || has_scales[i],
-                "a flat array that is too small");
-        holds[i] = has_scales[i] ? kScale : type_of(c.args[source].code);
+        const Buffer& array = (i < c.inputs ? c.args : c.rets)[buffer];
+        require(from + size <= array.size() || has_scales[i], "a flat array that is too small");
+        holds[i] = has_scales[i] ? kScale : type_of(array.code);
         slots[i].clear();
         const auto [begin, number] = elements(i);
         for (int64_t at = begin; at < begin + number; ++at) slots[i].push_back(load(memory[source], holds[i], at));

@@ -71,8 +71,8 @@ class scale_by_model(Rule):
 
         f̄ ← βf̄ + (1−β)f;   γ ← βγ + (1−β)⟨g, p⟩;   both divided by their weight, as ``debias`` does
 
-    The loss is modelled by the average of its tangents at past parameters, f̄ + ⟨m, p⟩ − γ at the new ones, and the step
-    is the one that brings this model down to f*, or η. Sums are over all leaves. It stands right behind the momentum and
+    The loss is modelled by the average of its tangents at past parameters, f̄ + ⟨m, p⟩ − γ at the new ones. The step is
+    the one that brings this model down to f*, or η. Sums are over all leaves. It stands right behind the momentum and
     ``debias``, with u = m, and the same decay. With an ε it stands in the place of ``precondition``, and
     u = m/(√v + ε) is Adam's direction. Needs ``params``, and the loss that the gradient is of as ``value=loss``.
 

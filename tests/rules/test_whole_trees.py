@@ -1,5 +1,7 @@
 """Rules that see whole leaves and trees: leaves of any number of axes, what is refused, what is zero, huge or NaN."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ RNG = np.random.default_rng(0)
 G = RNG.normal(size=(7, 3, 2, 4))
 
 
-def outs(tx, gradients=G, params=None):
+def outs(tx, gradients: Any = G, params=None):
     """The update of each gradient."""
     p = jnp.zeros_like(gradients[0]) if params is None else jnp.asarray(params)
     return np.asarray(

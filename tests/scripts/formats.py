@@ -8,8 +8,9 @@ element in learning rates, as the table of ``docs/guide/low_precision.md`` has t
 
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +28,9 @@ CONTEXT, WIDTH = 16, 32
 class Task(NamedTuple):
     """A training: the initial parameters, the loss of a batch, what batches are taken of, steps and learning rate."""
 
-    init: object
-    loss: object
-    data: tuple
+    init: Callable[..., Any]
+    loss: Callable[..., Any]
+    data: tuple[jax.Array, jax.Array]
     steps: int
     rate: float
 

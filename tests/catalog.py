@@ -184,6 +184,8 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("scale_by_gradient_norm", "scale_by_distance", "running_sum", "dual_averaging", "ftrl_proximal", "skip_first"),
     *("add_cautious_decay", "centralize", "adaptive_clip", "add_noise", "scale_by_sm3"),
     *("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "coin_betting", "scale_by_distance_bound"),
+    *("damped_trace", "normalized_lookahead", "quasi_hyperbolic", "belief_rms", "lag_v", "sign", "add_difference"),
+    *("clip_by_norm", "in_units_of_distance"),
 }
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]
 

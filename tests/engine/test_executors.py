@@ -292,7 +292,7 @@ print("done")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sharded_over_eight_devices():
     """State is sharded as the parameters, steps are the unsharded ones, and nothing is gathered."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}

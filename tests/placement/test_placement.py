@@ -12,6 +12,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "placement.py"
 LONG = {
+    "a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were",
+    "codes_are_the_same_on_every_mesh",
+    "the_page_shows_what_is_measured",
     "codes_are_restored_on_other_meshes",
     "what_multiplies_matrices_runs_on_explicit_axes",
     "slots_of_everything_are_divided_over_an_axis",

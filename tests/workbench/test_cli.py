@@ -392,6 +392,7 @@ def test_a_terminal_that_is_full_or_gone(out: Any, err: Any, status: int, monkey
     assert files() == ["gradtx-compare.png", "n.json"]
 
 
+@pytest.mark.exhaustive
 def test_a_reader_that_leaves(tmp_path: Path):
     command = [sys.executable, "-m", "gradtx", "compare", *TINY, "--network", "relu", "--optimizers", "sgd"]
     with gone() as stdout:

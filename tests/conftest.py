@@ -9,8 +9,8 @@ import pytest
 from jax._src import compiler  # has the only place where options for all compilations can be set
 
 # No deadlines: the first example of a test compiles. CI draws the same examples every time.
-hypothesis.settings.register_profile("default", deadline=None, max_examples=25)
-hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.register_profile("default", deadline=None, max_examples=18)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=18, derandomize=True)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 

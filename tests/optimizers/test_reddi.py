@@ -49,7 +49,7 @@ def max_v(lr, b1, b2):
     return gx.article_max_v(lr, b1, b2)
 
 
-@pytest.mark.parametrize("c", [3.0, 10.0])
+@pytest.mark.parametrize("c", [3.0, pytest.param(10.0, marks=pytest.mark.exhaustive)])
 def test_theorem_1(c):
     """f_t = C·x if t mod 3 = 1, else -x; β₁ = 0 and β₂ = 1/(1 + C²). From wherever one starts."""
     x = [-1.0, 0.0, 1.0]

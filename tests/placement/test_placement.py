@@ -12,6 +12,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "placement.py"
 LONG = {
+    "slots_on_the_host_make_the_same_steps",
+    "zero1_is_data_parallelism",
     "a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were",
     "codes_are_the_same_on_every_mesh",
     "the_page_shows_what_is_measured",

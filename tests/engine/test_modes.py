@@ -54,7 +54,7 @@ NEEDS_WHOLE = {
     "cautious": "cautious",
     "dog": "scale_by_distance",
     "prodigy": "in_units_of_distance",
-    "muon": "scale_by_shape",
+    "muon": "(orthogonalize|scale_by_shape)",  # whichever is traced first: what was traced before is not again
     "swats": "swats",
     "skip_nonfinite": "skip_nonfinite",
     "loss_scale": "loss_scale",

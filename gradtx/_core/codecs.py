@@ -28,9 +28,6 @@ from gradtx._core.rounding import dithered, instruction, mixed, noise
 class Codec:
     """A format of a slot, and how numbers are rounded to it. A value; it prints as ``state_dtype`` takes it."""
 
-    stochastic: ClassVar[bool] = False
-    """Whether random bits round."""
-
     parts: ClassVar[int] = 1
     """The arrays that a slot is stored in."""
 
@@ -59,7 +56,6 @@ class Rounded(Codec):
     momentum(decay=0.999, state_dtype='bfloat16_stochastic')
     """
 
-    stochastic = True
     dtype: str = "bfloat16"
 
     def encode(self, x: jax.Array, seed: jax.Array | None = None, nonnegative: bool = False) -> jax.Array:
@@ -102,7 +98,6 @@ class Blocks(Codec):
     rms(decay=0.999, state_dtype='root8')
     """
 
-    stochastic = True
     parts = 2
     map: str = "root"
     least: int = 4096
@@ -130,7 +125,7 @@ class Blocks(Codec):
 
 
 SIZE = 256
-"""The number of elements of a block."""
+"""The number of elements of a block, as in kernel.cc."""
 
 _CLOSE = 5e-5  # of the step between two codes: what rounding makes of a share that is a code is less, 4e-5
 

@@ -17,7 +17,7 @@ INPUT, SCALAR = "input", "scalar"
 
 _COMMUTATIVE = {"add", "mul", "max", "min", "eq", "ne", "logical_and", "logical_or", "logical_xor"}
 _TESTS = {"eq", "ne", "lt", "le", "is_finite"}
-_NAMED: dict[str, tuple[tuple[Kind | None, ...], Kind]] = {
+NAMED: dict[str, tuple[tuple[Kind | None, ...], Kind]] = {
     "dither_bf16": ((Kind.F32, None), Kind.F32),
     "decode_i8": ((Kind.I8, Kind.SCALE), Kind.F32),
     "decode_u8": ((Kind.U8, Kind.SCALE), Kind.F32),
@@ -135,7 +135,7 @@ class Graph:
 
     def instruction(self, op: str, values: Sequence[Value]) -> int:
         """The node of a function that is an instruction by its name; all operands but a seed are arrays."""
-        kinds, result = _NAMED[op]
+        kinds, result = NAMED[op]
         args = tuple(map(self.operand, values))
         found = [None if self.is_scalar(arg) else self[arg].kind for arg in args]
         if found != list(kinds):

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from gradtx._core.codecs import SIZE
 from gradtx._core.rounding import INSTRUCTION
-from gradtx.native._graph import Graph, Uniform, Value, Vector
-from gradtx.native._program import BLOCKED, Constant, Kind, Unsupported, aval_of, scales_shape
+from gradtx.native._graph import NAMED, Graph, Uniform, Value, Vector
+from gradtx.native._program import Constant, Kind, Unsupported, aval_of, scales_shape
 
 
 def lowered(jaxpr: core.Jaxpr, arrays: int) -> tuple[Graph, list[Value]]:
@@ -47,8 +48,8 @@ def _check_scales(scales: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """Refuses an array of another shape, if it is not that of scales for each so many elements in a row."""
     if scales != scales_shape(shape):
         raise Unsupported(f"arrays of shapes {shape} and {scales}")
-    if len(shape) > 1 and shape[-1] % BLOCKED:
-        raise Unsupported(f"blocks of codes that end with rows of {shape[-1]}, which is no multiple of {BLOCKED}")
+    if len(shape) > 1 and shape[-1] % SIZE:
+        raise Unsupported(f"blocks of codes that end with rows of {shape[-1]}, which is no multiple of {SIZE}")
 
 
 def _read_jaxpr(graph: Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, Value], shape: Any) -> list[Value]:
@@ -68,11 +69,10 @@ def _read_jaxpr(graph: Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, Value
 
 def _read_equation(graph: Graph, eqn: core.JaxprEqn, values: list[Value], shape: Any) -> list[Any]:
     name = eqn.primitive.name
-    called = str(eqn.params.get("name", ""))
-    if name in CALLS and called.startswith(INSTRUCTION):
+    before, beginning, op = str(eqn.params.get("name", "")).partition(INSTRUCTION)
+    if name in CALLS and beginning and not before and op in NAMED:
         (out,) = eqn.outvars
-        node = graph.instruction(called.removeprefix(INSTRUCTION), values)
-        return [Vector(node, aval_of(out).dtype)]
+        return [Vector(graph.instruction(op, values), aval_of(out).dtype)]
     if name in CALLS:
         inner = eqn.params[CALLS[name]]
         inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, [])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from gradtx._core.codecs import SIZE
 from gradtx._core.mesh import vary, varying
 
 
@@ -74,13 +75,10 @@ _DTYPES = {
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
 _DTYPES[Kind.SCALE] = "float32"
 
-BLOCKED = 256
-"""The number of elements in a row that have a scale in common, as in kernel.cc."""
-
 
 def scales_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of the scales of codes, for blocks along the last axis."""
-    return (*shape[:-1], *(-(-n // BLOCKED) for n in shape[-1:]))
+    return (*shape[:-1], *(-(-n // SIZE) for n in shape[-1:]))
 
 
 class Reduce(enum.StrEnum):

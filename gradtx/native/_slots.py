@@ -37,18 +37,11 @@ def program_of(selection: Selection, roots: Sequence[int], arrays: int, aliases:
         wide=any(node.kind == Kind.F64 for node in graph.nodes),
         scalar_ops=tuple(graph.scalar_ops),
         coefficients=tuple(scalar for scalar in scalars if not isinstance(scalar, Constant)),
-        scales=(*_scales_among(graph, arrays), *(arrays + i for i, x in enumerate(roots) if _is_scales(graph, x))),
+        scales=(
+            *(node.args[0] for node in graph.nodes if node.op == INPUT and node.kind == Kind.SCALE),
+            *(arrays + i for i, root in enumerate(roots) if graph[root].kind == Kind.SCALE),
+        ),
     )
-
-
-def _scales_among(graph: Graph, arrays: int) -> list[int]:
-    """The positions of inputs that are scales of codes."""
-    found = [node.args[0] for node in graph.nodes if node.op == INPUT and node.kind == Kind.SCALE]
-    return sorted(i for i in found if i < arrays)
-
-
-def _is_scales(graph: Graph, node: int) -> bool:
-    return graph[node].kind == Kind.SCALE
 
 
 def _with_stores(

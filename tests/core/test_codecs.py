@@ -142,6 +142,16 @@ class TestBlocks:
                 assert apart[finite].max() <= 1
                 assert apart[finite].mean() < 1e-3
 
+    def test_a_function_of_a_user_is_none_of_the_kernels(self):
+        """Whatever it is called: instructions are known by their names."""
+
+        @jax.jit
+        def gradtx_double(x):
+            return 2 * x
+
+        (mapped,), _ = jax.jit(lambda x: map_leaves(lambda x: (gradtx_double(x),), [(x,)]))(jnp.ones(3))
+        np.testing.assert_array_equal(mapped[0], 2)
+
     def test_codes_stay_as_they_are(self):
         for nonnegative in (False, True):
             x = jnp.asarray(numbers(40, 512))

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -83,7 +84,8 @@ class Jitted:
     def __init__(self, entry: Entry, data: Data, keep_unused: bool = False):
         jax.clear_caches()
         self._data = data
-        self._params, self._state = data.params(), entry.init(data.params())
+        self._params = data.params()
+        self._state = jax.tree.map(jnp.copy, entry.init(self._params))  # some of optax's hold a buffer twice
         self._function = jax.jit(entry.step, donate_argnums=(0, 2), keep_unused=keep_unused)
         self.use(0)
         begin = time.perf_counter()

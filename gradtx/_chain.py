@@ -60,22 +60,22 @@ class seal(Rule):
 
     @property
     def takes_anything(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - it depends on tx
-        """Whether it is a transformation of gradtx, which says itself what it cannot do."""
+        """True of a transformation of gradtx, which says itself what it cannot do."""
         return isinstance(self.tx, Transformation)
 
     @property
     def takes_stored(self) -> bool:
-        """Whether the transformation rounds parameters itself."""
+        """True if the transformation rounds parameters itself."""
         return isinstance(self.tx, Transformation) and self.tx.takes_stored
 
     @property
     def needs_params(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - it depends on tx
-        """Whether the transformation rounds parameters itself: others say so where they miss them."""
+        """True if the transformation rounds parameters itself: others say so where they miss them."""
         return self.takes_stored
 
     @property
     def last(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - it depends on tx
-        """Whether the transformation rounds parameters itself: a rule behind it would lead to others than those."""
+        """True if the transformation rounds parameters itself: a rule behind it would lead to others than those."""
         return self.takes_stored
 
     def init_tree(self, params: Any) -> Any:
@@ -103,7 +103,7 @@ class Chain(Transformation[ChainState]):
 
     @property
     def takes_stored(self) -> bool:
-        """Whether a rule of it does."""
+        """True if a rule of it sees parameters as they are stored."""
         return any(rule.takes_stored for rule in self._rules)
 
     def _key(self) -> tuple[Any, ...]:

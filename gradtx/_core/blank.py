@@ -18,7 +18,7 @@ _ahead: weakref.WeakKeyDictionary[type, set[str]] = weakref.WeakKeyDictionary()
 
 
 class Lesson(BaseException):  # no error, and not to be taken for one
-    """Something about a class of rules that only running it shows; once it is learned, the step is run again."""
+    """A fact about a class of rules that only running it shows; once it is learned, the step is run again."""
 
     def __init__(self, kind: type, name: str):
         super().__init__(f"{kind.__name__}.{name}")
@@ -46,7 +46,7 @@ class LooksAhead(Lesson):
 
 
 def reads_itself(kind: type) -> bool:
-    """Whether rules of this class read hyperparameters from their own fields."""
+    """True if rules of this class read hyperparameters from their own fields."""
     return kind in _read
 
 
@@ -104,7 +104,7 @@ def value_of(field: Any) -> Any:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value is a blank."""
+    """True if a value is a blank."""
     return type(value) is Blank or type(value) is BlankSchedule
 
 

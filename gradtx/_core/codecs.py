@@ -226,12 +226,12 @@ class Encoded:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the leaf."""
+        """The shape of the leaf."""
         return self.codes.shape
 
     @property
     def ndim(self) -> int:
-        """Of the leaf."""
+        """The number of the leaf's dimensions."""
         return len(self.shape)
 
     @property
@@ -241,7 +241,7 @@ class Encoded:
 
     @property
     def dtype(self) -> jnp.dtype:
-        """Of the numbers that it stands for."""
+        """The dtype of the numbers that it stands for."""
         return jnp.dtype(jnp.float32)
 
     @property
@@ -255,7 +255,7 @@ class Encoded:
 
 
 def is_encoded(x: Any) -> bool:
-    """Whether a node of a tree is a slot in codes: a leaf, for what maps over slots."""
+    """True if a node of a tree is a slot in codes: a leaf, for what maps over slots."""
     return isinstance(x, Encoded)
 
 

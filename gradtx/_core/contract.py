@@ -18,7 +18,7 @@ from gradtx._core.numerics import Numbers, SumOver, complement, real_dtype
 from gradtx._core.signal import Signal, Weights
 
 Total = SumOver
-"""How a rule sums a function over all elements of arrays, in ``measure``."""
+"""The sums of a function over all elements of arrays, in ``measure``."""
 
 
 Named = SimpleNamespace
@@ -26,7 +26,7 @@ Named = SimpleNamespace
 
 
 class Hyperparameters(Named):
-    """This step's hyperparameters; and, where they are data, those of the next step that rules ask for."""
+    """The hyperparameters of this step; and, where they are data, those of the next step that rules ask for."""
 
     __slots__ = ("ahead",)
 
@@ -41,7 +41,7 @@ class MomentKind(enum.StrEnum):
     """The kinds of moments of the gradient that a slot may hold, by the words that ``holds`` takes."""
 
     AVERAGE = "average"
-    """Of the directions, which the direction is made of from there on; its weight is 1 in the end."""
+    """The average of directions, which the direction is made of from there on; its weight is 1 in the end."""
 
     TRACE = "trace"
     """The same for a sum in which what is old fades, as heavy ball's."""
@@ -106,7 +106,7 @@ class Trees(NamedTuple):
     second_moment: Any = None
 
     def scalars(self, dtype: Any) -> Named:
-        """This step's coefficients in the dtype of a leaf, or in its real counterpart."""
+        """The coefficients of this step in the dtype of a leaf, or in its real counterpart."""
         return Named(**{name: value.astype(real_dtype(dtype)) for name, value in self.coefficients.items()})
 
 
@@ -177,7 +177,7 @@ class AbstractRule:
     """Maps whole trees by ``init_tree`` and ``apply_tree`` instead of one array at a time."""
 
     pure: ClassVar[bool] = False
-    """Of a rule that maps whole trees: computes the same from the same arrays, and reads no extra arguments, so that
+    """True of a rule that maps whole trees, computes the same from the same arrays, and reads no extra arguments, so that
     outside of ``jit`` a step with it can be compiled once. Rules that map one array are taken to be so."""
 
     name: str | None
@@ -191,17 +191,17 @@ class AbstractRule:
 
     @property
     def holds_leaves(self) -> bool:
-        """Whether it has slots of one array for each leaf."""
+        """True if it has slots of one array for each leaf."""
         return type(self).slots is not AbstractRule.slots
 
     @property
     def holds_tree(self) -> bool:
-        """Whether the state of the rule is one tree, as ``init_tree`` makes it."""
+        """True if the state of the rule is one tree, as ``init_tree`` makes it."""
         return self.maps_trees or bool(self.observes)
 
     @property
     def takes_stored(self) -> bool:
-        """Whether one that maps whole trees sees parameters in the dtype that they are stored in, bfloat16 say."""
+        """True if one that maps whole trees sees parameters in the dtype that they are stored in, bfloat16 say."""
         return False
 
     @property
@@ -298,7 +298,7 @@ class AbstractRule:
         return {"measured": measured}
 
     def shows_finite(self, measured: Any) -> jax.Array | None:
-        """Whether what was measured of a group is a number that no inf or NaN in the direction leaves possible.
+        """True if what was measured of a group is a number that no inf or NaN in the direction leaves possible.
 
         Where it is so, nobody has to read the direction to know that it is finite; where not, nothing is known. None,
         the default: it never is.
@@ -333,7 +333,7 @@ class AbstractRule:
         return state
 
     def due(self, state: Any) -> jax.Array | None:
-        """Whether an observer takes numbers in this step; None: in each."""
+        """True if an observer takes numbers in this step; None: in each."""
         del state
 
     def init_tree(self, params: Any) -> Any:

@@ -16,7 +16,7 @@ from gradtx._core.mesh import in_host_memory, spread_as, vary, varying
 T = TypeVar("T")
 
 only_types: ContextVar[bool] = ContextVar("only_types", default=False)
-"""Whether nothing but the types of a result is asked for, so that schedules need not be called."""
+"""True if nothing but the types of a result is asked for, so that schedules need not be called."""
 
 
 def types_of(function: Callable[..., Any], *args: Any) -> Any:

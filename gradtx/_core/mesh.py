@@ -99,7 +99,7 @@ def check_types(who: str = "") -> None:
 
 
 def types_tell(axes: Sequence[str]) -> bool:
-    """Whether types say inside of ``shard_map`` over these axes what differs along them."""
+    """True if types say inside of ``shard_map`` over these axes what differs along them."""
     (index,) = jax.make_jaxpr(lambda: jax.lax.axis_index(tuple(axes)))().out_avals
     return bool(varying(index))
 
@@ -120,7 +120,7 @@ def check_whole(rule: str, x: Any) -> None:
 
 
 def is_split(x: Any) -> bool:
-    """Whether the type of an array says that it is spread over explicit axes of a mesh."""
+    """True if the type of an array says that it is spread over explicit axes of a mesh."""
     return any(axes is not None for axes in jax.typeof(x).sharding.spec)
 
 
@@ -132,7 +132,7 @@ def sum_of(numbers: Sequence[jax.Array]) -> jax.Array:
 
 
 def sums_of(numbers: Sequence[jax.Array]) -> list[jax.Array]:
-    """Of each number of shards the sum over all shards, in float32 or wider, by one collective."""
+    """The sum over all shards of each number of shards, in float32 or wider, by one collective."""
     return over_shards(*once_each([x.astype(promoted(jnp.float32, x.dtype)) for x in numbers]))
 
 
@@ -176,7 +176,7 @@ def largest_divided(lengths: Sequence[int], size: int) -> int | None:
 
 
 def is_manual(axis: str) -> bool:
-    """Whether this is inside of ``shard_map`` over an axis of the mesh."""
+    """True if this is inside of ``shard_map`` over an axis of the mesh."""
     return axis in jax.sharding.get_abstract_mesh().manual_axes
 
 
@@ -208,7 +208,7 @@ def divided_over(x: jax.Array, axis: str) -> jax.Array:
 
 
 def in_host_memory(x: Any) -> bool:
-    """Whether the type of an array says that it is in the memory of the host, and not in that of a device."""
+    """True if the type of an array says that it is in the memory of the host, and not in that of a device."""
     aval: Any = x if isinstance(x, jax.core.ShapedArray) else jax.typeof(x)
     return getattr(aval, "memory_space", None) == jax.memory.Space.Host
 
@@ -253,7 +253,7 @@ def like_parameters(state: Any, params: Any) -> Any:
 
 
 def _is_traced(x: Any) -> bool:
-    """Whether it is an array of numbers that ``jit`` traces."""
+    """True if it is an array of numbers that ``jit`` traces."""
     return isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.number)
 
 

@@ -310,7 +310,7 @@ def _words(rule: AbstractRule, error: Exception, given: Mapping[str, Any]) -> st
 
 
 def _source(rule: AbstractRule, what: str, name: str, values: Any) -> str:
-    """Where that comes from what is read, and what there is."""
+    """The place that a name has to come from, and the names that there are."""
     if isinstance(values, Signal):
         return "a signal has gradient, direction and second_moment; signal._replace(direction=...) changes one"
     if isinstance(values, Weights):

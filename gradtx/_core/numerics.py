@@ -36,7 +36,7 @@ def widest(*dtypes: jnp.dtype) -> jnp.dtype:
 
 
 def has_few_bits(dtype: DTypeLike) -> bool:
-    """Whether the dtype is a floating one of 8 bits or fewer."""
+    """True if the dtype is a floating one of 8 bits or fewer."""
     return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 2
 
 
@@ -53,12 +53,12 @@ def real_dtype(dtype: DTypeLike) -> jnp.dtype:
 
 
 def is_inexact(dtype: DTypeLike) -> bool:
-    """Whether the dtype is floating or complex (bfloat16 and float16 included)."""
+    """True if the dtype is floating or complex (bfloat16 and float16 included)."""
     return jnp.issubdtype(dtype, jnp.inexact)
 
 
 def is_complex(dtype: DTypeLike) -> bool:
-    """Whether the dtype is complex."""
+    """True if the dtype is complex."""
     return jnp.issubdtype(dtype, jnp.complexfloating)
 
 
@@ -250,7 +250,7 @@ def l2_norms(groups: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -
 
 
 def norms(groups: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -> Numbers:
-    """Of each group of arrays the L2 norm over all their elements: real numbers in the widest of their dtypes.
+    """The L2 norm of each group of arrays, over all their elements: real numbers in the widest of their dtypes.
 
     Squares overflow long before a norm does (in float32 at 1.8e19), and vanish below 1e-19. Only when that happens to
     one of them are the sums taken again, each of the arrays times a power of two. The derivative at 0 is 0.

@@ -134,7 +134,7 @@ def selector(select: Select) -> Selector:
 
 
 def _asks(select: Any) -> TypeGuard[Callable[..., Any]]:
-    """Whether a selector is there to be called; a callable pytree with leaves, as a module is, is a tree."""
+    """True if a selector is there to be called; a callable pytree with leaves, as a module is, is a tree."""
     return callable(select) and (isinstance(select, functools.partial) or not _is_tree(select))
 
 
@@ -161,7 +161,7 @@ def _function(select: Callable[..., Any]) -> Selector:
 
 
 def asks(select: Selector | None) -> bool:
-    """Whether a function of the user's is asked, whose answers may change."""
+    """True if a function of the user's is asked, whose answers may change."""
     return any(not isinstance(one, str | Mask | None) for one in _each(select)) if select is not None else False
 
 
@@ -220,7 +220,7 @@ def _asked(predicate: Callable[[str, Any], Any], path: str, leaf: Any, what: str
 
 
 def within_keys(pattern: Selector, path: str) -> bool:
-    """Whether a regular expression is found in this path, and begins or ends in the middle of a key."""
+    """True if a regular expression is found in this path, and begins or ends in the middle of a key."""
     found = re.search(pattern, path) if isinstance(pattern, str) else None
     if found is None or found.start() == found.end():
         return False
@@ -229,7 +229,7 @@ def within_keys(pattern: Selector, path: str) -> bool:
 
 
 def _is_boolean(value: Any) -> bool:
-    """Whether it is True or False, also as an array, whose value is known."""
+    """True for True and False, also as arrays, whose values are known."""
     if isinstance(value, bool | np.bool_):
         return True
     array = isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer)

@@ -22,7 +22,7 @@ from gradtx._core.signal import Signal, Weights
 AnyRule = TypeVar("AnyRule", bound=AbstractRule)
 
 _sound: weakref.WeakKeyDictionary[type, set[Hashable]] = weakref.WeakKeyDictionary()
-"""Of each class, the structures that ``check`` has found right: fields that are no numbers."""
+"""The structures that ``check`` has found right, of each class: fields that are no numbers."""
 
 
 def check(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> None:

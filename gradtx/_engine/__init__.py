@@ -1,1 +1,1 @@
-"""How a chain runs: the flattened tree, the layout of the state, the scalars of a step, the plan and its execution."""
+"""The run of a chain: flattened tree, layout of the state, scalars of a step, plan and execution."""

@@ -147,7 +147,7 @@ class Survey(Reference):
 
     @property
     def place(self) -> Place:
-        """Where all that was mapped would run."""
+        """The place where all that was mapped would run."""
         if (elsewhere := _elsewhere()) is not None:
             return Place("in XLA", f"no kernel: {elsewhere}")
         reasons = list(dict.fromkeys(reason for reason in self.reasons if reason is not None))
@@ -169,7 +169,7 @@ _chosen = jax.make_user_context("auto")  # part of the key of jit's cache, so th
 
 
 def executor(name: Name) -> Any:
-    """How chains run in this context: ``with executor("reference"): ...``.
+    """The executor of chains in this context: ``with executor("reference"): ...``.
 
     Results are the same up to rounding, a few ulp a step, and up to the least normal number (1.2e-38 in float32), below
     which XLA's CPU code takes numbers for 0, and the kernel only where it calculates. What jit has compiled under
@@ -195,7 +195,7 @@ def executor(name: Name) -> Any:
 
 
 def set_executor(name: Name) -> None:
-    """How chains run in this process, wherever no ``with executor(...)`` says otherwise; at first "auto".
+    """Set the executor of chains in this process, where no ``with executor(...)`` says otherwise; at first "auto".
 
     Args:
         name: as for ``executor``.

@@ -18,7 +18,7 @@ from gradtx._core.mesh import in_host_memory
 def check_injected(what: str, value: Any) -> None:
     """Refuses a value that ``optax.inject_hyperparams`` gives: it builds a chain anew with each, and update reads none.
 
-    Nothing but who calls tells it from an array that a user gives once.
+    Only the caller tells it from an array that a user gives once.
     """
     frame = sys._getframe() if isinstance(value, jax.Array) else None
     while frame is not None:

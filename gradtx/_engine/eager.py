@@ -21,7 +21,7 @@ from gradtx._engine.scalars import NOTHING, Ahead, Scalars
 
 
 class Stepper(Hashable, Protocol):
-    """Something that takes a step of a chain, and whose value says all about how."""
+    """An object that takes a step of a chain, and whose value says all about how."""
 
     def run(
         self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool, ahead: Ahead = NOTHING
@@ -83,7 +83,7 @@ def blanks_of(engine: Engine) -> Blanks:
 
 
 def is_one_program(engine: Engine, blanks: Blanks, updates: Any, state: Any, params: Any) -> bool:
-    """Whether a step outside of ``jit`` is one program, with hyperparameters as data."""
+    """True if a step outside of ``jit`` is one program, with hyperparameters as data."""
     if not isinstance(state, ChainState | PackedState):
         return False
     if not all(rule.pure or not rule.maps_trees for rule in engine.rules):
@@ -97,7 +97,7 @@ def is_one_program(engine: Engine, blanks: Blanks, updates: Any, state: Any, par
 
 
 def _has_value(x: Any) -> bool:
-    """Whether it is an array of numbers, or a number, whose value is known."""
+    """True if it is an array of numbers, or a number, whose value is known."""
     if isinstance(x, jax.core.Tracer):
         return False
     if isinstance(x, np.ndarray | np.generic):

@@ -189,12 +189,12 @@ class Engine:
         return self.state_type(count, hyperparams, nonempty(slots))
 
     def plan(self, params: Any, state: ChainState, apply_updates: bool = False) -> Plan:
-        """How a step runs on leaves like these parameters; they may be abstract."""
+        """The plan of a step on leaves like these parameters; they may be abstract."""
         inputs = self.inputs(params)
         return self._plan(inputs, inputs.leaves, inputs.leaves, self.layout.read(state, inputs), apply_updates)
 
     def places(self, params: Any, state: ChainState, apply_updates: bool = False) -> list[Place]:
-        """Where each pass of the plan would run; the parameters may be abstract."""
+        """The place where each pass of the plan would run; the parameters may be abstract."""
         places: list[Place] = []
         jax.eval_shape(lambda p, s: places.extend(survey(self._work(p, s, p, {}, apply_updates)[0])), params, state)
         return places

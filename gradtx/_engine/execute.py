@@ -72,7 +72,7 @@ class Work(NamedTuple):
 
     @property
     def is_packed(self) -> bool:
-        """Whether a slot stands in a flat array with others."""
+        """True if a slot stands in a flat array with others."""
         return any(isinstance(x, View) for slots in self.slots for column in slots.values() for x in column)
 
 
@@ -103,7 +103,7 @@ def measured_first(work: Work, executor: Executor) -> Measured | None:
 
 
 def survey(work: Work) -> list[Place]:
-    """Where each pass of a step would run; to be traced."""
+    """The place where each pass of a step would run; to be traced."""
     places = []
     run = _Run(work, Survey())
     for k, one in enumerate(work.plan.passes):

@@ -150,7 +150,7 @@ class Inputs(FlatTree):
         return groups
 
     def active(self, leaves: Sequence[Any]) -> list[Any]:
-        """Of these leaves those that do not rest."""
+        """The leaves, of these, that do not rest."""
         return [x for i, x in enumerate(leaves) if i not in self.resting]
 
     def check_real(self) -> None:
@@ -261,13 +261,13 @@ def leaves_like(treedef: Any, tree: Any) -> list[Any] | None:
 
 
 def is_number(leaf: Any) -> bool:
-    """Whether a leaf is an array of floating or complex numbers, or such a number."""
+    """True if a leaf is an array of floating or complex numbers, or such a number."""
     dtype = dtype_of(leaf)
     return dtype is not None and is_inexact(dtype)
 
 
 def has_no_gradient(gradient: Any) -> bool:
-    """Whether this stands for no gradient: None, or the float0 of ``jax.grad(..., allow_int=True)``."""
+    """True if this stands for no gradient: None, or the float0 of ``jax.grad(..., allow_int=True)``."""
     return gradient is None or dtype_of(gradient) == jax.dtypes.float0
 
 

@@ -32,7 +32,7 @@ class Kind(enum.Enum):
 
     @property
     def of_leaf(self) -> bool:
-        """Whether there is one array for each leaf."""
+        """True if there is one array for each leaf."""
         return self in (Kind.LEAF, Kind.REAL_LEAF)
 
 
@@ -156,7 +156,7 @@ def _buffer(x: jax.Array) -> int:
 
 
 def have_values(*trees: Any) -> bool:
-    """Whether all leaves are arrays that have values, as outside of ``jit`` and of what else traces."""
+    """True if all leaves are arrays that have values, as outside of ``jit`` and of what else traces."""
     return all(isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(trees))
 
 

@@ -115,7 +115,7 @@ class Pass(NamedTuple):
     maps_trees: bool
 
     def acts_on(self, leaf: Leaf) -> bool:
-        """Whether there is anything to do for a leaf."""
+        """True if there is anything to do for a leaf."""
         return any(leaf.members[r] for r in self.rules)
 
 
@@ -148,7 +148,7 @@ class Launch(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a pass runs.
+    """The place where a pass runs.
 
     Attributes:
         where: in words.
@@ -162,7 +162,7 @@ class Place(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a chain runs on given leaves; a value, equal for what runs alike.
+    """The passes of a chain on given leaves; a value, equal for what runs alike.
 
     Attributes:
         rules: the rules, in order.
@@ -177,11 +177,11 @@ class Plan(NamedTuple):
     applies: bool
 
     def is_accumulated(self, leaf: Leaf, r: int) -> bool:
-        """Whether the gradient is a lane of its own before rule ``r``."""
+        """True if the gradient is a lane of its own before rule ``r``."""
         return any(leaf.members[i] and self.rules[i].accumulates for i in range(r))
 
     def has_second_moment(self, leaf: Leaf, r: int) -> bool:
-        """Whether there is a second moment before rule ``r``."""
+        """True if there is a second moment before rule ``r``."""
         makers = [self.rules[i].second_moment for i in range(r) if leaf.members[i] and self.rules[i].second_moment]
         return bool(makers) and makers[-1] != "uses"
 
@@ -220,7 +220,7 @@ class Plan(NamedTuple):
         return next(one for one in self.passes if any(leaf.members[r] and self.rules[r].accumulates for r in one.rules))
 
     def _writes_gradient(self, one: Pass, leaf: Leaf) -> bool:
-        """Whether the gradient after a pass is neither the one before it nor the direction as it came in."""
+        """True if the gradient after a pass is neither the one before it nor the direction as it came in."""
         rules = [r for r in one.rules if leaf.members[r]]
         if not self.is_accumulated(leaf, one.rules.stop):
             return False
@@ -343,7 +343,7 @@ def _borders(rules: tuple[AbstractRule, ...]) -> set[int]:
 
 
 def plan(rules: Sequence[AbstractRule], leaves: Sequence[Leaf | None], applies: bool = False) -> Plan:
-    """How these rules run on these leaves; None for a leaf that nothing is done to."""
+    """The plan of these rules on these leaves; None for a leaf that nothing is done to."""
     alike: dict[Leaf, list[int]] = {}
     known = {i: leaf for i, leaf in enumerate(leaves) if leaf is not None}
     for i, leaf in known.items():

@@ -65,7 +65,7 @@ class Scalars:
                 yield f"{name}.{key}", Hyperparameter(limits.get(key, Limits()), callable(value))
 
     def hyperparams(self, count: jax.Array, dtype: Any, held: Hyperparams | None) -> Hyperparams:
-        """This step's hyperparameters: scheduled ones from their schedules, the others as the state holds them.
+        """The hyperparameters of this step: scheduled ones from their schedules, the others as the state holds them.
 
         Args:
             count: steps taken before this one.

@@ -28,7 +28,7 @@ State = TypeVar("State")
 
 
 class Transformation(optax.GradientTransformationExtraArgs, Generic[State]):
-    """Anything made of rules: an optax transformation that runs its ``rules`` in order.
+    """A transformation made of rules: an optax transformation that runs its ``rules`` in order.
 
     Two are equal if they are made of equal rules with equal hyperparameters (arrays and schedules are compared by
     identity), so one can be a static argument of ``jax.jit``. It is also a pytree without leaves, so it can be an
@@ -89,7 +89,7 @@ class Transformation(optax.GradientTransformationExtraArgs, Generic[State]):
 
     @property
     def takes_stored(self) -> bool:
-        """Whether it, or one in it, sees parameters in the dtype that they are stored in, and rounds them itself."""
+        """True if it, or one in it, sees parameters in the dtype that they are stored in, and rounds them itself."""
         return False
 
     @functools.cached_property

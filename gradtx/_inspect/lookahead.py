@@ -111,7 +111,7 @@ def lookahead_iterate(state: Any, params: Any) -> Any:
 
 
 def lookahead_point(state: Any, params: Any) -> Any:
-    """Where the next gradient belongs, for a chain that ends in ``two_point_lookahead``: w + κ·(last step).
+    """The point where the next gradient belongs, of a chain that ends in ``two_point_lookahead``: w + κ·(last step).
 
     Args:
         state: of the chain, or of whatever the chain stands in. Of a ``switch``, the phase that is on decides.

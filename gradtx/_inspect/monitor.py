@@ -156,7 +156,7 @@ class monitor(Rule):
         )
 
     def terms(self, lanes: Named) -> dict[str, tuple[Any, jax.Array]]:
-        """Of the gradient, the update and the parameters their norms; zeros; what a clip has shortened."""
+        """The norms of gradient, update and parameters; zeros; what a clip has shortened."""
         terms = {
             "gradient": ("norm", lanes.incoming),
             "update": ("norm", lanes.direction),

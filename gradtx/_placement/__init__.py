@@ -1,1 +1,1 @@
-"""Where states are: over the devices of a mesh, and in which memory."""
+"""The places of states: over the devices of a mesh, and in which memory."""

@@ -80,7 +80,7 @@ def placement(
     axis: str | None = None,
     memory_kind: str | None = None,
 ) -> Placement:
-    """Where the state of a transformation is to be, and how many bytes that takes: ``state_shardings`` with a report.
+    """The place of a transformation's state, and the bytes that it takes: ``state_shardings`` with a report.
 
     Args:
         tx, params, shardings, axis, memory_kind: as for ``state_shardings``.
@@ -348,12 +348,12 @@ def _packed_as(
 
 
 def _whole_spec(spec: PartitionSpec, ndim: int) -> PartitionSpec:
-    """With an entry for each dimension."""
+    """The specification with an entry for each dimension."""
     return PartitionSpec(*spec, *[None] * (ndim - len(spec)))
 
 
 def _short_spec(spec: Any) -> PartitionSpec:
-    """Without entries behind the last that says anything, as jax gives back arrays."""
+    """The specification without entries behind the last that says anything, as jax gives back arrays."""
     entries = list(spec)
     while entries and entries[-1] is None:
         entries.pop()

@@ -223,7 +223,7 @@ def _rules(tx: Any, state: Any, at: str) -> Iterator[tuple[str, AbstractRule, st
 
 
 class _Stored(NamedTuple):
-    """How an array is stored: the name of its dtype if that is not its own, the dtype it has, and its shape."""
+    """An array as it is stored: the name of its dtype if that is not its own, the dtype it has, and its shape."""
 
     label: str
     dtype: np.dtype
@@ -293,7 +293,7 @@ def _check_format(arrays: Mapping[str, Any]) -> None:
 
 
 def _is_flat(state: Any, names: list[str]) -> bool:
-    """Whether names are those of a packed state as it once was written, with its flat arrays as they are."""
+    """True if names are those of a packed state as it once was written, with its flat arrays as they are."""
     paths = {name.partition(":")[0] for name in names}
     flat = _leaves(state, by_leaf=False).keys() - _leaves(state).keys()
     return bool(flat) and flat <= paths

@@ -377,7 +377,7 @@ def _check_maximum(who: str, rules: Sequence[AbstractRule], rule: AbstractRule, 
 
 
 def _unmasked(tree: Any) -> Any:
-    """None, where optax has a ``MaskedNode``."""
+    """The tree with None where optax has a ``MaskedNode``."""
     return jax.tree.map(lambda x: None if _is_hole(x) else x, tree, is_leaf=_is_hole)
 
 
@@ -386,7 +386,7 @@ def _is_hole(x: Any) -> bool:
 
 
 def _steps(who: str, tx: Chain | Rule, counts: set[int], count: int | None) -> int:
-    """How many steps were taken: as given, or as counted."""
+    """The number of steps that were taken: as given, or as counted."""
     if count is not None:
         return _count(who, "count", count)
     if len(counts) > 1:

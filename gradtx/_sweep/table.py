@@ -15,7 +15,7 @@ SEED = "seed"
 """The column of seeds."""
 
 _ENDS = 20
-"""Of a longer table, so many rows from its start and from its end are printed."""
+"""The rows of a longer table that are printed from its start, and from its end."""
 
 
 class SweepTable:

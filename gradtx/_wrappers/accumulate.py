@@ -216,7 +216,7 @@ class accumulate(Wrapper[AccumulateState]):
 
     @property
     def _passes(self) -> bool:
-        """Whether ``tx`` gets the gradients as they are."""
+        """True if ``tx`` gets the gradients as they are."""
         return self.every == 1 and self.combine == "mean"
 
     def _seen(self, params: Any) -> Any:
@@ -256,7 +256,7 @@ def _dtypes(tree: Any) -> list[jnp.dtype]:
 
 
 def _sum_for(param: Any) -> Any:
-    """Where to sum a parameter's gradients; None for what is no number, which has none."""
+    """The sum of a parameter's gradients before the first; None for what is no number, which has none."""
     return sharded_as(jnp.zeros_like(param, compute_dtype(param)), param) if inputs.is_number(param) else None
 
 

@@ -33,7 +33,7 @@ class Wrapper(Value[State]):
 
     @property
     def takes_stored(self) -> bool:
-        """Whether one in it does."""
+        """True if one in it sees parameters as they are stored."""
         inside = jax.tree.leaves(list(self._values().values()), is_leaf=_is_transformation)
         return any(isinstance(tx, Transformation) and tx.takes_stored for tx in inside)
 

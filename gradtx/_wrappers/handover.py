@@ -38,7 +38,7 @@ class Moment(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where in a chain the first moment is: its rule and slot, the rules before it, and whether it is debiased."""
+    """The place of a first moment in a chain: its rule and slot, the rules before it, and whether it is debiased."""
 
     name: str
     rule: AbstractRule

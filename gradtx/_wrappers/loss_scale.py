@@ -196,7 +196,7 @@ def _unscaled(gradient: Any, scale: jax.Array) -> Any:
 
 
 def _is_wide(x: Any) -> bool:
-    """Whether it is an array of numbers of float32 or wider."""
+    """True if it is an array of numbers of float32 or wider."""
     return inputs.is_number(x) and compute_dtype(x) == jnp.result_type(x)
 
 

@@ -155,7 +155,7 @@ class master_weights(Wrapper[MasterWeightsState]):
         return flat.unflatten(out), MasterWeightsState(inner, flat.unflatten(kept), incremented(state.count))
 
     def _are_low(self, flat: inputs.FlatTree) -> list[bool]:
-        """Whether each parameter is of low precision."""
+        """True for each parameter of low precision."""
         for path, p in flat.named:
             if self.keep != "float32" and _is_low(p) and p.dtype != jnp.bfloat16:
                 raise TypeError(

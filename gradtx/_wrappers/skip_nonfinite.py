@@ -122,7 +122,7 @@ def _are_finite(updates: Any, first: Measured | None) -> jax.Array:
 
 
 def all_finite(tree: Any) -> jax.Array:
-    """Whether no floating or complex leaf has an inf or a NaN, in any shard; one read of each."""
+    """True if no floating or complex leaf has an inf or a NaN, in any shard; one read of each."""
     leaves = [jnp.asarray(leaf) for leaf in _inexact(tree)]
     return _all_finite(current(traced=not have_values(leaves)), leaves)
 
@@ -139,7 +139,7 @@ def _all_finite(executor: Executor, leaves: list[jax.Array]) -> jax.Array:
 
 
 def limit(who: str, max_consecutive: Any) -> int | None:
-    """How many steps in a row may be skipped; None: as many as there are.
+    """The number of steps in a row that may be skipped; None: as many as there are.
 
     Raises:
         TypeError, ValueError: for something else than an integer from 0.

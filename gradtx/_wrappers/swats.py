@@ -45,7 +45,7 @@ class SwatsState(NamedTuple):
 
     @property
     def switched(self) -> jax.Array:
-        """Whether SGD runs: a scalar bool."""
+        """True while SGD runs: a scalar bool."""
         return self.switched_at >= 0
 
 

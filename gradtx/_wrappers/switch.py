@@ -48,7 +48,7 @@ class SwitchState(NamedTuple):
 
     @property
     def switched(self) -> jax.Array:
-        """Whether ``then`` has run: a scalar bool."""
+        """True once ``then`` has run: a scalar bool."""
         return self.switched_at >= 0
 
 

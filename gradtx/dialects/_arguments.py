@@ -12,7 +12,7 @@ from gradtx.rules.base import Hyper
 
 
 def is_zero(value: Hyper) -> bool:
-    """Whether an argument is the number 0, which turns a rule off; arrays and schedules never are."""
+    """True if an argument is the number 0, which turns a rule off; arrays and schedules never are."""
     return isinstance(value, int | float) and value == 0
 
 

@@ -68,7 +68,7 @@ def __getattr__(name: str) -> Any:
 
 
 class Switches(TypedDict, total=False):
-    """How torch computes: taken, and without effect."""
+    """The arguments that say how torch computes: taken, and without effect."""
 
     foreach: bool | None
     fused: bool | None

@@ -23,7 +23,7 @@ __all__ = ["Availability", "available", "supports"]
 
 
 def available() -> Availability:
-    """Whether the compiled kernel is there; as a string: which, or why not.
+    """True if the compiled kernel is there; as a string: which, or why not.
 
     >>> from gradtx import native
     >>> native.available() is native.available()

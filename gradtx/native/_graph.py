@@ -126,11 +126,11 @@ class Graph:
         return Vector(self.node(INPUT, (i,), Kind.SCALE), Kind.SCALE.dtype)
 
     def is_code(self, value: Value) -> bool:
-        """Whether a value is codes or their scales, of which no number can be made but by decoding."""
+        """True if a value is codes or their scales, of which no number can be made but by decoding."""
         return isinstance(value, Vector) and self[value.node].kind.is_code
 
     def is_scales(self, value: Value) -> bool:
-        """Whether a value is scales of codes."""
+        """True if a value is scales of codes."""
         return isinstance(value, Vector) and self[value.node].kind == Kind.SCALE
 
     def instruction(self, op: str, values: Sequence[Value]) -> int:
@@ -232,7 +232,7 @@ class Graph:
         return self.node(op, args, Kind.BOOL if is_truth else self[args[-1]].kind)
 
     def _terms(self, x: int, y: int) -> tuple[int, int]:
-        """Of a scalar and 0 + z without the zero, which was there for a −0; that the scalar takes away as well."""
+        """A scalar and 0 + z without the zero, which was there for a −0; the scalar takes that away as well."""
         if self.is_scalar(x) and self[y].op == "add" and self.is_constant(self[y].args[0], 0):
             return x, self[y].args[1]
         return x, y
@@ -241,7 +241,7 @@ class Graph:
         return self[node].op == "mul" and len({*self[node].args}) == 1
 
     def _factors(self, x: int, y: int) -> tuple[int, int]:
-        """Of a square without the limit at the largest number, as the square of infinity is infinite too."""
+        """A square without the limit at the largest number, as the square of infinity is infinite too."""
         if x != y or self[x].op != "min":
             return x, y
         limit, z = self[x].args
@@ -262,7 +262,7 @@ class Graph:
         return self.node("select", (truth, yes, no), kind)
 
     def _is_root_but_zero(self, truth: int, yes: int, no: int) -> bool:
-        """Whether this choice is x = 0 ? 0 : √x."""
+        """True if this choice is x = 0 ? 0 : √x."""
         test, root = self[truth], self[no]
         return (
             (test.op, root.op) == ("eq", "sqrt")

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 FORMAT = 6
-"""Of programs and calls, as in kernel.cc: changes with the instructions, their meaning, and the order of operands."""
+"""The format of programs and calls, as in kernel.cc: changes with instructions, their meaning, and operands' order."""
 
 # A compiled module may be kept on disk and run by a later version of the kernel.
 TARGET = f"gradtx_native_map_{FORMAT}"
@@ -32,7 +32,7 @@ class Op:
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether the compiled kernel is there. True or false; as a string it says which, or why not.
+    """The compiled kernel, or its absence: true or false; as a string it says which, or why not.
 
     Attributes:
         reason: why the kernel is not there, or None if it is.
@@ -65,7 +65,7 @@ def _interface_of_jaxlib() -> tuple[int, int]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether an ELF file is as long as it says. To map a shorter one kills the process."""
+    """True if an ELF file is as long as it says. To map a shorter one kills the process."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header = file.read(64)

@@ -253,7 +253,7 @@ def _lower_cpu(ctx: mlir.LoweringRuleContext, *operands: Any, call: Call) -> Any
 
 
 def is_local(module: mlir.ModuleContext) -> bool:
-    """Whether what is lowered runs as it is on each device: the partitioner cannot split a call of the kernel."""
+    """True if what is lowered runs as it is on each device: the partitioner cannot split a call of the kernel."""
     context: Any = module.axis_context
     if isinstance(context, mlir.SPMDAxisContext):
         shape = dict(context.mesh.shape)

@@ -50,7 +50,7 @@ class Kind(enum.StrEnum):
 
     @property
     def is_code(self) -> bool:
-        """Whether the elements stand for numbers, or scale those that do."""
+        """True if the elements stand for numbers, or scale those that do."""
         return self in (Kind.I8, Kind.U8, Kind.SCALE)
 
     @property
@@ -82,7 +82,7 @@ def scales_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Reduce(enum.StrEnum):
-    """How the elements of a leaf become one number.
+    """The way in which the elements of a leaf become one number.
 
     Attributes:
         SUM: added up, in the kernel in float64.

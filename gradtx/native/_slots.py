@@ -9,7 +9,7 @@ from gradtx.native._program import Constant, Kind, Program, Unsupported
 from gradtx.native._selection import Instruction, Selection
 
 WORDS = 8
-"""Of an instruction, as in kernel.cc: its number, whether it is of float64, its scalars, its target, four operands."""
+"""The words of an instruction, as in kernel.cc: number, whether of float64, scalars, target, four operands."""
 
 
 def program_of(selection: Selection, roots: Sequence[int], arrays: int, aliases: dict[int, int]) -> Program:

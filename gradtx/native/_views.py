@@ -59,7 +59,7 @@ def split(flat: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[View]:
 
 
 def are_all(xs: Sequence[jax.Array | View]) -> bool:
-    """Whether these are all the views of one flat array, in order."""
+    """True if these are all the views of one flat array, in order."""
     end, first = 0, xs[0]
     for x in xs:
         if not isinstance(x, View) or not isinstance(first, View) or x.flat is not first.flat or x.offset != end:

@@ -19,7 +19,7 @@ __all__ = ["muon"]
 
 
 def matrix(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
-    """Whether a leaf is a matrix or the kernel of a convolution over images: two or four axes."""
+    """True if a leaf is a matrix or the kernel of a convolution over images: two or four axes."""
     del path
     return len(leaf.shape) in (2, 4)
 

@@ -182,7 +182,7 @@ class scale_by_parameter_rms(Rule):
 
 
 def root_mean_squares(groups, total):
-    """Of each group of arrays the root of the mean of squares; 0 of no elements."""
+    """The root of the mean of squares of each group of arrays; 0 of no elements."""
     sizes = [max(1, sum(size_of(x) for x in leaves)) for leaves in groups]
     lengths = norms(groups, total)
     roots = [jnp.asarray(math.sqrt(size), lengths[0].dtype) for size in sizes]

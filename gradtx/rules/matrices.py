@@ -99,7 +99,7 @@ class orthogonalize(Rule):
         return treedef.unflatten(shaped), state
 
     def _orthogonal(self, x: jax.Array) -> jax.Array:
-        """Of each matrix of a stack; the shorter side first, so that A is small."""
+        """Each matrix of a stack, orthogonalized; the shorter side first, so that A is small."""
         wide = x.shape[-2] <= x.shape[-1]
         x = x if wide else x.mT
         largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0)

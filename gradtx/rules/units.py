@@ -110,7 +110,7 @@ class adaptive_clip(Rule):
         return jax.tree.map(one, trees.direction, trees.params), state
 
     def _norms(self, x: jax.Array) -> jax.Array:
-        """Of each slice, with the largest element taken out first, so that squares fit."""
+        """The norm of each slice, with the largest element taken out first, so that squares fit."""
         axes = others(x, self.output) if x.ndim > 1 else None
         most = jnp.max(jnp.abs(x), axes, keepdims=True)
         return most * safe_sqrt(abs_sq(safe_divide(x, most)).sum(axes, keepdims=True))

@@ -60,7 +60,7 @@ def _steps(tx: Transformation[Any], params: Any) -> Any:
 
 
 def _real_only(tx: Transformation[Any]) -> bool:
-    """Whether a transformation says that it is for real numbers alone."""
+    """True if a transformation says that it is for real numbers alone."""
     try:
         jax.eval_shape(tx.init, params("complex64"))
     except TypeError as error:
@@ -372,7 +372,7 @@ def turns_with_the_gradient(tx: Transformation[Any]) -> str | None:
 
 
 def _has_formats(tx: Transformation[Any]) -> bool:
-    """Whether a rule says what its slots are stored in."""
+    """True if a rule says what its slots are stored in."""
     return any(rule.state_dtype is not None for rule in tx.rules)
 
 

@@ -15,7 +15,7 @@ __all__ = ["TRAINING_IMAGES", "Split", "load_digits", "split_digits"]
 
 
 TRAINING_IMAGES = 1437
-"""How many images there are to train on."""
+"""The number of images that there are to train on."""
 
 
 class Split(NamedTuple):

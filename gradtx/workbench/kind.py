@@ -12,7 +12,7 @@ from gradtx.workbench.settings import Settings
 __all__ = ["Keep", "Kind"]
 
 Keep = Callable[[Any], None]
-"""What is called with what is done of a task, each time that there is more of it: a signal may end it at any time."""
+"""The function that takes what is done of a task, each time that there is more: a signal may end it at any time."""
 
 
 class Kind(NamedTuple):

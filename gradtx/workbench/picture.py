@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Line(NamedTuple):
-    """How an optimizer is drawn."""
+    """The colour and the dashes that an optimizer is drawn with."""
 
     colour: str
     dashes: Any = "-"
@@ -262,7 +262,7 @@ def _label_ends(axes: Axes, curves: Sequence[Curve], gap: float) -> None:
 
 
 def _end(axes: Axes, loss: float) -> float:
-    """Where a curve ends, as a fraction of the axis; at its top if the loss is not finite."""
+    """The end of a curve, as a fraction of the axis; its top if the loss is not finite."""
     bottom, top = axes.get_ylim()
     if not np.isfinite(loss):
         return 1.0

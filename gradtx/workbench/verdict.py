@@ -62,6 +62,6 @@ def verdict(measures: Measures) -> str:
 
 
 def trained(losses: np.ndarray, accuracy: float) -> bool:
-    """Whether a training with these losses, by epoch, and this accuracy at the end has no problem on its own images."""
+    """True if a training with these losses, by epoch, and this accuracy at the end has no problem on its own images."""
     nothing = np.zeros((1, 1))
     return verdict(Measures(losses, np.array([accuracy]), losses, np.array([accuracy]), nothing)) == "good"

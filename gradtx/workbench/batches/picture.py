@@ -17,7 +17,7 @@ from gradtx.workbench.settings import Settings
 __all__ = ["draw_batches"]
 
 HEIGHT = 3.2
-"""Of a pair, in inches; it has room for some eight labels of two lines."""
+"""The height of a pair, in inches; it has room for some eight labels of two lines."""
 
 
 def draw_batches(settings: Settings, runs: Sequence[Run]) -> bytes:

@@ -38,7 +38,7 @@ class Range(NamedTuple):
 
     @property
     def factor(self) -> float:
-        """How many times as high the highest is as the lowest: how forgiving the optimizer is."""
+        """The highest divided by the lowest: how forgiving the optimizer is."""
         return self.highest / self.lowest
 
 

@@ -177,7 +177,7 @@ class AbstractRule:
     """Maps whole trees by ``init_tree`` and ``apply_tree`` instead of one array at a time."""
 
     pure: ClassVar[bool] = False
-    """True of a rule that maps whole trees, computes the same from the same arrays, and reads no extra arguments, so that
+    """True of a rule that maps whole trees, makes the same of the same arrays, and reads no extra arguments, so that
     outside of ``jit`` a step with it can be compiled once. Rules that map one array are taken to be so."""
 
     name: str | None

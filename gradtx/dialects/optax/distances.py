@@ -1,0 +1,114 @@
+"""optax's optimizers that find the length of steps by themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from gradtx import rules
+from gradtx._chain import Chain, chain
+from gradtx._core.selectors import Select
+from gradtx.dialects.optax._parts import coupled
+from gradtx.optimizers._parts import decoupled, derived
+from gradtx.rules.base import Hyper
+
+__all__ = ["dog", "dowg", "prodigy"]
+
+
+def dog(
+    learning_rate: Hyper = 1.0,
+    init_step: tuple[str, Hyper] = ("heuristic", 1e-6),
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper | None = None,
+    mask: Select = None,
+) -> Chain:
+    """optax.contrib.dog: distance over gradients.
+
+    Args:
+        learning_rate: η.
+        init_step: ("heuristic", r): the first distance in units of 1 + ‖w₀‖; ("distance", r): the distance itself.
+        eps: ε inside the root.
+        weight_decay: λ, added to the gradient; None for none.
+        mask: which leaves decay; None: all.
+
+    Raises:
+        ValueError: for another ``init_step``.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.dog().rules]
+    ['scale_by_gradient_norm', 'scale_by_distance', 'scale_by_learning_rate']
+    """
+    kind, value = init_step
+    if kind not in ("heuristic", "distance"):
+        raise ValueError(
+            f"optax.dog: init_step must be ('heuristic', r) or ('distance', r), found {init_step!r}; a first learning "
+            "rate η is a distance of η times the norm of the first gradient"
+        )
+    norm = rules.scale_by_gradient_norm(None, 0.0, eps, over="tree")
+    distance = rules.scale_by_distance(value, relative=kind == "heuristic")
+    return chain(*coupled(weight_decay, mask), norm, distance, rules.scale_by_learning_rate(learning_rate))
+
+
+def dowg(
+    learning_rate: Hyper = 1.0,
+    init_estim_sq_dist: Hyper | None = None,
+    eps: Hyper = 1e-4,
+    weight_decay: Hyper | None = None,
+    mask: Select = None,
+) -> Chain:
+    """optax.contrib.dowg: distance over gradients, each gradient times the distance of its step.
+
+    Args:
+        learning_rate: η.
+        init_estim_sq_dist: the square of the first distance; None: ``eps``.
+        eps: ε outside the root.
+        weight_decay, mask: as in ``dog``.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.dowg().rules]
+    ['scale_by_distance', 'scale_by_gradient_norm', 'scale_by_distance', 'scale_by_learning_rate']
+    """
+    square = eps if init_estim_sq_dist is None else init_estim_sq_dist
+    distance = rules.scale_by_distance(derived(lambda square: square**0.5, square), relative=False)
+    norm = rules.scale_by_gradient_norm(None, eps, over="tree")
+    step = rules.scale_by_learning_rate(learning_rate)
+    return chain(*coupled(weight_decay, mask), distance, norm, distance, step)
+
+
+def prodigy(
+    learning_rate: Hyper = 1.0,
+    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
+    beta3: Hyper | None = None,
+    eps: Hyper = 1e-8,
+    estim_lr0: Hyper = 1e-6,
+    estim_lr_coef: Hyper = 1.0,
+    weight_decay: Hyper = 0.0,
+    safeguard_warmup: bool = False,
+) -> Chain:
+    """optax.contrib.prodigy: Adam in units of an estimated distance, with its debiasing in the learning rate.
+
+    Args:
+        learning_rate: η; √(1−β₂ᵗ)/(1−β₁ᵗ) goes with it, in the estimate too.
+        betas: β₁ and β₂.
+        beta3: the decay of the estimate; None: √β₂.
+        eps: ε outside the root, in units of the distance.
+        estim_lr0: the first estimate.
+        estim_lr_coef: the factor of the estimate.
+        weight_decay: λ, decoupled.
+        safeguard_warmup: whether the learning rate is left out of the estimate's denominator.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.prodigy().rules]
+    ['in_units_of_distance', 'scale_by_learning_rate']
+    """
+    b1, b2 = betas
+
+    def debiased(eta: Any, b1: Any, b2: Any, count: Any) -> Any:
+        return jnp.asarray(eta, float) * (1 - b2 ** (count + 1.0)) ** 0.5 / (1 - b1 ** (count + 1.0))
+
+    rate = derived(debiased, learning_rate, b1, b2, lambda count: count)
+    beta3 = derived(lambda b2: b2**0.5, b2) if beta3 is None else beta3
+    adam = chain(rules.momentum(b1), rules.rms(b2), rules.precondition(eps), *decoupled(weight_decay, None))
+    units = rules.in_units_of_distance(adam, rate, estim_lr0, beta3, estim_lr_coef, weighted=not safeguard_warmup)
+    return chain(units, rules.scale_by_learning_rate(rate))

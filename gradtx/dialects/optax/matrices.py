@@ -1,0 +1,104 @@
+"""optax's optimizers that see weights as matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from gradtx import rules
+from gradtx._chain import Chain, chain
+from gradtx._core.selectors import Select
+from gradtx._wrappers.partition import partition
+from gradtx.dialects.optax._parts import adam_direction, first_moment, unmasked
+from gradtx.optimizers._parts import decoupled
+from gradtx.rules.base import Hyper
+
+__all__ = ["muon"]
+
+
+_COEFFICIENTS = {
+    "standard": (3.4445, -4.7750, 2.0315),
+    "dion": (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ),
+}
+
+
+def _matrix(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
+    del path
+    return len(leaf.shape) == 2
+
+
+def muon(
+    learning_rate: Hyper,
+    ns_coeffs: Any = "standard",
+    ns_steps: int = 5,
+    beta: Hyper = 0.95,
+    eps: float = 1e-8,
+    weight_decay: Hyper = 0.0,
+    weight_decay_mask: Select = None,
+    mu_dtype: Any = None,
+    *,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    adam_b1: Hyper = 0.9,
+    adam_b2: Hyper = 0.999,
+    adam_eps_root: Hyper = 0.0,
+    adam_weight_decay: Hyper = 0.0,
+    adam_learning_rate: Hyper | None = None,
+    muon_weight_dimension_numbers: None = None,
+    consistent_rms: Hyper | None = None,
+) -> Chain:
+    """optax.contrib.muon: Nadam's momentum, orthogonalized, for the leaves of two axes; AdamW for the others.
+
+    Args:
+        learning_rate: η.
+        ns_coeffs: (a, b, c) of each iteration, several of them for one each, or "standard" or "dion".
+        ns_steps: the number of iterations, or with several coefficients the most that there may be.
+        beta: β of the momentum.
+        eps: added to the norm of a matrix; and ε of AdamW.
+        weight_decay, weight_decay_mask: λ of the matrices, and which of them decay.
+        mu_dtype: the dtype that first moments are held in; None: the parameters'.
+        nesterov: whether momentum is Nadam's, also for the other leaves.
+        adaptive, preconditioning, muon_weight_dimension_numbers: their defaults; others are refused.
+        adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's.
+        consistent_rms: None to scale by √max(1, out/in), or the root mean square to scale to.
+
+    Raises:
+        ValueError: for more coefficients than steps, and for arguments that are no rules here.
+
+    >>> from gradtx.dialects import optax
+    >>> import jax.numpy as jnp
+    >>> tx, params = optax.muon(0.1), {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    >>> print(updates["kernel"].round(4)[0], updates["bias"].round(4))
+    [-0.0348 -0.0348] [-0.1474 -0.1474]
+    """
+    if adaptive or preconditioning != "frobenius":
+        raise ValueError("optax.muon: adaptive=True and preconditioning other than 'frobenius' are no rules here")
+    if muon_weight_dimension_numbers is not None:
+        raise ValueError(
+            "optax.muon: muon_weight_dimension_numbers are the arguments matrices, stacked and output of gradtx.muon"
+        )
+    coefficients = _COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs
+    if isinstance(coefficients[0], int | float):
+        coefficients = (coefficients,) * ns_steps
+    if len(coefficients) > ns_steps:
+        raise ValueError(f"optax.muon: ns_coeffs for {len(coefficients)} iterations, and ns_steps={ns_steps}")
+    coefficients = tuple((float(a), float(b), float(c)) for a, b, c in coefficients)
+    average = [first_moment(beta, mu_dtype, nesterov), *([] if nesterov else [rules.debias()])]
+    direction = chain(
+        *average, rules.orthogonalize(coefficients=coefficients, eps=eps), rules.scale_by_shape(consistent_rms)
+    )
+    decay = decoupled(weight_decay, unmasked(weight_decay_mask))
+    matrices = chain(direction, *decay, rules.scale_by_learning_rate(learning_rate))
+    rate = learning_rate if adam_learning_rate is None else adam_learning_rate
+    adam = adam_direction(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, nesterov)
+    others = chain(adam, *decoupled(adam_weight_decay, None), rules.scale_by_learning_rate(rate))
+    return chain(partition([(_matrix, matrices)], default=others))

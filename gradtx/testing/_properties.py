@@ -121,7 +121,8 @@ def _keeps_types_of(tx: Transformation[Any], dtype: str) -> None:
         check(jnp.finfo(x.dtype).dtype == real, f"{dtype} parameters: a slot is {x.dtype}, and should be as {real}")
     for grad_dtype in DTYPES[dtype]:
         grads = jax.tree.map(lambda x, d=grad_dtype: x.astype(d), p)
-        for arguments in ([p], [] if not any(rule.needs_params for rule in tx.rules) else [p]):
+        optional = grad_dtype == dtype and not any(rule.needs_params for rule in tx.rules)
+        for arguments in ([p], []) if optional else ([p],):
             updates, after = jax.eval_shape(tx.update, grads, state, *arguments)
             same_types(updates, grads, f"updates for {dtype} parameters and {grad_dtype} gradients")
             same_types(after, state, f"state for {dtype} parameters and {grad_dtype} gradients")

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalog import ALL, MOST, OPTIMIZERS
+from catalog import ALL, OPTIMIZERS, REST
 from rounding import assert_same
+from trajectories import in_groups
 
 import gradtx as gx
-from gradtx import native, testing
+from gradtx import native
 from gradtx._core.numerics import norms
 from gradtx._engine.plan import Lane, passes
 
@@ -36,28 +37,36 @@ def compiled_text(function, *arguments) -> str:
     return jax.jit(function).lower(*arguments).compile().as_text() or ""
 
 
-def trajectory(tx, executor, dtype="float32", n=3, step=gx.step):
-    """Parameters and state after n jitted steps."""
+def trajectories(txs, executor, dtype="float32", n=3, step=gx.step):
+    """Parameters and state of each after n steps, all in one program."""
     with gx.executor(executor):
-        run = jax.jit(lambda p, g, s: step(tx, p, g, s))
+
+        @jax.jit
+        def steps(carry, grads):
+            return {name: step(txs[name], params, grads, state) for name, (params, state) in carry.items()}
+
         params = tree(dtype)
-        state = tx.init(params)
+        carry = {name: (params, tx.init(params)) for name, tx in txs.items()}
         for k in range(n):
-            params, state = run(params, tree(dtype, seed=k + 1), state)
-    return params, state
+            carry = steps(carry, tree(dtype, seed=k + 1))
+    return carry
 
 
 @pytest.mark.skipif(not native.available(), reason=str(native.available()))
 class TestNative:
-    @pytest.mark.parametrize("name", MOST)
-    def test_is_the_reference(self, name):
-        testing.PROPERTIES["runs in every executor"](ALL[name])
+    @pytest.mark.parametrize("names", in_groups(ALL, REST))
+    def test_is_the_reference(self, names):
+        """The property "runs in every executor", of several in one program."""
+        txs = {name: ALL[name] for name in names}
+        ours, theirs = (trajectories(txs, executor) for executor in ("native", "reference"))
+        chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+        chex.assert_trees_all_close(ours, theirs, rtol=12 * 2**-23, atol=12 * 2**-23)
 
     @pytest.mark.parametrize("dtype, ulp", [("bfloat16", 2**-8), ("float16", 2**-10), ("float64", 2**-52)])
-    @pytest.mark.parametrize("name", ["adam", "amsgrad", "nadamw", "nag", "adagrad", "clipped nadam"])
-    def test_dtypes(self, name, dtype, ulp):
+    def test_dtypes(self, dtype, ulp):
+        txs = {name: ALL[name] for name in ("adam", "amsgrad", "nadamw", "nag", "adagrad", "clipped nadam")}
         with jax.enable_x64(True):
-            ours, theirs = (trajectory(ALL[name], executor, dtype) for executor in ("native", "reference"))
+            ours, theirs = (trajectories(txs, executor, dtype) for executor in ("native", "reference"))
         chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
         chex.assert_trees_all_close(ours, theirs, rtol=12 * ulp, atol=12 * ulp)
 
@@ -105,18 +114,20 @@ class TestNative:
             def apply(self, signal, slots, param, c):
                 return signal._replace(direction=jax.scipy.special.erf(signal.direction)), {}
 
-        tx = gx.chain(wave(), gx.sgd(0.1))
-        chex.assert_trees_all_close(trajectory(tx, "native"), trajectory(tx, "reference"), rtol=1e-6)
+        txs = {"wave": gx.chain(wave(), gx.sgd(0.1))}
+        chex.assert_trees_all_close(trajectories(txs, "native"), trajectories(txs, "reference"), rtol=1e-6)
 
 
 @pytest.mark.parametrize("executor", ["reference", "native"])
-@pytest.mark.parametrize("name", ["adamw", "nag", "clipped nadam", "identity", "sealed adam", "partition", "switch"])
-def test_step_is_update_and_apply(name, executor):
+def test_step_is_update_and_apply(executor):
+    names = ("adamw", "nag", "clipped nadam", "identity", "sealed adam", "partition", "switch")
+    txs = {name: ALL[name] for name in names}
+
     def two(tx, params, grads, state):
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    ours, theirs = trajectory(ALL[name], executor), trajectory(ALL[name], executor, step=two)
+    ours, theirs = trajectories(txs, executor), trajectories(txs, executor, step=two)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 

@@ -11,7 +11,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,21 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gradtx._core import selectors
-from gradtx._core.mesh import varying
+from gradtx._core.limits import check_choice, integer
+from gradtx._core.mesh import may_differ, rows_stay_whole, types_tell, varying
 from gradtx._core.numerics import safe_divide
 from gradtx._core.rounding import dithered, instruction, mixed, noise
+from gradtx._core.walk import word
+
+_Map = Literal["root", "dynamic"]
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A format of a slot, and how numbers are rounded to it. A value; it prints as ``state_dtype`` takes it."""
+    """A format of a slot, and how numbers are rounded to it: ``Rounded`` or ``Blocks``.
+
+    A value; it prints as ``state_dtype`` takes it.
+    """
 
     parts: ClassVar[int] = 1
     """The arrays that a slot is stored in."""
@@ -56,7 +63,10 @@ class Rounded(Codec):
     momentum(decay=0.999, state_dtype='bfloat16_stochastic')
     """
 
-    dtype: str = "bfloat16"
+    dtype: Literal["bfloat16"] = "bfloat16"
+
+    def __post_init__(self):
+        check_choice("codecs.Rounded", "dtype", self.dtype, ("bfloat16",))
 
     def encode(self, x: jax.Array, seed: jax.Array | None = None, nonnegative: bool = False) -> jax.Array:
         del nonnegative
@@ -85,11 +95,16 @@ class Blocks(Codec):
         map: "root", as above; or "dynamic", 7 decades with evenly spaced codes in each (Dettmers et al. 2022), to
             compare with: a search in a table, which is slow.
         least: leaves of fewer elements are in no blocks, but as they are: small ones, as norms and biases, are
-            sensitive and cost little.
+            sensitive and cost little. Of a leaf that is sharded all elements count.
 
     Where the last axis is no multiple of 256, the last block of a row is short; an axis of 16 costs a
     scale for 16 elements. Over several devices blocks stay where they are if each shard of the last axis holds whole
-    ones.
+    ones; the others are refused where types say that there are shards, as they would differ from mesh to mesh.
+
+    Raises:
+        TypeError: for a ``least`` that is no integer.
+        ValueError: for another ``map``, and a ``least`` below 0; in ``init`` and ``update``, for a last axis that is
+            cut within a block, or may be: inside of ``shard_map``, see ``gradtx.zero1``.
 
     Source: Dettmers et al. (2022), "8-bit optimizers via block-wise quantization", for blocks and their map.
 
@@ -99,15 +114,21 @@ class Blocks(Codec):
     """
 
     parts = 2
-    map: str = "root"
+    map: _Map = "root"
     least: int = 4096
+
+    def __post_init__(self):
+        check_choice("codecs.Blocks", "map", self.map, get_args(_Map))
+        object.__setattr__(self, "least", integer("codecs.Blocks", "least", self.least, 0))
 
     def encode(self, x: jax.Array, seed: jax.Array | None = None, nonnegative: bool = False) -> Encoded:
         x = x.astype(jnp.float32)
         scale = scales(x)
         if seed is None or self.map != "root":
-            return Encoded(_codes(x, scale, seed, nonnegative, self.map), scale, self)
-        return Encoded((encode_u8 if nonnegative else encode_i8)(x, scale, seed), scale, self)
+            codes = _codes(x, scale, seed, nonnegative, self.map)
+        else:
+            codes = (encode_u8 if nonnegative else encode_i8)(x, scale, seed)
+        return Encoded(codes, scale, self, x.shape[-1] if x.shape[-1] % SIZE else None)
 
     def decode(self, codes: jax.Array, scale: jax.Array) -> jax.Array:
         """The numbers, in float32."""
@@ -218,11 +239,14 @@ class Encoded:
         codes: int8, or uint8 of a slot that is never negative; of the leaf's shape.
         scale: for each block the largest modulus, float32; the leaf's shape with blocks in place of the last axis.
         codec: the format; static.
+        row: the length of the last axis, where its last block is short; None where all are whole. Static: inside of
+            ``shard_map``, where shapes are those of a shard, it tells whether blocks are.
     """
 
     codes: Any
     scale: Any
     codec: Blocks = field(metadata={"static": True})
+    row: int | None = field(default=None, metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -315,10 +339,12 @@ def format_of(rule: str, value: Any) -> Format | None:
         TypeError: for what is no floating dtype, codec, or mapping to some; and for a dtype of fewer bits than
             bfloat16 has, in which averages stand still.
     """
-    if value is None or isinstance(value, Codec | ByLeaf):
+    if value is None or isinstance(value, Rounded | Blocks | ByLeaf):
         return value
     if isinstance(value, Mapping):
         pairs = [(selectors.selector(select), format_of(rule, one)) for select, one in value.items()]
+        if not pairs or any(isinstance(one, ByLeaf) for _, one in pairs):
+            raise TypeError(f"{rule}: state_dtype as a dict must be formats by selectors of leaves, found {value!r}")
         return ByLeaf(tuple(pairs))
     if isinstance(value, str) and value in NAMED:
         return NAMED[value]
@@ -357,13 +383,86 @@ def formats(value: Format | None, leaves: selectors.Leaves, treedef: Any, rule: 
     return [value] * len(leaves)
 
 
-def stored(x: jax.Array, format: Any, nonnegative: bool) -> Any:
-    """A slot at the start, as it is stored. Complex ones stay as they are, and small leaves are not for blocks."""
+def stored(x: jax.Array, format: Any, nonnegative: bool, what: str) -> Any:
+    """A slot at the start, as it is stored. Complex ones stay as they are, and small leaves are not for blocks.
+
+    Args:
+        x: the slot.
+        format: as ``formats`` gives it.
+        nonnegative: whether it never is negative.
+        what: the rule, the slot and the leaf, for errors.
+    """
     if format is None or jnp.issubdtype(x.dtype, jnp.complexfloating):
         return x
-    if isinstance(format, Blocks) and (x.ndim == 0 or x.size < max(format.least, 1)):
-        return x
+    if isinstance(format, Blocks):
+        if x.ndim == 0 or x.size == 0 or _size(x, format.least, what) < format.least:
+            return x
+        check_blocks(x, what)
     return format.encode(x, nonnegative=nonnegative) if isinstance(format, Codec) else x.astype(format)
+
+
+def _size(x: jax.Array, least: int, what: str) -> int:
+    """The number of elements of an array, over all of its shards."""
+    axes = may_differ(x)
+    size = x.size * math.prod(jax.lax.axis_size(axis) for axis in axes)
+    if x.size < least <= size and not types_tell(axes):
+        raise ValueError(
+            f"gradtx: {what}: leaves of fewer than {least} elements are in no blocks. This one has {x.size} here, and "
+            f"inside of shard_map(check_vma=False), or pmap, types do not say of how many more it is a shard. {_MADE}, "
+            f"or {_SAID}."
+        )
+    return size
+
+
+_MADE = "Make the state outside of it, by jax.jit(tx.init, out_shardings=gradtx.state_shardings(tx, params))"
+_SAID = "where all devices hold the same, inside of `with gradtx.replicated():`"
+
+
+def check_blocks(x: Any, what: str) -> None:
+    """Refuses blocks that lie on two devices: they would be others on each mesh, and so would a checkpoint of them.
+
+    Args:
+        x: a slot, ``Encoded`` or still an array of numbers.
+        what: the rule, the slot and the leaf, for the error.
+
+    Raises:
+        ValueError: for such blocks, and inside of ``shard_map`` where there may be some; for scales of other blocks.
+    """
+    codes = x.codes if is_encoded(x) else x
+    last = codes.shape[-1]
+    found, remedy = "", f"Spread another axis, or this one by multiples of {SIZE}"
+    if last % (SIZE * (shards := _shards_of_last_axis(codes))) and shards > 1:
+        found = f"is spread over {shards} devices"
+    elif is_encoded(x):
+        if last != (x.row or last) or (x.row is None and last % SIZE):
+            found = f"is a part of {x.row or 'an axis of whole blocks'}"
+        elif x.scale.shape != (*x.shape[:-1], -(-last // SIZE)):
+            found = f"has scales of shape {x.scale.shape}"
+            remedy = "Spread codes and scales alike"
+    elif last % SIZE and (axes := [axis for axis in may_differ(x) if axis not in rows_stay_whole()]):
+        found = f"is a part or whole: inside of shard_map no type says what is cut along {', '.join(map(repr, axes))}"
+        remedy = f"{_MADE}, which knows" + ("" if types_tell(axes) else f", or {_SAID}")
+    if found:
+        raise ValueError(
+            f"gradtx: {what}, of shape {codes.shape}: the last axis, in blocks of {SIZE} that have to be whole on a "
+            f"device, {found}. {remedy}; or keep such leaves as they are, by state_dtype="
+            "{'their path': 'float32', '': 'root8'}."
+        )
+
+
+def _shards_of_last_axis(x: jax.Array) -> int:
+    """The number of devices that the last axis is spread over, on explicit axes of a mesh."""
+    sharding = jax.typeof(x).sharding
+    axes = sharding.spec[-1] if sharding.spec else None
+    named = () if axes is None else axes if isinstance(axes, tuple) else (axes,)
+    return math.prod(sharding.mesh.shape[axis] for axis in named)
+
+
+def leaves_in_blocks(state: Any) -> set[tuple[str, ...]]:
+    """The ends of the paths of slots in blocks, among them the paths of their parameters."""
+    nodes, _ = selectors.flatten_with_keys(state, is_leaf=is_encoded)
+    paths = [tuple(map(word, keys)) for keys, x in nodes if is_encoded(x)]
+    return {path[i:] for path in paths for i in range(len(path) + 1)}
 
 
 def codec_of(x: Any, format: Any) -> Codec | None:
@@ -402,25 +501,9 @@ def _in_blocks(x: jax.Array) -> jax.Array:
     """The last axis as blocks, the last of which is filled up with zeros."""
     last, spec = x.shape[-1], jax.typeof(x).sharding.spec
     blocks = -(-last // SIZE)
-    _check_last_axis(x)
     if last % SIZE and blocks > 1:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, blocks * SIZE - last)])
     return _reshaped(x, (*x.shape[:-1], blocks, x.shape[-1] // blocks), (*spec, None))
-
-
-def _check_last_axis(x: jax.Array) -> None:
-    """Refuses blocks that would lie on two devices, where the type says how an array is spread."""
-    sharding = jax.typeof(x).sharding
-    axes = sharding.spec[-1] if sharding.spec else None
-    if axes is None:
-        return
-    shards = math.prod(sharding.mesh.shape[axis] for axis in (axes if isinstance(axes, tuple) else (axes,)))
-    if x.shape[-1] % (SIZE * shards):
-        raise ValueError(
-            f"gradtx: a slot of shape {x.shape} in blocks of {SIZE} along the last axis, which is spread over {shards} "
-            f"devices along {axes!r}: not each of them holds whole blocks. Keep such leaves as they are, with "
-            "state_dtype={'their path': 'float32', '': 'root8'}, or spread another axis."
-        )
 
 
 def _reshaped(x: jax.Array, shape: tuple[int, ...], spec: Sequence[Any]) -> jax.Array:

@@ -100,8 +100,30 @@ def check_types(who: str = "") -> None:
 
 def types_tell(axes: Sequence[str]) -> bool:
     """True if types say inside of ``shard_map`` over these axes what differs along them."""
+    if not axes:
+        return True
     (index,) = jax.make_jaxpr(lambda: jax.lax.axis_index(tuple(axes)))().out_avals
     return bool(varying(index))
+
+
+def may_differ(x: Any) -> tuple[str, ...]:
+    """The axes of the mesh along which an array differs between devices, or may, where types do not say."""
+    mesh = jax.sharding.get_abstract_mesh()
+    told = types_tell(mesh.manual_axes) or _same_everywhere.value
+    return tuple(axis for axis in (varying(x) if told else mesh.manual_axes) if mesh.shape[axis] > 1)
+
+
+_whole_rows = jax.make_user_context(())
+
+
+def keeps_rows_whole(axes: Sequence[str]) -> Any:
+    """Says that in this context, inside of ``shard_map``, no last axis is cut within a block along these axes."""
+    return _whole_rows(tuple(axes))
+
+
+def rows_stay_whole() -> tuple[str, ...]:
+    """The axes along which no last axis is cut within a block, as is said."""
+    return _whole_rows.value
 
 
 def check_whole(rule: str, x: Any) -> None:
@@ -169,9 +191,16 @@ def sharded_as(x: jax.Array, other: jax.Array) -> jax.Array:
     return jnp.where(never, jnp.ones_like(x), x)
 
 
-def largest_divided(lengths: Sequence[int], size: int) -> int | None:
-    """The dimension with the largest length that a number of devices divides, the first of equals; None if none is."""
-    divided = [n if n % size == 0 else 0 for n in lengths]
+def largest_divided(lengths: Sequence[int], size: int, block: int = 1) -> int | None:
+    """The dimension with the largest length that a number of devices divides, the first of equals; None if none is.
+
+    Args:
+        lengths: of the dimensions.
+        size: the number of devices.
+        block: of how many elements along the last dimension none may be apart.
+    """
+    units = [1] * (len(lengths) - 1) + [block]
+    divided = [0 if n % (size * unit) else n for n, unit in zip(lengths, units, strict=False)]
     return divided.index(max(divided)) if any(divided) else None
 
 
@@ -194,7 +223,7 @@ def gathered(x: jax.Array, axis: str, dimension: int) -> jax.Array:
     return jax.lax.all_gather(x, axis, axis=dimension, tiled=True, to="invarying")
 
 
-def divided_over(x: jax.Array, axis: str) -> jax.Array:
+def divided_over(x: jax.Array, axis: str, block: int = 1) -> jax.Array:
     """The same array divided over an axis, if that is explicit, as its shards would be inside of ``shard_map``."""
     sharding = jax.typeof(x).sharding
     sizes, spec = sharding.mesh.shape, sharding.spec
@@ -202,7 +231,7 @@ def divided_over(x: jax.Array, axis: str) -> jax.Array:
     if axis not in sharding.mesh.explicit_axes or any(axis in axes for axes in named):
         return x
     local = [n // math.prod(sizes[one] for one in axes) for n, axes in zip(x.shape, named, strict=True)]
-    longest = largest_divided(local, sizes[axis])
+    longest = largest_divided(local, sizes[axis], block)
     entries = [(*axes, axis) if i == longest else axes or None for i, axes in enumerate(named)]
     return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*entries)))
 

@@ -52,6 +52,13 @@ class Engine:
         """For each rule, for each leaf, whether the rule acts on it."""
         return masks([rule.where for rule in self.rules], self.names, tree)
 
+    def _storage(self, tree: FlatTree) -> list[list[Any]]:
+        """For each rule, for each leaf, the format of its slots."""
+        return [
+            formats(rule.state_dtype, tree.named, tree.treedef, name)
+            for rule, name in zip(self.rules, self.names, strict=True)
+        ]
+
     def inputs(self, tree: Any, what: str = "parameters", params: Any = None) -> Inputs:
         """The updates or the parameters taken apart; see ``inputs.read``."""
         return read(tree, what, self.rules, self.names, self.mask, params)
@@ -68,10 +75,13 @@ class Engine:
         dtype = compute_dtype(*(x.real for x in arrays if x is not None))
         count = jnp.zeros((), jnp.int32)
         slots = {}
-        for name, rule, acts_on in zip(self.names, self.rules, inputs.mask, strict=True):
+        storage = self._storage(inputs)
+        for name, rule, acts_on, of_rule in zip(self.names, self.rules, inputs.mask, storage, strict=True):
             seen = [x if acts else None for x, acts in zip(arrays, acts_on, strict=True)]
-            storage = formats(rule.state_dtype, inputs.named, inputs.treedef, name)
-            on_leaves = [None if x is None else first_slots(rule, x, one) for x, one in zip(seen, storage, strict=True)]
+            on_leaves = [
+                None if x is None else first_slots(rule, x, one, name, path)
+                for x, one, (path, _) in zip(seen, of_rule, inputs.named, strict=True)
+            ]
             slots[name] = {
                 slot: inputs.unflatten([None if one is None else one[slot] for one in on_leaves])
                 for slot in self.layout.leaf_slots(name)
@@ -208,10 +218,7 @@ class Engine:
         apply_updates: bool,
     ) -> Plan:
         known: list[Leaf | None] = []
-        storage = [
-            formats(rule.state_dtype, inputs.named, inputs.treedef, name)
-            for rule, name in zip(self.rules, self.names, strict=True)
-        ]
+        storage = self._storage(inputs)
         for i, x in enumerate(arrays):
             if i in inputs.resting and not inputs.resting[i].computed:
                 known.append(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core import methods
-from gradtx._core.codecs import Blocks, Encoded, parts, seeds
+from gradtx._core.codecs import Blocks, parts, seeds
 from gradtx._core.contract import AbstractRule, Trees
 from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import check_types, left_to_compiler
@@ -223,8 +224,11 @@ class _Run:
             if launch.freezes:
                 arrays[Lane.GRADIENT] = arrays[Lane.DIRECTION]
             for buffer in launch.writes:
-                codec = buffer.codec
-                arrays[buffer.key] = Encoded(next(rest), next(rest), codec) if isinstance(codec, Blocks) else next(rest)
+                if isinstance(buffer.codec, Blocks):
+                    slot = arrays[buffer.key]
+                    arrays[buffer.key] = dataclasses.replace(slot, codes=next(rest), scale=next(rest))
+                else:
+                    arrays[buffer.key] = next(rest)
 
     def _seeds(self, key: Any, leaves: Sequence[int]) -> Numbers:
         """The seeds of a slot that is rounded at random."""

@@ -14,7 +14,7 @@ import jax.core
 import jax.numpy as jnp
 
 from gradtx._core import methods
-from gradtx._core.codecs import stored
+from gradtx._core.codecs import check_blocks, is_encoded, stored
 from gradtx._core.contract import AbstractRule
 from gradtx._core.numerics import is_complex, without_residuals
 from gradtx._core.state import ChainState, PackedState
@@ -91,6 +91,8 @@ class Layout(NamedTuple):
                 for (path, _), value in zip(inputs.named, arrays, strict=True):
                     if value is not None:
                         check_kind(f"{what}, leaf {path!r},", value, allowed)
+                    if is_encoded(value):
+                        check_blocks(value, f"{what}, leaf {path!r}")
                 if kind is Kind.LEAF:
                     inputs.check_complex(arrays, what)
             elif kind is Kind.SCALAR:
@@ -126,13 +128,21 @@ def unique_names(rules: Iterable[AbstractRule]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def first_slots(rule: AbstractRule, param: jax.Array, storage: Any) -> dict[str, Any]:
-    """The slots of a rule for one leaf at the start, in the format they are stored in, and sharded as the parameter."""
+def first_slots(rule: AbstractRule, param: jax.Array, storage: Any, name: str, path: str) -> dict[str, Any]:
+    """The slots of a rule for one leaf at the start, in the format they are stored in, and sharded as the parameter.
+
+    Args:
+        rule: whose slots.
+        param: the leaf.
+        storage: the format.
+        name, path: of the rule and of the leaf, for errors.
+    """
     slots = methods.slotted(rule, param)
     if isinstance(param, jax.core.Tracer):  # in jit, zeros like a parameter would not know of its sharding
         never = (param.real < 0) & (param.real > 0)  # but this does, and so does a selection by it
         slots = {slot: jnp.where(never, jnp.ones_like(x), x) for slot, x in slots.items()}
-    return {slot: stored(x, storage, slot in rule.nonnegative) for slot, x in slots.items()}
+    what = f"slot {name}.%s, leaf {path!r}"
+    return {slot: stored(x, storage, slot in rule.nonnegative, what % slot) for slot, x in slots.items()}
 
 
 def with_buffers(slots: Any, params: Sequence[jax.Array]) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from gradtx._core.codecs import SIZE, is_encoded
+from gradtx._core.codecs import SIZE, is_encoded, leaves_in_blocks
 from gradtx._core.mesh import check_memory, in_host_memory, largest_divided
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.state import PackedState
@@ -20,6 +20,7 @@ from gradtx._core.walk import Keys, walk, word, words
 from gradtx._engine.checks import dtype_of
 from gradtx._engine.transformation import check_transformation
 from gradtx._wrappers.packed import PackedSlot, check_not_spread
+from gradtx._wrappers.zero1 import zero1
 
 __all__ = ["Placement", "abstract_state", "placement", "state_shardings"]
 
@@ -29,7 +30,7 @@ class Placement(NamedTuple):
 
     Attributes:
         state: the state, a ``jax.ShapeDtypeStruct`` with its sharding for each array.
-        axis: the axis of the mesh that the slots were to be divided over, or None.
+        axis: the axis of the mesh that the slots were to be divided over, by ``axis`` or ``zero1``, or None.
     """
 
     state: Any
@@ -104,7 +105,7 @@ def placement(
     if memory_kind is not None and isinstance(mesh, Mesh):
         check_memory("state_shardings", memory_kind, mesh.devices.flat[0])
     shapes = {keys: jnp.shape(x) for keys, x in leaves if keys in given}
-    in_blocks = _in_blocks(_state_of(tx, leaves, treedef, {})) if axis is not None else set()
+    in_blocks = leaves_in_blocks(_state_of(tx, leaves, treedef, {})) if axis is not None else set()
     wanted = {keys: divided(shape, given[keys], axis, _words(keys) in in_blocks) for keys, shape in shapes.items()}
     spelled = {_whole_spec(wanted[keys].spec, len(shape)): wanted[keys].spec for keys, shape in shapes.items()}
     place = functools.partial(_place, mesh, spelled, memory_kind)
@@ -129,7 +130,7 @@ def placement(
         state = _packed_as(
             as_started, state, {tuple(map(word, keys)): (x, given.get(keys)) for keys, x in leaves}, place
         )
-    return Placement(state, axis)
+    return Placement(state, tx.axis_name if isinstance(tx, zero1) else axis)
 
 
 def state_shardings(
@@ -244,13 +245,6 @@ def _words(keys: Keys) -> tuple[str, ...]:
     return tuple(map(word, keys))
 
 
-def _in_blocks(state: Any) -> set[tuple[str, ...]]:
-    """The ends of the paths of slots in blocks of codes, among them the paths of their parameters."""
-    nodes = jax.tree.leaves_with_path(state, is_leaf=is_encoded)
-    paths = [_words(keys) for keys, x in nodes if is_encoded(x)]
-    return {path[i:] for path in paths for i in range(len(path) + 1)}
-
-
 def divided(
     shape: tuple[int, ...], sharding: NamedSharding, axis: str | None, in_blocks: bool = False
 ) -> NamedSharding:
@@ -265,9 +259,7 @@ def divided(
     if axis is None or axis in _axes(spec):
         return sharding
     free = [n if entry is None else 0 for n, entry in zip(shape, spec, strict=True)]
-    if in_blocks and free[-1] % (SIZE * sharding.mesh.shape[axis]):
-        free[-1] = 0
-    longest = largest_divided(free, sharding.mesh.shape[axis])
+    longest = largest_divided(free, sharding.mesh.shape[axis], SIZE if in_blocks else 1)
     if longest is None:
         return sharding
     entries = [axis if i == longest else entry for i, entry in enumerate(spec)]

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gradtx._core.codecs import SIZE, leaves_in_blocks
 from gradtx._core.limits import check_choice
 from gradtx._core.mesh import (
     divided_over,
     gathered,
     is_manual,
+    keeps_rows_whole,
     largest_divided,
     part_of,
     puts_constants,
@@ -20,6 +22,8 @@ from gradtx._core.mesh import (
     types_tell,
     varying,
 )
+from gradtx._core.selectors import flatten_with_keys
+from gradtx._core.walk import word
 from gradtx._engine import inputs
 from gradtx._engine.transformation import check_transformation, run_inside, started
 from gradtx._wrappers.base import Wrapper
@@ -43,8 +47,9 @@ class zero1(Wrapper[Any]):
 
     A leaf is divided along its longest dimension that N divides (of equals the first); in a mesh of several axes, of
     the shard that is there. A leaf that N divides nowhere is stepped whole on each device, behind the mean of its
-    gradients. A parameter that differs along the axis is a shard already, and is left so. Slots of 8 bits need parts
-    of 4096 elements and more, with whole blocks of 256 along the last axis.
+    gradients. A parameter that differs along the axis is a shard already, and is left so. Of a leaf with slots in
+    blocks (``codecs.Blocks``) the last axis is divided between blocks or not at all, so that its codes are those of
+    any other mesh; what is whole for that ``placement`` lists, with its bytes.
 
     Args:
         tx: a gradtx chain, rule or wrapper, or any optax transformation, but ``packed``. Clips, guards and accumulation
@@ -106,16 +111,24 @@ class zero1(Wrapper[Any]):
     @starts
     def init(self, params: Any) -> Any:
         """The state before the first step, of the parts that are here."""
-        return started(self.tx, jax.tree.map(self._started_with, params))
+        leaves, treedef = flatten_with_keys(params)
+        parts = [self._started_with(x, block) for (_, x), block in zip(leaves, self._blocks(params), strict=True)]
+        with keeps_rows_whole((self.axis_name,)):
+            return started(self.tx, treedef.unflatten(parts))
 
     @puts_constants
     def run(self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool) -> tuple[Any, Any]:
         """One step of the parts, and all parts of its result."""
         self._check_place()
-        gradients, treedef = jax.tree.flatten(updates, is_leaf=lambda g: g is None)
+        leaves, treedef = flatten_with_keys(updates, is_leaf=lambda g: g is None)
+        gradients = [g for _, g in leaves]
         wholes = inputs.leaves_like(treedef, params) or gradients
         shards = [params is not None and inputs.is_number(p) and self._differs(p) for p in wholes]
-        dimensions = [None if s else self._dimension(p) for s, p in zip(shards, wholes, strict=True)]
+        blocks = _blocks_of(leaves, state)
+        dimensions = [
+            None if is_shard else self._dimension(p, block)
+            for is_shard, p, block in zip(shards, wholes, blocks, strict=True)
+        ]
         parts = [
             g if is_shard or not inputs.is_number(g) else self._combined(g, dimension)
             for is_shard, g, dimension in zip(shards, gradients, dimensions, strict=True)
@@ -138,21 +151,31 @@ class zero1(Wrapper[Any]):
                 "the step with check_vma=True, in a shard_map of its own if need be."
             )
 
-    def _dimension(self, whole: Any) -> int | None:
+    def _dimension(self, whole: Any, block: int) -> int | None:
         """The dimension along which a leaf is divided; None for one that is whole everywhere."""
         if not inputs.is_number(whole):
             return None
-        return largest_divided(jnp.shape(whole), jax.lax.axis_size(self.axis_name))
+        return largest_divided(jnp.shape(whole), jax.lax.axis_size(self.axis_name), block)
+
+    def _blocks(self, params: Any) -> list[int]:
+        """The number of elements along the last axis of each leaf that stay together, as it will be in the state."""
+        leaves, treedef = flatten_with_keys(params)
+        arrays = {i: x for i, (_, x) in enumerate(leaves) if inputs.is_number(x)}
+
+        def init(arrays: dict[int, Any]) -> Any:
+            return started(self.tx, treedef.unflatten([arrays.get(i, x) for i, (_, x) in enumerate(leaves)]))
+
+        return _blocks_of(leaves, jax.eval_shape(init, arrays))
 
     def _differs(self, x: Any) -> bool:
         return self.axis_name in varying(x)
 
-    def _started_with(self, param: Any) -> Any:
+    def _started_with(self, param: Any, block: int) -> Any:
         """A parameter, or its part: what slots are made of."""
         if is_manual(self.axis_name):
             is_shard = inputs.is_number(param) and self._differs(param)
-            return param if is_shard else self._part(param, self._dimension(param))
-        return divided_over(param, self.axis_name) if isinstance(param, jax.Array) else param
+            return param if is_shard else self._part(param, self._dimension(param, block))
+        return divided_over(param, self.axis_name, block) if isinstance(param, jax.Array) else param
 
     def _part(self, whole: Any, dimension: int | None) -> Any:
         return whole if dimension is None else part_of(whole, self.axis_name, dimension)
@@ -171,3 +194,9 @@ class zero1(Wrapper[Any]):
         if dimension is None or inputs.has_no_gradient(part):
             return part
         return gathered(part, self.axis_name, dimension)
+
+
+def _blocks_of(leaves: list[tuple[Any, Any]], state: Any) -> list[int]:
+    """The number of elements along the last axis of each leaf that stay together."""
+    in_blocks = leaves_in_blocks(state)
+    return [SIZE if tuple(map(word, keys)) in in_blocks else 1 for keys, _ in leaves]

@@ -1,5 +1,7 @@
 """The formats of slots, beside their formulas in numpy, and beside what float32 does."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -304,5 +306,22 @@ class TestStates:
             gx.momentum(0.9, state_dtype="float8_e4m3fn")
         with pytest.raises(TypeError, match="'bfloat16_stochastic', 'root8', 'dynamic8'"):
             gx.momentum(0.9, state_dtype="root4")
+        for by_leaf, words in (
+            ({}, "by selectors of leaves, found {}"),
+            ({"w": {"w": "root8"}}, "'w': {'w': 'root8'}"),
+        ):
+            with pytest.raises(TypeError, match=words):
+                gx.momentum(0.9, state_dtype=by_leaf)
+        with pytest.raises(TypeError, match=r"found Codec\(\)"):
+            gx.momentum(0.9, state_dtype=gx.codecs.Codec())
+        wrong: list[tuple[Any, Any, str]] = [
+            (Blocks, {"map": "roots"}, "Blocks: map must be 'root' or 'dynamic', found 'roots'"),
+            (Blocks, {"least": -1}, "Blocks: least must be an integer from 0 .*, found -1"),
+            (Blocks, {"least": 0.5}, "Blocks: least must be an integer from 0 .*, found 0.5"),
+            (Rounded, {"dtype": "float16"}, "Rounded: dtype must be 'bfloat16', found 'float16'"),
+        ]
+        for codec, argument, words in wrong:
+            with pytest.raises((TypeError, ValueError), match=words):
+                codec(**argument)
         with pytest.raises(ValueError, match=r"state_dtype of rule 'momentum', 'z', chooses no leaf"):
             gx.momentum(0.9, state_dtype={"z": "root8"}).init(params())

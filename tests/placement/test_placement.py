@@ -16,6 +16,7 @@ LONG = {
     "zero1_is_data_parallelism",
     "a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were",
     "codes_are_the_same_on_every_mesh",
+    "codes_in_shard_map_are_those_of_any_mesh",
     "the_page_shows_what_is_measured",
     "codes_are_restored_on_other_meshes",
     "what_multiplies_matrices_runs_on_explicit_axes",

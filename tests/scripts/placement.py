@@ -5,6 +5,7 @@
 all claims without.
 """
 
+import contextlib
 import functools
 import math
 import os
@@ -377,7 +378,111 @@ def codes_are_the_same_on_every_mesh():
         assert moment.codes.spec == moment.scale.spec == spec, (shape, moment)
     with jax.set_mesh(mesh(AxisType.Explicit)):
         narrow = jax.device_put(x[:, :512], NamedSharding(mesh(AxisType.Explicit), P(None, "x")))
-        refused((lambda: tx.init(narrow), "not each of them holds whole blocks"))
+        refused((lambda: tx.init(narrow), "is spread over 4 devices"))
+
+
+IN_PARTS = {  # of each kind of leaf, how it is cut inside of shard_map
+    "between blocks": ((4096,), P("x")),
+    "in rows": ((64, 300), P("x")),
+    "in rows, few here": ((64, 64), P("x", None)),
+    "columns": ((4, 2048), P(None, "x")),
+    "whole": ((5, 1000), P()),
+    "few": ((8, 16), P("x")),
+}
+IN_ZERO1 = {  # along which dimension the slots are divided, of leaves that are whole
+    "between blocks": P("x"),
+    "in rows": P("x"),
+    "in rows, few here": P("x"),
+    "columns": P(None, "x"),
+    "whole": P(),
+    "few": P(None, "x"),
+    "of one axis": P(),
+}
+
+
+def codes_in_shard_map_are_those_of_any_mesh():
+    """By parameters in parts, whose state was made outside, and by zero1, which divides between blocks."""
+    on = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    tx = gx.skip_nonfinite(gx.chain(gx.clip_by_global_norm(1.0), gx.adam(0.1), state_dtype="root8"))
+    shapes = {name: shape for name, (shape, _) in IN_PARTS.items()} | {"of one axis": (8 * 700,)}
+    whole = {name: jax.random.normal(jax.random.key(len(name)), shape) for name, shape in shapes.items()}
+    expected, truth = jax.jit(lambda p, s: gx.step(tx, p, p, s))(whole, tx.init(whole))
+
+    def alike(params, state):
+        assert jax.tree.structure(state) == jax.tree.structure(truth)
+        for name, x in params.items():
+            np.testing.assert_allclose(x, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+            for rule, slot in ("momentum", "m"), ("rms", "s"):
+                found, wanted = (s.inner.slots[rule][slot][name] for s in (state, truth))
+                scales = [x.scale if hasattr(x, "scale") else x for x in (found, wanted)]
+                np.testing.assert_allclose(*scales, rtol=1e-5, err_msg=name)
+
+    def inside(step, specs, of_state):
+        return jax.jit(jax.shard_map(step, mesh=on, in_specs=(specs, of_state), out_specs=(specs, of_state)))
+
+    params = jax.device_put(whole, NamedSharding(on, P()))
+    divided = gx.zero1(tx, "x")
+    plan = gx.placement(divided, params)
+    assert {name: s.spec for name, s in plan.shardings.inner.slots["rms"]["s"].items() if name == "few"} == {
+        "few": IN_ZERO1["few"]
+    }
+    of_codes = {name: x.codes.spec for name, x in plan.shardings.inner.slots["rms"]["s"].items() if name != "few"}
+    assert of_codes | {"few": IN_ZERO1["few"]} == IN_ZERO1, of_codes
+    assert plan.undivided["inner/rms/s/of one axis/codes"] == 5600, plan.undivided
+    specs = jax.tree.map(lambda s: s.spec, plan.shardings)
+    state = jax.jit(divided.init, out_shardings=plan.shardings)(params)
+    same = jax.jit(jax.shard_map(divided.init, mesh=on, in_specs=P(), out_specs=specs))(params)
+    jax.tree.map(np.testing.assert_array_equal, same, state)
+    own = lambda p, s: gx.step(divided, p, jax.lax.pcast(p, "x", to="varying"), s)  # noqa: E731
+    alike(*inside(own, P(), specs)(params, state))
+
+    del whole["of one axis"], params["of one axis"]
+    expected, truth = jax.jit(lambda p, s: gx.step(tx, p, p, s))(whole, tx.init(whole))
+    places = {name: NamedSharding(on, spec) for name, (_, spec) in IN_PARTS.items()}
+    shardings = gx.state_shardings(tx, params, places)
+    specs = jax.tree.map(lambda s: s.spec, shardings)
+    state = jax.jit(tx.init, out_shardings=shardings)(params)
+    run = inside(lambda p, s: gx.step(tx, p, p, s), jax.tree.map(lambda s: s.spec, places), specs)
+    alike(*run(params, state))
+
+
+def blocks_that_would_be_of_the_mesh_are_refused():
+    """By rule, slot and leaf, with what to do: in init and in update, and where types do not tell."""
+    on = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    tx = gx.chain(ADAM, state_dtype="root8")
+    params = {"w": jnp.ones((8, 2000))}
+    state = tx.init(params)
+    of_scales = jax.tree.map(lambda x: P(None, "x") if x.ndim else P(), state)
+
+    def inside(fn, specs, out, said: Any = contextlib.nullcontext, checked=True):
+        def run(*args):
+            with said():
+                return fn(*args)
+
+        return lambda *args: jax.eval_shape(
+            jax.shard_map(run, mesh=on, in_specs=specs, out_specs=out, check_vma=checked), *args
+        )
+
+    def slot(params):
+        return tx.init(params).slots["rms"]["s"]["w"].codes
+
+    rows, columns = P("x"), P(None, "x")
+    step = inside(lambda p, s: tx.update(p, s)[0], (columns, of_scales), columns)
+    even = {"w": jnp.ones((8, 2048))}
+    alone = jax.tree.map(lambda x: columns if x.shape == (8, 2048) else P(), tx.init(even))
+    apart = inside(lambda p, s: tx.update(p, s)[0], (columns, alone), columns)
+    refused(
+        (lambda: inside(slot, columns, columns)(params), "slot momentum.m, leaf 'w', of shape (8, 250)"),
+        (lambda: inside(slot, rows, rows)(params), "Make the state outside of it, by jax.jit(tx.init, out_sh"),
+        (lambda: inside(slot, columns, columns)(params), "{'their path': 'float32', '': 'root8'}"),
+        (lambda: step(params, state), "is a part of 2000"),
+        (lambda: apart(even, tx.init(even)), "has scales of shape (8, 8)"),
+        (lambda: inside(slot, P(), P(), checked=False)(params), "with gradtx.replicated()"),
+        (lambda: inside(slot, columns, columns, checked=False)(even), "This one has 2048 here"),
+        (lambda: gx.state_shardings(tx, params, NamedSharding(on, columns)), "is spread over 8 devices"),
+    )
+    inside(slot, P(), P(), gx.replicated, checked=False)(params)  # as is said, there are no parts
+    inside(slot, columns, columns)(even)
 
 
 def codes_are_restored_on_other_meshes():
@@ -516,6 +621,8 @@ CLAIMS = [
     zero1_takes_gradients_of_every_kind,
     zero1_says_where_it_does_not_run,
     codes_are_the_same_on_every_mesh,
+    codes_in_shard_map_are_those_of_any_mesh,
+    blocks_that_would_be_of_the_mesh_are_refused,
     codes_are_restored_on_other_meshes,
     slots_on_the_host_make_the_same_steps,
     slots_of_everything_on_the_host_make_the_same_steps,

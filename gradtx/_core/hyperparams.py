@@ -23,19 +23,19 @@ State = TypeVar("State")
 _INJECTED = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
 
 
-class Found(NamedTuple):
+class Entry(NamedTuple):
     """A hyperparameter in a state.
 
     Attributes:
         leaf: the position of its value among the leaves of the state.
         value: the value.
-        known: what its state knows of it.
+        facts: what its state knows of it.
         residual: the position of what is lost of the value by rounding, if the state holds it.
     """
 
     leaf: int
     value: jax.Array
-    known: Hyperparameter
+    facts: Hyperparameter
     residual: int | None = None
 
 
@@ -61,7 +61,7 @@ def hyperparams(state: Any) -> dict[str, jax.Array]:
     inner.scale_by_learning_rate.learning_rate 0.5
     inner.trace.decay 0.25
     """
-    return {name: one.value for name, one in find(state).items()}
+    return {name: entry.value for name, entry in find(state).items()}
 
 
 def set_hyperparams(state: State, values: Mapping[str, ArrayLike] | None = None, /, **by_name: ArrayLike) -> State:
@@ -97,8 +97,8 @@ def set_hyperparams(state: State, values: Mapping[str, ArrayLike] | None = None,
     >>> float(state.inner.hyperparams["rms"]["decay"])
     0.9900000095367432
     """
-    known = find(state)
-    if not known:
+    entries = find(state)
+    if not entries:
         raise TypeError(
             f"set_hyperparams: expected the ChainState of a gradtx chain, found {type(state).__name__} without any: "
             "there are no hyperparameters in it"
@@ -106,84 +106,84 @@ def set_hyperparams(state: State, values: Mapping[str, ArrayLike] | None = None,
     changes: dict[str, tuple[jax.Array, jax.Array]] = {}
     given: dict[str, str] = {}
     for name, value in [*(values or {}).items(), *by_name.items()]:
-        full = find_name("set_hyperparams", known, name)
+        full = find_name("set_hyperparams", entries, name)
         if full in given:
             raise ValueError(f"set_hyperparams: {full} is given twice, as {given[full]!r} and {name!r}")
-        if known[full].known.scheduled:
+        if entries[full].facts.scheduled:
             raise ValueError(
                 f"set_hyperparams: {full} follows a schedule, which would overwrite it in the next step. Build the "
                 "chain with a number to set it by hand, or with another schedule; to change the height of this one, "
                 "put gradtx.scale(1.0) at the end of the chain and set its factor."
             )
         given[full] = name
-        changes[full] = _new(full, value, known[full])
-    return written(state, changes)
+        changes[full] = _in_place_of(entries[full], full, value)
+    return with_values(state, changes)
 
 
-def find(state: Any) -> dict[str, Found]:
+def find(state: Any) -> dict[str, Entry]:
     """The hyperparameters in a state, by full name: what stands in a dict that is called ``hyperparams``."""
-    about: dict[str, Hyperparameter] = {}
+    facts: dict[str, Hyperparameter] = {}
     for keys, node in walk(state, (ChainState, PackedState, *_INJECTED)):
-        about |= {".".join((*words(keys), name)): known for name, known in _known(node)}
-    found: dict[str, Found] = {}
+        facts |= {".".join((*words(keys), name)): of_name for name, of_name in _facts(node)}
+    entries: dict[str, Entry] = {}
     for i, (keys, value) in enumerate(flatten_with_keys(state)[0]):
         if any(word(key) == "hyperparams" for key in keys[:-1]):
             name = ".".join(words(keys))
-            exact = next((one for one in found if residual_of(one) == name), None)
-            if exact is None:
-                found[name] = Found(i, value, about.get(name, Hyperparameter()))
+            rounded = next((other for other in entries if residual_of(other) == name), None)
+            if rounded is None:
+                entries[name] = Entry(i, value, facts.get(name, Hyperparameter()))
             else:
-                found[exact] = found[exact]._replace(residual=i)
-    return found
+                entries[rounded] = entries[rounded]._replace(residual=i)
+    return entries
 
 
-def _known(state: Any) -> Known:
+def _facts(state: Any) -> Known:
     if not isinstance(state, _INJECTED):
         return known_to(state)
     return tuple((name, Hyperparameter(scheduled=True)) for name in getattr(state, "hyperparams_states", ()))
 
 
-def written(state: State, values: Mapping[str, tuple[Any, Any]]) -> State:
+def with_values(state: State, values: Mapping[str, tuple[Any, Any]]) -> State:
     """The state with other values, by full name, each with its residual, as they are."""
-    known = find(state)
+    entries = find(state)
     leaves, treedef = jax.tree.flatten(state)
     for name, (value, residual) in values.items():
-        leaves[known[name].leaf] = value
-        if (place := known[name].residual) is not None:
+        leaves[entries[name].leaf] = value
+        if (place := entries[name].residual) is not None:
             leaves[place] = residual
     return treedef.unflatten(leaves)
 
 
-def _new(name: str, value: Any, old: Found) -> tuple[jax.Array, jax.Array]:
-    """A value, and its residual, as arrays of their own that can stand where the old one is."""
-    held = old.value if isinstance(old.value, jax.Array) else jnp.asarray(old.value)
+def _in_place_of(entry: Entry, name: str, value: Any) -> tuple[jax.Array, jax.Array]:
+    """A value, and its residual, as arrays of their own that can stand where the old ones are."""
+    old = entry.value if isinstance(entry.value, jax.Array) else jnp.asarray(entry.value)
     traced = isinstance(value, jax.core.Tracer)
     what = f"set_hyperparams: {name}"
-    new = value if traced else checked(what, value, old.known.limits, held.dtype)
+    new = value if traced else checked(what, value, entry.facts.limits, old.dtype)
     if traced and not jnp.issubdtype(new.dtype, jnp.floating) and not jnp.issubdtype(new.dtype, jnp.integer):
         raise TypeError(f"{what} must be a number or a scalar array, found {value!r}")
-    if new.shape not in ((), held.shape):
-        raise ValueError(f"{what} has shape {new.shape}; in the state it has shape {held.shape}")
+    if new.shape not in ((), old.shape):
+        raise ValueError(f"{what} has shape {new.shape}; in the state it has shape {old.shape}")
     if traced:
-        rounded, residual = (jnp.broadcast_to(x, held.shape) for x in split(new, held.dtype))
+        rounded, residual = (jnp.broadcast_to(x, old.shape) for x in split(new, old.dtype))
         return jnp.array(rounded, copy=True), residual
-    rounded, residual = split(np.broadcast_to(new, held.shape), held.dtype)
-    if isinstance(held, jax.core.Tracer) or not held.committed:
+    rounded, residual = split(np.broadcast_to(new, old.shape), old.dtype)
+    if isinstance(old, jax.core.Tracer) or not old.committed:
         return rounded, residual
-    return jax.device_put(rounded, held.sharding), jax.device_put(residual, held.sharding)
+    return jax.device_put(rounded, old.sharding), jax.device_put(residual, old.sharding)
 
 
-def find_name(caller: str, known: Iterable[str], name: str) -> str:
-    """The one full name, of those known, that this is or is the end of: ``decay`` of ``rms.decay``.
+def find_name(caller: str, names: Iterable[str], name: str) -> str:
+    """The one full name, of these, that this is or is the end of: ``decay`` of ``rms.decay``.
 
     Raises:
         ValueError: for a name that is unknown (the known ones are listed) or ambiguous (the candidates are listed).
     """
-    known = list(known)
-    matches = [name] if name in known else [full for full in known if full.endswith(f".{name}")]
+    names = list(names)
+    matches = [name] if name in names else [full for full in names if full.endswith(f".{name}")]
     if len(matches) == 1:
         return matches[0]
-    listing = ", ".join(sorted(matches or known)) or "none"
+    listing = ", ".join(sorted(matches or names)) or "none"
     if matches:
         raise ValueError(f"{caller}: {name!r} is ambiguous; say which one: {listing}")
     raise ValueError(f"{caller}: no hyperparameter {name!r}; this state has: {listing}")

@@ -67,7 +67,7 @@ class Mask:
         return hash((self.treedef, self.leaves))
 
     def __repr__(self) -> str:
-        return _nowhere(jax.tree.unflatten(self.treedef, self.leaves))
+        return _without_address(jax.tree.unflatten(self.treedef, self.leaves))
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class MaskOf:
     function: Callable[[Any], Any]
 
     def __repr__(self) -> str:
-        return _nowhere(self.function)
+        return _without_address(self.function)
 
 
-def _nowhere(thing: object) -> str:
+def _without_address(value: object) -> str:
     """The repr without addresses: objects are elsewhere in each process, and this is the name of a partition's part."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 Select = str | Callable[[str, jax.ShapeDtypeStruct], bool] | object
@@ -127,7 +127,7 @@ def selector(select: Select) -> Selector:
     if (
         isinstance(select, tuple)
         and select
-        and all(isinstance(one, str | Mask | MaskOf) or _asks(one) for one in select)
+        and all(isinstance(part, str | Mask | MaskOf) or _asks(part) for part in select)
     ):
         return tuple(map(selector, select))
     return _function(select) if _asks(select) else Mask(select)
@@ -148,12 +148,12 @@ def _function(select: Callable[..., Any]) -> Selector:
         signature = inspect.signature(select)
     except (TypeError, ValueError):  # of some builtins
         return select
-    for arguments, found in ((("path", "leaf"), select), (("tree",), MaskOf(select))):
+    for arguments, as_selector in ((("path", "leaf"), select), (("tree",), MaskOf(select))):
         try:
             signature.bind(*arguments)
         except TypeError:
             continue
-        return found
+        return as_selector
     raise TypeError(
         "gradtx: a function that chooses leaves takes (path, leaf) and returns True or False, or takes the tree and "
         f"returns a tree of them; {select!r} takes {signature}"
@@ -162,7 +162,7 @@ def _function(select: Callable[..., Any]) -> Selector:
 
 def asks(select: Selector | None) -> bool:
     """True if a function of the user's is asked, whose answers may change."""
-    return any(not isinstance(one, str | Mask | None) for one in _each(select)) if select is not None else False
+    return any(not isinstance(part, str | Mask | None) for part in _each(select)) if select is not None else False
 
 
 def chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[bool]:
@@ -173,7 +173,7 @@ def chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[bo
             it. A predicate or a mask, which a program may have made for several trees, may choose none.
         TypeError: if a predicate returns no boolean.
     """
-    patterns = [one for one in _each(select) if isinstance(one, str)]
+    patterns = [part for part in _each(select) if isinstance(part, str)]
     if leaves and patterns and not any(_chosen(tuple(patterns), leaves, treedef, what)):
         raise ValueError(f"gradtx: {what}, {select!r}, chooses no leaf. The leaves are: {listing(leaves)}.")
     return _chosen(select, leaves, treedef, what)
@@ -181,12 +181,14 @@ def chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[bo
 
 def _each(select: Selector) -> list[Selector]:
     """A selector, or those of which it is made, which must all agree."""
-    return [one for several in select for one in _each(several)] if isinstance(select, tuple) else [select]
+    return [part for parts in select for part in _each(parts)] if isinstance(select, tuple) else [select]
 
 
 def _chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[bool]:
     if isinstance(select, tuple):
-        return [all(answers) for answers in zip(*(_chosen(one, leaves, treedef, what) for one in select), strict=True)]
+        return [
+            all(answers) for answers in zip(*(_chosen(part, leaves, treedef, what) for part in select), strict=True)
+        ]
     if isinstance(select, MaskOf):
         select = Mask(select.function(treedef.unflatten([leaf for _, leaf in leaves])))
     if isinstance(select, Mask):
@@ -203,11 +205,11 @@ def _unmasked(mask: Mask, number: int, treedef: Any, what: str) -> list[bool]:
         subtrees = mask.treedef.flatten_up_to(treedef.unflatten(range(number)))
     except ValueError as error:
         raise ValueError(f"gradtx: the mask of {what} is not a tree like the parameters: {error}") from None
-    found = [False] * number
+    chooses = [False] * number
     for value, subtree in zip(mask.leaves, subtrees, strict=True):
         for i in jax.tree.leaves(subtree):
-            found[i] = value
-    return found
+            chooses[i] = value
+    return chooses
 
 
 def _asked(predicate: Callable[[str, Any], Any], path: str, leaf: Any, what: str) -> bool:
@@ -221,11 +223,11 @@ def _asked(predicate: Callable[[str, Any], Any], path: str, leaf: Any, what: str
 
 def within_keys(pattern: Selector, path: str) -> bool:
     """True if a regular expression is found in this path, and begins or ends in the middle of a key."""
-    found = re.search(pattern, path) if isinstance(pattern, str) else None
-    if found is None or found.start() == found.end():
+    match = re.search(pattern, path) if isinstance(pattern, str) else None
+    if match is None or match.start() == match.end():
         return False
-    before, after = path[: found.start()][-1:], path[found.end() :][:1]
-    return found[0][-1] != "/" != (after or "/") or found[0][0] != "/" != (before or "/")
+    before, after = path[: match.start()][-1:], path[match.end() :][:1]
+    return match[0][-1] != "/" != (after or "/") or match[0][0] != "/" != (before or "/")
 
 
 def _is_boolean(value: Any) -> bool:

@@ -98,7 +98,7 @@ class Description(NamedTuple):
         cells = self._cells()
         lines = aligned(cells, numbers=4)
         if max(map(width, lines)) <= most:
-            return [[one] for one in lines]
+            return [[text] for text in lines]
         texts, below = 3, [[row.equation] for row in self.rows]
         cells = [[rule, *rest] for rule, _, *rest in cells]
         if unbroken(cells, texts) > most:
@@ -187,17 +187,17 @@ class _Part(NamedTuple):
     leaves: Leaves
     treedef: Any
 
-    def where(self, chosen: Sequence[bool]) -> _Part:
+    def where(self, mask: Sequence[bool]) -> _Part:
         """The same, of some leaves."""
-        kept = [leaf if ours else None for (_, leaf), ours in zip(self.leaves, chosen, strict=True)]
-        leaves = [leaf for leaf, ours in zip(self.leaves, chosen, strict=True) if ours]
-        return self._replace(leaves=leaves, treedef=jax.tree.structure(self.treedef.unflatten(kept)))
+        members = [leaf if acts else None for (_, leaf), acts in zip(self.leaves, mask, strict=True)]
+        leaves = [leaf for leaf, acts in zip(self.leaves, mask, strict=True) if acts]
+        return self._replace(leaves=leaves, treedef=jax.tree.structure(self.treedef.unflatten(members)))
 
     def inside(self, rule: Rule, name: str) -> _Part:
         """The description of a transformation inside of a rule."""
         part = self._replace(prefix=f"{self.prefix}{name}." if name else self.prefix, depth=self.depth + 1)
         if isinstance(rule, seal) and isinstance(rule.tx, partition):
-            return part.where([own == name for own in rule.tx.part_of(self.leaves, self.treedef)])
+            return part.where([of_leaf == name for of_leaf in rule.tx.part_of(self.leaves, self.treedef)])
         if isinstance(rule, seal) and isinstance(rule.tx, master_weights):
             return part._replace(leaves=[(path, widened(leaf)) for path, leaf in self.leaves])
         return part
@@ -225,23 +225,23 @@ def _rows(tx: Any, state: Any, at: _Part, parameters: int, acting: dict[str, lis
     opaque = not isinstance(tx, Chain | Rule)
     tx = chain(tx)
     slots_of = {tx.names[0]: {"state": state}} if opaque else state.slots
-    for name, rule, chosen in zip(tx.names, tx.rules, tx.acts_on(at.leaves, at.treedef), strict=True):
+    for name, rule, acts_on in zip(tx.names, tx.rules, tx.acts_on(at.leaves, at.treedef), strict=True):
         slots = slots_of.get(name, {})
-        part, members = at.where(chosen), _members(rule, slots.get("state"))
-        taken = {id(leaf) for _, own in members.values() for leaf in jax.tree.leaves(own)}
-        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(slots) if id(x) not in taken)
+        part, members = at.where(acts_on), _members(rule, slots.get("state"))
+        inside = {id(leaf) for _, inner in members.values() for leaf in jax.tree.leaves(inner)}
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(slots) if id(x) not in inside)
         if members:
             fields = slots["state"]._asdict() if hasattr(slots["state"], "_asdict") else slots["state"]
             fields = fields if isinstance(fields, dict) else {}
-            slots = {field: x for field, x in fields.items() if any(id(y) not in taken for y in jax.tree.leaves(x))}
+            slots = {field: x for field, x in fields.items() if any(id(y) not in inside for y in jax.tree.leaves(x))}
         stored = [slot for slot, x in slots.items() if jax.tree.leaves(x) or not parameters]
         per_parameter = size / parameters if parameters else 0.0
         equation = "" if members else plain(rule.equation)  # of a wrapper, what is in it says what it does
         yield Row(at.prefix + name, equation, _values(rule), ", ".join(stored), per_parameter, size, at.depth)
         for path, _ in () if members else part.leaves:
             acting[path].append(at.prefix + name)
-        for own, (member, inner) in members.items():
-            yield from _rows(member, inner, part.inside(rule, own), parameters, acting)
+        for label, (member, inner) in members.items():
+            yield from _rows(member, inner, part.inside(rule, label), parameters, acting)
 
 
 def _passes(tx: Any, params: Any, apply_updates: bool) -> Iterator[str]:
@@ -250,7 +250,7 @@ def _passes(tx: Any, params: Any, apply_updates: bool) -> Iterator[str]:
     state = jax.eval_shape(tx.init, params)
     plan = tx._engine.plan(params, state, apply_updates)
     leaves, treedef = flatten_with_paths(params)
-    chosen = tx.acts_on(leaves, treedef)
+    mask = tx.acts_on(leaves, treedef)
     for k, text in enumerate(plan.lines(tx._engine.places(params, state, apply_updates))):
         r = plan.passes[k].rules.start if plan.passes else None
         if r is None or not plan.passes[k].maps_trees:
@@ -258,11 +258,11 @@ def _passes(tx: Any, params: Any, apply_updates: bool) -> Iterator[str]:
             continue
         members = _members(tx.rules[r], state.slots[tx.names[r]]["state"])
         yield text if members else text.replace("whole trees", "whole trees in XLA", 1)
-        part = _Part("", 0, leaves, treedef).where(chosen[r])
+        part = _Part("", 0, leaves, treedef).where(mask[r])
         for name, (member, _) in members.items():
             if isinstance(member, Transformation):
-                inner = _passes(member, part.inside(tx.rules[r], name).params(), isinstance(member, packed))
-                yield from (f"  {name and f'{name}: '}{one}" for one in inner)
+                lines = _passes(member, part.inside(tx.rules[r], name).params(), isinstance(member, packed))
+                yield from (f"  {name and f'{name}: '}{text}" for text in lines)
 
 
 def _values(rule: Rule) -> str:

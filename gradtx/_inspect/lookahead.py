@@ -23,7 +23,7 @@ __all__ = ["evaluation_point", "gradient_point", "lookahead_iterate", "lookahead
 Offsets = dict[str, Any]
 """Arrays by the paths of their leaves, since Flax and ``packed`` have them in boxes of another kind."""
 
-Read = Callable[[dict[str, Any], dict[str, jax.Array]], Any]
+Reader = Callable[[dict[str, Any], dict[str, jax.Array]], Any]
 """A tree of offsets from the slots and the hyperparameters of a rule; None if it holds none."""
 
 
@@ -80,12 +80,12 @@ def gradient_point(state: Any, params: Any) -> Any:
     return _moved_by(state, params, lambda slots, _: slots.get("ahead"))
 
 
-def _moved_by(state: Any, params: Any, read: Read) -> Any:
+def _moved_by(state: Any, params: Any, read: Reader) -> Any:
     """The parameters, moved by the one tree of offsets that there is in the state, if there is any."""
-    found = _offsets(state, read)
-    if len(found) > 1:
-        raise ValueError(f"gradtx: this state has {len(found)} rules that hold an offset; one at most is expected.")
-    return _moved(params, found[0], 1) if found else params
+    offsets = _offsets(state, read)
+    if len(offsets) > 1:
+        raise ValueError(f"gradtx: this state has {len(offsets)} rules that hold an offset; one at most is expected.")
+    return _moved(params, offsets[0], 1) if offsets else params
 
 
 def lookahead_iterate(state: Any, params: Any) -> Any:
@@ -145,33 +145,33 @@ def _moved(params: Any, moves: Offsets, sign: int) -> Any:
 
 def _slot(state: Any, slot: str, rule: str) -> Offsets:
     """The one slot of this name in all that is within a state; that of the phase that is on, and of all parts."""
-    found = _offsets(state, lambda slots, _: slots.get(slot))
-    if len(found) != 1:
+    offsets = _offsets(state, lambda slots, _: slots.get(slot))
+    if len(offsets) != 1:
         other = {"offset": "ahead", "ahead": "offset"}[slot]
         hint = ""
         if _offsets(state, lambda slots, _: slots.get(other)):
             hint = " It has the other form of lookahead: nag_lookahead holds points, two_point_lookahead iterates."
-        number = len(found) or "no"
+        number = len(offsets) or "no"
         raise ValueError(f"gradtx: this state has {number} slots {slot!r} of a {rule} rule; one is needed.{hint}")
-    return found[0]
+    return offsets[0]
 
 
-def _offsets(state: Any, read: Read) -> list[Offsets]:
+def _offsets(state: Any, read: Reader) -> list[Offsets]:
     """The slots of the rules within a state; of a switch, in the phase that is on; of a partition, the parts as one."""
     kinds = (ChainState, PackedState, SwitchState, PartitionState)
-    found: list[Offsets] = []
+    offsets: list[Offsets] = []
     for _, node in walk(state, kinds, within=False):
         if isinstance(node, ChainState | PackedState):
             for rule, slots in node.slots.items():
-                tree = read({slot: _unpacked(held) for slot, held in slots.items()}, node.hyperparams.get(rule, {}))
-                found += [] if tree is None else [dict(flatten_with_paths(tree)[0])]
-            found += _offsets(node.slots, read)
+                tree = read({slot: _unpacked(x) for slot, x in slots.items()}, node.hyperparams.get(rule, {}))
+                offsets += [] if tree is None else [dict(flatten_with_paths(tree)[0])]
+            offsets += _offsets(node.slots, read)
         elif isinstance(node, SwitchState):
-            found += _of_phase(node.switched, _offsets(node.first, read), _offsets(node.then, read))
+            offsets += _of_phase(node.switched, _offsets(node.first, read), _offsets(node.then, read))
         elif isinstance(node, PartitionState):
             parts = [tree for part in node.parts.values() for tree in _offsets(part, read)]
-            found += [functools.reduce(operator.or_, parts)] if parts else []
-    return found
+            offsets += [functools.reduce(operator.or_, parts)] if parts else []
+    return offsets
 
 
 def _unpacked(slot: Any) -> Any:
@@ -182,5 +182,6 @@ def _of_phase(switched: jax.Array, first: list[Offsets], then: list[Offsets]) ->
     """The slot of the phase that is on; zeros if only the other phase has it."""
     if len(first) > 1 or len(then) > 1 or not first + then:
         return first + then
-    (one,), (other,) = (own or [jax.tree.map(jnp.zeros_like, (first + then)[0])] for own in (first, then))
-    return [jax.tree.map(lambda a, b: jnp.where(switched, b, a), one, other)]
+    zeros = jax.tree.map(jnp.zeros_like, (first + then)[0])
+    before, after = (offsets[0] if offsets else zeros for offsets in (first, then))
+    return [jax.tree.map(lambda a, b: jnp.where(switched, b, a), before, after)]

@@ -186,10 +186,10 @@ class monitor(Rule):
 
 def _measured(numbers: Mapping[str, Numbers], state: MonitorState) -> MonitorState:
     like = state.gradient_norm
-    known = {**numbers, "size": [x.astype(like.dtype) for x in jax.tree.leaves(state.size)]}
+    terms = {**numbers, "size": [x.astype(like.dtype) for x in jax.tree.leaves(state.size)]}
 
     def vector(name: str) -> jax.Array:
-        return stacked(known[name]).astype(like.dtype) if name in known and like.size else jnp.zeros_like(like)
+        return stacked(terms[name]).astype(like.dtype) if name in terms and like.size else jnp.zeros_like(like)
 
     gradients, clipped = vector("gradient"), vector("clipped") > 0
     nonfinite = ~jnp.isfinite(gradients)
@@ -263,11 +263,11 @@ def metrics(state: Any, name: str | None = None) -> dict[str, jax.Array]:
     """
     monitors = _monitors(state)
     if name is not None:
-        chosen = {path: one for path, one in monitors.items() if path == name or path.endswith(f"/{name}")}
-        if len(chosen) != 1:
+        named = {path: x for path, x in monitors.items() if path == name or path.endswith(f"/{name}")}
+        if len(named) != 1:
             listing = ", ".join(map(repr, monitors)) or "none"
-            raise ValueError(f"metrics: {len(chosen) or 'no'} monitors are named {name!r}; this state has: {listing}")
-        monitors = {"": next(iter(chosen.values()))}
+            raise ValueError(f"metrics: {len(named) or 'no'} monitors are named {name!r}; this state has: {listing}")
+        monitors = {"": next(iter(named.values()))}
     if not monitors:
         raise ValueError(
             f"metrics: this {type(state).__name__} holds no MonitorState. Put monitor() into the chain, and give the "
@@ -275,8 +275,8 @@ def metrics(state: Any, name: str | None = None) -> dict[str, jax.Array]:
         )
     if len(monitors) == 1:
         return _metrics(as_trees(*monitors.values()))
-    seen = {path: _metrics(as_trees(one)) for path, one in monitors.items()}
-    return {f"{path}/{key}": value for path, one in seen.items() for key, value in one.items()}
+    numbers = {path: _metrics(as_trees(monitor_state)) for path, monitor_state in monitors.items()}
+    return {f"{path}/{key}": value for path, of_monitor in numbers.items() for key, value in of_monitor.items()}
 
 
 def _monitors(state: Any) -> dict[str, MonitorState]:
@@ -286,7 +286,7 @@ def _monitors(state: Any) -> dict[str, MonitorState]:
     names = [place[-1] if place else "" for place in places]
     if len(set(names)) < len(names):
         names = ["/".join(place) for place in places]
-    return {name: part for name, (_, part) in zip(names, states, strict=True)}
+    return {name: node for name, (_, node) in zip(names, states, strict=True)}
 
 
 @jax.jit
@@ -297,11 +297,11 @@ def _metrics(state: MonitorState) -> dict[str, jax.Array]:
     names = [jax.tree_util.keystr(path, simple=True, separator="/") or "params" for path, _ in paths]
     if len(set(names)) < len(names):  # keys with a slash in them
         names = [jax.tree_util.keystr(path) for path, _ in paths]
-    seen: dict[str, jax.Array] = {"steps": state.steps}
+    numbers: dict[str, jax.Array] = {"steps": state.steps}
 
     def add(quantity: str, of_all: jax.Array, of_leaves: list[jax.Array]) -> None:
-        seen[quantity] = of_all
-        seen.update({f"{quantity}/{name}": value for name, value in zip(names, of_leaves, strict=True)})
+        numbers[quantity] = of_all
+        numbers.update({f"{quantity}/{name}": value for name, value in zip(names, of_leaves, strict=True)})
 
     sizes, gradients, updates, params, zeros, nonfinite, clipped = map(jax.tree.leaves, state[4:])
     size = sum(sizes, start=jnp.zeros((), jnp.float32))
@@ -316,7 +316,7 @@ def _metrics(state: MonitorState) -> dict[str, jax.Array]:
     add("nonfinite", state.nonfinite_steps, nonfinite)
     steps = state.steps.astype(jnp.float32)
     add("clipped", safe_divide(state.clipped_steps, steps), [safe_divide(count, steps) for count in clipped])
-    return seen
+    return numbers
 
 
 def _rms(norm: jax.Array, size: jax.Array) -> jax.Array:

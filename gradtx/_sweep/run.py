@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from gradtx._core.dataflow import Flow, flows
-from gradtx._core.hyperparams import Found, find, find_name, written
+from gradtx._core.hyperparams import Entry, find, find_name, with_values
 from gradtx._core.limits import checked
 from gradtx._core.numerics import split
 from gradtx._engine.backends import executor
@@ -25,19 +25,19 @@ Point = Mapping[str, float]
 Train = Callable[[Any, jax.Array], Any]
 """A training as the user writes it: transformation and key to a tree of scalars."""
 
-Seen = dict[str, tuple[str, Found]]
+Swept = dict[str, tuple[str, Entry]]
 """Hyperparameters by the names that were given, with their full names."""
 
 Run = Callable[[jax.Array, jax.Array], Any]
 """The same as a function of the hyperparameters' values, in order, each with its residual, and the key's data."""
 
 
-def one_run(train: Train, tx: optax.GradientTransformation, names: Sequence[str], seen: Any = None) -> Run:
-    """A run of ``train`` as a function of arrays only; ``seen`` as in ``_Swept``."""
+def one_run(train: Train, tx: optax.GradientTransformation, names: Sequence[str], swept: Any = None) -> Run:
+    """A run of ``train`` as a function of arrays only; ``swept`` as in ``_Row``."""
 
     def run(values: jax.Array, key: jax.Array) -> Any:
-        swept = _Swept(tx, dict(zip(names, values, strict=True)), seen)
-        return train(swept, jax.random.wrap_key_data(key))
+        row = _Row(tx, dict(zip(names, values, strict=True)), swept)
+        return train(row, jax.random.wrap_key_data(key))
 
     return run
 
@@ -54,35 +54,35 @@ def traced(train: Train, tx: optax.GradientTransformation, points: Sequence[Poin
     Raises:
         ValueError: see ``sweep``.
     """
-    seen: Seen = {}
+    swept: Swept = {}
     try:
-        results = jax.eval_shape(one_run(train, tx, tuple(points[0]), seen), *shapes)
+        results = jax.eval_shape(one_run(train, tx, tuple(points[0]), swept), *shapes)
     except jax.errors.JAXTypeError as error:
         error.add_note("sweep: train is compiled, for all runs at once: see what the documentation says of train.")
         raise
-    if not seen:
+    if not swept:
         raise ValueError("sweep: train never called init of the transformation it was given, so all rows would be one")
-    for name, (full, found) in seen.items():
-        other = next(short for short in seen if seen[short][0] == full)
+    for name, (full, entry) in swept.items():
+        other = next(short for short in swept if swept[short][0] == full)
         if other != name:
             raise ValueError(f"sweep: {full} is given twice, as {other!r} and {name!r}")
-        rule, own = full.split(".")[-2:] if "." in full else (full, full)
-        checked(f"sweep: {rule}: {own}", [point[name] for point in points], found.known.limits, found.value.dtype)
+        rule, field = full.split(".")[-2:] if "." in full else (full, full)
+        checked(f"sweep: {rule}: {field}", [point[name] for point in points], entry.facts.limits, entry.value.dtype)
     return results
 
 
-class _Swept(Wrapper[Any]):
+class _Row(Wrapper[Any]):
     """The transformation that a run gets: its state starts at the hyperparameters of the row.
 
     Args:
         tx: the transformation itself.
         values: of the hyperparameters, by name; under trace.
-        seen: if given, the full names are noted in it, and steps are checked to keep what they start with.
+        swept: if given, the full names are noted in it, and steps are checked to keep what they start with.
     """
 
     tx: optax.GradientTransformation
     values: Any
-    seen: Any = None
+    swept: Any = None
 
     def _key(self) -> tuple[Any, ...]:
         return (id(self),)  # values under trace: another run is another transformation
@@ -90,18 +90,18 @@ class _Swept(Wrapper[Any]):
     def init(self, params: Any) -> Any:
         """The state before the first step."""
         state = self.tx.init(params)
-        known = find(state)
-        full = {name: find_name("sweep", known, name) for name in self.values}
-        if self.seen is not None:
-            self.seen.update({name: (one, known[one]) for name, one in full.items()})
-        return written(
-            state, {full[name]: _split(value, known[full[name]].value.dtype) for name, value in self.values.items()}
+        entries = find(state)
+        full = {name: find_name("sweep", entries, name) for name in self.values}
+        if self.swept is not None:
+            self.swept.update({name: (path, entries[path]) for name, path in full.items()})
+        return with_values(
+            state, {full[name]: _split(value, entries[full[name]].value.dtype) for name, value in self.values.items()}
         )
 
     def run(self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool) -> tuple[Any, Any]:
         """One step of the transformation itself."""
-        if self.seen is not None:
-            _check_kept(lambda u, s: run(self.tx, u, s, params, extra, False), updates, state, self.seen)
+        if self.swept is not None:
+            _check_kept(lambda u, s: run(self.tx, u, s, params, extra, False), updates, state, self.swept)
         return run(self.tx, updates, state, params, extra, apply_updates)
 
 
@@ -111,14 +111,15 @@ def _split(value: jax.Array, dtype: Any) -> tuple[jax.Array, jax.Array]:
     return rounded, residual + value[1].astype(dtype)
 
 
-def _check_kept(update: Callable[..., Any], updates: Any, state: Any, names: Seen) -> None:
+def _check_kept(update: Callable[..., Any], updates: Any, state: Any, names: Swept) -> None:
     """Refuses hyperparameters that a step does not leave in the state, or does not read there."""
-    known, before = find(state), len(jax.tree.leaves(updates))
+    entries, updated = find(state), len(jax.tree.leaves(updates))
     for name, (full, _) in names.items():
+        place = updated + entries[full].leaf  # on both sides: updates, then state
         with executor("reference"):  # a call of the kernel would hide what it does not read
-            outputs = flows(update, updates, state, follow=before + known[full].leaf)  # both sides: updates, then state
-        own = outputs.pop(before + known[full].leaf)
-        if own is not Flow.SAME:
+            outputs = flows(update, updates, state, follow=place)
+        kept = outputs.pop(place)
+        if kept is not Flow.SAME:
             raise ValueError(
                 f"sweep: {name!r} is overwritten in each step, as by a schedule: what a row starts with would be lost. "
                 f"Build the optimizer with a number for {full}. To sweep the height of a schedule, put "
@@ -139,7 +140,7 @@ def result_names(results: Any, names: Sequence[str]) -> list[str]:
         TypeError: for results that are no scalars.
         ValueError: for none, or names that other columns have.
     """
-    found = []
+    columns = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(results)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator="/") or "result"
         if leaf.shape != () or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
@@ -149,7 +150,7 @@ def result_names(results: Any, names: Sequence[str]) -> list[str]:
             )
         if name in names:
             raise ValueError(f"sweep: the result {name!r} has the name of another column; give it another name")
-        found.append(name)
-    if not found:
+        columns.append(name)
+    if not columns:
         raise ValueError("sweep: train returned nothing; return a scalar, or a dict of scalars, for each run")
-    return found
+    return columns

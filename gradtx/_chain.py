@@ -9,7 +9,8 @@ import optax
 
 from gradtx._core.contract import Trees
 from gradtx._core.selectors import Select, Selector, selector
-from gradtx._core.state import ChainState
+from gradtx._core.state import ChainState, PackedState
+from gradtx._core.walk import holds_state
 from gradtx._engine.layout import unique_names
 from gradtx._engine.transformation import Transformation, check_transformation, made_by, run, run_inside, started
 from gradtx.rules.base import Rule
@@ -203,10 +204,19 @@ def step(tx: optax.GradientTransformation, params: Any, grads: Any, state: Any, 
     parameters and state to ``jax.jit`` (``donate_argnums``) to have both changed in place. Gradients of complex
     leaves are the conjugate of what ``jax.grad`` gives, as for ``update``.
 
+    Raises:
+        TypeError: for arguments in another order; otherwise as ``update``.
+
     >>> import gradtx, jax.numpy as jnp
     >>> tx, params = gradtx.sgd(0.5), jnp.array([1.0, 2.0])
     >>> params, state = gradtx.step(tx, params, jnp.array([1.0, 1.0]), tx.init(params))
     >>> print(params)
     [0.5 1.5]
     """
+    order = "The arguments are step(tx, params, grads, state)."
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(f"step: tx is no transformation, {type(tx).__name__}. {order}")
+    for what, tree in {"params": params, "grads": grads}.items():
+        if holds_state(tree, (ChainState, PackedState)):
+            raise TypeError(f"step: {what} is a state, {type(tree).__name__}. {order}")
     return run(tx, grads, state, params, extra_args, apply_updates=True)

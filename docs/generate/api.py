@@ -58,7 +58,7 @@ def path_of(name: str, module: str = "gradtx") -> str | None:
 
 
 def problems(names: Mapping[str, Any], entries: Iterable[str]) -> list[str]:
-    """Flaws of the reference: names without a docstring, names without an entry, and entries without a public name.
+    """Flaws of the reference: names without a docstring or an entry, entries without a public name, torn paragraphs.
 
     >>> problems({"gradtx.new": lambda: None}, ["gradtx.old"])
     ['gradtx.new has no docstring', 'gradtx.new is on no page', 'gradtx.old is on a page, and is not public']
@@ -67,7 +67,13 @@ def problems(names: Mapping[str, Any], entries: Iterable[str]) -> list[str]:
     undocumented = [f"{path} has no docstring" for path, thing in names.items() if not docstring(path, thing)]
     lost = [f"{path} is on no page" for path in names if path not in entries]
     stale = [f"{path} is on a page, and is not public" for path in entries if path not in names]
-    return undocumented + lost + stale
+    torn = [f"{path} has a Source whose second line is indented" for path, thing in names.items() if _torn(path, thing)]
+    return undocumented + lost + stale + torn
+
+
+def _torn(path: str, thing: Any) -> bool:
+    """True if Sphinx would make a term of a line and a definition of the next."""
+    return re.search(r"^(State|Source): .*\n +\S", docstring(path, thing), re.MULTILINE) is not None
 
 
 def docstring(path: str, thing: Any) -> str:

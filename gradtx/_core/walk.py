@@ -31,6 +31,11 @@ def walk(tree: Any, kinds: Kinds, within: bool = True) -> Iterator[tuple[Keys, A
             yield from ((keys + more, inner) for more, inner in walk(node, kinds, within))
 
 
+def holds_state(tree: Any, kinds: Kinds) -> bool:
+    """True for a state, where gradients or parameters are expected: a tuple that one of these kinds is in."""
+    return isinstance(tree, tuple) and next(walk(tree, kinds), None) is not None
+
+
 def rebuilt(tree: Any, kinds: Kinds, change: Callable[..., Any], *others: Any) -> Any:
     """The tree with the outermost states of some kinds changed, beside what other trees have in their places."""
 

@@ -368,6 +368,7 @@ def check_transformation(who: str, name: str, tx: Any, otherwise: str = "") -> N
     """
     if not isinstance(tx, optax.GradientTransformation):
         hint = " (call it to make one)" if isinstance(tx, type) or callable(tx) else ""
+        hint = " (give its members one by one: *rules)" if isinstance(tx, list | tuple) else hint
         raise TypeError(
             f"{who}: {name} must be a gradtx chain or rule, or an optax transformation{otherwise}, found {tx!r}{hint}"
         )

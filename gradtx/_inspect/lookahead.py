@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from gradtx._core.numerics import real_dtype
 from gradtx._core.selectors import flatten_with_paths, listing
 from gradtx._core.state import ChainState, PackedState
-from gradtx._core.walk import walk
+from gradtx._core.walk import holds_state, walk
 from gradtx._wrappers.packed import PackedSlot
 from gradtx._wrappers.partition import PartitionState
 from gradtx._wrappers.switch import SwitchState
@@ -39,6 +39,7 @@ def evaluation_point(state: Any, params: Any) -> Any:
 
     Raises:
         ValueError: if the state has several such rules for the same leaves.
+        TypeError: if the parameters are a state.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, p = gradtx.chain(gradtx.sgd(0.1), gradtx.average_iterates()), jnp.array([1.0])
@@ -70,6 +71,7 @@ def gradient_point(state: Any, params: Any) -> Any:
 
     Raises:
         ValueError: if the state has several such rules for the same leaves.
+        TypeError: if the parameters are a state.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.chain(gradtx.sgd(0.1), gradtx.two_point_lookahead(0.5))
@@ -82,6 +84,10 @@ def gradient_point(state: Any, params: Any) -> Any:
 
 def _moved_by(state: Any, params: Any, read: Reader) -> Any:
     """The parameters, moved by the one tree of offsets that there is in the state, if there is any."""
+    if holds_state(params, (ChainState, PackedState)):
+        raise TypeError(
+            f"gradtx: params is a state, {type(params).__name__}. The state comes first, then the parameters."
+        )
     offsets = _offsets(state, read)
     if len(offsets) > 1:
         raise ValueError(f"gradtx: this state has {len(offsets)} rules that hold an offset; one at most is expected.")

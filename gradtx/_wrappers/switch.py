@@ -110,7 +110,7 @@ class switch(Wrapper[SwitchState]):
             directions.
 
     Source: Keskar & Socher (2017), "Improving generalization performance by switching from Adam to SGD", for the idea
-        and the reset.
+    and the reset.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, g = gradtx.switch(2, gradtx.adam(0.1), gradtx.sgd(0.01, momentum=0.9)), jnp.array([2.0, -0.5])

@@ -118,7 +118,7 @@ def adagrad(learning_rate: Hyper, initial: Hyper = 0.0, eps: Hyper = 1e-8, eps_r
     When to use: sparse features, whose rare gradients get long steps. Steps only shrink, so not for long trainings.
 
     Source: Duchi, Hazan & Singer (2011), "Adaptive subgradient methods for online learning and stochastic
-        optimization".
+    optimization".
 
     >>> import gradtx
     >>> print(gradtx.adagrad(0.1))

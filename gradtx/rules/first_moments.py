@@ -71,7 +71,7 @@ class trace(Rule):
     Inf and NaN stay in their element, and in its slots from then on.
 
     Source: Polyak (1964); Sutskever et al. (2013), "On the importance of initialization and momentum in deep
-        learning".
+    learning".
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, g = gradtx.trace(0.9), jnp.array([1.0, -2.0])

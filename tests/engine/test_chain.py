@@ -259,6 +259,24 @@ def test_step_is_update_and_apply():
     chex.assert_trees_all_close(theirs["w"], G - 0.05 * G)
 
 
+def test_arguments_in_another_order_are_refused_by_name():
+    params = {"w": jnp.ones(2)}
+    for tx in (gx.adam(0.1), gx.accumulate(gx.adam(0.1), 2)):
+        state = tx.init(params)
+        order, kind = r"The arguments are step\(tx, params, grads, state\)", type(state).__name__
+        with pytest.raises(TypeError, match=rf"step: grads is a state, {kind}\. {order}"):
+            gx.step(tx, params, state, params)
+        with pytest.raises(TypeError, match=rf"step: params is a state, {kind}\. {order}"):
+            gx.step(tx, state, params, params)
+        with pytest.raises(TypeError, match=rf"step: tx is no transformation, dict\. {order}"):
+            gx.step(params, params, state, tx)  # pyright: ignore[reportArgumentType] - the mistake
+        for read in (gx.evaluation_point, gx.gradient_point):
+            with pytest.raises(TypeError, match=f"params is a state, {kind}. The state comes first"):
+                read(params, state)
+    with pytest.raises(TypeError, match=r"argument 0 must be .*found \[.*\(give its members one by one: \*rules\)"):
+        gx.chain([gx.sgd(0.1)])  # pyright: ignore[reportArgumentType] - the mistake
+
+
 @pytest.mark.parametrize("make", [gx.adam, gx.amsgrad, gx.nadam, gx.nag, gx.rmsprop, lambda lr: gx.sgd(lr, 0.9)])
 def test_a_scan_of_100_steps_is_the_loop(make):
     """On a loss whose gradient depends on where the steps led; float64, so that contraction does not show."""

@@ -64,6 +64,20 @@ def test_a_name_without_a_docstring_is_a_problem(thing):
     assert api.problems(names, names) == ["gradtx.Bare has no docstring"]
 
 
+def torn():
+    """A source.
+
+    Source: Somebody (2020), "A long
+        title".
+    """
+
+
+def test_a_source_that_would_be_a_definition_is_a_problem():
+    assert api.problems({"gradtx.torn": torn}, ["gradtx.torn"]) == [
+        "gradtx.torn has a Source whose second line is indented"
+    ]
+
+
 def test_a_name_that_no_page_has_is_a_problem_and_so_is_a_page_of_no_name():
     without = [text.replace(":: gradtx.step\n", ":: gradtx.gone\n") for text in WRITTEN]
     assert api.problems(api.PUBLIC, entries([*without, *pages.made().values()])) == [

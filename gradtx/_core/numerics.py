@@ -209,9 +209,14 @@ class SumOver:
         """The sum over each row of arrays, or of shards of them."""
         return [jnp.sum(fn(*jax.lax.optimization_barrier(row))) for row in zip(*columns, strict=True)]
 
-    def norms(self, xs: Sequence[jax.Array]) -> jax.Array | None:
-        """The norm of each array, as a vector, if it takes one reading whatever the numbers are; else None."""
-        del xs
+    def norms(self, xs: Sequence[jax.Array], vector: bool = False) -> Numbers | None:
+        """The norm of each array, if it takes one reading whatever the numbers are; else None.
+
+        Args:
+            xs: the arrays.
+            vector: whether a vector is wanted; where not, a list is as good.
+        """
+        del xs, vector
         return None
 
     def of_shards(self, numbers: Sequence[jax.Array]) -> jax.Array:
@@ -299,14 +304,15 @@ def _l2_norms(groups: list[list[jax.Array]], total: SumOver) -> Numbers:
 
 def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> Numbers:
     """The norms of arrays that are all of one width, which alone says what overflows."""
-    if (each := total.norms([x for xs in groups for x in xs])) is not None:
-        if all(len(xs) == 1 for xs in groups):
-            return each.astype(dtype)
-        ends = np.cumsum([0, *map(len, groups)])
+    alone = all(len(xs) == 1 for xs in groups)
+    if (each := total.norms([x for xs in groups for x in xs], vector=not alone)) is not None:
+        if alone:
+            return on_each(lambda norm: norm.astype(dtype), each)
+        each, ends = stacked(each), np.cumsum([0, *map(len, groups)])
         return [_norm_of_norms(each[i:j]).astype(dtype) for i, j in itertools.pairwise(ends)]
 
     def sums(fn: Callable[..., jax.Array], *local: Numbers) -> Numbers:
-        if all(len(xs) == 1 for xs in groups):
+        if alone:
             return on_each(lambda x: x.astype(dtype), total.each(fn, [x for (x,) in groups], local=local))
         rows = zip(groups, *local, strict=True)
         return [total(lambda x, own=own: fn(x, *own), xs).astype(dtype) for xs, *own in rows]

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import native
-from gradtx._core.numerics import Numbers, SumOver, reductions, sum_over
+from gradtx._core.numerics import Numbers, SumOver, in_order, stacked
 from gradtx._engine.blocks import observed
 from gradtx._engine.fuse import Fused
 from gradtx._engine.plan import Place
+from gradtx._engine.small import SmallSums, reduced
 from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
 from gradtx.native._views import as_array
 
@@ -48,6 +49,9 @@ class Executor(Protocol):
         ...
 
 
+_SMALL_SUMS = SmallSums()
+
+
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Reference:
@@ -55,7 +59,7 @@ class Reference:
 
     @property
     def total(self) -> SumOver:
-        return sum_over
+        return _SMALL_SUMS
 
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
         operands = [(*map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
@@ -64,13 +68,14 @@ class Reference:
         written = len(rows[0]) - len(reduces) if rows else 0
         results, last = [row[:written] for row in rows], [row[written:] for row in rows]
         terms = [row for row, known in zip(last, watched, strict=True) if known is None]
-        found = reductions(reduces, [[row[k] for row in terms] for k in range(len(reduces))])
+        found = reduced(reduces, [[row[k] for row in terms] for k in range(len(reduces))])
         if len(terms) < len(rows):
-            others = [iter(numbers) for numbers in found]
-            found = [
-                [next(others[k]) if known is None else row[k] for row, known in zip(last, watched, strict=True)]
-                for k in range(len(reduces))
-            ]
+            # The places of all leaves among those that were taken here, and those that were known, behind them.
+            order = [*(i for i, x in enumerate(watched) if x is None), *(i for i, x in enumerate(watched) if x)]
+            places = [order.index(i) for i in range(len(rows))]
+            alone = [[last[i][k] for i in order[len(terms) :]] for k in range(len(reduces))]
+            pairs = zip(found, alone, strict=True)
+            found = [in_order(jnp.concatenate([stacked(x) for x in pair if len(x)]), places) for pair in pairs]
         return results, found
 
 
@@ -81,7 +86,8 @@ class _NativeSums(SumOver):
     def each(self, fn, *columns, local=()):
         return sum_each(fn, list(zip(*columns, strict=True)), local=local)
 
-    def norms(self, xs):
+    def norms(self, xs, vector=False):
+        del vector
         if any(x.dtype != jnp.float32 for x in xs) or not native.available():
             return None
         return map_leaves(lambda x: (x,), [(x,) for x in xs], reduces=["norm"])[1][0]

@@ -194,3 +194,24 @@ def test_the_gradient_is_that_of_the_chain(tx, times):
     params, grads = jnp.ones(3), jnp.asarray([3.0, 4.0, 0.0])
     _, state = jax.jit(lambda g, s: gx.step(tx, params, g, s))(times * grads, tx.init(params))
     assert float(gx.metrics(state)["gradient_norm"]) == pytest.approx(5.0, rel=1e-6)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_small_leaves_beside_large_ones():
+    """Small ones are read once, in float64, whatever the numbers; alone they need no loop."""
+    rng = np.random.default_rng(5)
+    sizes = {"a": 7, "b": 7, "c": 30, "d": 5000, "e": 2**18, "f": 7}
+    scales = {"a": 1e-30, "b": 1.0, "c": 1e30, "d": 1e30, "e": 1.0, "f": 0.0}
+    g = {k: jnp.asarray(scales[k] * rng.normal(size=n), jnp.float32) for k, n in sizes.items()}
+    tx = gx.chain(gx.clip_by_norm(1e-3), gx.clip_by_global_norm(1e-3), gx.monitor())
+    truth = {k: np.linalg.norm(np.asarray(x, np.float64)) for k, x in g.items()}
+    clipped = {k: min(1e-3, norm) for k, norm in truth.items()}
+    factor = min(1, 1e-3 / np.linalg.norm(np.array([*clipped.values()], np.float64)))
+    with gx.executor("reference"):
+        step = jax.jit(lambda g, s: tx.update(g, s, g)[1])
+        seen = gx.metrics(step(g, tx.init(g)))
+        few = {k: g[k] for k in "abcf"}
+        assert "while" not in step.lower(few, tx.init(few)).as_text()
+    for k in sizes:
+        np.testing.assert_allclose(seen[f"gradient_norm/{k}"], truth[k], rtol=3e-7)
+        np.testing.assert_allclose(seen[f"update_norm/{k}"], factor * clipped[k], rtol=1e-6)

@@ -1,0 +1,140 @@
+"""Numbers of many small arrays, in XLA on one CPU: by few operations, since each of them takes time to compile.
+
+A small array is added up in float64, in which no square of a float32 overflows or vanishes: what takes a second reading
+elsewhere, and a loop for it, is one reading of what is in the cache. Where a vector of numbers is wanted, arrays of one
+size stand together in a matrix, whose rows are added up at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
+
+from gradtx._core.mesh import is_split, varying
+from gradtx._core.numerics import Numbers, SumOver, in_order, reductions, stacked
+from gradtx.native._primitive import is_local
+
+SMALL = 2**12
+"""The elements up to which an array is small: to copy it, or to add it up in float64, takes no longer than a call."""
+
+
+def numbers_of(xs: Sequence[jax.Array], hows: Sequence[str], vector: bool) -> Numbers | None:
+    """Each array as one number, its "sum" or its "norm", as a vector or as a list.
+
+    None where it is of no use: without small arrays, of shards, in other dtypes than float32, on other devices than a
+    CPU, outside of ``jit``.
+    """
+    if jax.default_backend() != "cpu" or any(x.dtype != jnp.float32 for x in xs) or varying(*xs):
+        return None
+    if not any(0 < x.size <= SMALL for x in xs) or any(map(is_split, xs)):
+        return None
+    if not any(isinstance(x, jax.core.Tracer) for x in xs):
+        return None
+    found = numbers_p.bind(*xs, hows=tuple(hows), vector=vector)
+    return found[0] if vector else found
+
+
+def reduced(hows: Sequence[str], columns: Sequence[Sequence[jax.Array]]) -> list[Numbers]:
+    """Each array of each column as one number, as ``reductions`` has it."""
+    repeated = [how for how, column in zip(hows, columns, strict=True) for _ in column]
+    found = numbers_of([x for column in columns for x in column], repeated, vector=True)
+    if found is None:
+        return reductions(hows, columns)
+    ends = np.cumsum([0, *map(len, columns)])
+    return [found[i:j] for i, j in itertools.pairwise(ends)]
+
+
+class SmallSums(SumOver):
+    """Sums, and norms of small arrays by one reading."""
+
+    def norms(self, xs, vector=False):
+        return numbers_of(xs, ["norm"] * len(xs), vector)
+
+
+def _plain(*xs: jax.Array, hows: tuple[str, ...], vector: bool) -> list[jax.Array]:
+    """The numbers wherever it is."""
+    numbers = _each(xs, hows)
+    return [stacked(numbers)] if vector else numbers
+
+
+def _each(xs: Sequence[jax.Array], hows: Sequence[str]) -> list[jax.Array]:
+    kinds = [*dict.fromkeys(hows)]
+    places = [[i for i, how in enumerate(hows) if how == kind] for kind in kinds]
+    found = reductions(kinds, [[xs[i] for i in column] for column in places])
+    by_place = dict(zip(itertools.chain(*places), itertools.chain(*found), strict=True))
+    return [by_place[i] for i in range(len(xs))]
+
+
+def _local(*xs: jax.Array, hows: tuple[str, ...], vector: bool) -> list[jax.Array]:
+    """The numbers on one CPU, with float64 at hand."""
+    small = [i for i, x in enumerate(xs) if x.size <= SMALL]
+    large = [i for i, x in enumerate(xs) if x.size > SMALL]
+    others = _each([xs[i] for i in large], [hows[i] for i in large]) if large else []
+    if not vector:
+        found = dict(zip(large, others, strict=True)) | {i: _number(hows[i], xs[i].reshape(-1)) for i in small}
+        return [found[i] for i in range(len(xs))]
+    alike: dict[tuple[str, int], list[int]] = {}
+    for i in small:
+        alike.setdefault((hows[i], xs[i].size), []).append(i)
+    parts = [stacked(others)] if others else []
+    for (how, _), places in alike.items():
+        # A barrier: else the sums of a matrix are compiled into what gathers it, once for each array in it.
+        rows = jax.lax.optimization_barrier(stacked([xs[i].reshape(-1) for i in places]))
+        parts.append(_number(how, rows))
+    order = [*large, *itertools.chain(*alike.values())]
+    return [in_order(jnp.concatenate(parts), [int(i) for i in np.argsort(order)])]
+
+
+def _number(how: str, x: jax.Array) -> jax.Array:
+    """The sums or norms along the last axis."""
+    wide = x.astype(jnp.float64)
+    number = jnp.sqrt(jnp.sum(jnp.square(wide), -1)) if how == "norm" else jnp.sum(wide, -1)
+    return number.astype(jnp.float32)
+
+
+numbers_p = core.Primitive("numbers")
+numbers_p.multiple_results = True
+
+
+def _avals(*avals: Any, hows: tuple[str, ...], vector: bool) -> list[Any]:
+    shape, axes = ((len(hows),), PartitionSpec(None)) if vector else ((), PartitionSpec())
+    sharding = avals[0].sharding.update(spec=axes)
+    return [avals[0].update(shape=shape, weak_type=False, sharding=sharding)] * (1 if vector else len(hows))
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+    return jax.jvp(functools.partial(_plain, **params), tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
+
+
+def _batch(operands: Sequence[Any], axes: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+    results = jax.vmap(functools.partial(_plain, **params), in_axes=tuple(axes))(*operands)
+    return results, [0] * len(results)
+
+
+def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
+    if not is_local(ctx.module_context) or ctx.module_context.lowering_parameters.for_export:
+        return _lower_plain(ctx, *operands, **params)
+    with jax.enable_x64(True):
+        return mlir.lower_fun(functools.partial(_local, **params), multiple_results=True)(ctx, *operands)
+
+
+def _lower_plain(ctx: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
+    return mlir.lower_fun(functools.partial(_plain, **params), multiple_results=True)(ctx, *operands)
+
+
+numbers_p.def_impl(lambda *operands, **params: jax.jit(functools.partial(_plain, **params))(*operands))
+numbers_p.def_abstract_eval(_avals)
+ad.primitive_jvps[numbers_p] = _jvp
+batching.primitive_batchers[numbers_p] = _batch
+mlir.register_lowering(numbers_p, _lower_plain)
+mlir.register_lowering(numbers_p, _lower, platform="cpu")

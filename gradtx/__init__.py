@@ -37,7 +37,8 @@ from gradtx._placement.shardings import (
 from gradtx._states.checkpoint import load_state_dict as load_state_dict, state_dict as state_dict
 from gradtx._states.from_optax import from_optax as from_optax
 from gradtx._states.from_torch import from_torch as from_torch
-from gradtx._states.migrate import MigrationReport as MigrationReport, migrate as migrate
+from gradtx._states.migrate import migrate as migrate
+from gradtx._states.report import MigrationReport as MigrationReport
 from gradtx._sweep.sweep import sweep as sweep
 from gradtx._sweep.table import SweepTable as SweepTable
 from gradtx._wrappers.accumulate import AccumulateState as AccumulateState, accumulate as accumulate

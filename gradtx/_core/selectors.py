@@ -41,10 +41,15 @@ def flatten_with_keys(
     return [(keys[:-1] if box else keys, leaf) for (keys, leaf), box in zip(leaves, boxed, strict=True)], treedef
 
 
+def path_of(keys: tuple[Any, ...]) -> str:
+    """The path of a leaf in words, from its keys: as ``encoder/0/kernel``."""
+    return keystr(keys, simple=True, separator="/")
+
+
 def flatten_with_paths(tree: Any) -> tuple[Leaves, Any]:
     """The path and the value of each leaf, and the structure."""
     leaves, treedef = flatten_with_keys(tree)
-    return [(keystr(keys, simple=True, separator="/"), leaf) for keys, leaf in leaves], treedef
+    return [(path_of(keys), leaf) for keys, leaf in leaves], treedef
 
 
 class Mask:

@@ -181,7 +181,7 @@ def _offsets(state: Any, read: Reader) -> list[Offsets]:
 
 
 def _unpacked(slot: Any) -> Any:
-    return {"/".join(keys): leaf for keys, leaf in slot.by_keys().items()} if isinstance(slot, PackedSlot) else slot
+    return slot.by_path() if isinstance(slot, PackedSlot) else slot
 
 
 def _of_phase(switched: jax.Array, first: list[Offsets], then: list[Offsets]) -> list[Offsets]:

@@ -17,7 +17,7 @@ from gradtx._core.dtypes import promoted
 from gradtx._core.limits import integer
 from gradtx._core.mesh import size_of
 from gradtx._core.numerics import Numbers, is_complex, l2_norm, real_dtype, safe_divide, stacked
-from gradtx._core.selectors import flatten_with_keys
+from gradtx._core.selectors import flatten_with_keys, path_of
 from gradtx._core.walk import walk, words
 from gradtx.rules.base import Rule
 
@@ -294,7 +294,7 @@ def _metrics(state: MonitorState) -> dict[str, jax.Array]:
     if state.steps.ndim:
         return jax.vmap(_metrics)(state)
     paths, _ = flatten_with_keys(state.size)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") or "params" for path, _ in paths]
+    names = [path_of(path) or "params" for path, _ in paths]
     if len(set(names)) < len(names):  # keys with a slash in them
         names = [jax.tree_util.keystr(path) for path, _ in paths]
     numbers: dict[str, jax.Array] = {"steps": state.steps}

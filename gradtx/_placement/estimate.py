@@ -14,8 +14,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from gradtx._core.limits import integer, number
 from gradtx._core.numerics import is_inexact
-from gradtx._core.selectors import flatten_with_keys
-from gradtx._core.walk import word
+from gradtx._core.selectors import flatten_with_keys, path_of
 from gradtx._placement.shardings import divided, given_shardings, placement
 
 __all__ = ["DeviceBytes", "Estimate", "estimate"]
@@ -216,7 +215,7 @@ def _sizes(params: Any, shardings: Any, axis: str, dtype: Any) -> dict[str, _Lea
     for keys, x in leaves:
         if keys not in given:
             continue
-        path = "/".join(map(word, keys)) or "params"
+        path = path_of(keys) or "params"
         whole, shard = given[keys], divided(jnp.shape(x), given[keys], axis)
         if any(axis in (entry if isinstance(entry, tuple) else (entry,)) for entry in whole.spec):
             raise ValueError(

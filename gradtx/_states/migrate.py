@@ -9,37 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.tree_util import keystr
 
-from gradtx._core.codecs import decoded, is_encoded, stored_as
-from gradtx._core.numerics import is_complex, is_inexact, residual_of, without_residuals
-from gradtx._core.selectors import flatten_with_keys
+from gradtx._core.numerics import residual_of, without_residuals
 from gradtx._core.state import ChainState, PackedState
 from gradtx._core.walk import rebuilt, walk
 from gradtx._inspect.monitor import MonitorState, as_trees, as_vectors
+from gradtx._states.leaves import carried_leaf
+from gradtx._states.nodes import Table, are_same, has_state, is_node, is_state, joined_path, nodes_of
+from gradtx._states.report import MigrationReport, empty_report, extend
 from gradtx._wrappers.packed import PackedSlot
 from gradtx._wrappers.partition import PartitionState
 from gradtx._wrappers.switch import SwitchState
-
-
-class MigrationReport(NamedTuple):
-    """The outcome of ``migrate``, by ``rule.slot`` (and ``rule.slot/leaf`` for single leaves); it prints as a list.
-
-    Attributes:
-        kept: what was carried, and as what.
-        fresh: what the new state has as its ``init`` made it, and why.
-        dropped: what only the old state has, and why it went.
-    """
-
-    kept: dict[str, str]
-    fresh: dict[str, str]
-    dropped: dict[str, str]
-
-    def __str__(self) -> str:
-        lines = []
-        for title, entries in self._asdict().items():
-            lines += [f"{title}:"] + [f"  {name}{reason and f': {reason}'}" for name, reason in entries.items()]
-        return "\n".join(lines)
 
 
 def migrate(
@@ -105,7 +85,7 @@ def migrate(
       scale_by_learning_rate.learning_rate: 0.01 as given, 0.1 in the old state
     dropped:
     """
-    report = MigrationReport({}, {}, {})
+    report = empty_report()
     stacked = next((chain.count for chain in _chains(state) if jnp.ndim(chain.count)), None)
     if stacked is not None:
         raise ValueError(
@@ -131,31 +111,32 @@ class _Migration(NamedTuple):
             return self._carry_chain(old, new, at, report)
         if isinstance(new, PartitionState) and isinstance(old, PartitionState) and old.parts.keys() != new.parts.keys():
             return self._carry_parts(old, new, at, report)
-        if _is_state(new) and type(old) is type(new):
+        if is_state(new) and type(old) is type(new):
             apart = _WEIGHED if _weighs(old) != _weighs(new) else ()
-            report.fresh.update({_join(at, field): "only one of the two states has weights" for field in apart})
+            report.fresh.update({joined_path(at, field): "only one of the two states has weights" for field in apart})
             fields = zip(new._fields, old, new, strict=True)
             values: list[Any] = [
-                n if field in apart else self.carry(o, n, _join(at, field), report) for field, o, n in fields
+                x if field in apart else self.carry(before, x, joined_path(at, field), report)
+                for field, before, x in fields
             ]
             return type(new)(*values)
-        if _is_state(new) or _is_state(old):
+        if is_state(new) or is_state(old):
             return self._carry_the_only_chain(old, new, at, report)
-        olds = dict(_nodes(old))
+        olds = dict(nodes_of(old))
         nodes = []
-        for path, node in _nodes(new):
-            where = _join(at, path)
+        for path, node in nodes_of(new):
+            where = joined_path(at, path)
             if path not in olds:
                 report.fresh[where] = "not in the old state"
                 nodes.append(node)
-            elif _is_state(node) or _is_state(olds[path]):
+            elif is_state(node) or is_state(olds[path]):
                 nodes.append(self.carry(olds.pop(path), node, where, report))
             else:
-                nodes.append(_carry_leaf(olds.pop(path), node, where, report, self.keep_rows))
-        report.dropped.update({_join(at, path): "not in the new state" for path in olds})
+                nodes.append(carried_leaf(olds.pop(path), node, where, report, self.keep_rows))
+        report.dropped.update({joined_path(at, path): "not in the new state" for path in olds})
         if isinstance(new, PackedSlot):
             return new.with_arrays(dict(zip(new.by_keys(), nodes, strict=True)))
-        return jax.tree.unflatten(jax.tree.structure(new, is_leaf=_is_whole(new)), nodes)
+        return jax.tree.unflatten(jax.tree.structure(new, is_leaf=is_node(new)), nodes)
 
     def _carry_the_only_chain(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
         """Between states of different types."""
@@ -166,10 +147,10 @@ class _Migration(NamedTuple):
             report.dropped[at or "all"] = kinds
             return new
         for state, entries in ((new, report.fresh), (old, report.dropped)):
-            both = isinstance(news[0], SwitchState) and isinstance(olds[0], SwitchState)
-            if not isinstance(state, _CORES) and not (both and isinstance(state, SwitchState)):
-                part = "phase that is on" if isinstance(state, SwitchState) else "chain within"
-                entries[_join(at, type(state).__name__)] = f"{kinds}; only the {part} is carried"
+            switches = isinstance(news[0], SwitchState) and isinstance(olds[0], SwitchState)
+            if not isinstance(state, _CORES) and not (switches and isinstance(state, SwitchState)):
+                within = "phase that is on" if isinstance(state, SwitchState) else "chain within"
+                entries[joined_path(at, type(state).__name__)] = f"{kinds}; only the {within} is carried"
         carried = self._carry_core(olds[0], news[0], at, report)
         return rebuilt(new, (*_CORES, SwitchState), lambda _: carried)
 
@@ -180,7 +161,7 @@ class _Migration(NamedTuple):
         if isinstance(old, SwitchState):
             return self.carry(old.then if old.switched else old.first, new, at, report)
         if isinstance(new, SwitchState):
-            return new._replace(first=self.carry(old, new.first, _join(at, "first"), report))
+            return new._replace(first=self.carry(old, new.first, joined_path(at, "first"), report))
         either_parts = isinstance(old, PartitionState) or isinstance(new, PartitionState)
         return (self._carry_parts if either_parts else self._carry_chain)(old, new, at, report)
 
@@ -191,30 +172,30 @@ class _Migration(NamedTuple):
             return self._carry_chain(chain, new, at, report)
         parts, dropped = {}, []
         for part, state in new.parts.items():
-            cores, inside = _cores(state), MigrationReport({}, {}, {})
+            cores, inside = _cores(state), empty_report()
             if len(cores) != 1 or not isinstance(cores[0], _CHAINS):
-                report.fresh[_join(at, "parts", part)] = "no chain, and no wrapper of one"
+                report.fresh[joined_path(at, "parts", part)] = "no chain, and no wrapper of one"
                 parts[part] = state
                 continue
             carried = self._carry_chain(chain, cores[0], "", inside)
             parts[part] = rebuilt(state, _CHAINS, lambda _, carried=carried: carried)
             for entries, more in ((report.kept, inside.kept), (report.fresh, inside.fresh)):
-                entries.update({_join(at, "parts", part, name): note for name, note in more.items()})
+                entries.update({joined_path(at, "parts", part, name): note for name, note in more.items()})
             dropped.append(_by_leaf(inside.dropped, chain))
-        nowhere = [name for name in dropped[0] if all(name in others for others in dropped)] if dropped else []
-        report.dropped.update({_join(at, name): "no part takes it" for name in nowhere})
+        by_all = [name for name in dropped[0] if all(name in names for names in dropped)] if dropped else []
+        report.dropped.update({joined_path(at, name): "no part takes it" for name in by_all})
         return PartitionState(parts)
 
     def _carry_chain(self, old: Any, new: Any, at: str, report: MigrationReport) -> Any:
-        report.kept[_join(at, "count")] = str(old.count)
+        report.kept[joined_path(at, "count")] = str(old.count)
         old_slots = self._renamed(old.slots)
         slots = {
             rule: self._carry_rule(old_slots, rule, new_slots, at, report) for rule, new_slots in new.slots.items()
         }
-        taken = {f"{rule}.{slot}" for rule, new_slots in new.slots.items() for slot in new_slots}
+        expected = {f"{rule}.{slot}" for rule, new_slots in new.slots.items() for slot in new_slots}
         for name, (old_name, _) in old_slots.items():
-            if name not in taken:
-                report.dropped[_join(at, old_name)] = "no such slot in the new state"
+            if name not in expected:
+                report.dropped[joined_path(at, old_name)] = "no such slot in the new state"
         hyperparams = self._carry_hyperparams(old, new, at, report)
         return new._replace(count=jnp.asarray(old.count), hyperparams=hyperparams, slots=slots)
 
@@ -223,18 +204,18 @@ class _Migration(NamedTuple):
     ) -> dict[str, Any]:
         """The slots of one rule: all of them, or none."""
         missing = [slot for slot in new if f"{rule}.{slot}" not in old]
-        trial, slots = MigrationReport({}, {}, {}), {}
+        trial, slots = empty_report(), {}
         for slot in new if not missing else ():
             old_name, tree = old[f"{rule}.{slot}"]
-            slots[slot], part = self._carry_slot(old_name, tree, new[slot], f"{rule}.{slot}", at)
-            if not part.kept and jax.tree.leaves(new[slot]):
+            slots[slot], of_slot = self._carry_slot(old_name, tree, new[slot], f"{rule}.{slot}", at)
+            if not of_slot.kept and jax.tree.leaves(new[slot]):
                 missing.append(slot)
-            _extend(trial, part)
+            extend(trial, of_slot)
         if not missing:
-            _extend(report, trial)
+            extend(report, trial)
             return slots
         for slot in new:
-            name = _join(at, f"{rule}.{slot}")
+            name = joined_path(at, f"{rule}.{slot}")
             if slot not in missing:
                 report.fresh[name] = f"belongs to {rule}.{missing[0]}, which is fresh"
             elif f"{rule}.{slot}" not in old:
@@ -245,17 +226,17 @@ class _Migration(NamedTuple):
                 }
                 report.fresh.update(reasons or {name: "nothing in it fits"})
             if f"{rule}.{slot}" in old:
-                report.dropped[_join(at, old[f"{rule}.{slot}"][0])] = f"{rule} starts fresh"
+                report.dropped[joined_path(at, old[f"{rule}.{slot}"][0])] = f"{rule} starts fresh"
         return new
 
     def _carry_slot(self, old_name: str, old: Any, new: Any, name: str, at: str) -> tuple[Any, MigrationReport]:
         """One slot, and what was done to it: in one line, if all of it is kept as it is."""
-        report = MigrationReport({}, {}, {})
-        slot = self.carry(old, new, _join(at, name), report)
+        report = empty_report()
+        slot = self.carry(old, new, joined_path(at, name), report)
         unchanged = not report.fresh and not report.dropped and not any(report.kept.values())
-        if unchanged and not _has_state(new):
+        if unchanged and not has_state(new):
             report.kept.clear()
-            report.kept[_join(at, name)] = ""
+            report.kept[joined_path(at, name)] = ""
         if old_name != name:
             report.kept.update({path: f"{note and note + ', '}from {old_name}" for path, note in report.kept.items()})
         return slot, report
@@ -264,7 +245,7 @@ class _Migration(NamedTuple):
         self, old: Any, new: Any, at: str, report: MigrationReport
     ) -> dict[str, dict[str, jax.Array]]:
         old_values = self._renamed(old.hyperparams)
-        after = {rule: dict(values) for rule, values in new.hyperparams.items()}
+        carried = {rule: dict(values) for rule, values in new.hyperparams.items()}
         for rule, values in new.hyperparams.items():
             for name, value in without_residuals(values).items():
                 _, before = old_values.get(f"{rule}.{name}", ("", value))
@@ -272,36 +253,28 @@ class _Migration(NamedTuple):
                 if np.array_equal(before, value):
                     continue
                 if self.hyperparams:
-                    after[rule][name] = before
+                    carried[rule][name] = before
                     if (residual := residual_of(name)) in values:
                         _, lost = old_values.get(f"{rule}.{residual}", ("", 0))
-                        after[rule][residual] = jnp.asarray(lost, value.dtype)
-                    report.kept[_join(at, f"{rule}.{name}")] = f"{before:g}, instead of {value:g} as given"
+                        carried[rule][residual] = jnp.asarray(lost, value.dtype)
+                    report.kept[joined_path(at, f"{rule}.{name}")] = f"{before:g}, instead of {value:g} as given"
                 else:
-                    report.fresh[_join(at, f"{rule}.{name}")] = f"{value:g} as given, {before:g} in the old state"
-        return after
+                    report.fresh[joined_path(at, f"{rule}.{name}")] = f"{value:g} as given, {before:g} in the old state"
+        return carried
 
     def _renamed(self, tree: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, Any]]:
         """``{new rule.slot: (old rule.slot, what it holds)}``."""
-        out: dict[str, tuple[str, Any]] = {}
+        renamed: dict[str, tuple[str, Any]] = {}
         for rule, values in tree.items():
             for slot, value in values.items():
                 old = f"{rule}.{slot}"
                 name = self.rename.get(old, f"{self.rename.get(rule, rule)}.{slot}")
-                if name in out:
-                    raise ValueError(f"migrate: both {out[name][0]!r} and {old!r} would become {name!r}; see rename")
-                out[name] = old, value
-        return out
-
-
-def _extend(report: MigrationReport, other: MigrationReport) -> None:
-    """Adds the entries of another report."""
-    for entries, more in zip(report, other, strict=True):
-        entries.update(more)
-
-
-class _Table(dict[str, Any]):
-    """The nodes of trees by their paths, where no one tree has them."""
+                if name in renamed:
+                    raise ValueError(
+                        f"migrate: both {renamed[name][0]!r} and {old!r} would become {name!r}; see rename"
+                    )
+                renamed[name] = old, value
+        return renamed
 
 
 def _joined(old: PartitionState, at: str, report: MigrationReport) -> ChainState:
@@ -315,81 +288,39 @@ def _joined(old: PartitionState, at: str, report: MigrationReport) -> ChainState
     hyperparams: dict[str, Any] = {}
     for rule in dict.fromkeys(rule for chain in chains.values() for rule in (*chain.slots, *chain.hyperparams)):
         holders = {part: chain.slots[rule] for part, chain in chains.items() if rule in chain.slots}
-        tables: dict[str, _Table] = {}
+        tables: dict[str, Table] = {}
         agree = True
         for slots_of_part in holders.values():
             for slot, tree in slots_of_part.items():
-                table = tables.setdefault(slot, _Table())
-                for path, node in _nodes(tree):
-                    agree = agree and (path not in table or _same(table[path], node))
+                table = tables.setdefault(slot, Table())
+                for path, node in nodes_of(tree):
+                    agree = agree and (path not in table or are_same(table[path], node))
                     table[path] = node
         if agree and tables:
             slots[rule] = tables
         elif tables:
-            report.dropped[_join(at, rule)] = f"the parts {', '.join(holders)} have other weights"
+            report.dropped[joined_path(at, rule)] = f"the parts {', '.join(holders)} have other weights"
         hyperparams[rule] = next((c.hyperparams[rule] for c in chains.values() if rule in c.hyperparams), {})
     counts = [int(chain.count) for chain in chains.values()]
     if len(set(counts)) > 1:
-        report.kept[_join(at, "count of the parts")] = f"{sorted(counts)}, the largest"
+        report.kept[joined_path(at, "count of the parts")] = f"{sorted(counts)}, the largest"
     return ChainState(jnp.asarray(max(counts, default=0), jnp.int32), hyperparams, slots)
 
 
 def _by_leaf(dropped: Iterable[str], chain: Any) -> list[str]:
     """The names of what was dropped, of each leaf where it was a whole slot."""
-    paths = {f"{rule}.{slot}": _nodes(tree) for rule, slots in chain.slots.items() for slot, tree in slots.items()}
-    return [_join(name, path) for name in dropped for path, _ in paths.get(name, [("", None)])]
-
-
-def _same(one: Any, other: Any) -> bool:
-    return not _is_state(one) and not _is_state(other) and np.array_equal(one, other)
-
-
-def _carry_leaf(old: Any, new: Any, at: str, report: MigrationReport, keep_rows: bool) -> Any:
-    if is_encoded(old) or is_encoded(new):
-        return _carry_codes(old, new, at, report, keep_rows)
-    old, new = (x if isinstance(x, jax.Array) else jnp.asarray(x) for x in (old, new))
-    castable = all(is_inexact(x.dtype) for x in (old, new)) and is_complex(old.dtype) == is_complex(new.dtype)
-    rows = min(old.shape[0], new.shape[0]) if old.ndim and new.ndim and old.shape[1:] == new.shape[1:] else 0
-    if keep_rows and old.shape != new.shape and castable and rows:
-        report.kept[at] = f"{rows} rows of {old.shape[0]}, and {new.shape[0] - rows} fresh"
-        return new.at[:rows].set(old[:rows].astype(new.dtype))
-    if old.shape != new.shape:
-        report.fresh[at] = f"shape {old.shape} in the old state, {new.shape} here"
-    elif old.dtype != new.dtype and not castable:
-        report.fresh[at] = f"{old.dtype} in the old state, {new.dtype} here"
-    else:
-        report.kept[at] = "" if old.dtype == new.dtype else f"{old.dtype} as {new.dtype}"
-        return old if old.dtype == new.dtype else old.astype(new.dtype)
-    return new
-
-
-def _carry_codes(old: Any, new: Any, at: str, report: MigrationReport, keep_rows: bool) -> Any:
-    """A slot from one format to another: the numbers, rounded to nearest where the format is another."""
-    formats = [str(x.codec).strip("'") if is_encoded(x) else str(jnp.asarray(x).dtype) for x in (old, new)]
-    if formats[0] == formats[1] and old.shape == new.shape and old.codes.dtype == new.codes.dtype:
-        report.kept[at] = ""
-        return old
-    noted = MigrationReport({}, {}, {})
-    carried = _carry_leaf(decoded(old), decoded(new), at, noted, keep_rows)
-    _extend(report, noted)
-    if at not in noted.kept:
-        return new
-    rows = noted.kept[at] if old.shape != new.shape else ""
-    change = "" if formats[0] == formats[1] else f"{formats[0]} as {formats[1]}"
-    report.kept[at] = ", ".join(filter(None, [rows, change]))
-    return stored_as(carried, new)
+    paths = {f"{rule}.{slot}": nodes_of(tree) for rule, slots in chain.slots.items() for slot, tree in slots.items()}
+    return [joined_path(name, path) for name in dropped for path, _ in paths.get(name, [("", None)])]
 
 
 def _check_rename(rename: Mapping[str, str], olds: list[Any], news: list[Any]) -> None:
-    known, targets = _names(olds), _names(news)
+    sources, targets = _names(olds), _names(news)
     for old, new in rename.items():
-        if old not in known or new not in targets:
-            name, names, which = (old, known, "old") if old not in known else (new, targets, "new")
-            raise ValueError(
-                f"migrate: rename: no {name!r} in the {which} state, which has: {', '.join(sorted(names))}"
-            )
-        if known[old] != targets[new]:
-            raise ValueError(f"migrate: rename: {old!r} is a {known[old]}, {new!r} is a {targets[new]}")
+        if old not in sources or new not in targets:
+            name, names, side = (old, sources, "old") if old not in sources else (new, targets, "new")
+            raise ValueError(f"migrate: rename: no {name!r} in the {side} state, which has: {', '.join(sorted(names))}")
+        if sources[old] != targets[new]:
+            raise ValueError(f"migrate: rename: {old!r} is a {sources[old]}, {new!r} is a {targets[new]}")
 
 
 def _names(chains: Iterable[Any]) -> dict[str, str]:
@@ -412,6 +343,8 @@ def _cores(tree: Any) -> list[Any]:
 
 
 _CHAINS = (ChainState, PackedState)
+
+
 _CORES = (*_CHAINS, PartitionState)
 
 
@@ -421,31 +354,3 @@ _WEIGHED = ("sums", "held", "weight")
 
 def _weighs(state: Any) -> bool:
     return getattr(state, "weight", None) is not None
-
-
-def _is_state(node: Any) -> bool:
-    """States are NamedTuples, in gradtx and in optax."""
-    return isinstance(node, tuple) and hasattr(node, "_fields")
-
-
-def _is_whole(tree: Any) -> Any:
-    """A state in the tree, or a slot in codes."""
-    return lambda node: is_encoded(node) or (node is not tree and _is_state(node))
-
-
-def _has_state(tree: Any) -> bool:
-    return any(_is_state(node) for node in jax.tree.leaves(tree, is_leaf=_is_state))
-
-
-def _nodes(tree: Any) -> list[tuple[str, Any]]:
-    """Leaves, and states in their place, by path; those that are packed by the paths of their parts."""
-    if isinstance(tree, _Table):
-        return list(tree.items())
-    if isinstance(tree, PackedSlot):
-        return [("/".join(keys), leaf) for keys, leaf in tree.by_keys().items()]
-    nodes = flatten_with_keys(tree, _is_whole(tree))[0]
-    return [(keystr(keys, simple=True, separator="/"), node) for keys, node in nodes]
-
-
-def _join(*parts: str) -> str:
-    return "/".join(part for part in parts if part)

@@ -13,6 +13,7 @@ from gradtx._core.dataflow import Flow, flows
 from gradtx._core.hyperparams import Entry, find, find_name, with_values
 from gradtx._core.limits import checked
 from gradtx._core.numerics import split
+from gradtx._core.selectors import path_of
 from gradtx._engine.backends import executor
 from gradtx._engine.transformation import run
 from gradtx._wrappers.base import Wrapper
@@ -142,7 +143,7 @@ def result_names(results: Any, names: Sequence[str]) -> list[str]:
     """
     columns = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(results)[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator="/") or "result"
+        name = path_of(path) or "result"
         if leaf.shape != () or not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool):
             raise TypeError(
                 f"sweep: train returned {name!r} of shape {leaf.shape} and dtype {leaf.dtype}; results are scalars. "

@@ -106,6 +106,10 @@ class PackedSlot:
                 offset += math.prod(shape)
         return found
 
+    def by_path(self) -> dict[str, Any]:
+        """The same by the paths in words."""
+        return {"/".join(keys): leaf for keys, leaf in self.by_keys().items()}
+
     def with_arrays(self, arrays: Mapping[Keys, Any]) -> PackedSlot:
         """The same slot of other arrays."""
         leaves, treedef = flatten_with_keys(self.leaves)

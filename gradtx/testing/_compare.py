@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from gradtx._core.numerics import is_complex
+from gradtx._core.selectors import path_of
 
 
 def check(holds: bool, message: str) -> None:
@@ -31,7 +32,7 @@ def _types(tree: Any) -> dict[str, str]:
 
 def _leaves(tree: Any) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {path_of(path): leaf for path, leaf in leaves}
 
 
 def _wide(x: Any) -> np.ndarray:

@@ -143,6 +143,27 @@ def test_a_hundred_small_steps_arrive():
     assert (plain["low"] == 1).all()
 
 
+@pytest.mark.parametrize(
+    "keep", [*KEEPS[:2], *(pytest.param(keep, marks=pytest.mark.exhaustive) for keep in KEEPS[2:])]
+)
+def test_a_hundred_steps_of_one_program_arrive(keep):
+    """All of them unrolled, where a compiler sees through every step, and might find rounding and its remedy idle."""
+    p = ones(256)
+
+    @jax.jit
+    def unrolled():
+        carry = (p, gx.master_weights(UP, keep).init(p))
+        for _ in range(100):
+            carry = gx.step(gx.master_weights(UP, keep), carry[0], p, carry[1])
+        return carry
+
+    w = np.float32(unrolled()[0])
+    if keep is None:
+        assert abs(w.mean() - 1.1) < 4 * w.std() / 16 and w.std() > 0
+    else:
+        np.testing.assert_array_equal(w, np.float32(ml_dtypes.bfloat16(1.1)))
+
+
 def test_it_works_inside_of_wrappers_and_around_them():
     """0.01 in each way: lost in bfloat16, and by a wrapper that is not heard."""
     low, g = {"a": ones(), "b": ones(1)}, {"a": ones(dtype="float32"), "b": ones(1, "bfloat16")}

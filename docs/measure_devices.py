@@ -1,8 +1,9 @@
-"""State, memory and traffic of a step over eight devices: the table of ``docs/guide/devices.md``.
+"""State, memory and traffic of a step over eight devices, and times of formats, as ``docs/guide/devices.md`` has them.
 
-    python docs/measure_devices.py
+    python docs/measure_devices.py [times]
 
-writes it there. Programs are compiled for eight devices of the CPU, and not run.
+writes both tables there, or the second alone. Programs are compiled for eight devices of the CPU; those of the second
+are run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +41,8 @@ OPTIMIZERS = {
     "Muon": gx.muon(1e-2, otherwise=ADAM),
     "SOAP": gx.soap(1e-3),
 }
+FORMATS = ("Adam", "Adam in bfloat16", "Adam in 8 bits")
+TURNS = 15
 SHARDINGS = ("whole", "sharded, as parameters", "divided by XLA", "divided by `zero1`")
 
 
@@ -124,13 +129,38 @@ def line(name: str, sharding: str, row: Row) -> str:
     return f"| {name} | {sharding} | {numbers} | {kinds} |"
 
 
+def times(sharding: str) -> dict[str, float]:
+    """Of each format the least processor time of a step of all eight devices, in that of float32; taken in turns."""
+    runs = {}
+    for name in FORMATS:
+        program, places = compiled(OPTIMIZERS[name], sharding)
+        given, batch = program.input_shardings[0][:2], program.input_shardings[0][2]
+        ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), (PARAMS, places.state))
+        runs[name] = [program, jax.device_put(ones, given), jax.device_put(jnp.ones(BATCH.shape, BATCH.dtype), batch)]
+    least = dict.fromkeys(FORMATS, math.inf)
+    for _ in range(TURNS):
+        for name, run in runs.items():
+            program, (params, state), batch = run
+            start = time.process_time()
+            run[1] = jax.block_until_ready(program(params, state, batch))
+            least[name] = min(least[name], time.process_time() - start)
+    return {name: seconds / least[FORMATS[0]] for name, seconds in least.items()}
+
+
 PAGE = Path(__file__).parent / "guide" / "devices.md"
 HEAD = """| optimizer | its state | bytes of it | on a device | peak | sent | collectives |
 |---|---|---:|---:|---:|---:|---|"""
 
 
+def write(mark: str, lines: list[str]) -> None:
+    """Puts a table in its place on the page."""
+    before, rest = PAGE.read_text().split(f"<!-- {mark} -->")
+    after = rest.split("<!-- end -->", 1)[1]
+    PAGE.write_text("\n".join([f"{before}<!-- {mark} -->", *lines, f"<!-- end -->{after}"]))
+
+
 def main() -> None:
-    """Writes the table."""
+    """Writes the table of bytes."""
     lines = [HEAD]
     for name, tx in OPTIMIZERS.items():
         for sharding in SHARDINGS:
@@ -140,11 +170,20 @@ def main() -> None:
                 assert "needs whole leaves" in str(error)
                 lines.append(f"| {name} | {sharding} | | | | | refused: it needs whole leaves |")
             print(lines[-1], flush=True)
-    before, rest = PAGE.read_text().split("<!-- table -->")
-    after = rest.split("<!-- end -->")[1]
-    PAGE.write_text("\n".join([f"{before}<!-- table -->", *lines, f"<!-- end -->{after}"]))
+    write("table", lines)
+
+
+def main_of_times() -> None:
+    """Writes the table of times."""
+    lines = ["| its state | " + " | ".join(FORMATS) + " |", "|---|" + "---:|" * len(FORMATS)]
+    for sharding in SHARDINGS:
+        lines.append(f"| {sharding} | {' | '.join(f'{ratio:.2f}' for ratio in times(sharding).values())} |")
+        print(lines[-1], flush=True)
+    write("times", lines)
 
 
 if __name__ == "__main__":
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={N}"
-    main()
+    if "times" not in sys.argv:
+        main()
+    main_of_times()

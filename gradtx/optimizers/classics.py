@@ -260,7 +260,11 @@ def nadam(
     eps_root: Hyper = 0.0,
     schedule_decay: Hyper | None = None,
 ) -> Chain:
-    """Nadam: Adam with Nesterov's first moment.
+    """Nadam: Adam that looks ahead, as NAG does.
+
+    Its direction is the first moment as it will be in the next step: decayed once more, with this gradient added again.
+    So the parameters need not move to the point ahead. The review article's form moves them: ``article_adam`` with
+    ``nag_lookahead(1.0)`` behind it.
 
     Args:
         learning_rate: η.

@@ -139,6 +139,11 @@ def mix(decay: jax.Array, complement: jax.Array, old: jax.Array, new: jax.Array)
     return fade(decay, complement, old, complement * new)
 
 
+def weighted(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """weight·x, and 0 where the weight is 0, of an infinite x too: a square that overflowed and does not count."""
+    return jnp.where(weight == 0, 0, weight * x)
+
+
 @jax.custom_jvp
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """√x whose derivative at 0 is 0 instead of infinite. NaN stays NaN; negative x gives NaN."""

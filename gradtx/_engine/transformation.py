@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
@@ -182,8 +183,19 @@ def unfilled(cls: type[Transformation[Any]]) -> Transformation[Any]:
 _COMMON = ("name", "state_dtype", "where")  # fields that every rule has; shown only where they are given
 
 
+class _Made(abc.ABCMeta):
+    """A class that deriving makes a dataclass: the decorator would make it another, or fail without a word."""
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        if name == "__dataclass_params__" and name in vars(cls):
+            raise TypeError(
+                f"gradtx: class {cls.__name__!r}: deriving makes the dataclass. Take the decorator @dataclass away."
+            )
+        super().__setattr__(name, value)
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-class Value(Transformation[State]):
+class Value(Transformation[State], metaclass=_Made):
     """A transformation that is a frozen dataclass: it compares by its fields, and prints as the call that makes it.
 
     Deriving makes the dataclass. (Not a decorator: mypy has none for what is also a NamedTuple, as optax's class is.)

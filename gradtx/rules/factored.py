@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.mesh import check_whole
-from gradtx._core.numerics import abs_sq, real_dtype
+from gradtx._core.numerics import abs_sq, mix, real_dtype
 from gradtx.rules.base import Rule
 
 __all__ = ["scale_by_factored_rms"]
@@ -94,7 +94,8 @@ class scale_by_factored_rms(Rule):
             share = (trees.count.astype(real_dtype(g.dtype)) + 1) ** -self.power  # 1 − β
             new = self._held(abs_sq(g) + self.eps)
             averages = {
-                kind: x if x is None else (x + share * (new[kind] - x)).astype(x.dtype) for kind, x in averages.items()
+                kind: x if x is None else mix(1 - share, share, x, new[kind]).astype(x.dtype)
+                for kind, x in averages.items()
             }
             out.append(g * self._inverse_root(averages, g.shape))
             after.append(averages)

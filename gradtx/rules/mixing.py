@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from gradtx._core.contract import Tick
 from gradtx._core.limits import check_choice
-from gradtx._core.numerics import abs_sq, mix
+from gradtx._core.numerics import abs_sq, mix, weighted
 from gradtx.rules.base import Hyper, Rule, hyper
 
 __all__ = ["add_difference", "add_momentum", "extrapolate", "quasi_hyperbolic"]
@@ -58,7 +58,7 @@ class quasi_hyperbolic(Rule):
     def apply(self, signal, slots, param, c):
         g, u, v = signal
         if self.nu2 is not None and v is not None:
-            v = c.nu2 * v + c.nu2_complement * abs_sq(g)
+            v = weighted(c.nu2, v) + weighted(c.nu2_complement, abs_sq(g))
         return signal._replace(direction=c.nu * u + c.nu_complement * g, second_moment=v), {}
 
 

@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx._chain import chain, seal
 from gradtx._core.contract import FIRST_MOMENTS, AbstractRule, Arrays, Named
 from gradtx._core.methods import applied, named, numbered, slotted, ticked
 from gradtx._core.signal import Signal, Weights
 from gradtx._engine.transformation import Transformation
+from gradtx.rules.base import Rule
+from gradtx.rules.quotient import precondition
 from gradtx.testing._compare import check
 
 WEIGHTS = Weights(np.float32(1), np.float32(1))  # pyright: ignore[reportArgumentType] - as good as arrays
@@ -25,8 +28,60 @@ def says_what_it_holds(tx: Transformation[Any]) -> None:
     """moments, their weights and factors are those that the rule declares, for switch and ports to go by"""
     for rule in tx.rules:
         numbers = not any(callable(value) for value in rule.hyperparameters().values())
+        says_none = rule.accumulates is False or (rule.maps_trees and not rule.accumulates)
+        if says_none and not rule.last and not isinstance(rule, seal):  # what is sealed is a filter by its form
+            _check_memory(rule)
         if numbers and not rule.maps_trees and rule.scope is None:
             _check(rule)
+
+
+class _ones(Rule):
+    """A second moment of 1."""
+
+    second_moment = "makes"
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(second_moment=jnp.ones_like(signal.direction.real)), {}
+
+
+class _shown(Rule):
+    """The second moment as the direction."""
+
+    second_moment = "uses"
+
+    def apply(self, signal, slots, param, c):
+        v = signal.second_moment
+        return signal._replace(direction=v.astype(signal.direction.dtype), second_moment=None), {}
+
+
+@functools.lru_cache(maxsize=256)
+def _check_memory(rule: Any) -> None:
+    """A rule that says it sums no gradients gets two, and then zero: it may not go on in their direction.
+
+    It may go against it, and so take back what it added, as one does that adds a difference of gradients.
+    """
+    tx = chain(*([_ones()] if rule.second_moment in ("edits", "uses") else []), rule)
+    if rule.second_moment in ("makes", "edits"):
+        tx = chain(tx, _shown() if rule.second_moment == "makes" else precondition(0.0))
+
+    @jax.jit
+    def last_two(g: Any) -> list[jax.Array]:
+        p, state = jnp.zeros_like(SPREAD), tx.init(jnp.zeros_like(SPREAD))
+        updates = []
+        for gradient in (g, g, 0 * g):
+            u, state = tx.update(gradient, state, p, value=jnp.float32(1))
+            updates.append(u)
+        return updates[1:]
+
+    with_it, after = (
+        np.asarray(x) - np.asarray(y) for x, y in zip(last_two(SPREAD), last_two(0 * SPREAD), strict=True)
+    )
+    going_on = np.vdot(after, with_it)
+    check(
+        not going_on > 1e-6 * np.vdot(with_it, with_it),
+        f"{named(rule)} goes on in the direction of gradients that are past: it averages or sums them, so declare "
+        "accumulates = True",
+    )
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,5 +1,7 @@
 """Rules of one's own: each mistake of an author is refused in words; what is right by itself stays so."""
 
+import abc
+import dataclasses
 import pickle
 from typing import Any
 
@@ -596,3 +598,14 @@ def test_the_parameter_is_for_rules_that_declare_it():
         jax.eval_shape(whole.update, PARAMS, state, PARAMS)
         jax.eval_shape(lambda p, s, whole=whole: gx.step(whole, p, p, s), PARAMS, state)
     assert seen and all(param is None for param in seen)
+
+
+@pytest.mark.parametrize("decorator", [dataclasses.dataclass, dataclasses.dataclass(frozen=True)])
+def test_deriving_makes_the_dataclass(decorator):
+    with pytest.raises(TypeError, match=r"class 'mine': deriving makes the dataclass\. Take the decorator @dataclass"):
+        decorator(rule(apply=keep))
+
+    class of_two_bases(gx.Rule, abc.ABC):  # by another metaclass
+        apply = keep
+
+    assert of_two_bases() == of_two_bases()

@@ -285,3 +285,25 @@ def test_no_worse_than_optax_and_torch():
     for name, runs in measured().items():
         for run, (ours, *theirs) in runs.items():
             assert ours <= 1.5 * min(theirs) + 2, (name, run, ours, theirs)
+
+
+def test_squares_that_overflow_make_no_nan():
+    """Of 1e20 the square is no float32; the step is 0 there, as optax's, and right in all other elements."""
+    g = jnp.array([1e20, -1e20, 1.0])
+    chains = {
+        "ν₂ = 1": (gx.chain(gx.rms(0.5), gx.quasi_hyperbolic(1.0, 1.0), PRE), 0.875**-0.5),
+        "ν₂ = 0": (gx.chain(gx.rms(0.5), gx.quasi_hyperbolic(1.0, 0.0), PRE), 1.0),
+        "factored": (gx.scale_by_factored_rms(), 1.0),
+    }
+
+    @jax.jit
+    def third():
+        last = {}
+        for name, (tx, _) in chains.items():
+            state = tx.init(g)
+            for _ in range(3):
+                last[name], state = tx.update(jax.lax.optimization_barrier(g), state)
+        return last
+
+    for name, u in third().items():
+        np.testing.assert_allclose(u, [0, 0, chains[name][1]], rtol=1e-6, err_msg=name)

@@ -159,6 +159,37 @@ class weighs_otherwise(gx.momentum):
         return tick._replace(scalars={"weight": jnp.ones(())})
 
 
+class says_that_it_forgets(gx.momentum):
+    accumulates = False
+
+
+class late(gx.Rule):
+    """The direction of the step before."""
+
+    accumulates = False
+
+    def slots(self, param):
+        return {"before": jnp.zeros_like(param)}
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=-slots.before), {"before": signal.direction}
+
+
+class squares_that_it_forgets(gx.rms):
+    accumulates = False
+
+
+class sums_of_trees(gx.Rule):
+    maps_trees = True
+
+    def init_tree(self, params):
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def apply_tree(self, trees, state):
+        state = jax.tree.map(jnp.add, state, trees.direction)
+        return state, state
+
+
 class loop_from_a_constant(Direction):
     def of(self, u):
         return u / jax.lax.fori_loop(0, 2, lambda _, x: x + abs(u).max(), 1.0)
@@ -255,6 +286,10 @@ def test_a_count_that_overflows_before_it_is_a_float():
         (says_that_it_doubles(), "declares that it scales by 2, and makes "),
         (forgets(), "forgets how large the gradient is: declare normalizes = True"),
         (weighs_otherwise(), "holds in 'm' something else than its weight times a constant gradient"),
+        (says_that_it_forgets(0.9), "goes on in the direction of gradients that are past: .* accumulates = True"),
+        (late(), "goes on in the direction of gradients that are past"),
+        (gx.chain(squares_that_it_forgets(0.9), gx.precondition()), "goes on in the direction of gradients"),
+        (sums_of_trees(), "goes on in the direction of gradients that are past"),
     ],
 )
 def test_says_what_it_holds(rule, message):

@@ -1,7 +1,8 @@
-"""The contract in jax's modes: over the devices of a mesh, and under its stricter settings."""
+"""The contract in jax's modes: its transformations, the devices of a mesh, and its stricter settings."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,9 +11,11 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gradtx as gx
+from gradtx._core import verification
 from gradtx._engine.transformation import Transformation
-from gradtx.testing._compare import check, close
-from gradtx.testing._examples import normal
+from gradtx.testing._compare import check, close, own_buffers, same_types
+from gradtx.testing._examples import normal, params
+from gradtx.testing._runs import updated
 
 STEPS = 3
 SHAPES = {"rows": (4, 3), "columns": (5, 4), "both": (8, 4), "vector": (2,), "number": ()}
@@ -136,3 +139,78 @@ def leaks_no_tracers(tx: Transformation[Any]) -> None:
     state = tx.init(params)
     with jax.checking_leaks():
         jax.make_jaxpr(functools.partial(gx.step, tx))(params, params, state)
+
+
+# -- Transformations of jax -------------------------------------------------------------------------------------------
+
+
+def compiles_once(tx: Transformation[Any]) -> None:
+    """one compilation for all steps, and for other hyperparameters"""
+    traces: list[None] = []
+
+    @jax.jit
+    def update(grads: Any, state: Any, p: Any) -> Any:
+        traces.append(None)
+        return tx.update(grads, state, p)
+
+    p = params()
+    updates, state = p, tx.init(p)
+    for _ in range(3):
+        updates, state = update(p, state, p)
+    changed = state._replace(hyperparams=jax.tree.map(lambda x: 0.5 * x, state.hyperparams))
+    update(p, changed, p)
+    update(updates, changed, jax.tree.map(jnp.add, p, updates))
+    check(len(traces) == 1, f"traced {len(traces)} times instead of once")
+
+
+def donates_and_branches(tx: Transformation[Any]) -> None:
+    """steps that reuse the memory of parameters and state, as init makes it with and without jit, and lax.cond"""
+    p = params()
+    step = jax.jit(lambda p, s: gx.step(tx, p, params(), s), donate_argnums=(0, 1))
+    for init in (tx.init, jax.jit(tx.init)):
+        now = jax.tree.map(jnp.copy, p)
+        state = init(now)
+        own_buffers({"parameters": now, "state": state}, "a fresh state")
+        for _ in range(3):
+            now, state = step(now, state)
+
+    @jax.jit
+    def maybe(flag: bool, now: Any, state: Any) -> Any:
+        return jax.lax.cond(flag, lambda now, s: gx.step(tx, now, p, s), lambda now, s: (now, s), now, state)
+
+    _, after = maybe(True, p, tx.init(p))
+    same_types(after, state, "state after a step in lax.cond")
+    close(maybe(False, now, state), (now, state), "the branch without a step")
+    check(int(after.count) == 1, f"one step counts {int(after.count)}")
+
+
+def sweeps_by_vmap(tx: Transformation[Any]) -> None:
+    """hyperparameters are what the state says, and vmap over them gives what separate runs give"""
+    p, factors = params(), jnp.array([0.5, 0.9, 1.0])
+    start = tx.init(p)
+
+    def times(factor: Any) -> Any:
+        return start._replace(hyperparams=jax.tree.map(lambda x: factor * x, start.hyperparams))
+
+    together = jax.jit(jax.vmap(lambda factor: tx.update(p, times(factor), p)))(factors)
+    for i, factor in enumerate(factors):
+        alone = updated(tx, p, times(factor), p)
+        close(jax.tree.map(lambda x, i=i: x[i], together), alone, "vmap and a run alone differ", rtol=2e-6)
+    rebuilt = updated(gx.chain(*map(_halved, gx.chain(tx).rules)), p, times(0.5), p)
+    close(rebuilt, updated(tx, p, times(0.5), p), f"hyperparameters in the state are not used{_unread(tx)}", rtol=2e-6)
+
+
+def _unread(tx: Transformation[Any]) -> str:
+    """The hyperparameters that nothing in ``apply`` depends on, in words."""
+    reads = []
+    for rule in tx.rules:
+        if names := verification.unread(rule, jax.ShapeDtypeStruct((3, 2), jnp.dtype("float32"))):
+            read, meant = (", ".join(f"{where}.{name}" for name in names) for where in ("c", "self"))
+            reads.append(f"rule {rule.name or rule.label!r} does not depend on {read}: does it read {meant}?")
+    return f" ({' '.join(reads)})" if reads else ""
+
+
+def _halved(rule: gx.Rule) -> gx.Rule:
+    """The rule with half of each number for a hyperparameter."""
+    numbers = {name: 0.5 * value for name, value in rule.hyperparameters().items() if not callable(value)}
+    return dataclasses.replace(rule, **numbers)

@@ -1,0 +1,54 @@
+"""Runs of a transformation that several properties share, and facts about it."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+
+from gradtx._engine.layout import Kind
+from gradtx._engine.transformation import Transformation
+from gradtx.testing._examples import params
+
+STEPS = 5
+NOT_COMPLEX = "has no meaning for complex numbers"
+
+
+# A transformation is a value: what is compiled for it here serves several properties.
+@functools.partial(jax.jit, static_argnums=0)
+def updated(tx: Transformation[Any], grads: Any, state: Any, params: Any) -> Any:
+    """The updates and the state after a step."""
+    return tx.update(grads, state, params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def stepped(tx: Transformation[Any], params: Any) -> Any:
+    """The last updates and state of a few steps under scan, which holds the state to its structure and dtypes."""
+
+    def one(state: Any, _: None) -> Any:
+        updates, state = tx.update(params, state, params)
+        return state, updates
+
+    state, updates = jax.lax.scan(one, tx.init(params), None, length=STEPS)
+    return jax.tree.map(lambda x: x[-1], updates), state
+
+
+def is_real_only(tx: Transformation[Any]) -> bool:
+    """True if a transformation says that it is for real numbers alone."""
+    try:
+        jax.eval_shape(tx.init, params("complex64"))
+    except TypeError as error:
+        return NOT_COMPLEX in str(error)
+    return False
+
+
+def slots_of_arrays(tx: Transformation[Any], state: Any) -> Any:
+    """Slots of rules that map one array at a time: what a rule that maps whole trees keeps is its own affair."""
+    layout = tx._engine.layout.slots
+    return {rule: slots for rule, slots in state.slots.items() if Kind.TREE not in layout[rule].values()}
+
+
+def has_formats(tx: Transformation[Any]) -> bool:
+    """True if a rule says what its slots are stored in."""
+    return any(rule.state_dtype is not None for rule in tx.rules)

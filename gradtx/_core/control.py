@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import jax
 import jax.core
+import jax.numpy as jnp
 from jax.extend import core
 
 from gradtx._core.mesh import in_host_memory, spread_as, vary, varying
@@ -68,6 +69,16 @@ class Once(Generic[T]):
         """The result, from what was traced; with values, the call itself compiles less."""
         jaxpr, treedef = self._traced
         return treedef.unflatten(core.jaxpr_as_fun(jaxpr)(*jax.tree.leaves(self.arguments)))
+
+
+def kept(flag: Any, after: T, before: T) -> T:
+    """The numbers after a step, or those before it where the flag is false; no flag: those after it.
+
+    It is for scalars, and for what is small: both are there, and one is chosen. For arrays see ``either``.
+    """
+    if flag is None or flag is True:
+        return after
+    return jax.tree.map(lambda x, y: y if x is y else jnp.where(flag, x, y), after, before)
 
 
 def either(flag: Any, yes: Callable[[], T], no: Callable[[], T]) -> T:

@@ -35,17 +35,28 @@ class Executor(Protocol):
         local: Sequence[Numbers],
         aliases: Mapping[int, int],
         reduces: Sequence[Literal["sum", "norm"]] = (),
+        when: jax.Array | None = None,
     ) -> tuple[Sequence[Sequence[jax.Array]], Sequence[Numbers]]:
         """``fn(*arrays, *scalars, *shared)`` for the arrays of each leaf and its own of each list of scalars.
 
         An array may be a ``View`` of a flat one; then the output in its place may be one too. The last outputs are not
-        written but reduced over each leaf, as ``reduces`` says, to numbers that come behind.
+        written but reduced over each leaf, as ``reduces`` says, to numbers that come behind. Where ``when`` is false
+        nothing happens: an output that may be in the memory of an array is that, and all else is 0.
         """
         ...
 
     @property
     def total(self) -> SumOver:
         """The sum of a function, of one array of each column, over all elements of all arrays, or of each row."""
+        ...
+
+    def total_when(self, when: jax.Array | None) -> SumOver:
+        """The same, but 0 where a flag is false, at least where it ``takes_flags``."""
+        ...
+
+    @property
+    def takes_flags(self) -> bool:
+        """True if ``when`` costs less than a condition around the step."""
         ...
 
 
@@ -61,7 +72,16 @@ class Reference:
     def total(self) -> SumOver:
         return _SMALL_SUMS
 
-    def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
+    def total_when(self, when: jax.Array | None) -> SumOver:
+        del when
+        return sum_over
+
+    @property
+    def takes_flags(self) -> bool:
+        return False
+
+    def map_leaves(self, fn, leaves, shared, local, aliases, reduces=(), when=None):
+        assert when is None
         operands = [(*map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
         watched = [observed(fn, xs, reduces) if reduces else None for xs in operands]
         rows = [known or _run(fn, *xs) for known, xs in zip(watched, operands, strict=True)]
@@ -80,11 +100,14 @@ class Reference:
 
 
 class _NativeSums(SumOver):
+    def __init__(self, when: jax.Array | None = None):
+        self.when = when
+
     def __call__(self, fn, *columns):
-        return sum_leaves(fn, list(zip(*columns, strict=True)))
+        return sum_leaves(fn, list(zip(*columns, strict=True)), when=self.when)
 
     def each(self, fn, *columns, local=()):
-        return sum_each(fn, list(zip(*columns, strict=True)), local=local)
+        return sum_each(fn, list(zip(*columns, strict=True)), local=local, when=self.when)
 
     def norms(self, xs, vector=False):
         del vector
@@ -105,8 +128,15 @@ class Native:
     def total(self) -> SumOver:
         return _NATIVE_SUMS
 
-    def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
-        return map_leaves(fn, leaves, shared, local, aliases, reduces)
+    def total_when(self, when: jax.Array | None) -> SumOver:
+        return _NATIVE_SUMS if when is None else _NativeSums(when)
+
+    @property
+    def takes_flags(self) -> bool:
+        return True
+
+    def map_leaves(self, fn, leaves, shared, local, aliases, reduces=(), when=None):
+        return map_leaves(fn, leaves, shared, local, aliases, reduces, when)
 
 
 REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for one serves every step
@@ -138,7 +168,7 @@ class Survey(Reference):
     def total(self) -> SumOver:
         return _SurveyedSums(self.reasons)
 
-    def map_leaves(self, fn, leaves, shared, local, aliases, reduces=()):
+    def map_leaves(self, fn, leaves, shared, local, aliases, reduces=(), when=None):
         avals = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in map(as_array, leaves[0])]
         reason = native.supports(fn, avals, len(local) + len(shared))
         if reason is not None:

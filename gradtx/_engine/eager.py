@@ -24,7 +24,15 @@ class Stepper(Hashable, Protocol):
     """An object that takes a step of a chain, and whose value says all about how."""
 
     def run(
-        self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool, ahead: Ahead = NOTHING
+        self,
+        updates: Any,
+        state: Any,
+        params: Any,
+        extra: dict[str, Any],
+        apply_updates: bool,
+        ahead: Ahead = NOTHING,
+        *,
+        when: jax.Array | None = None,
     ) -> tuple[Any, Any]:
         """Updates, or the parameters after the step, and the next state."""
         ...
@@ -113,6 +121,7 @@ def stepped(
     params: Any,
     extra: dict[str, Any],
     apply_updates: bool,
+    when: jax.Array | None = None,
 ) -> tuple[Any, Any]:
     """A step, again whenever it showed something about a class of rules.
 
@@ -120,18 +129,21 @@ def stepped(
         engine: the rules.
         around: what takes the step with them.
         updates, state, params, extra, apply_updates: as for ``Stepper.run``.
+        when: a flag, of a step that is traced: where it is false nothing changes.
     """
     while True:
         try:
-            return _stepped(engine, around, updates, state, params, extra, apply_updates)
+            return _stepped(engine, around, updates, state, params, extra, apply_updates, when)
         except Lesson as lesson:
             lesson.learn()
 
 
 def _stepped(
-    engine: Engine, around: Any, updates: Any, state: Any, params: Any, extra: Any, apply_updates: bool
+    engine: Engine, around: Any, updates: Any, state: Any, params: Any, extra: Any, apply_updates: bool, when: Any
 ) -> Any:
     blanks = blanks_of(engine)
+    if when is not None:
+        return around(engine).run(updates, state, params, extra, apply_updates, when=when)
     if not is_one_program(engine, blanks, updates, state, params):
         return around(engine).run(updates, state, params, extra, apply_updates)
     if engine.asks:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from gradtx._core import methods, selectors, verification
 from gradtx._core.codecs import codec_of, formats
 from gradtx._core.contract import AbstractRule
-from gradtx._core.control import either
+from gradtx._core.control import either, kept
 from gradtx._core.counts import incremented
 from gradtx._core.mesh import like_parameters, spread_as, starts
 from gradtx._core.numerics import added, compute_dtype, widest
@@ -107,6 +107,8 @@ class Engine:
         apply_updates: bool,
         ahead: Ahead = NOTHING,
         first: Measured | None = None,
+        *,
+        when: jax.Array | None = None,
     ) -> tuple[Any, ChainState]:
         """One step, operation by operation: updates in the dtypes of those that came in, or the parameters after it.
 
@@ -115,24 +117,34 @@ class Engine:
             apply_updates: whether the parameters are asked for.
             ahead: hyperparameters of the next step that rules ask for, where they are data.
             first: the measurement that the step begins with, where it is known (see ``measured_first``).
+            when: a flag. Where it is false nothing changes, and updates are 0 (see ``takes_flag``).
         """
         work, scalars = self._work(updates, state, params, extra, apply_updates, ahead, first)
-        inputs = work.inputs
+        work, inputs = work._replace(when=when), work.inputs
         out, slots, trees = self._executed(work, current(traced=not have_values(inputs.active(work.updates))))
         for i, rests in inputs.resting.items():
             param = work.params[i] if work.params else None
             update = rests.update(param)
             out[i] = _after(param, None if rests.frozen else update) if apply_updates else update
+            if not has_no_gradient(out[i]):
+                out[i] = kept(when, out[i], param if apply_updates else jnp.zeros_like(out[i]))
         if apply_updates and work.params:  # slots may be divided over an axis over which parameters are not
             out = [x if i in inputs.resting else spread_as(x, jax.typeof(work.params[i])) for i, x in enumerate(out)]
         after = {
-            name: {slot: inputs.unflatten(xs) for slot, xs in slots[r].items()} | scalars.slots[r]
+            name: {slot: inputs.unflatten(xs) for slot, xs in slots[r].items()}
+            | {slot: kept(when, x, state.slots[name][slot]) for slot, x in scalars.slots[r].items()}
             for r, name in enumerate(self.names)
         }
         for r, tree in trees.items():
             after[self.names[r]]["state"] = tree
-        count = incremented(state.count)
-        return inputs.unflatten(out), self.state_type(count, scalars.hyperparams, nonempty(after))
+        count = kept(when, incremented(state.count), state.count)
+        hyperparams = kept(when, scalars.hyperparams, dict(state.hyperparams))
+        return inputs.unflatten(out), self.state_type(count, hyperparams, nonempty(after))
+
+    @property
+    def takes_flag(self) -> bool:
+        """True if ``run`` takes ``when``, and is better than a condition around it: here, where the kernel runs."""
+        return current(traced=True).takes_flags and not any(rule.maps_trees for rule in self.rules)
 
     def measured_first(self, updates: Any, state: ChainState, params: Any) -> Measured | None:
         """The measurement that a step begins with, of the updates as they come in; None if it begins with none."""

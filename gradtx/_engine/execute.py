@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from gradtx._core import methods
 from gradtx._core.codecs import Blocks, parts, seeds
 from gradtx._core.contract import AbstractRule, Trees
+from gradtx._core.control import Once, either, kept
 from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import check_types, left_to_compiler
 from gradtx._core.numerics import Numbers, in_order, real_dtype, stacked
@@ -58,6 +59,8 @@ class Work(NamedTuple):
         extra: the extra arguments of ``update``, for rules that map whole trees.
         count: steps taken before this one, for rules that map whole trees.
         first: the measurement before the first pass, if it is known (see ``measured_first``).
+        when: a flag. Where it is false the step does not happen: parameters and slots stay as they are, and updates
+            are 0. No rule then maps whole trees. None for a step that happens.
     """
 
     plan: Plan
@@ -70,6 +73,7 @@ class Work(NamedTuple):
     extra: dict[str, Any]
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride] - hides tuple.count, as states do
     first: Measured | None = None
+    when: jax.Array | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -144,7 +148,7 @@ class _Run:
         for r, rule in enumerate(self.plan.rules):
             if rule.observes:
                 numbers = self._numbers(r) if self.observing else None
-                self.trees[r] = rule.observe(numbers, self.trees[r], self.executor)
+                self.trees[r] = kept(self.work.when, rule.observe(numbers, self.trees[r], self.executor), self.trees[r])
         lane = Lane.PARAM if self.plan.applies else Lane.UPDATE
         slots = [
             {name: [arrays.get(Slot(r, name)) for arrays in self.arrays] for name in names}
@@ -156,7 +160,7 @@ class _Run:
         """One pass over the leaves."""
         one = self.plan.passes[k]
         known = self.work.first if k == 0 else None
-        measured = self.measurement(one.rules.start) if one.measures and known is None else known
+        measured = self._measured_then(one.rules.start) if one.measures and known is None else known
         for batch in self.plan.batches:
             if one.acts_on(batch.leaf):
                 launch = self.plan.launch(k, batch.leaf)
@@ -178,7 +182,8 @@ class _Run:
             self._map(launch, batch, [], [])
         for i in batch.leaves:
             if not self.plan.applies and Lane.UPDATE not in self.arrays[i]:
-                self.arrays[i][Lane.UPDATE] = self.arrays[i][Lane.DIRECTION].astype(batch.leaf.update)
+                update = self.arrays[i][Lane.DIRECTION].astype(batch.leaf.update)
+                self.arrays[i][Lane.UPDATE] = kept(self.work.when, update, jnp.zeros_like(update))
 
     # -- One function over a batch ------------------------------------------------------------------------------------
 
@@ -213,8 +218,9 @@ class _Run:
             operands,
             [x for one in shared for x in one.values()],
             [*noise, *(x for one in local for x in one.values())],
-            dict(launch.in_place),
+            dict(launch.in_place if self.work.when is None else launch.kept),
             tuple(terms.values()),
+            self.work.when,
         )
         for (r, name), column in zip(terms, numbers, strict=True):
             places = {i: (column, place) for place, i in enumerate(batch.leaves)}
@@ -274,6 +280,21 @@ class _Run:
         return {name: _in_leaf_order(places, acting) for name, places in self.observed.get(r, {}).items()}
 
     # -- Measurements -------------------------------------------------------------------------------------------------
+
+    def _measured_then(self, r: int) -> Measured | None:
+        """The measurements of a rule; zeros where the step does not happen."""
+        if self.work.when is None or not self._acted_on(r):
+            return self.measurement(r)
+        places = {}
+
+        def taken() -> Any:
+            measured = self.measurement(r)
+            places.update(measured.places)
+            return measured.numbers
+
+        numbers = Once(taken)
+        zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), numbers.avals)  # noqa: E731
+        return Measured(either(self.work.when, numbers, zeros), places)
 
     def measurement(self, r: int) -> Measured | None:
         """The measurements of a rule, of the leaves that it acts on, if there are any."""

@@ -142,6 +142,12 @@ class Launch(NamedTuple):
         return tuple(buffer for buffer in self.writes if buffer.codec is not None)
 
     @property
+    def kept(self) -> tuple[tuple[int, int], ...]:
+        """Those of ``in_place`` that hold the same before and after: they stay where a step does not happen."""
+        update = {at for at, buffer in _placed(self.writes) if buffer.key is Lane.UPDATE}
+        return tuple((array, result) for array, result in self.in_place if result not in update)
+
+    @property
     def bytes(self) -> float:
         """The bytes that are read and written of each element."""
         return _bytes(self.reads) + _bytes(self.writes)

@@ -8,12 +8,15 @@ import functools
 from typing import Any, ClassVar, Generic, TypeVar, cast, dataclass_transform
 
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradtx._core import declarations
 from gradtx._core.blank import is_blank, value_of
 from gradtx._core.contract import AbstractRule
+from gradtx._core.control import Once, either
 from gradtx._core.mesh import like_parameters, puts_constants
 from gradtx._core.numerics import widened
 from gradtx._core.selectors import Leaves
@@ -93,6 +96,11 @@ class Transformation(optax.GradientTransformationExtraArgs, Generic[State]):
         """True if it, or one in it, sees parameters in the dtype that they are stored in, and rounds them itself."""
         return False
 
+    @property
+    def takes_flag(self) -> bool:
+        """True if a guard around it needs no condition here, as it has a ``run_when``."""
+        return self._engine.takes_flag
+
     @functools.cached_property
     def _engine(self) -> Engine:
         return Engine(self.rules)
@@ -150,6 +158,12 @@ class Transformation(optax.GradientTransformationExtraArgs, Generic[State]):
             apply_updates: whether to return, in place of the updates, the parameters with the updates added.
         """
         return stepped(self._engine, lambda engine: engine, updates, state, params, extra, apply_updates)
+
+    def run_when(
+        self, when: Any, updates: Any, state: State, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, State]:
+        """``run`` where a flag is true; elsewhere nothing changes, and updates are 0. Only of what ``takes_flag``."""
+        return stepped(self._engine, lambda engine: engine, updates, state, params, extra, apply_updates, when)
 
     def _key(self) -> tuple[Any, ...]:
         raise NotImplementedError
@@ -284,6 +298,7 @@ def run_inside(
     apply_updates: bool,
     name: str | None = None,
     first: Measured | None = None,
+    when: Any = True,
 ) -> tuple[Any, Any]:
     """``run`` of a transformation inside another one, held to the structure and the dtypes that it started with.
 
@@ -291,17 +306,26 @@ def run_inside(
         tx, updates, state, params, extra, apply_updates: as for ``run``.
         name: what it is called, for the error; None: by the function that made it.
         first: the measurement that the step begins with, if ``measured_first`` has given it.
+        when: a scalar bool. Where it is false parameters and state stay as they are, and updates are 0. What takes no
+            flag (``takes_flag``) has a condition around it.
 
     Raises:
         TypeError: if it changes the structure of its state, or a shape in it.
         ValueError: if it changes the structure or the shapes of the updates.
     """
+    is_data = when is not True and takes_as_data(when, tx, updates, state, params)
+    if when is not True and not is_data:
+        step = Once(lambda g: run_inside(tx, g, state, params, extra, apply_updates, name, first), updates)
+        return either(when, step, lambda: (unchanged(step, params, apply_updates), state))
     if isinstance(tx, Transformation):
-        if first is None:
-            after, state_after = tx.run(updates, state, params, extra, apply_updates)
+        if first is not None:
+            around: Any = functools.partial(_Begun, first=first)
+            flag: Any = when if is_data else None
+            after, state_after = stepped(tx._engine, around, updates, state, params, extra, apply_updates, flag)
+        elif is_data:
+            after, state_after = tx.run_when(when, updates, state, params, extra, apply_updates)
         else:
-            around = functools.partial(_Begun, first=first)
-            after, state_after = stepped(tx._engine, around, updates, state, params, extra, apply_updates)
+            after, state_after = tx.run(updates, state, params, extra, apply_updates)
     else:
         name = name or made_by(tx.update)
         check_on_device(f"slot {name}.state", state)
@@ -313,6 +337,27 @@ def run_inside(
         state_after = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.asarray(old).dtype), state_after, state)
         after = applied(params, after) if apply_updates else after
     return jax.tree.map(strong, after), state_after
+
+
+def takes_as_data(when: Any, tx: Any, updates: Any, state: Any, params: Any) -> bool:
+    """True if a flag is data of a step, and not a condition around it."""
+    takes = isinstance(tx, Transformation) and tx.takes_flag and isinstance(when, jax.core.Tracer)
+    return takes and not have_values(jax.tree.leaves((updates, state, params)))
+
+
+def unchanged(step: Once[tuple[Any, ...]], params: Any, apply_updates: bool) -> Any:
+    """The result of a step that does not happen: the parameters as they are, or updates of zero.
+
+    Args:
+        step: the step that would give updates, or parameters, and then more.
+        params: the parameters before it.
+        apply_updates: whether it would give parameters.
+    """
+    return jax.tree.map(strong, params) if apply_updates else jax.tree.map(_zeros, step.types[0])
+
+
+def _zeros(x: Any) -> Any:
+    return np.zeros(x.shape, x.dtype) if has_no_gradient(x) else jnp.zeros(x.shape, x.dtype)
 
 
 def measured_first(tx: optax.GradientTransformation, updates: Any, state: Any, params: Any) -> Measured | None:
@@ -333,9 +378,17 @@ class _Begun:
     first: Measured
 
     def run(
-        self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool, ahead: Ahead = NOTHING
+        self,
+        updates: Any,
+        state: Any,
+        params: Any,
+        extra: dict[str, Any],
+        apply_updates: bool,
+        ahead: Ahead = NOTHING,
+        *,
+        when: jax.Array | None = None,
     ) -> tuple[Any, Any]:
-        return self.engine.run(updates, state, params, extra, apply_updates, ahead, self.first)
+        return self.engine.run(updates, state, params, extra, apply_updates, ahead, self.first, when=when)
 
 
 def seen_by(tx: optax.GradientTransformation, params: Any) -> Any:

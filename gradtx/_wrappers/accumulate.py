@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from gradtx._chain import Chain
-from gradtx._core.control import Once, either, types_of
+from gradtx._core.control import Once, either, kept, types_of
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer
 from gradtx._core.mesh import puts_constants, sharded_as, starts
@@ -21,9 +21,16 @@ from gradtx._engine import checks, inputs
 from gradtx._engine.backends import current
 from gradtx._engine.engine import applied
 from gradtx._engine.layout import have_values
-from gradtx._engine.transformation import check_transformation, run_inside, seen_by, started
-from gradtx._wrappers.base import Wrapper, checked_state, unchanged
-from gradtx._wrappers.front import dividing, with_divisor, without_divisor
+from gradtx._engine.transformation import (
+    check_transformation,
+    run_inside,
+    seen_by,
+    started,
+    takes_as_data,
+    unchanged,
+)
+from gradtx._wrappers.base import Wrapper, both, checked_state
+from gradtx._wrappers.front import dividing, gathering, weighted, with_front, without_front
 
 _Combine = Literal["mean", "weighted mean", "sum"]
 
@@ -138,19 +145,26 @@ class accumulate(Wrapper[AccumulateState]):
         weight = _weighed(0.0, sums) if self._weighs else None
         return AccumulateState(started(self.tx, self._seen(params)), sums, zero(), zero(), zero(), weight)
 
-    @puts_constants
     def run(
         self, updates: Any, state: AccumulateState, params: Any, extra: dict[str, Any], apply_updates: bool
     ) -> tuple[Any, AccumulateState]:
         """A step of ``tx`` with the mean if this micro-batch completes its batch."""
+        return self.run_when(True, updates, state, params, extra, apply_updates)
+
+    @puts_constants
+    def run_when(
+        self, when: Any, updates: Any, state: AccumulateState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, AccumulateState]:
+        """``run`` where a flag is true."""
         state = checked_state(self.label, state, AccumulateState, "held", "micro_steps", "emitted")
         self._check_weight(state, extra)
         _check_gradients(state.sums, updates, params)
         asked = _flag(extra.get("emit", False))
         if self._passes:
-            after, inner = run_inside(self.tx, updates, state.inner, params, extra, apply_updates)
-            counts = {"micro_steps": incremented(state.micro_steps), "emitted": incremented(state.emitted)}
-            return after, state._replace(inner=inner, **counts)
+            after, inner = run_inside(self.tx, updates, state.inner, params, extra, apply_updates, when=when)
+            counts = incremented(state.micro_steps), incremented(state.emitted)
+            micro_steps, emitted = kept(when, counts, (state.micro_steps, state.emitted))
+            return after, state._replace(inner=inner, micro_steps=micro_steps, emitted=emitted)
         number = total = state.held + 1
         complete = asked | (number >= (self.every(state.emitted) if callable(self.every) else self.every))
         weight = None
@@ -159,15 +173,46 @@ class accumulate(Wrapper[AccumulateState]):
             total = state.weight + weight
             extra = extra | {"weight": total}
 
+        happens = both(when, complete)
+        if (gathering := self._gathering_for(happens, state, updates, params)) is not None:
+            sums = _added(state.sums, updates, params, weight, both(when, ~complete))
+            numbers = {"divisor": total, "weight": weight}
+            numbers = {name: x for name, x in numbers.items() if name in gathering.rules[0].hyperparameters()}
+            inner = with_front(gathering, state.inner, numbers, {"sum": sums})
+            after, inner = run_inside(gathering, updates, inner, params, extra, apply_updates, when=happens)
+            inner, own = without_front(gathering, inner, state.inner)
+            return after, self._counted(state, when, complete, inner, own["sum"], number, total)
+
         sums = _added(state.sums, updates, params, weight)
         step = Once(lambda a: (*self._emit(a, total, updates, state.inner, params, extra, apply_updates), True), sums)
         same = lambda: (unchanged(step, params, apply_updates), state.inner, False)  # noqa: E731
         after, inner, done = either(complete, step, same)
         sums = either(done, lambda: jax.tree.map(jnp.zeros_like, sums), lambda: sums)
-        held = jnp.where(complete, 0, number)
-        emitted = jnp.where(complete, incremented(state.emitted), state.emitted)
-        weight = None if weight is None else jnp.where(complete, 0, total)
-        return after, AccumulateState(inner, sums, held, incremented(state.micro_steps), emitted, weight)
+        return after, self._counted(state, when, complete, inner, sums, number, total)
+
+    def _counted(
+        self, state: AccumulateState, when: Any, complete: Any, inner: Any, sums: Any, number: Any, total: Any
+    ) -> AccumulateState:
+        """The next state: so many held, of this weight in all, unless the batch is complete."""
+        after = AccumulateState(
+            state.inner,
+            state.sums,
+            jnp.where(complete, 0, number),
+            incremented(state.micro_steps),
+            jnp.where(complete, incremented(state.emitted), state.emitted),
+            None if state.weight is None else jnp.where(complete, 0, total),
+        )
+        return kept(when, after, state)._replace(inner=inner, sums=sums)
+
+    def _gathering_for(self, flag: Any, state: AccumulateState, updates: Any, params: Any) -> Chain | None:
+        """The chain whose own pass adds the last gradient, and leaves zeros; where the flag is data of that pass."""
+        tx = self._gathering
+        if tx is None or not takes_as_data(flag, tx, updates, state, params):
+            return None
+        given, _, counted = _gradients(updates, params)
+        gradients, seen = _with_others(state.sums, updates, params), self._seen(params)
+        alike = _dtypes(gradients) == _dtypes(updates) and _dtypes(seen) == _dtypes(params)
+        return tx if all(counted) and alike and given else None
 
     def _emit(
         self,
@@ -186,9 +231,9 @@ class accumulate(Wrapper[AccumulateState]):
         alike = _dtypes(gradients) == _dtypes(updates) and _dtypes(seen) == _dtypes(params)
         if self.combine != "sum":
             if whole and alike and self._dividing is not None:
-                own = with_divisor(self._dividing, inner, total)
+                own = with_front(self._dividing, inner, {"divisor": total}, {})
                 after, own = run_inside(self._dividing, sums, own, params, extra, apply_updates)
-                return after, without_divisor(own, inner)
+                return after, without_front(self._dividing, own, inner)[0]
             mean = jax.tree.map(lambda a: safe_divide(a, total.astype(a.dtype)), sums)
             gradients = _with_others(mean, updates, params)
         if alike:
@@ -209,6 +254,15 @@ class accumulate(Wrapper[AccumulateState]):
     @functools.cached_property
     def _dividing(self) -> Chain | None:
         return dividing(self.tx)
+
+    @functools.cached_property
+    def _gathering(self) -> Chain | None:
+        return gathering(self.tx, self.combine != "sum", self._weighs)
+
+    @property
+    def takes_flag(self) -> bool:
+        """True if the steps of ``tx`` take flags, and what is added up is added in them."""
+        return super().takes_flag and (self._passes or self._gathering is not None)
 
     @property
     def _weighs(self) -> bool:
@@ -271,23 +325,22 @@ def _check_gradients(sums: Any, updates: Any, params: Any) -> None:
     flat.check_complex(others, "parameter")
 
 
-def _added(sums: Any, updates: Any, params: Any, weight: jax.Array | None) -> Any:
+def _added(sums: Any, updates: Any, params: Any, weight: jax.Array | None, when: Any = True) -> Any:
     """a + wg in the wider of the two, kept as a is; a where there is no gradient to add."""
     given, treedef, counted = _gradients(updates, params)
     held = treedef.flatten_up_to(sums)
     rows = [(a, jnp.asarray(g)) for a, g, counts in zip(held, given, counted, strict=True) if counts]
     executor: Any = current(traced=not have_values(rows))
-    after, _ = executor.map_leaves(_joined, rows, [] if weight is None else [weight], [], {0: 0})
+    flag = None if when is True else when
+    after, _ = executor.map_leaves(_joined, rows, [] if weight is None else [weight], [], {0: 0}, when=flag)
     sums_after = iter(after)
     return treedef.unflatten([next(sums_after)[0] if counts else a for a, counts in zip(held, counted, strict=True)])
 
 
 def _joined(a: jax.Array, gradient: jax.Array, weight: jax.Array | None = None) -> tuple[jax.Array]:
     """a + wg; a for w = 0, whatever g is."""
-    if weight is not None:
-        gradient = gradient.astype(compute_dtype(gradient))
-        gradient = jnp.where(weight == 0, 0, weight.astype(gradient.dtype) * gradient)
-    return (added(a, gradient),)
+    wide = gradient if weight is None else gradient.astype(compute_dtype(gradient))
+    return (added(a, weighted(wide, weight)),)
 
 
 def _with_others(combined: Any, updates: Any, params: Any) -> Any:

@@ -6,14 +6,13 @@ from typing import Any, TypeVar
 
 import jax
 import jax.core
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gradtx._chain import seal
 from gradtx._core.control import Once
-from gradtx._engine import checks, inputs
-from gradtx._engine.transformation import State, Transformation, Value, strong
+from gradtx._engine import checks
+from gradtx._engine.backends import current
+from gradtx._engine.transformation import State, Transformation, Value, unchanged
 from gradtx.rules.base import Rule
 
 T = TypeVar("T")
@@ -34,8 +33,7 @@ class Wrapper(Value[State]):
     @property
     def takes_stored(self) -> bool:
         """True if one in it sees parameters as they are stored."""
-        inside = jax.tree.leaves(list(self._values().values()), is_leaf=_is_transformation)
-        return any(isinstance(tx, Transformation) and tx.takes_stored for tx in inside)
+        return any(isinstance(tx, Transformation) and tx.takes_stored for tx in self._inside())
 
     def init(self, params: Any) -> State:
         """The state before the first step."""
@@ -47,6 +45,18 @@ class Wrapper(Value[State]):
         """One step: updates to add to the parameters, or the parameters after it, and the next state."""
         raise NotImplementedError
 
+    @property
+    def takes_flag(self) -> bool:
+        """True if it has a ``run_when``, and all that is inside takes flags."""
+        if type(self).run_when is Transformation.run_when or not current(traced=True).takes_flags:
+            return False
+        return all(isinstance(tx, Transformation) and tx.takes_flag for tx in self._inside())
+
+    def _inside(self) -> list[Any]:
+        """The transformations among its arguments."""
+        values = jax.tree.leaves(list(self._values().values()), is_leaf=_is_transformation)
+        return [x for x in values if _is_transformation(x)]
+
     def _members(self, state: Any) -> dict[str, tuple[optax.GradientTransformation, Any]]:
         """The transformations inside by their names, "" for an only one, each with its part of the state."""
         del state
@@ -57,15 +67,9 @@ def _is_transformation(x: Any) -> bool:
     return isinstance(x, optax.GradientTransformation)
 
 
-def unchanged(step: Once[tuple[Any, ...]], params: Any, apply_updates: bool) -> Any:
-    """The result of a step that does not happen: the parameters as they are, or updates of zero.
-
-    Args:
-        step: the step that would give updates, or parameters, and then more.
-        params: the parameters before it.
-        apply_updates: whether it would give parameters.
-    """
-    return jax.tree.map(strong, params) if apply_updates else jax.tree.map(_zeros, step.types[0])
+def both(when: Any, flag: Any) -> Any:
+    """True if two flags are, of which the first may be known to be."""
+    return flag if when is True else when & flag
 
 
 def not_yet(due: Any, step: Once[tuple[Any, ...]], params: Any, apply_updates: bool) -> Any:
@@ -79,10 +83,6 @@ def not_yet(due: Any, step: Once[tuple[Any, ...]], params: Any, apply_updates: b
         step, params, apply_updates: as for ``unchanged``.
     """
     return unchanged(step, params, apply_updates) if apply_updates or isinstance(due, jax.core.Tracer) else None
-
-
-def _zeros(x: Any) -> Any:
-    return np.zeros(x.shape, x.dtype) if inputs.has_no_gradient(x) else jnp.zeros(x.shape, x.dtype)
 
 
 def checked_state(who: str, state: Any, kind: type[T], *counts: str) -> T:

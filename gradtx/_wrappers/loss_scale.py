@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import optax
 
 from gradtx._chain import Chain
+from gradtx._core.control import kept
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer, number
 from gradtx._core.mesh import check_types, puts_constants, starts
 from gradtx._core.numerics import compute_dtype, is_inexact
 from gradtx._core.walk import walk
 from gradtx._engine import checks, inputs
-from gradtx._engine.transformation import check_transformation, seen_by
+from gradtx._engine.transformation import check_transformation, run_inside, seen_by
+from gradtx._wrappers import front
 from gradtx._wrappers.base import Wrapper, checked_state
-from gradtx._wrappers.front import dividing, with_divisor, without_divisor
+from gradtx._wrappers.front import with_front, without_front
 from gradtx._wrappers.skip_nonfinite import SkipNonfiniteState, limit, skip_nonfinite
 
 _FLOAT32 = jnp.finfo(jnp.float32)
@@ -126,31 +128,38 @@ class loss_scale(Wrapper[LossScaleState]):
         inner = self._guarded.init(seen_by(self.tx, params))
         return LossScaleState(inner, jnp.array(self.initial, jnp.float32), zero())
 
-    @puts_constants
     def run(
         self, updates: Any, state: LossScaleState, params: Any, extra: dict[str, Any], apply_updates: bool
     ) -> tuple[Any, LossScaleState]:
         """One step from gradients of the scaled loss; updates are float32 or wider."""
+        return self.run_when(True, updates, state, params, extra, apply_updates)
+
+    @puts_constants
+    def run_when(
+        self, when: Any, updates: Any, state: LossScaleState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, LossScaleState]:
+        """``run`` where a flag is true."""
         state = checked_state(self.label, state, LossScaleState, "good_steps")
         check_types(self.label)
         checks.check_kind("scale", state.scale, "floating", shape=(), who=self.label)
-        guarded, held = self._guarded, state.inner
+        guarded, held, dividing = self._guarded, state.inner, self._dividing
         leaves = jax.tree.leaves((updates, params))
-        if self._dividing is not None and all(map(_is_wide, leaves)):
-            guarded = skip_nonfinite(self._dividing, self.max_consecutive)
-            held = held._replace(inner=with_divisor(self._dividing, held.inner, state.scale))
+        if dividing is not None and all(map(_is_wide, leaves)):
+            guarded = skip_nonfinite(dividing, self.max_consecutive)
+            held = held._replace(inner=with_front(dividing, held.inner, {"divisor": state.scale}, {}))
         else:
             updates = jax.tree.map(lambda g: _unscaled(g, state.scale), updates)
-        after, inner = guarded.run(updates, held, seen_by(self.tx, params), extra, apply_updates)
+        after, inner = run_inside(guarded, updates, held, seen_by(self.tx, params), extra, apply_updates, when=when)
         after = jax.tree.map(_as_stored, after, params) if apply_updates else after
-        if held is not state.inner:
-            inner = inner._replace(inner=without_divisor(inner.inner, state.inner.inner))
-        return after, LossScaleState(inner, *self._adapted(state, inner.finite))
+        if dividing is not None and held is not state.inner:
+            inner = inner._replace(inner=without_front(dividing, inner.inner, state.inner.inner)[0])
+        own = kept(when, self._adapted(state, inner.finite), (state.scale, state.good_steps))
+        return after, LossScaleState(inner, *own)
 
     @functools.cached_property
     def _dividing(self) -> Chain | None:
         """The chain with the division in its own pass; g is then finite where g/S is, since S ≥ 1."""
-        return dividing(self.tx) if self.minimum >= 1 else None
+        return front.dividing(self.tx) if self.minimum >= 1 else None
 
     def _adapted(self, state: LossScaleState, finite: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The next scale, and the good steps since it changed."""

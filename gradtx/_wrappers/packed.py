@@ -190,6 +190,18 @@ class packed(Wrapper[PackedState]):
         """One step: updates to add to the parameters, or the parameters after it, and the next state."""
         return stepped(self.tx._engine, _Steps, updates, state, params, extra, apply_updates)
 
+    @property
+    def takes_flag(self) -> bool:
+        """True if ``tx`` does."""
+        return self.tx.takes_flag
+
+    @puts_constants
+    def run_when(
+        self, when: Any, updates: Any, state: PackedState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, PackedState]:
+        """One step where a flag is true."""
+        return stepped(self.tx._engine, _Steps, updates, state, params, extra, apply_updates, when)
+
 
 @dataclass(frozen=True)
 class _Steps:
@@ -205,11 +217,13 @@ class _Steps:
         extra: dict[str, Any],
         apply_updates: bool,
         ahead: Ahead = NOTHING,
+        *,
+        when: jax.Array | None = None,
     ) -> tuple[Any, PackedState]:
         """One step, operation by operation: updates, or with ``apply_updates`` the parameters, and the next state."""
         tree = FlatTree.of(filled(updates, params)[0], "updates")
         in_parts, packing = _in_parts(state, tree)
-        out, after = self.engine.run(updates, in_parts, params, extra, apply_updates, ahead)
+        out, after = self.engine.run(updates, in_parts, params, extra, apply_updates, ahead, when=when)
         return out, _packed(after, self.engine.layout, tree.treedef, packing)
 
 

@@ -123,11 +123,17 @@ class partition(Wrapper[PartitionState]):
         named = self.named_parts
         return PartitionState({part: started(tx, _pruned(treedef, values, parts, part)) for part, tx in named.items()})
 
-    @puts_constants
     def run(
         self, updates: Any, state: PartitionState, params: Any, extra: dict[str, Any], apply_updates: bool
     ) -> tuple[Any, PartitionState]:
         """One step of each part."""
+        return self.run_when(True, updates, state, params, extra, apply_updates)
+
+    @puts_constants
+    def run_when(
+        self, when: Any, updates: Any, state: PartitionState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, PartitionState]:
+        """``run`` where a flag is true."""
         named = self.named_parts
         state = checked_state(self.label, state, PartitionState)
         if set(state.parts) != set(named):
@@ -144,7 +150,7 @@ class partition(Wrapper[PartitionState]):
         for part, tx in named.items():
             own = _pruned(treedef, values, parts, part)
             own_params = None if others is None else _pruned(treedef, others, parts, part)
-            own, after[part] = run_inside(tx, own, state.parts[part], own_params, extra, apply_updates)
+            own, after[part] = run_inside(tx, own, state.parts[part], own_params, extra, apply_updates, when=when)
             for i, value in enumerate(treedef.flatten_up_to(own)):
                 out[i] = value if parts[i] == part else out[i]
         return treedef.unflatten(out), PartitionState(after)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradtx._core.control import Once, either
+from gradtx._core.control import either, kept
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer
 from gradtx._core.mesh import check_types, puts_constants, starts
@@ -19,7 +19,7 @@ from gradtx._engine.backends import Executor, current
 from gradtx._engine.execute import Measured
 from gradtx._engine.layout import have_values
 from gradtx._engine.transformation import check_transformation, measured_first, run_inside, started
-from gradtx._wrappers.base import Wrapper, checked_state, unchanged
+from gradtx._wrappers.base import Wrapper, both, checked_state
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -92,39 +92,58 @@ class skip_nonfinite(Wrapper[SkipNonfiniteState]):
         """The state before the first step: nothing skipped."""
         return SkipNonfiniteState(started(self.tx, params), zero(), zero(), jnp.array(True))
 
-    @puts_constants
     def run(
         self, updates: Any, state: SkipNonfiniteState, params: Any, extra: dict[str, Any], apply_updates: bool
     ) -> tuple[Any, SkipNonfiniteState]:
         """A step of ``tx`` if all gradients are finite; after too many others in a row NaN."""
+        return self.run_when(True, updates, state, params, extra, apply_updates)
+
+    @puts_constants
+    def run_when(
+        self,
+        when: Any,
+        updates: Any,
+        state: SkipNonfiniteState,
+        params: Any,
+        extra: dict[str, Any],
+        apply_updates: bool,
+    ) -> tuple[Any, SkipNonfiniteState]:
+        """``run`` where a flag is true."""
         state = checked_state(self.label, state, SkipNonfiniteState, "skipped", "consecutive")
         check_types(self.label)
-        first = measured_first(self.tx, updates, state.inner, params)
-        finite = _are_finite(updates, first)
+        first = measured_first(self.tx, updates, state.inner, params) if when is True else None
+        finite = _are_finite(updates, first, when)
         consecutive = jnp.where(finite, 0, incremented(state.consecutive))
-
-        step = Once(lambda g: run_inside(self.tx, g, state.inner, params, extra, apply_updates, first=first), updates)
-        after, inner = either(finite, step, lambda: (unchanged(step, params, apply_updates), state.inner))
+        happens = both(when, finite)
+        after, inner = run_inside(
+            self.tx, updates, state.inner, params, extra, apply_updates, first=first, when=happens
+        )
         if self.max_consecutive is not None:
-            after = either(consecutive > self.max_consecutive, lambda: jax.tree.map(_nan, after), lambda: after)
+            fails = both(when, consecutive > self.max_consecutive)
+            after = either(fails, lambda: jax.tree.map(_nan, after), lambda: after)
         skipped = jnp.where(finite, state.skipped, incremented(state.skipped))
-        return after, SkipNonfiniteState(inner, skipped, consecutive, finite)
+        own = kept(when, (skipped, consecutive, finite), (state.skipped, state.consecutive, state.finite))
+        return after, SkipNonfiniteState(inner, *own)
 
 
 def _nan(x: Any) -> Any:
     return jnp.full_like(x, jnp.nan) if inputs.is_number(x) else x
 
 
-def _are_finite(updates: Any, first: Measured | None) -> jax.Array:
+def _are_finite(updates: Any, first: Measured | None, when: Any) -> jax.Array:
     """As ``all_finite``; where what the step measures anyway shows that they are, without reading them again."""
     shown = None if first is None or len(first.places) < len(_inexact(updates)) else first.shows_finite
-    return all_finite(updates) if shown is None else either(shown, lambda: jnp.array(True), lambda: all_finite(updates))
+    if shown is None:
+        return all_finite(updates, when)
+    if current(traced=not have_values(updates)).takes_flags:
+        return all_finite(updates, ~shown)
+    return either(shown, lambda: jnp.array(True), lambda: all_finite(updates))
 
 
-def all_finite(tree: Any) -> jax.Array:
+def all_finite(tree: Any, when: Any = True) -> jax.Array:
     """True if no floating or complex leaf has an inf or a NaN, in any shard; one read of each."""
     leaves = [jnp.asarray(leaf) for leaf in _inexact(tree)]
-    return _all_finite(current(traced=not have_values(leaves)), leaves)
+    return _all_finite(current(traced=not have_values(leaves)), leaves, None if when is True else when)
 
 
 def _inexact(tree: Any) -> list[Any]:
@@ -132,10 +151,10 @@ def _inexact(tree: Any) -> list[Any]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _all_finite(executor: Executor, leaves: list[jax.Array]) -> jax.Array:
+def _all_finite(executor: Executor, leaves: list[jax.Array], when: jax.Array | None) -> jax.Array:
     """By one sum of 0·x, which is NaN if one of them is inf or NaN, and which no order of adding can make so."""
     parts = [part for x in leaves for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
-    return ~jnp.isnan(executor.total(lambda x: 0 * x, parts))
+    return ~jnp.isnan(executor.total_when(when)(lambda x: 0 * x, parts))
 
 
 def limit(who: str, max_consecutive: Any) -> int | None:

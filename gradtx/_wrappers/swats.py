@@ -11,15 +11,16 @@ import optax
 
 from gradtx._chain import Chain, chain
 from gradtx._core.contract import Named
-from gradtx._core.control import Once, either
+from gradtx._core.control import Once, either, kept
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice, number
 from gradtx._core.mesh import check_types, puts_constants, starts
 from gradtx._core.numerics import complement, mix, safe_divide, stacked
 from gradtx._core.state import ChainState
 from gradtx._engine.checks import check_kind
+from gradtx._engine.transformation import run_inside
 from gradtx._wrappers import handover
-from gradtx._wrappers.base import Wrapper, checked_state, not_yet
+from gradtx._wrappers.base import Wrapper, both, checked_state, not_yet
 from gradtx._wrappers.switch import Carry, step_number
 from gradtx.rules import debias, momentum, precondition, rms, scale, scale_by_learning_rate
 from gradtx.rules.base import Hyper, Rule
@@ -179,32 +180,52 @@ class swats(Wrapper[SwatsState]):
         average, rate = (jnp.zeros_like(_learning_rate(inner)) for _ in range(2))
         return SwatsState(zero(), jnp.full((), -1, jnp.int32), average, rate, inner)
 
-    @puts_constants
+    @property
+    def takes_flag(self) -> bool:
+        """True if Adam does."""
+        return self._adam.takes_flag
+
     def run(
         self, updates: Any, state: SwatsState, params: Any, extra: dict[str, Any], apply_updates: bool
     ) -> tuple[Any, SwatsState]:
         """One step of Adam or of SGD; ``params`` and the extra arguments are not read."""
+        return self.run_when(True, updates, state, params, extra, apply_updates)
+
+    @puts_constants
+    def run_when(
+        self, when: Any, updates: Any, state: SwatsState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, SwatsState]:
+        """``run`` where a flag is true."""
         state = checked_state(self.label, state, SwatsState, "count", "switched_at")
         check_types(self.label)
         for field in ("average", "sgd_rate"):
             check_kind(field, getattr(state, field), "floating", shape=(), who=self.label)
 
-        switched, begins = state.switched, state.count == state.switched_at
-        adam = Once(lambda grads: self._adam_step(grads, state, params, apply_updates), updates)
-        after, held = either(~switched, adam, lambda: (not_yet(switched, adam, params, apply_updates), state))
-        held = either(begins, lambda: self._handed_over(held), lambda: held)
-        held_params = after if apply_updates else params
-        sgd = Once(lambda grads: self._sgd_step(grads, held, held_params, apply_updates), updates)
-        after, held = either(switched, sgd, lambda: (after, held))
-        return after, held._replace(count=incremented(state.count))
+        before, switched = both(when, ~state.switched), both(when, state.switched)
+        begins = both(when, state.count == state.switched_at)
+        if apply_updates:
+            params, held = self._adam_step(updates, state, params, True, before)
+            held = self._begun(begins, held)
+            after, held = self._sgd_step(updates, held, params, True, switched)
+        else:
+            adam = Once(lambda grads: self._adam_step(grads, state, params, False, True), updates)
+            after, held = either(before, adam, lambda: (not_yet(switched, adam, params, False), state))
+            held = self._begun(begins, held)
+            sgd = Once(lambda grads: self._sgd_step(grads, held, params, False, True), updates)
+            after, held = either(switched, sgd, lambda: (after, held))
+        return after, held._replace(count=kept(when, incremented(state.count), state.count))
 
-    def _adam_step(self, updates: Any, state: SwatsState, params: Any, apply_updates: bool) -> tuple[Any, SwatsState]:
-        """A step of Adam, and what it says of SGD."""
+    def _adam_step(
+        self, updates: Any, state: SwatsState, params: Any, apply_updates: bool, when: Any
+    ) -> tuple[Any, SwatsState]:
+        """A step of Adam, and what it says of SGD, where a flag is true."""
         slots = state.inner.slots | {"projection": {"state": projection().init_tree(None)}}
-        out, inner = self._projected.run(updates, state.inner._replace(slots=slots), params, {}, apply_updates)
+        inner = state.inner._replace(slots=slots)
+        out, inner = run_inside(self._projected, updates, inner, params, {}, apply_updates, when=when)
         slots = dict(inner.slots)
         products = slots.pop("projection")["state"]
-        return out, self._estimated(state._replace(inner=inner._replace(slots=slots)), *products)
+        after = self._estimated(state._replace(inner=inner._replace(slots=slots)), *products)
+        return out, _with_numbers(after, when, state)
 
     def _estimated(self, state: SwatsState, along: jax.Array, square: jax.Array) -> SwatsState:
         """The state after a step p of Adam, with its γ averaged in, and the switch if it is time.
@@ -229,13 +250,26 @@ class swats(Wrapper[SwatsState]):
         switched_at = jnp.where(done, incremented(state.count), state.switched_at)
         return state._replace(switched_at=switched_at, average=average, sgd_rate=alpha * estimate)
 
-    def _sgd_step(self, grads: Any, state: SwatsState, params: Any, apply_updates: bool) -> tuple[Any, SwatsState]:
-        """A step of ``momentum_sgd`` with learning rate Λ, on the m of Adam's state."""
+    def _sgd_step(
+        self, grads: Any, state: SwatsState, params: Any, apply_updates: bool, when: Any
+    ) -> tuple[Any, SwatsState]:
+        """A step of ``momentum_sgd`` with learning rate Λ, on the m of Adam's state, where a flag is true."""
         inner, ratio = state.inner, _debiased(state.average, state.inner)
-        steps, after = self._sgd.run(grads, self._sgd_state(inner, ratio), params, {}, apply_updates)
-        kept = {name: after.hyperparams.get(name, own) for name, own in inner.hyperparams.items()}
-        inner = inner._replace(count=after.count, hyperparams=kept, slots=inner.slots | after.slots)
-        return steps, state._replace(sgd_rate=_learning_rate(inner) * ratio, inner=inner)
+        sgd = self._sgd_state(inner, ratio)
+        steps, after = run_inside(self._sgd, grads, sgd, params, {}, apply_updates, when=when)
+        hyperparams = {name: after.hyperparams.get(name, own) for name, own in inner.hyperparams.items()}
+        inner = inner._replace(count=after.count, hyperparams=hyperparams, slots=inner.slots | after.slots)
+        return steps, _with_numbers(state._replace(sgd_rate=_learning_rate(inner) * ratio, inner=inner), when, state)
+
+    def _begun(self, begins: Any, state: SwatsState) -> SwatsState:
+        """The state with which SGD goes on, or with which it starts."""
+        names = self._sgd_state(state.inner, state.average).slots
+        slots = either(
+            begins,
+            lambda: {name: self._handed_over(state).inner.slots[name] for name in names},
+            lambda: {name: state.inner.slots[name] for name in names},
+        )
+        return state._replace(inner=state.inner._replace(slots=state.inner.slots | slots))
 
     def _sgd_state(self, inner: ChainState, ratio: jax.Array) -> ChainState:
         """The state of SGD: the hyperparameters and the first moment of Adam's."""
@@ -252,6 +286,13 @@ class swats(Wrapper[SwatsState]):
         else:
             slots = handover.written(self._sgd, sgd, handover.read(self._adam, state.inner)).slots
         return state._replace(inner=state.inner._replace(slots=state.inner.slots | slots))
+
+
+def _with_numbers(after: SwatsState, when: Any, before: SwatsState) -> SwatsState:
+    """The state after a step whose own numbers are those before it, where a flag is false."""
+    names = ("switched_at", "average", "sgd_rate")
+    own = kept(when, [getattr(after, name) for name in names], [getattr(before, name) for name in names])
+    return after._replace(**dict(zip(names, own, strict=True)))
 
 
 def _learning_rate(state: ChainState) -> jax.Array:

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from gradtx._chain import chain
 from gradtx._core.codecs import stored_as
-from gradtx._core.control import Once, either
+from gradtx._core.control import Once, either, kept
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice, integer
 from gradtx._core.mesh import puts_constants, starts
@@ -22,7 +22,7 @@ from gradtx._core.state import ChainState
 from gradtx._core.walk import rebuilt
 from gradtx._engine.checks import check_injected
 from gradtx._engine.transformation import Transformation, check_transformation, run_inside
-from gradtx._wrappers.base import Wrapper, checked_state, not_yet
+from gradtx._wrappers.base import Wrapper, both, checked_state, not_yet
 from gradtx._wrappers.handover import Moment, Place, place_of, read, written
 
 Carry = Literal["momentum", "reset"]
@@ -147,25 +147,37 @@ class switch(Wrapper[SwitchState]):
         at = None if callable(self.at) else jnp.asarray(self.at, jnp.int32)
         return SwitchState(zero(), jnp.full((), -1, jnp.int32), at, first, then)
 
-    @puts_constants
     def run(
         self, updates: Any, state: SwitchState, params: Any, extra: dict[str, Any], apply_updates: bool
     ) -> tuple[Any, SwitchState]:
         """One step of the phase that is on."""
+        return self.run_when(True, updates, state, params, extra, apply_updates)
+
+    @puts_constants
+    def run_when(
+        self, when: Any, updates: Any, state: SwitchState, params: Any, extra: dict[str, Any], apply_updates: bool
+    ) -> tuple[Any, SwitchState]:
+        """``run`` where a flag is true."""
         state = checked_state(self.label, state, SwitchState, "count", "switched_at", "at")
         due = state.switched | self._due(state)
 
-        step = Once(lambda g: run_inside(self.first, g, state.first, params, extra, apply_updates), updates)
-        after, first = either(~due, step, lambda: (not_yet(due, step, params, apply_updates), state.first))
-        params = after if apply_updates else params
-        then = either(due & ~state.switched, lambda: self._enter(state, first, params), lambda: state.then)
-        after, then = either(
-            due,
-            lambda: run_inside(self.then, updates, then, params, extra, apply_updates),
-            lambda: (after, then),
-        )
-        switched_at = jnp.where(due & ~state.switched, state.count, state.switched_at)
-        return after, SwitchState(incremented(state.count), switched_at, state.at, first, then)
+        before = both(when, ~due)
+        due = both(when, due)
+        begins = due & ~state.switched
+        if apply_updates:
+            params, first = run_inside(self.first, updates, state.first, params, extra, True, when=before)
+            then = either(begins, lambda: self._enter(state, first, params), lambda: state.then)
+            after, then = run_inside(self.then, updates, then, params, extra, True, when=due)
+        else:
+            step = Once(lambda g: run_inside(self.first, g, state.first, params, extra, False), updates)
+            after, first = either(before, step, lambda: (not_yet(due, step, params, False), state.first))
+            then = either(begins, lambda: self._enter(state, first, params), lambda: state.then)
+            after, then = either(
+                due, lambda: run_inside(self.then, updates, then, params, extra, False), lambda: (after, then)
+            )
+        counts = incremented(state.count), jnp.where(begins, state.count, state.switched_at)
+        count, switched_at = kept(when, counts, (state.count, state.switched_at))
+        return after, SwitchState(count, switched_at, state.at, first, then)
 
     def _due(self, state: SwitchState) -> jax.Array:
         condition = self.at if callable(self.at) else lambda state: state.count >= state.at

@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend import core
 from jax.sharding import PartitionSpec
 
+from gradtx._core.control import Once, either
 from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import once_each, over_shards, vary, varying
 from gradtx._core.numerics import Numbers, in_order, safe_divide
@@ -31,6 +32,7 @@ def map_leaves(
     local: Sequence[Numbers] = (),
     aliases: Mapping[int, int] | None = None,
     reduces: Sequence[Reduce | str] = (),
+    when: jax.Array | None = None,
 ) -> tuple[list[tuple[Any, ...]], list[jax.Array]]:
     """``[fn(*arrays, *scalars, *shared) for arrays, scalars in zip(leaves, zip(*local))]``, in one pass over each leaf.
 
@@ -43,6 +45,8 @@ def map_leaves(
         aliases: {position of an array in the leaf's tuple: position of an output} that may be the same memory.
         reduces: how the last outputs of ``fn``, one for each, are reduced over the elements of a leaf instead of
             written: "sum"; "norm", the L2 norm; "max", the largest absolute value.
+        when: a flag. Where it is false nothing is computed: an output that may be the same memory as an array is that
+            array, and the others, and numbers, are 0.
 
     Leaves whose views are all there is of some flat arrays go together, and the outputs that may have the same memory
     are views of flat arrays too. Other views are copied, and their outputs are arrays.
@@ -77,20 +81,21 @@ def map_leaves(
 
     results: list[tuple[Any, ...]] = [()] * len(leaves)
     numbers: list[tuple[list[int], Sequence[jax.Array]]] = []
-    for group in _groups(function, leaves, local, shared, aliases, kinds):
+    for group in _groups(function, leaves, local, shared, aliases, kinds, when):
         if group.program is None:
-            functions = (
+            functions = [
                 functools.partial(function, *map(as_array, leaves[i]), *(x[i] for x in local), *shared)
                 for i in group.members
-            )
-            rows, vectors = evaluated(functions, kinds)
+            ]
+            rows, vectors = _evaluated(functions, kinds, [leaves[i] for i in group.members], aliases, when)
             for i, row in zip(group.members, rows, strict=True):
                 results[i] = tuple(row)
             numbers.append((group.members, vectors))
             continue
         for flat, chunks in group.together(leaves).items():
-            call = group.call(leaves, local, flat, chunks, kinds)
-            found = call_p.bind(*group.operands(leaves, local, shared, flat, chunks), call=call)
+            call = group.call(leaves, local, flat, chunks, kinds, when is not None)
+            flags = [] if when is None else [vary(when, group.axes)]
+            found = call_p.bind(*flags, *group.operands(leaves, local, shared, flat, chunks), call=call)
             own, vectors = iter(found), found[len(found) - len(kinds) :]
             flat_results = iter(found[len(found) - len(kinds) - len(chunks) * len(flat) :])
             for chunk in chunks:
@@ -104,8 +109,38 @@ def map_leaves(
     ]
 
 
+def _evaluated(
+    functions: Sequence[Callable[[], Sequence[jax.Array]]],
+    reduces: Sequence[Reduce],
+    leaves: Sequence[tuple[jax.Array | View, ...]],
+    aliases: Mapping[int, int],
+    when: jax.Array | None,
+) -> tuple[list[list[jax.Array]], list[jax.Array]]:
+    """As ``evaluated``; where a flag is false, what ``map_leaves`` says."""
+    step = Once(lambda: evaluated(functions, reduces))
+    if when is None:
+        return step()
+    kept = {output: array for array, output in aliases.items()}
+
+    def left() -> tuple[list[list[jax.Array]], list[jax.Array]]:
+        rows, vectors = step.avals
+        each = zip(leaves, rows, strict=True)
+        results = [[own[kept[o]] if o in kept else None for o in range(len(row))] for own, row in each]
+        return jax.tree.map(_as_it_is, rows, results), jax.tree.map(_as_it_is, vectors, [None] * len(vectors))
+
+    return either(when, step, left)
+
+
+def _as_it_is(aval: Any, x: jax.Array | View | None) -> jax.Array:
+    """The array of which a result would have the memory; zeros where there is none."""
+    return jnp.zeros(aval.shape, aval.dtype) if x is None or x.dtype != aval.dtype else as_array(x)
+
+
 def sum_leaves(
-    fn: Callable[..., jax.Array], leaves: Sequence[tuple[jax.Array, ...]], shared: Sequence[jax.Array] = ()
+    fn: Callable[..., jax.Array],
+    leaves: Sequence[tuple[jax.Array, ...]],
+    shared: Sequence[jax.Array] = (),
+    when: jax.Array | None = None,
 ) -> jax.Array:
     """The sum of ``fn(*arrays, *shared)`` over all elements of all leaves, as ``map_leaves``.
 
@@ -113,6 +148,7 @@ def sum_leaves(
         fn: elementwise in the arrays; returns one array of the leaf's shape.
         leaves: per leaf a tuple of arrays of one shape, as many for each leaf.
         shared: scalars, the same for each leaf.
+        when: a flag; the sum is 0 where it is false.
 
     Raises:
         ValueError: for arrays of a leaf that differ in shape.
@@ -122,7 +158,7 @@ def sum_leaves(
     >>> print(sum_leaves(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
     14.0
     """
-    return jnp.sum(sum_each(fn, leaves, shared))
+    return jnp.sum(sum_each(fn, leaves, shared, when=when))
 
 
 def sum_each(
@@ -130,6 +166,7 @@ def sum_each(
     leaves: Sequence[tuple[jax.Array, ...]],
     shared: Sequence[jax.Array] = (),
     local: Sequence[Numbers] = (),
+    when: jax.Array | None = None,
 ) -> jax.Array:
     """For each leaf the sum of ``fn(*arrays, *scalars, *shared)`` over all its elements, as ``map_leaves``: a vector.
 
@@ -138,7 +175,7 @@ def sum_each(
     >>> print(sum_each(jnp.square, [(jnp.array([1.0, 2.0]),), (jnp.array(3.0),)]))
     [5. 9.]
     """
-    _, (sums,) = map_leaves(lambda *operands: (fn(*operands),), leaves, shared, local, reduces=[Reduce.SUM])
+    _, (sums,) = map_leaves(lambda *operands: (fn(*operands),), leaves, shared, local, reduces=[Reduce.SUM], when=when)
     return sums
 
 
@@ -264,6 +301,7 @@ class _Group:
         flat: tuple[int, ...],
         chunks: Chunks,
         reduces: tuple[Reduce, ...],
+        flagged: bool,
     ) -> Call:
         assert self.program is not None
         return Call(
@@ -275,6 +313,7 @@ class _Group:
             flat=flat,
             aliases=self.aliases,
             reduces=reduces,
+            flagged=flagged,
         )
 
     def operands(
@@ -300,14 +339,15 @@ def _groups(
     shared: Sequence[jax.Array],
     aliases: Mapping[int, int],
     reduces: Sequence[Reduce],
+    when: jax.Array | None,
 ) -> list[_Group]:
     """Leaves by what the kernel has to do for them. The function is traced once for each kind of leaf."""
-    ops = _library.load().ops
+    ops, flags = _library.load().ops, [] if when is None else [when]
     traced: dict[Any, tuple[_Group, core.Jaxpr | None]] = {}
     groups: dict[Any, _Group] = {}
     for i, arrays in enumerate(leaves):
         own = [x[i] if isinstance(x, list) else x for x in local]  # a vector has the type of its elements
-        axes = varying(*(x.flat if isinstance(x, View) else x for x in arrays), *own, *shared)
+        axes = varying(*(x.flat if isinstance(x, View) else x for x in arrays), *own, *shared, *flags)
         first = jax.typeof(vary(arrays[0], axes))
         scalar = first.update(shape=(), weak_type=False, sharding=first.sharding.update(spec=PartitionSpec()))
         avals = (

@@ -15,6 +15,7 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
+from gradtx._core.control import either
 from gradtx._core.dtypes import promoted
 from gradtx._core.numerics import SumOver, reductions, stacked
 from gradtx.native import _library
@@ -29,11 +30,13 @@ LEAVES_PER_CALL = 64
 class Call:
     """A function over leaves that the kernel has a program for.
 
-    Operands are the arrays of all leaves, then vectors of one scalar for each leaf, then for each chunk its flat
-    arrays, in which one position of all its leaves stands, then the scalars that are the same for all.
+    Operands are a flag, if there is one, then the arrays of all leaves, then vectors of one scalar for each leaf, then
+    for each chunk its flat arrays, in which one position of all its leaves stands, then the scalars that are the same
+    for all.
     Results are the outputs of each leaf, then for each chunk its flat ones, then for each reduction a vector of one
-    number for each leaf. Two calls are equal if they compute the same; their derivatives are taken from ``jaxprs``
-    before that matters.
+    number for each leaf. Where the flag is false nothing is computed: an output that is the same memory as an array is
+    that array, and all other results are 0. Two calls are equal if they compute the same; their derivatives are taken
+    from ``jaxprs`` before that matters.
 
     Attributes:
         program: the instructions for each leaf.
@@ -44,6 +47,7 @@ class Call:
         flat: the positions, among the arrays of a leaf, of those that are views of flat ones.
         aliases: (array, output) that are the same memory. The outputs of flat arrays are views of flat ones too.
         reduces: how the last outputs of the function are reduced over the elements of a leaf, and not written.
+        flagged: if there is a flag.
     """
 
     program: Program
@@ -54,6 +58,7 @@ class Call:
     flat: tuple[int, ...]
     aliases: tuple[tuple[int, int], ...]
     reduces: tuple[Reduce, ...]
+    flagged: bool = False
 
     @property
     def outputs(self) -> int:
@@ -68,26 +73,43 @@ class Call:
     def avals(self, *operands: Any) -> Sequence[Any]:
         """The results' abstract values, given the operands'."""
         rows = [[aval_of(var) for var in jaxpr.outvars] for jaxpr in self.jaxprs]
-        flat = [x for columns in self._split(operands)[2] for x in columns]
+        flat = [x for columns in self._split(operands[self.flagged :])[2] for x in columns]
         return [*self._own(rows), *flat, *(self._vector(x, len(rows)) for x in rows[0][self.outputs :])]
 
     def reference(self, *operands: jax.Array) -> list[jax.Array]:
         """The results in JAX."""
+        if not self.flagged:
+            return self._computed(operands)
+        flag, *others = operands
+        avals = self.avals(*map(jax.typeof, operands))
+        return either(flag, lambda: self._computed(others), lambda: self._left(others, avals))
+
+    def _computed(self, operands: Sequence[jax.Array]) -> list[jax.Array]:
         rows, vectors = evaluated(self._functions(operands), self.reduces)
         flat = [
             join([leaf[output] for leaf in chunk]) for chunk in self._in_chunks(rows) for output in self.flat_outputs
         ]
         return [*self._own(rows), *flat, *vectors]
 
+    def _left(self, operands: Sequence[jax.Array], avals: Sequence[Any]) -> list[jax.Array]:
+        """The results, of these abstract values, where the flag is false."""
+        arrays, _, flat, _ = self._split(operands)
+        own = [i for i in range(self.arrays) if i not in self.flat]
+        kept = {output: own.index(array) for array, output in self.aliases if array in own}
+        rows = [[row[kept[o]] if o in kept else None for o in range(self.outputs)] for row in arrays]
+        results = [*self._own(rows), *itertools.chain(*flat), *[None] * len(self.reduces)]
+        return [jnp.zeros(aval.shape, aval.dtype) if x is None else x for x, aval in zip(results, avals, strict=True)]
+
     def native(self, *operands: jax.Array) -> list[jax.Array]:
         """The results by the kernel, where that can run."""
+        flag, others = (operands[0], operands[1:]) if self.flagged else (jnp.array(True), operands)
         own, flat, vectors = [], [], []
         arrays, outputs = self.arrays - len(self.flat), self.outputs - len(self.flat)
         inputs_of_own = [i for i in range(self.arrays) if i not in self.flat]
         outputs_of_own = [i for i in range(self.outputs) if i not in self.flat_outputs]
         aliases = [(inputs_of_own.index(a), outputs_of_own.index(o)) for a, o in self.aliases if a not in self.flat]
         avals = self.avals(*map(jax.typeof, operands))
-        for leaves, call_operands in zip(self.chunks, self._calls(operands), strict=True):
+        for leaves, call_operands in zip(self.chunks, self._calls(others), strict=True):
             in_place = {1 + i * arrays + a: i * outputs + o for i in range(leaves) for a, o in aliases}
             first = 1 + leaves * arrays
             in_place |= {first + j: leaves * outputs + j for j in range(len(self.flat))}
@@ -100,7 +122,7 @@ class Call:
                 ],
                 input_output_aliases=in_place,
             )
-            found = call(*call_operands, **self._attributes())
+            found = call(*call_operands, flag, **self._attributes())
             own += found[: leaves * outputs]
             flat += found[leaves * outputs : len(found) - len(self.reduces)]
             vectors.append(found[len(found) - len(self.reduces) :])

@@ -50,7 +50,7 @@ namespace {
 namespace ffi = xla::ffi;
 
 // Changes with the meaning of programs and calls; _library.py writes the same.
-constexpr int32_t kFormat = 6;
+constexpr int32_t kFormat = 7;
 
 // ---- Numbers -------------------------------------------------------------------------------------------------------
 
@@ -701,6 +701,8 @@ struct Call {
   std::vector<Scalar> scalars;     // of all leaves, or once if they are the same for all
   int64_t scalars_of_leaf;
   bool same_scalars;
+  bool happens;              // else results stay as they are in the memory of an input, and are 0 elsewhere
+  std::vector<Array> fresh;  // results that are elsewhere
   std::vector<double> numbers;  // those of a task in a leaf, at the place `task + leaf`, which no other two have
   std::vector<Array> vectors;   // results: each reduction of all leaves
 
@@ -718,6 +720,18 @@ struct Call {
       if (begin < next) f(leaf, begin, next);
       begin = next;
     }
+  }
+
+  // Writes zeros where nothing stays.
+  void clear(ffi::ThreadPool& pool) const {
+    constexpr int64_t kPiece = 1 << 20;
+    std::vector<std::pair<char*, int64_t>> pieces;
+    for (const Array& array : fresh) {
+      const int64_t bytes = array.size * array.width();
+      for (int64_t at = 0; at < bytes; at += kPiece)
+        pieces.emplace_back(array.data + at, std::min(kPiece, bytes - at));
+    }
+    parallel(pool, pieces.size(), [&](int64_t i) { std::memset(pieces[i].first, 0, pieces[i].second); });
   }
 
   // Runs the blocks of a task.
@@ -768,7 +782,8 @@ struct Call {
 
   void execute(ffi::ThreadPool& pool) {
     numbers.assign((tasks() + leaves()) * reductions.size(), 0.0);
-    parallel(pool, tasks(), [this](int64_t task) { run(task); });
+    if (happens) parallel(pool, tasks(), [this](int64_t task) { run(task); });
+    else clear(pool);
     for (size_t i = 0; i < reductions.size(); ++i) {
       for (int64_t leaf = 0; leaf < leaves(); ++leaf) {
         const double x = number_of(leaf, i);
@@ -892,13 +907,14 @@ Words check_program(Call& call, std::vector<Type>& types, Uses& uses, bool& wide
 
 // An array of a call as it was handed over: at which position of which leaf, or of all.
 struct Buffer {
-  static constexpr int64_t kAllLeaves = -1, kCoefficients = -2, kNumbers = -3;
+  static constexpr int64_t kAllLeaves = -1, kCoefficients = -2, kNumbers = -3, kFlag = -4;
   Array array;
   int64_t position, leaf;
 };
 
 // Whether results are apart from each other, and from what is still to be read; and each is written, or there already.
-Words check_memory(const Call& call, const std::vector<Buffer>& buffers, const Uses& uses) {
+// Notes which are not in the memory of an input.
+Words check_memory(Call& call, const std::vector<Buffer>& buffers, const Uses& uses) {
   std::vector<Buffer> inputs, outputs;
   for (const Buffer& buffer : buffers)
     if (buffer.array.size != 0) (buffer.position < call.inputs ? inputs : outputs).push_back(buffer);
@@ -919,9 +935,13 @@ Words check_memory(const Call& call, const std::vector<Buffer>& buffers, const U
                    " before the program has read it");
     there[it - outputs.begin()] = true;
   }
-  for (size_t i = 0; i < outputs.size(); ++i)
-    if (!there[i] && uses.first_write[outputs[i].position] == call.program_size)
-      return words("the program does not write result ", outputs[i].position - call.inputs);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (there[i]) continue;
+    const int64_t position = outputs[i].position;
+    if (uses.first_write[position] == call.program_size)
+      return words("the program does not write result ", position - call.inputs);
+    if (position < call.arrays) call.fresh.push_back(outputs[i].array);
+  }
   return {};
 }
 
@@ -938,7 +958,7 @@ std::optional<std::vector<bool>> chosen(ffi::Span<const int64_t> positions, int6
 }
 
 // Operands are the coefficients, the arrays of each leaf, flat arrays, in which the leaves' arrays at the positions
-// `flat_inputs` stand one after another; results are the outputs of each leaf, then flat ones likewise, then vectors of
+// `flat_inputs` stand one after another, and a flag, whether anything happens; results are the outputs of each leaf, then flat ones likewise, then vectors of
 // one number for each leaf. At the positions `scales` of inputs and outputs are the scales of codes.
 struct Attributes {
   int64_t inputs;
@@ -965,9 +985,9 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
   const auto scales = chosen(given.scales, given.inputs + given.outputs);
   if (!scales || (*scales)[0]) return "scales are at no position of a leaf";
   const int64_t flats = given.flat_inputs.size(), flat_results = given.flat_outputs.size();
-  const int64_t of_leaf = given.inputs - flats, of_leaves = operands - 1 - flats;
+  const int64_t of_leaf = given.inputs - flats, of_leaves = operands - 2 - flats;
   if (of_leaf < 1 || of_leaves < of_leaf || of_leaves % of_leaf != 0)
-    return "the operands are not coefficients, whole leaves and flat arrays";
+    return "the operands are not coefficients, whole leaves, flat arrays and a flag";
   const int64_t leaves = of_leaves / of_leaf;
   if (results != leaves * (given.outputs - flat_results) + flat_results)
     return "the results are not those of whole leaves and flat arrays";
@@ -996,6 +1016,11 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
   if (coefficients.dimensions().size() != 2) return "the coefficients are no table";
   if (Words wrong = take(coefficients, 0, Buffer::kCoefficients); !wrong.empty()) return wrong;
   const Array table = buffers[0].array;
+  const auto flag = *args.get<ffi::AnyBuffer>(operands - 1);
+  if (flag.element_type() != ffi::PRED || flag.dimensions().size() != 0 || flag.untyped_data() == nullptr)
+    return "the last operand is no flag";
+  call.happens = *static_cast<const uint8_t*>(flag.untyped_data()) != 0;
+  buffers.push_back({{static_cast<char*>(flag.untyped_data()), kTruth, 1}, 0, Buffer::kFlag});
   const int64_t rows = coefficients.dimensions()[0], columns = coefficients.dimensions()[1];
   if (width_of(table.type) < 4) return "the coefficients are in less than float32";
   if (rows != 1 && rows != leaves) return words("there are coefficients for ", rows, " of ", leaves, " leaves");
@@ -1052,7 +1077,7 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
 
   call.block = kBlockBytes / (wide ? 8 : 4);
   call.first.push_back(0);
-  auto next = buffers.begin() + 1;
+  auto next = buffers.begin() + 2;
   for (const int64_t size : call.sizes) {
     for (int64_t i = 0; i < call.arrays; ++i) {
       if (flat_at[i] == 0) {

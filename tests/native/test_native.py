@@ -26,7 +26,7 @@ from gradtx.native._compiler import compile_jaxpr
 from gradtx.native._leaves import map_leaves as map_and_reduce, sum_each, sum_leaves
 from gradtx.native._selection import FUSED
 from gradtx.native._slots import WORDS
-from gradtx.native._views import View, as_array, split
+from gradtx.native._views import View, as_array, join, split
 
 built = pytest.mark.skipif(not native.available(), reason=f"compares the compiled kernel: {native.available()}")
 
@@ -949,3 +949,49 @@ def test_over_several_devices():
         [sys.executable, "-W", "error", "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stdout.strip() == "ok", done.stderr[-3000:]
+
+
+@built
+def test_where_a_flag_is_false_nothing_happens():
+    """Arrays that results would be in stay, donated or not, in flat ones too; all else is 0."""
+    sizes = [3, 700, 0, 70_001]
+    arrays = [(data((n,), seed=n), data((n,), seed=n + 1).at[:1].set(jnp.nan)) for n in sizes]
+    flat = data((sum(sizes),), seed=9)
+
+    def fn(p, g, m, rate):
+        m = m + g
+        return p - rate * m, m, 2 * g, g
+
+    def step(arrays, flat, flag):
+        leaves = [(*own, view) for own, view in zip(arrays, split(flat, [(n,) for n in sizes]), strict=True)]
+        rows, numbers = map_and_reduce(fn, leaves, [jnp.float32(0.5)], (), {0: 0, 2: 1}, ["norm"], flag)
+        return [(p, doubled) for p, _, doubled in rows], join([m for _, m, _ in rows]), numbers
+
+    always = jax.jit(lambda arrays, flat: step(arrays, flat, None))(arrays, flat)
+    runs = {"plain": jax.jit(step), "donated": jax.jit(step, donate_argnums=(0, 1)), "eager": step}
+    for name, run in runs.items():
+        for flag in (True, False):
+            given = jax.tree.map(jnp.copy, (arrays, flat))
+            found = run(*given, jnp.array(flag))
+            kept = [(p, jnp.zeros_like(p)) for p, _ in arrays], flat, [jnp.zeros(len(sizes))]
+            for x, y in zip(*map(jax.tree.leaves, (found, always if flag else kept)), strict=True):
+                np.testing.assert_array_equal(x, y, err_msg=name)
+            if name == "plain":
+                for x, y in zip(jax.tree.leaves(given), jax.tree.leaves((arrays, flat)), strict=True):
+                    np.testing.assert_array_equal(x, y)
+
+
+@built
+def test_a_flag_under_vmap_in_derivatives_and_of_a_function_that_the_kernel_does_not_know():
+    x, flags = data((5,)), jnp.array([True, False])
+    for fn in (lambda x: (x * x,), lambda x: (lax.cumsum(x) * x,)):
+
+        def run(x, flag, fn=fn):
+            return map_and_reduce(fn, [(x,)], (), (), {0: 0}, [], flag)[0][0][0]
+
+        expected = jnp.stack([fn(x)[0], x])
+        assert_close(jnp.stack([jax.jit(run)(x, flag) for flag in flags]), expected)
+        assert_close(jax.jit(jax.vmap(run, (None, 0)))(x, flags), expected)
+        ones = (jnp.ones_like(x),)
+        _, tangents = jax.jvp(lambda x, run=run: jax.vmap(run, (None, 0))(x, flags), (x,), ones)
+        assert_close(tangents, jnp.stack([jax.jvp(lambda x, fn=fn: fn(x)[0], (x,), ones)[1], *ones]))

@@ -599,12 +599,28 @@ struct Expected {
   std::vector<std::vector<Number>> numbers;
 };
 
+// Where the flag is false, results are what was in their memory, if that is an operand's, and 0 elsewhere.
+void leave(const Case& c, const Memory& memory, Expected& expected) {
+  for (size_t r = 0; r + c.reductions < c.rets.size(); ++r) {
+    const Buffer& ret = c.rets[r];
+    const bool stays = ret.shares >= 0 && c.args[ret.shares].bytes() == ret.bytes();
+    const std::vector<char> zeros(ret.bytes());
+    for (int64_t at = 0; at < ret.size(); ++at) {
+      Value& value = expected.results[r][at];
+      value = load(stays ? memory[ret.shares] : zeros, value.type, at);
+    }
+  }
+  for (std::vector<Number>& numbers : expected.numbers)
+    for (Number& number : numbers) number = Number{number.op};
+}
+
 Expected interpret(const Case& c, const Memory& memory) {
   const int64_t flats = c.flat_inputs.size(), flat_results = c.flat_outputs.size(), own = c.inputs - flats;
-  require(own > 0 && (static_cast<int64_t>(c.args.size()) - 1 - flats) % own == 0, "operands are no whole leaves");
-  const int64_t leaves = (c.args.size() - 1 - flats) / own;
+  require(own > 0 && (static_cast<int64_t>(c.args.size()) - 2 - flats) % own == 0, "operands are no whole leaves");
+  const int64_t leaves = (c.args.size() - 2 - flats) / own;
   require(leaves > 0 && c.code.size() % kWords == 0 && c.temporaries >= 0, "no leaves, no program");
   require(c.args[0].dims.size() == 2, "the coefficients are no table");
+  require(c.args.back().code == XLA_FFI_DataType_PRED && c.args.back().dims.empty(), "no flag");
   const int64_t rows = c.args[0].dims[0], columns = c.args[0].dims[1];
   require(rows == 1 || rows == leaves, "coefficients for other leaves");
   const int64_t arrays = c.inputs + c.outputs, scalars = columns + c.constants.size();
@@ -705,6 +721,7 @@ Expected interpret(const Case& c, const Memory& memory) {
     }
     expected.numbers.push_back(numbers);
   }
+  if (memory.back()[0] == 0) leave(c, memory, expected);
   return expected;
 }
 
@@ -907,6 +924,7 @@ std::optional<Case> valid(Chance& chance, bool careless) {
     result(o + c.inputs, {total}, i < 0 ? -1 : flat_arg[i]);
   }
   for (int64_t i = 0; i < c.reductions; ++i) c.rets.push_back({code_of(chance.one_in(3) ? kF64 : kF32), {leaves}});
+  c.args.push_back({XLA_FFI_DataType_PRED, {}});
   return c;
 }
 
@@ -1092,6 +1110,7 @@ void fill(char* data, const Buffer& buffer, Chance& chance) {
     const double x = number();
     const float f32 = static_cast<float>(x);
     if (bytes_of(buffer.code) == 1) data[i] = static_cast<char>(chance.next());
+    if (buffer.code == XLA_FFI_DataType_PRED && chance.one_in(4)) data[i] = 0;
     if (type_of(buffer.code) == kF64) std::memcpy(data + 8 * i, &x, 8);
     if (type_of(buffer.code) == kF32) std::memcpy(data + 4 * i, &f32, 4);
     if (type_of(buffer.code) == kBf16 || type_of(buffer.code) == kF16) {

@@ -1,5 +1,6 @@
 """Steps inside wrappers are the updates, added; and they are made in place, without copies."""
 
+import functools
 import re
 
 import jax
@@ -105,3 +106,55 @@ def test_too_many_steps_in_a_row_make_parameters_nan():
         after, _ = step(tx, once, bad, state)
         assert jnp.isnan(after["w"]).all()
         assert (after["n"] == p["n"]).all()
+
+
+PARTS = gx.chain(gx.where("w", gx.clip_by_value(0.5)), ADAM, gx.monitor(every=2))
+IN_GUARDS = {
+    "norms": gx.accumulate(CLIPPED, 2),
+    "sums": gx.accumulate(ADAM, 2, combine="sum"),
+    "in two": gx.skip_nonfinite(gx.accumulate(gx.packed(ADAM), 2)),
+    "in three": gx.loss_scale(gx.skip_nonfinite(gx.accumulate(ADAM, 2), max_consecutive=1), initial=4.0),
+    "observed": gx.skip_nonfinite(gx.chain(PARTS, state_dtype="root8")),
+    "a switch": gx.skip_nonfinite(gx.switch(2, ADAM, HEAVY_BALL)),
+    "swats": gx.skip_nonfinite(gx.swats(1e-2, rtol=np.inf, min_steps=2, positive=False)),
+    "parts": gx.skip_nonfinite(gx.partition({"w": gx.skip_nonfinite(ADAM), "b": gx.loss_scale(HEAVY_BALL)})),
+}
+
+
+SLOWER = ("sums", "in two", "a switch", "parts")
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("name", [pytest.param(x, marks=[pytest.mark.exhaustive] * (x in SLOWER)) for x in IN_GUARDS])
+def test_a_flag_of_the_kernel_is_the_condition_of_the_reference(name):
+    tx, rng = IN_GUARDS[name], np.random.default_rng(1)
+    params = {k: jnp.asarray(rng.normal(size=5), jnp.float32) for k in "wb"}
+    grads = {k: jnp.asarray(rng.normal(size=(7, 5)), jnp.float32).at[2:4, 1].set(jnp.nan) for k in "wb"}
+
+    def one(carry, g):
+        (params, state), (p, s) = carry
+        updates, s = tx.update(g, s, p)
+        return (gx.step(tx, params, g, state), (optax.apply_updates(p, updates), s)), updates
+
+    found = {}
+    for executor in ("native", "reference"):
+        with gx.executor(executor):
+            start = ((params, tx.init(params)),) * 2
+            found[executor] = jax.jit(lambda start: jax.lax.scan(one, start, grads))(start)
+    for x, y in zip(*map(jax.tree.leaves, found.values()), strict=True):
+        if x.dtype not in (jnp.int8, jnp.uint8):  # codes are rounded at random
+            np.testing.assert_allclose(x, y, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.skipif(not gx.native.available(), reason="flags are the kernel's")
+def test_guards_in_guards_have_no_conditions_and_are_traced_in_linear_time():
+    p = {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    sizes = []
+    tx = gx.partition({"": gx.accumulate(gx.packed(ADAM), 1)})
+    for guard in (gx.skip_nonfinite, gx.loss_scale, gx.skip_nonfinite, gx.loss_scale):
+        tx = guard(tx)
+        with gx.executor("native"):
+            traced = jax.make_jaxpr(functools.partial(gx.step, tx))(p, p, jax.eval_shape(tx.init, p))
+        assert " cond[" not in str(traced)
+        sizes.append(str(traced).count("\n"))
+    assert sizes[3] - sizes[1] <= 1.1 * (sizes[2] - sizes[0])

@@ -74,7 +74,7 @@ class Reference:
 
     def total_when(self, when: jax.Array | None) -> SumOver:
         del when
-        return sum_over
+        return self.total
 
     @property
     def takes_flags(self) -> bool:

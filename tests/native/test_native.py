@@ -753,7 +753,7 @@ def test_another_set_of_instructions_has_another_format_number():
     source = (Path(native.__file__).parent / "kernel.cc").read_text()
     instructions = source.partition("// ---- Instructions")[2].partition("#define GRADTX_ENUM")[0]
     digest = hashlib.sha256("".join(instructions.split()).encode()).hexdigest()[:16]
-    assert (_library.FORMAT, digest) == (6, "f01b2ec9854af790")
+    assert (_library.FORMAT, digest) == (7, "f01b2ec9854af790")
     assert f"constexpr int32_t kFormat = {_library.FORMAT};" in source
 
 
@@ -812,7 +812,19 @@ def test_the_kernel_refuses_what_does_not_fit():
     copy, add = (native.available().ops[name].code for name in ("copy", "add"))
     x = jnp.arange(8.0)
 
-    def call(match, code, *operands, result=x, inputs=1, outputs=1, temporaries=0, flat=(), reductions=0, scales=()):
+    def call(
+        match,
+        code,
+        *operands,
+        result=x,
+        inputs=1,
+        outputs=1,
+        temporaries=0,
+        flat=(),
+        reductions=0,
+        scales=(),
+        flag=True,
+    ):
         run = jax.ffi.ffi_call(_library.TARGET, jax.ShapeDtypeStruct(result.shape, result.dtype))
         attributes = {"code": np.asarray(code, np.int32).ravel(), "constants": np.zeros(0)}
         attributes |= {"inputs": np.int64(inputs), "outputs": np.int64(outputs), "temporaries": np.int64(temporaries)}
@@ -820,13 +832,16 @@ def test_the_kernel_refuses_what_does_not_fit():
         attributes |= {"reductions": np.int64(reductions), "scales": np.asarray(scales, np.int64)}
         run = functools.partial(run, **attributes)
         if match is None:
-            return run(jnp.zeros((1, 0)), *operands)
+            return run(jnp.zeros((1, 0)), *operands, jnp.array(flag))
         with pytest.raises(Exception, match=match):
-            jax.block_until_ready(run(jnp.zeros((1, 0)), *operands))
+            jax.block_until_ready(run(jnp.zeros((1, 0)), *operands, jnp.array(flag)))
 
     copied = [copy, 0, 0, 1, 0, 0, 0, 0]
     with jax.enable_x64(True):
         np.testing.assert_array_equal(call(None, copied, x), x)
+        np.testing.assert_array_equal(call(None, copied, x, flag=False), 0 * x)
+        call("the last operand is no flag", copied, x, flag=[True])
+        call("the last operand is no flag", copied, x, flag=1.0)
         call("leaf 0 has arrays of 8 and of 9 elements", copied, x, result=jnp.zeros(9))
         call("leaf 0 has arrays of 8 and of 3", [add, 0, 0, 2, 0, 1, 0, 0], x, x[:3], inputs=2)
         call("reads slot 0, which holds another type", copied, x.astype(jnp.bfloat16))

@@ -158,7 +158,8 @@ class AbstractRule:
     """Sees leaves as they are, whatever their dtype, and refuses those that it has no meaning for itself."""
 
     nonnegative: ClassVar[tuple[str, ...]] = ()
-    """The slots, weights among them, that no run makes negative: others in a checkpoint are refused."""
+    """The slots, weights among them, that no run makes negative: others in a checkpoint are refused. Of the state of a
+    rule of whole trees, an entry is "state/s"."""
 
     real_only: ClassVar[bool] = False
     """Has no meaning for complex leaves."""

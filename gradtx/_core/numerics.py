@@ -98,6 +98,9 @@ def split(value: ArrayLike, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
         residual = (value.astype(wide) - rounded.astype(wide)).astype(dtype)
         return rounded, jnp.where(jnp.isfinite(rounded), residual, 0)
     exact = np.asarray(value, np.float64)
+    if jax.config.values["jax_debug_infs"]:  # an infinite limit is no fault, and would be taken for one in each state
+        most = float(jnp.finfo(dtype).max)
+        exact = np.clip(exact, -most, most)
     rounded = exact.astype(dtype)
     with np.errstate(invalid="ignore"):
         residual = np.where(np.isfinite(rounded), exact - rounded.astype(np.float64), 0).astype(dtype)

@@ -129,6 +129,7 @@ class monitor(Rule):
 
     equation = r"u \leftarrow u"
     observes = ("incoming", "gradient", "direction", "param")
+    nonnegative = ("state",)
 
     every: int = 1
 

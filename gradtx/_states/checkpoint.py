@@ -188,7 +188,7 @@ def _impossible(
                 problems.append(f"impossible: {residual_of(path)} is {lost}, and rounding loses less")
     for at, rule, name in _rules(tx, abstract, ""):
         for slot in rule.nonnegative:
-            start = f"{at}/slots/{_escaped(name)}/{_escaped(slot)}"
+            start = "/".join([f"{at}/slots/{_escaped(name)}", *map(_escaped, slot.split("/"))])
             for path, array in read.items():
                 inside = path == start or path.startswith(f"{start}/")
                 if not inside:
@@ -198,6 +198,8 @@ def _impossible(
                     negative = values[values < 0]
                 if negative.size:
                     problems.append(f"impossible: {path} has {float(negative[0]):g}, and must not be negative")
+                elif slot in rule.scalars() and np.isnan(values).any():  # it depends on no gradient
+                    problems.append(f"impossible: {path} is NaN")
     return problems
 
 
@@ -218,8 +220,11 @@ def _rules(tx: Any, state: Any, at: str) -> Iterator[tuple[str, AbstractRule, st
     elif isinstance(tx, Transformation):
         for rule, name in zip(tx.rules, tx.names, strict=True):
             yield at, rule, name
-            if isinstance(rule, seal):
-                yield from _rules(rule.tx, state.slots[name]["state"], f"{at}/slots/{_escaped(name)}/state")
+            if (inner := getattr(rule, "tx", None)) is not None:
+                held, place = state.slots[name]["state"], f"{at}/slots/{_escaped(name)}/state"
+                if not isinstance(rule, seal):
+                    held, place = held["inner"], f"{place}/inner"
+                yield from _rules(inner, held, place)
 
 
 class _Stored(NamedTuple):

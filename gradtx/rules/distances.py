@@ -120,6 +120,7 @@ class scale_by_distance(Rule):
 
     equation = r"\bar{r} \leftarrow \max(\bar{r}, \lVert p - p_0\rVert), \quad u \leftarrow \bar{r} u"
     maps_trees = True
+    nonnegative = ("state/largest", "state/unit")
     pure = True
     accumulates = False
     needs_params = True
@@ -185,6 +186,7 @@ class scale_by_distance_bound(Rule):
         r"s \leftarrow b s + (1-b) \gamma d g, \quad u \leftarrow \gamma d u"
     )
     maps_trees = True
+    nonnegative = ("state/distance",)
     pure = True
     accumulates = True
     second_moment = "edits"
@@ -265,6 +267,7 @@ class in_units_of_distance(Rule):
         r"s \leftarrow b s + a g, \quad u \leftarrow d \, \mathrm{tx}(d g)"
     )
     maps_trees = True
+    nonnegative = ("state/distance",)
     accumulates = True
     needs_params = True
 

@@ -67,6 +67,7 @@ class scale_by_eigenbasis_rms(Rule):
         r"u \leftarrow Q_L \frac{Q_L^H u Q_R}{\sqrt{s} + \epsilon} Q_R^H"
     )
     maps_trees = True
+    nonnegative = ("state/s", "weight")
     pure = True
     normalizes = True
     accumulates = True

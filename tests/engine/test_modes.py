@@ -9,6 +9,7 @@ from pathlib import Path
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from catalog import ALL
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec as P
@@ -112,3 +113,13 @@ def test_abstract_parameters():
     slots = anchored().init(abstract).slots["anchored"]
     assert slots["anchor"] == abstract
     chex.assert_trees_all_equal(slots["m"], jax.tree.map(jnp.zeros_like, params))
+
+
+def test_an_infinite_limit_is_no_infinity_to_refuse():
+    params = {"w": jnp.ones((2, 2)), "b": jnp.array([0.5, -0.5])}
+    with jax.debug_infs(True):
+        for tx in (gx.chain(gx.clip_by_value(np.inf), gx.clip_by_norm(np.inf)), gx.clip_by_rms(np.inf)):
+            state = gx.set_hyperparams(tx.init(params), dict.fromkeys(gx.hyperparams(tx.init(params)), np.inf))
+            for update in (tx.update, jax.jit(tx.update)):
+                updates, _ = update(params, state, params)
+                jax.tree.map(np.testing.assert_array_equal, updates, params)

@@ -249,6 +249,11 @@ class TestErrors:
             (gx.adan(0.1), "add_difference/weight"),
             (gx.ademamix(0.1), "add_momentum/weight"),
             (gx.adafactor(0.1), "scale_by_factored_rms/state/s/b"),
+            (gx.soap(0.1), "scale_by_eigenbasis_rms/state/s/b"),
+            (gx.in_units_of_distance(gx.adam(1.0)), "in_units_of_distance/state/inner/slots/rms/s/b"),
+            (gx.scale_by_distance(), "scale_by_distance/state/largest"),
+            (gx.chain(gx.sgd(0.1), gx.monitor()), "monitor/state/gradient_norm/b"),
+            (gx.chain(gx.sgd(0.1), gx.monitor(2)), "monitor/state/wait"),
         ):
             arrays = gx.state_dict(tx.init(PARAMS))
             gx.load_state_dict(tx, PARAMS, arrays)
@@ -270,6 +275,7 @@ class TestErrors:
             (gx.loss_scale(gx.sgd(0.1)), {"state/inner/skipped": np.int32(-1)}),
             (gx.switch(5, gx.sgd(0.1, 0.9), gx.sgd(0.1, 0.9)), {"state/switched_at": np.int32(-2)}),
             (optax.adam(0.1), {"state/0/count": np.int32(-7)}),
+            (gx.adam(0.1), {"state/slots/momentum/weight": np.float32("nan")}),
         ):
             arrays = gx.state_dict(tx.init(PARAMS))
             with pytest.raises(ValueError, match=f"impossible: {next(iter(changed))}"):

@@ -12,7 +12,7 @@ import numpy as np
 
 import gradtx
 from gradtx.workbench.networks import ACTIVATIONS
-from gradtx.workbench.recipes import ALIASES, ARTICLE, BATCH_SIZE, RECIPES
+from gradtx.workbench.recipes import ALIASES, ARTICLE, BATCH_SIZE, RECIPES, recipe_of
 from gradtx.workbench.settings import LARGEST_SEED, Settings
 from gradtx.workbench.verdict import ADVICE
 
@@ -71,6 +71,13 @@ def _positive(text: str) -> float:
     return number
 
 
+def _optimizer(text: str) -> str:
+    if text not in {*RECIPES, *ALIASES, "all"} and not all(text.rpartition(":")):
+        known = ", ".join([*RECIPES, *ALIASES, "all"])
+        raise argparse.ArgumentTypeError(f"invalid choice: {_short(text)} (choose from {known}, FILE.py:FUNCTION)")
+    return text
+
+
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:40]}…")
 
@@ -107,6 +114,11 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     networks = BOTH if network == "both" else (network,)
     names = chosen.pop("optimizers") or (["sgd"] if several else list(ARTICLE))
     names = list(RECIPES) if "all" in names else [ALIASES.get(name, name) for name in names]
+    for name in names:
+        try:
+            recipe_of(name)
+        except (FileNotFoundError, ModuleNotFoundError, AttributeError) as error:
+            parser.error(f"compare: --optimizers {name}: {error}")
     return Settings(tuple(dict.fromkeys(names)), networks, **chosen)
 
 
@@ -125,11 +137,11 @@ def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
     add(
         "--optimizers",
         nargs="+",
-        choices=[*RECIPES, *ALIASES, "all"],
+        type=_optimizer,
         default=None,
         metavar="NAME",
-        help=f"which ones, of: {' '.join(RECIPES)}; or all (default: the first {len(ARTICLE)}; of several batch sizes"
-        " sgd)",
+        help=f"which ones, of: {' '.join(RECIPES)}; or all; or your own, a function of the learning rate, as"
+        f" FILE.py:FUNCTION or MODULE:FUNCTION (default: the first {len(ARTICLE)}; of several batch sizes sgd)",
     )
     add("--network", choices=[*ACTIVATIONS, "both"], default="both", help="which one; both: ReLU and maxout (default)")
     add(

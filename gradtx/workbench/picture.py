@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from sklearn.isotonic import isotonic_regression
 
-from gradtx.workbench.recipes import ARTICLE, RECIPES
+from gradtx.workbench.recipes import ARTICLE, RECIPES, USERS
 from gradtx.workbench.settings import Settings
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "height_of_curves",
     "limits",
     "limits_of_losses",
+    "line_of",
     "page",
     "panels_of",
     "plot",
@@ -84,6 +85,14 @@ _OTHERS = itertools.starmap(
 
 LINES = _OF_THE_ARTICLE | {name: next(_OTHERS) for name in RECIPES if name not in ARTICLE}
 """Colours of Okabe & Ito (2008), "Color universal design", which colour-blind readers can tell apart."""
+
+_OF_USERS = [Line(colour, dashes) for dashes in ("-", "--", ":", "-.") for colour in ("#7B4B2A", "#777777")]
+
+
+def line_of(name: str) -> Line:
+    """The line of an optimizer; those of users share eight."""
+    return LINES[name] if name in LINES else _OF_USERS[list(USERS).index(name) % len(_OF_USERS)]
+
 
 FAINT = "#D5D5D5"
 """The colour of what a panel is not about."""

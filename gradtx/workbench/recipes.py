@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
+import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import optax
 
 import gradtx
 from gradtx import Chain
 
-__all__ = ["ALIASES", "ARTICLE", "BATCH_SIZE", "FACTOR", "RECIPES", "Recipe", "make_optimizer"]
+__all__ = ["ALIASES", "ARTICLE", "BATCH_SIZE", "FACTOR", "RECIPES", "USERS", "Recipe", "make_optimizer", "recipe_of"]
 
 BATCH_SIZE = 32
 """The images in a mini-batch for which the learning rates below are tuned."""
@@ -160,6 +164,41 @@ ALIASES = {"momentum_sgd": "momentum", "article_max_v": "max_v"}
 """The names that ``gradtx`` has for optimizers with a shorter name here."""
 
 
+USERS: dict[str, Recipe] = {}
+"""Those of users, in the order in which they were asked for, as ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``."""
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of this name: of ``RECIPES``, or of a user's function of a learning rate.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, AttributeError: for a file, module or function that there is not.
+
+    >>> recipe_of("gradtx.dialects.optax:adamw").title
+    'adamw'
+    """
+    if name not in RECIPES and name not in USERS:
+        source, _, function = name.rpartition(":")
+        make, rate = _plain(getattr(_module(source), function)), RECIPES["adam"].learning_rate
+        rates = [rule for rule in make(rate, 1).rules if "learning_rate" in rule.hyperparameters()]
+        USERS[name] = Recipe(function, make, rate, ("learning_rate",) if len(rates) == 1 else (FACTOR,))
+    return RECIPES[name] if name in RECIPES else USERS[name]
+
+
+def _module(source: str) -> Any:
+    """The module of this name, or in this file."""
+    if not source.endswith(".py"):
+        return importlib.import_module(source)
+    path = Path(source).resolve(strict=True)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(path.parent))  # for its neighbours
+    sys.modules.setdefault(path.stem, module)  # where dataclasses look for what annotations name
+    spec.loader.exec_module(module)
+    return module
+
+
 def make_optimizer(
     name: str,
     learning_rate: float,
@@ -172,7 +211,7 @@ def make_optimizer(
     """An optimizer by name, with clips and weight decay in front of it where a number for them is given.
 
     Args:
-        name: one of ``RECIPES``.
+        name: as for ``recipe_of``.
         learning_rate: its learning rate.
         clip_norm: limit of the norm of the whole gradient.
         clip_layer: limit of the norm of each leaf, after ``clip_norm``.
@@ -190,4 +229,4 @@ def make_optimizer(
         gradtx.add_decayed_weights: weight_decay,
     }
     rules = [rule(number) for rule, number in in_front.items() if number is not None]
-    return gradtx.chain(*rules, RECIPES[name].make(learning_rate, steps))
+    return gradtx.chain(*rules, recipe_of(name).make(learning_rate, steps))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gradtx import Chain
 from gradtx.workbench.files import check_writable
 from gradtx.workbench.networks import ACTIVATIONS, Network
-from gradtx.workbench.recipes import BATCH_SIZE, RECIPES, make_optimizer
+from gradtx.workbench.recipes import BATCH_SIZE, make_optimizer, recipe_of
 
 __all__ = ["LARGEST_NETWORK", "LARGEST_SEED", "Impossible", "Settings", "Task"]
 
@@ -36,7 +36,7 @@ class Task(NamedTuple):
 
     def __str__(self) -> str:
         size = "" if self.batch_size == BATCH_SIZE else f", batch size {self.batch_size}"
-        return f"{RECIPES[self.optimizer].title} on {ACTIVATIONS[self.network].title}{size}"
+        return f"{recipe_of(self.optimizer).title} on {ACTIVATIONS[self.network].title}{size}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Settings:
     """The options of ``gradtx compare``.
 
     Attributes:
-        optimizers: names in ``RECIPES``.
+        optimizers: names for ``recipe_of``.
         networks: names in ``ACTIVATIONS``.
         depth: hidden layers.
         width: units in each, after the activation.
@@ -111,7 +111,7 @@ class Settings:
 
     def rate(self, task: Task) -> float:
         """The learning rate that was asked for, or one that suits."""
-        return self.learning_rate or RECIPES[task.optimizer].rate(task.batch_size)
+        return self.learning_rate or recipe_of(task.optimizer).rate(task.batch_size)
 
     def title(self, name: str) -> str:
         """The title of a table or a picture of this network."""

@@ -25,7 +25,8 @@ from gradtx import optimizers
 from gradtx.__main__ import main
 from gradtx.workbench import files as writing
 from gradtx.workbench.options import parse
-from gradtx.workbench.recipes import ALIASES, ARTICLE, RECIPES
+from gradtx.workbench.picture import line_of
+from gradtx.workbench.recipes import ALIASES, ARTICLE, RECIPES, recipe_of
 from gradtx.workbench.runs import kind as running
 from gradtx.workbench.settings import Impossible
 from gradtx.workbench.signals import ending
@@ -122,6 +123,29 @@ def test_batch_sizes(capsys: pytest.CaptureFixture[str]):
     assert [one.rate(task) for task in one.tasks] == [0.1, 0.1]
 
 
+def test_optimizers_of_users(capsys: pytest.CaptureFixture[str], quick_compilation: None):
+    """Descent from a file is that of the library."""
+    Path("mine.py").write_text(
+        "import gradtx as gx\n\n\nclass minus(gx.Rule):\n    equation = r'u \\leftarrow -u'\n\n"
+        "    def apply(self, signal, slots, param, c):\n"
+        "        return signal._replace(direction=-signal.direction), {}\n\n\n"
+        "def descent(learning_rate):\n    return gx.chain(minus(), gx.scale(learning_rate))\n"
+    )
+    names = ["sgd", "mine.py:descent"]
+    shape = ["--depth", "1", "--width", "4", "--epochs", "2", "--network", "relu", "--samples", "64"]
+    given = ["compare", *shape, "--optimizers", *names, "--learning-rate", "0.1", "--json", "numbers.json"]
+    assert main(given) == 0
+    assert re.search(r"^descent +0\.1 ", capsys.readouterr().out, re.MULTILINE)
+    runs = json.loads(Path("numbers.json").read_text())["runs"]
+    assert [run["optimizer"] for run in runs] == names
+    ours, theirs = [run["epochs"]["train_loss"] for run in runs]
+    assert theirs == pytest.approx(ours, rel=1e-5)  # rounding
+    names += ["optax:sgd", "gradtx.dialects.optax:sgd"]
+    by_name, by_factor = ("learning_rate",), ("rate.factor",)
+    assert [recipe_of(name).swept for name in names] == [by_name, by_factor, by_factor, by_name]
+    assert len(set(map(line_of, names))) == 4
+
+
 def test_names_of_optimizers():
     """Optimizers of the library and of the command; the article's if none is named."""
     assert set(optimizers.__all__) <= {*RECIPES, *ALIASES}
@@ -198,6 +222,9 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]):
     [
         (["contrast"], "invalid choice: 'contrast'"),
         (["compare", "--optimizers", "adamm"], "invalid choice: 'adamm' (choose from"),
+        (["compare", "--optimizers", "adamm.py:adam"], "--optimizers adamm.py:adam: [Errno 2] No such file"),
+        (["compare", "--optimizers", "adamm:adam"], "--optimizers adamm:adam: No module named 'adamm'"),
+        (["compare", "--optimizers", "optax:adamm"], "--optimizers optax:adamm: module 'optax' has no attribute"),
         (["compare", "--optimizers"], "expected at least one argument"),
         (["compare", "--network", "tanh"], "invalid choice: 'tanh'"),
         (["compare", "--gain", "0"], "--gain: expected a number greater than 0"),

@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import SubFigure
 
 from gradtx.workbench.picture import HEADING, Curve, Line, draw_curves, draw_heading, limits_of_losses, page
-from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.recipes import recipe_of
 from gradtx.workbench.runs.run import Run
 from gradtx.workbench.settings import Settings
 
@@ -41,7 +41,7 @@ def draw_batches(settings: Settings, runs: Sequence[Run]) -> bytes:
         for head, figure, optimizer in zip(figures[::2], figures[1::2], optimizers, strict=True):
             pair = [run for run in runs if (run.network, run.optimizer) == (name, optimizer)]
             if pair:  # none if the comparison was interrupted
-                draw_heading(head, f"{RECIPES[optimizer].title}, {settings.title(name)}", settings.details)
+                draw_heading(head, f"{recipe_of(optimizer).title}, {settings.title(name)}", settings.details)
                 _draw_pair(figure, pair, lines, limits)
 
     return page(settings, runs, [HEADING, HEIGHT] * len(optimizers), column)

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from gradtx.workbench.picture import (
     FAINT,
     HEADING,
-    LINES,
     Curve,
     Line,
     draw_curves,
@@ -21,13 +20,14 @@ from gradtx.workbench.picture import (
     height_of_curves,
     limits,
     limits_of_losses,
+    line_of,
     page,
     panels_of,
     plot,
     set_axes,
     set_heading,
 )
-from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.recipes import recipe_of
 from gradtx.workbench.runs.run import FIRST_STEPS, Run
 from gradtx.workbench.settings import Settings
 
@@ -97,12 +97,12 @@ def _norms(run: Run) -> tuple[bool, np.ndarray]:
 
 
 def _curves(runs: Sequence[Run], kind: str) -> list[Curve]:
-    return [Curve(_label(run), getattr(run.measures, kind), LINES[run.optimizer]) for run in runs]
+    return [Curve(_label(run), getattr(run.measures, kind), line_of(run.optimizer)) for run in runs]
 
 
 def _label(run: Run) -> str:
     ended = "" if run.end is None else f" in step {run.end}"
-    return RECIPES[run.optimizer].title + f" (diverged{ended})" * (run.verdict == "diverged")
+    return recipe_of(run.optimizer).title + f" (diverged{ended})" * (run.verdict == "diverged")
 
 
 def _draw_losses(
@@ -119,7 +119,7 @@ def _draw_start_and_tests(
     figure: SubFigure, runs: Sequence[Run], of_steps: tuple[float, float], of_tests: tuple[float, float]
 ) -> None:
     start, tests = figure.subplots(1, 2)
-    first = [Curve("", run.steps.loss[:FIRST_STEPS], LINES[run.optimizer]) for run in runs]
+    first = [Curve("", run.steps.loss[:FIRST_STEPS], line_of(run.optimizer)) for run in runs]
     draw_curves(start, first, of_steps, first=1)
     start.set_title("Loss of the first mini-batches", fontsize=10, pad=5)
     start.set_xlabel("step")
@@ -131,7 +131,7 @@ def _draw_start_and_tests(
 def _draw_norms(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float]) -> None:
     layers = runs[0].measures.gradient_norms.shape[1]
     colours = [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 0.75, layers))]
-    titles = [RECIPES[run.optimizer].title + ", by step" * _norms(run)[0] for run in runs]
+    titles = [recipe_of(run.optimizer).title + ", by step" * _norms(run)[0] for run in runs]
     for axes, run in zip(panels_of(figure, titles, min(COLUMNS, len(runs))), runs, strict=True):
         by_step, norms = _norms(run)
         set_axes(axes, len(norms) if by_step else len(norms) - 1, limits, int(by_step), ticks=4)
@@ -160,12 +160,12 @@ def _explain_layers(figure: SubFigure, colours: Sequence[str]) -> None:
 
 
 def _draw_gallery(figure: SubFigure, runs: Sequence[Run], limits: tuple[float, float]) -> None:
-    titles = [RECIPES[run.optimizer].title for run in runs]
+    titles = [recipe_of(run.optimizer).title for run in runs]
     for axes, run in zip(panels_of(figure, titles, COLUMNS_OF_GALLERY), runs, strict=True):
         set_axes(axes, len(run.measures.train_loss) - 1, limits, ticks=2)
         for other in runs:
             plot(axes, other.measures.train_loss, Line(FAINT), 0.6)
-        colour = LINES[run.optimizer].colour
+        colour = line_of(run.optimizer).colour
         plot(axes, run.measures.test_loss, Line(colour, "--"), 1.2)
         plot(axes, run.measures.train_loss, Line(colour), 1.8)
     figure.supxlabel("epoch", fontsize=10, color="#333333")

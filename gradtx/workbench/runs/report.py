@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.recipes import recipe_of
 from gradtx.workbench.runs.run import Run
 from gradtx.workbench.settings import Settings
 from gradtx.workbench.table import table_of_numbers
@@ -65,7 +65,7 @@ def _print_health(console: Console, runs: Sequence[Run]) -> None:
 def _name(run: Run, runs: Sequence[Run]) -> str:
     """The optimizer's name, and the batch size if there are several."""
     sizes = len({run.batch_size for run in runs}) > 1
-    return RECIPES[run.optimizer].title + f" {run.batch_size}" * sizes
+    return recipe_of(run.optimizer).title + f" {run.batch_size}" * sizes
 
 
 def _some(leaves: Sequence[str]) -> str:
@@ -84,7 +84,7 @@ def _table(settings: Settings, network: str, runs: Sequence[Run]) -> Table:
     for run in runs:
         m = run.measures
         table.add_row(
-            RECIPES[run.optimizer].title,
+            recipe_of(run.optimizer).title,
             *([f"{run.batch_size}"] if sizes else []),
             f"{run.learning_rate:g}",
             f"{m.train_loss[-1]:.2e}",

@@ -13,16 +13,16 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from gradtx.workbench.picture import (
     FAINT,
-    LINES,
     Curve,
     draw_curves,
     height_of_curves,
     limits_of_losses,
+    line_of,
     page,
     panels_of,
     set_heading,
 )
-from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.recipes import recipe_of
 from gradtx.workbench.settings import Settings
 from gradtx.workbench.sweeps.sweep import RATES, Sweep
 
@@ -57,7 +57,7 @@ def draw_sweeps(settings: Settings, sweeps: Sequence[Sweep]) -> bytes:
         set_heading(axes, settings.title(name), settings.details)
         axes.set_xlabel("epoch, each at its best learning rate")
         axes.set_ylabel("training loss (cross-entropy, nats)")
-        titles = [RECIPES[sweep.optimizer].title for sweep in of_network]
+        titles = [recipe_of(sweep.optimizer).title for sweep in of_network]
         for panel, sweep in zip(panels_of(figures[1], titles, columns), of_network, strict=True):
             _set_axes(panel, limits)
             for other in of_network:
@@ -72,8 +72,8 @@ def draw_sweeps(settings: Settings, sweeps: Sequence[Sweep]) -> bytes:
 
 def _best(sweep: Sweep) -> Curve:
     """The training loss with the best learning rate, by epoch."""
-    label = f"{RECIPES[sweep.optimizer].title} {sweep.rates[sweep.best]:.2g}"
-    return Curve(label, sweep.curves[sweep.best].mean(axis=0), LINES[sweep.optimizer])
+    label = f"{recipe_of(sweep.optimizer).title} {sweep.rates[sweep.best]:.2g}"
+    return Curve(label, sweep.curves[sweep.best].mean(axis=0), line_of(sweep.optimizer))
 
 
 def _held(losses: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
@@ -93,7 +93,7 @@ def _set_axes(axes: Axes, limits: tuple[float, float]) -> None:
 
 
 def _draw_sweep(axes: Axes, sweep: Sweep, limits: tuple[float, float]) -> None:
-    line, losses = LINES[sweep.optimizer], _held(sweep.losses, limits)
+    line, losses = line_of(sweep.optimizer), _held(sweep.losses, limits)
     axes.fill_between(sweep.rates, losses.min(axis=1), losses.max(axis=1), color=line.colour, alpha=0.2, linewidth=0)
     axes.plot(sweep.rates, losses.mean(axis=1), color=line.colour, linestyle=line.dashes, linewidth=1.6)
     axes.plot(sweep.rates[sweep.best], losses[sweep.best].mean(), "o", color=line.colour, markersize=4.5)

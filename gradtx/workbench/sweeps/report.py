@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gradtx.workbench.networks import ACTIVATIONS
-from gradtx.workbench.recipes import RECIPES
+from gradtx.workbench.recipes import recipe_of
 from gradtx.workbench.settings import Settings
 from gradtx.workbench.sweeps.sweep import RATES, Sweep
 from gradtx.workbench.table import table_of_numbers
@@ -36,7 +36,7 @@ def print_sweeps(settings: Settings, sweeps: Sequence[Sweep], console: Console |
     )
     for sweep in sweeps:
         if len(sweep.rates) < len(RATES):
-            name = f"{RECIPES[sweep.optimizer].title} on {ACTIVATIONS[sweep.network].title}"
+            name = f"{recipe_of(sweep.optimizer).title} on {ACTIVATIONS[sweep.network].title}"
             tried = f"{len(sweep.rates)} of {len(RATES)} learning rates, up to {sweep.rates[-1]:.2g}"
             console.print(f"not finished: {name}, {tried}", highlight=False)
 
@@ -49,7 +49,9 @@ def _table(settings: Settings, network: str, sweeps: Sequence[Sweep]) -> Table:
         losses, accuracies = sweep.losses[sweep.best], 100 * sweep.by_rate("test_accuracy")[sweep.best]
         loss = f"{losses.mean():.1e} ± {_deviation(losses):.0e}"
         accuracy = f"{accuracies.mean():.1f} ± {_deviation(accuracies):.1f} %"
-        table.add_row(RECIPES[sweep.optimizer].title, f"{sweep.rates[sweep.best]:.2g}", loss, accuracy, *_range(sweep))
+        table.add_row(
+            recipe_of(sweep.optimizer).title, f"{sweep.rates[sweep.best]:.2g}", loss, accuracy, *_range(sweep)
+        )
     return table
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import gradtx
 from gradtx import SweepTable
 from gradtx.workbench.networks import Network
-from gradtx.workbench.recipes import FACTOR, RECIPES
+from gradtx.workbench.recipes import FACTOR, recipe_of
 from gradtx.workbench.settings import Settings, Task
 from gradtx.workbench.training import Data, begin, measure, run_epoch
 from gradtx.workbench.verdict import trained
@@ -124,7 +124,7 @@ def sweep_rates(
     """
     started = time.perf_counter()
     data = jax.device_put(data)
-    recipe = RECIPES[task.optimizer]
+    recipe = recipe_of(task.optimizer)
     points = [recipe.point(float(rate)) for rate in RATES]
     tx = settings.optimizer(task.optimizer, recipe.learning_rate, task.batch_size, data.size)
 

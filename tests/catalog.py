@@ -187,6 +187,7 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("damped_trace", "normalized_lookahead", "quasi_hyperbolic", "belief_rms", "lag_v", "sign", "add_difference"),
     *("clip_by_norm", "in_units_of_distance"),
 }
+VARIANTS = {name for name in ALL if "(" in name or name in OPTIMIZERS} - FEW  # of rules that are tried anyway
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]
 
 # By property and name, what is not held to it: optax and a schedule promote by themselves, and what multiplies, or

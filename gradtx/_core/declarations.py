@@ -202,15 +202,15 @@ def check_declared(who: str, name: str, value: Any) -> None:
         return
     if name in ("reads", "observes"):
         if not isinstance(value, tuple) or (name == "reads" and not value) or not set(value) <= set(options):
-            raise ValueError(f"{who}: {name} must be a tuple of {either(map(repr, options))}, found {value!r}.")
+            raise ValueError(f"{who}: {name} must be a tuple of {alternatives(map(repr, options))}, found {value!r}.")
         return
     if name == "holds":
         if not isinstance(value, Mapping) or not all(kind in options for kind in value.values()):
-            kinds = either(repr(str(kind)) for kind in options)
+            kinds = alternatives(repr(str(kind)) for kind in options)
             raise ValueError(f"{who}: holds must be a dict, from slots to {kinds}, found {value!r}.")
         return
     if not isinstance(value, bool | str | None) or value not in options:
-        raise ValueError(f"{who}: {name} must be {either(map(repr, options))}, found {kind(value)}.")
+        raise ValueError(f"{who}: {name} must be {alternatives(map(repr, options))}, found {kind(value)}.")
 
 
 def _check_spelling(who: str, cls: type, base: type, name: str, value: Any) -> None:
@@ -239,7 +239,7 @@ def kind(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def either(words: Iterable[str]) -> str:
+def alternatives(words: Iterable[str]) -> str:
     """Words in a list, with "or" before the last."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gradtx._core.contract import AbstractRule
-from gradtx._core.declarations import either, those_of_gradtx
+from gradtx._core.declarations import alternatives, those_of_gradtx
 from gradtx._core.mesh import in_host_memory
 
 
@@ -38,12 +38,12 @@ def dtype_of(leaf: Any) -> jnp.dtype | None:
     return getattr(leaf, "dtype", None)
 
 
-def difference(found: Iterable[str], expected: Iterable[str]) -> str:
+def difference(names: Iterable[str], expected: Iterable[str]) -> str:
     """In parentheses, which names are missing and which are unexpected."""
-    found, expected = set(found), set(expected)
+    names, expected = set(names), set(expected)
     parts = [
         f"{verb} {', '.join(map(repr, sorted(paths)[:5]))}{' and more' if len(paths) > 5 else ''}"
-        for verb, paths in (("missing", expected - found), ("unexpected", found - expected))
+        for verb, paths in (("missing", expected - names), ("unexpected", names - expected))
         if paths
     ]
     return f" ({'; '.join(parts)})" if parts else ""
@@ -83,7 +83,7 @@ def check_order(rules: Sequence[AbstractRule], names: Sequence[str], leaf: str =
 
 def _called(says: Callable[[type[AbstractRule]], bool]) -> str:
     """The rules of gradtx that declare something, as they are called."""
-    return either(f"{name}()" for name in those_of_gradtx(says))
+    return alternatives(f"{name}()" for name in those_of_gradtx(says))
 
 
 def check_counts(who: str, **counts: Any) -> None:
@@ -99,8 +99,8 @@ def check_kind(what: str, value: Any, kind: str, shape: tuple[int, ...] | None =
     """Refuses a part of a state that another program, or a cast, made something else of."""
     dtype = dtype_of(value)
     if dtype is None or not jnp.issubdtype(dtype, _KINDS[kind]):
-        found = type(value).__name__ if dtype is None else f"of dtype {dtype}"
-        raise TypeError(f"{who}: {what} of this state is {found}, and must be {kind}, as init made it.")
+        is_instead = type(value).__name__ if dtype is None else f"of dtype {dtype}"
+        raise TypeError(f"{who}: {what} of this state is {is_instead}, and must be {kind}, as init made it.")
     check_on_device(what, value, who)
     if shape is not None and jnp.shape(value) != shape:
         raise ValueError(f"{who}: {what} of this state has shape {jnp.shape(value)}, and must be a scalar.")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from gradtx._core.codecs import decoded, stored_as
 from gradtx._core.contract import FIRST_MOMENTS, AbstractRule
-from gradtx._core.declarations import either, those_of_gradtx
+from gradtx._core.declarations import alternatives, those_of_gradtx
 from gradtx._core.numerics import compute_dtype, real_dtype, safe_divide
 from gradtx._core.state import ChainState
 from gradtx._engine.transformation import Transformation
@@ -77,8 +77,8 @@ def place_of(tx: Transformation[Any]) -> Place:
         has = "has none" if not slots else f"has {len(slots)}: {', '.join(repr(tx.names[i]) for i in slots)}"
         holders = those_of_gradtx(lambda rule: not set(FIRST_MOMENTS).isdisjoint(rule.holds.values()))
         raise ValueError(
-            f"switch: carry='momentum' hands over one first moment ({either(holders)}, or of a rule that says so by "
-            f"holds), and the chain of rules {', '.join(map(repr, tx.names)) or '(none)'} {has}. Change the chain "
+            f"switch: carry='momentum' hands over one first moment ({alternatives(holders)}, or of a rule that says so "
+            f"by holds), and the chain of rules {', '.join(map(repr, tx.names)) or '(none)'} {has}. Change the chain "
             "(sgd, for example, takes momentum=0.9), or start afresh with carry='reset'."
         )
     ((i, slot),) = slots.items()

@@ -66,8 +66,7 @@ class clip_by_norm(Rule):
         return norms(groups, total)
 
     def settle(self, c: Named, measured: jax.Array) -> Arrays:
-        factor = jnp.where(measured > c.limit, safe_divide(c.limit, measured), 1)
-        return {"factor": jnp.where(jnp.isfinite(measured), factor, jnp.nan)}
+        return {"factor": shortening(measured, c.limit)}
 
     def shows_finite(self, measured):
         return jnp.isfinite(measured)
@@ -96,3 +95,9 @@ class clip_by_global_norm(clip_by_norm):
 
     equation = r"u \leftarrow u \min(1, c / \lVert (u_1, u_2, \dots)\rVert)"
     scope = "tree"
+
+
+def shortening(length: jax.Array, limit: jax.Array) -> jax.Array:
+    """The factor that makes a length one of the limit, or less; NaN for a length that is not finite."""
+    factor = jnp.where(length > limit, safe_divide(limit, length), 1)
+    return jnp.where(jnp.isfinite(length), factor, jnp.nan)

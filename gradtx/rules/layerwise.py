@@ -10,6 +10,7 @@ from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import size_of
 from gradtx._core.numerics import norms, on_each, real_dtype, safe_divide
 from gradtx.rules.base import Hyper, Rule, hyper
+from gradtx.rules.clipping import shortening
 
 __all__ = ["cautious", "clip_by_rms", "scale_by_parameter_rms", "scale_by_trust_ratio"]
 
@@ -139,8 +140,7 @@ class clip_by_rms(Rule):
         return root_mean_squares(groups, total)
 
     def settle(self, c, measured):
-        factor = jnp.where(measured > c.limit, safe_divide(c.limit, measured), 1)
-        return {"factor": jnp.where(jnp.isfinite(measured), factor, jnp.nan)}
+        return {"factor": shortening(measured, c.limit)}
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=c.factor * signal.direction), {}

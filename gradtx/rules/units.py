@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import abs_sq, real_dtype, safe_divide, safe_sqrt
 from gradtx.rules.base import Hyper, Rule, hyper
+from gradtx.rules.clipping import shortening
 
 __all__ = ["adaptive_clip", "centralize"]
 
@@ -102,10 +103,7 @@ class adaptive_clip(Rule):
             check_whole(self.name or self.label, u)
             c = trees.scalars(u.dtype)
             most = c.limit * jnp.maximum(self._norms(p).astype(real_dtype(u.dtype)), c.floor)
-            norm = self._norms(u)
-            factor = jnp.where(norm > most, safe_divide(most, norm), 1)
-            factor = jnp.where(jnp.isfinite(norm), factor, jnp.nan)
-            return factor * u
+            return shortening(self._norms(u), most) * u
 
         return jax.tree.map(one, trees.direction, trees.params), state
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from catalog import ALL
+from catalog import ALL, VARIANTS
 
 import gradtx as gx
 from gradtx._inspect.latex import plain
@@ -45,7 +45,7 @@ def inner_states(state):
     return inside + [y for x in inside for y in inner_states(x)]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.exhaustive] * (n in VARIANTS)) for n in ALL])
 def test_bytes_are_those_of_the_state(name):
     tx = ALL[name]
     found = gx.describe(tx, PARAMS)

@@ -182,22 +182,29 @@ def test_shares_of_clipped_steps_and_leaves():
 ADAM = [gx.clip_by_global_norm(1.0), gx.momentum(0.9), gx.rms(0.99), gx.debias(), gx.precondition(), LR]
 
 
-@pytest.mark.parametrize("place", range(len(ADAM) + 1))
 @pytest.mark.parametrize("every", [1, 3])
-def test_updates_are_the_same(place, every):
-    def trained(tx):
-        def one(carry, scale):
-            params, state = carry
-            updates, state = tx.update(jax.tree.map(lambda g: scale * g, GRADS), state, params)
-            return (jax.tree.map(jnp.add, params, updates), state), updates
+def test_updates_are_the_same(every):
+    """With a monitor at each place of a chain, all in one program."""
+    places = range(len(ADAM) + 1)
+    txs = {"none": gx.chain(*ADAM)} | {
+        f"at {place}": gx.chain(*ADAM[:place], monitor(every), *ADAM[place:]) for place in places
+    }
 
-        (_, state), updates = jax.jit(lambda: jax.lax.scan(one, (PARAMS, tx.init(PARAMS)), jnp.linspace(0.1, 3, 7)))()
-        return updates, state
+    def one(carry, scale):
+        steps = {}
+        for name, (params, state) in carry.items():
+            updates, state = txs[name].update(jax.tree.map(lambda g: scale * g, GRADS), state, params)
+            steps[name] = (jax.tree.map(jnp.add, params, updates), state), updates
+        return {name: carry for name, (carry, _) in steps.items()}, {
+            name: updates for name, (_, updates) in steps.items()
+        }
 
-    expected, _ = trained(gx.chain(*ADAM))
-    updates, state = trained(gx.chain(*ADAM[:place], monitor(every), *ADAM[place:]))
-    assert_same(updates, expected)
-    assert metrics(state)["steps"] == {1: 7, 3: 3}[every]
+    start = {name: (PARAMS, tx.init(PARAMS)) for name, tx in txs.items()}
+    after, updates = jax.jit(lambda: jax.lax.scan(one, start, jnp.linspace(0.1, 3, 7)))()
+    expected = updates.pop("none")
+    assert_same(updates, dict.fromkeys(updates, expected))
+    for name in updates:
+        assert metrics(after[name][1])["steps"] == {1: 7, 3: 3}[every], name
 
 
 def test_other_optimizers_are_let_alone_too():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fixtures.command import TINY, files
 from PIL import Image
+from rich.console import Console
 
 import gradtx
 from gradtx.__main__ import main
@@ -172,7 +173,7 @@ def test_ranges(trains: str, expected: Range | None):
 def test_report_and_picture(capsys: pytest.CaptureFixture[str]):
     nothing = made({0.1: [(np.nan, 0.1), (np.nan, 0.1)], 1.0: [(np.nan, 0.1), (np.nan, 0.1)]}, "adam")
     settings = Settings(("sgd", "adam"), ("relu",), sweep=True, seeds=2, epochs=2)
-    print_sweeps(settings, [SWEEP, nothing])
+    print_sweeps(settings, [SWEEP, nothing], Console())
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines if line.startswith(("SGD", "Adam"))] == [
         ["SGD", "1", "1.0e-01", "±", "5e-02", "90.0", "±", "0.0", "%", "0.1", "1", "10"],

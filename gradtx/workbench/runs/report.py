@@ -19,9 +19,8 @@ __all__ = ["print_report"]
 _COLOURS = {word: "yellow" for word in ADVICE} | {"diverged": "red", "good": "green"}
 
 
-def print_report(settings: Settings, runs: Sequence[Run], console: Console | None = None) -> None:
-    """A table for each network, and what the verdicts in it mean; on stdout, if no console is given."""
-    console = console or Console()
+def print_report(settings: Settings, runs: Sequence[Run], console: Console) -> None:
+    """A table for each network, and what the verdicts in it mean."""
     for network in settings.networks:
         of_network = [run for run in runs if run.network == network]
         if of_network:

@@ -18,9 +18,8 @@ from gradtx.workbench.verdict import TRAINED
 __all__ = ["print_sweeps"]
 
 
-def print_sweeps(settings: Settings, sweeps: Sequence[Sweep], console: Console | None = None) -> None:
-    """A table for each network, and what its columns mean; on stdout, if no console is given."""
-    console = console or Console()
+def print_sweeps(settings: Settings, sweeps: Sequence[Sweep], console: Console) -> None:
+    """A table for each network, and what its columns mean."""
     for network in settings.networks:
         of_network = [sweep for sweep in sweeps if sweep.network == network]
         if of_network:

@@ -147,7 +147,7 @@ class packed(Wrapper[PackedState]):
     It is for many small leaves on the CPU. Where the kernel does not run (see ``executor``; ``vmap`` and derivatives
     too) leaves are cut out of the flat arrays and put back, which is right and slow. Over several devices packing
     would gather what is packed: ``init`` refuses parameters that are spread over devices. In ``jit`` it sees that on
-    explicit axes of a mesh only, and leaves them out.
+    explicit axes of a mesh only, and inside of ``shard_map`` by their types, and leaves them out.
 
     Inf and NaN: what ``tx`` does.
 
@@ -251,8 +251,8 @@ def pack_state(tx: packed, state: ChainState, params: Any) -> PackedState:
     for i, leaf in enumerate(inputs.leaves):
         stored = [xs[i] for own in slots for xs in own.values() if xs[i] is not None]
         dtypes = [] if any(map(is_encoded, stored)) else [x.dtype for x in stored]
-        if dtypes and math.prod(jnp.shape(leaf)) < tx.below and not is_split(leaf):
-            kind = (jnp.result_type(leaf), varying(leaf), *(acts_on[i] for acts_on in inputs.mask), *dtypes)
+        if dtypes and math.prod(jnp.shape(leaf)) < tx.below and not is_split(leaf) and not varying(leaf):
+            kind = (jnp.result_type(leaf), *(acts_on[i] for acts_on in inputs.mask), *dtypes)
             alike.setdefault(kind, []).append(i)
     groups = tuple(
         tuple(members[start : start + LEAVES_PER_CALL])

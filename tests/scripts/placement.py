@@ -95,6 +95,13 @@ def packed_refuses_what_is_spread():
     params = spread(arrays(0), mesh())
     refused((lambda: gx.packed(ADAM).init(params), "leaf 'both' of 128 elements is spread"))
     assert gx.packed(ADAM, below=128).init(params).slots["rms"]["s"].packing.groups == ((2, 4),)
+    found = []  # inside of shard_map, where types tell, shards are left out
+
+    def init(params):
+        found.append(gx.packed(ADAM).init(params).slots["rms"]["s"].packing.groups)
+
+    jax.eval_shape(jax.shard_map(init, mesh=mesh(), in_specs=(SPECS,), out_specs=P()), params)
+    assert found == [((2, 4),)], found
 
 
 def held(state):

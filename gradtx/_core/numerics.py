@@ -112,16 +112,16 @@ def residual_of(name: str) -> str:
     return f"{name}_residual"
 
 
-def without_residuals(held: Mapping[str, Any]) -> dict[str, Any]:
+def without_residuals(values: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters alone, of all that a state holds of a rule's."""
-    residuals = {residual_of(name) for name in held}
-    return {name: value for name, value in held.items() if name not in residuals}
+    residuals = {residual_of(name) for name in values}
+    return {name: value for name, value in values.items() if name not in residuals}
 
 
-def complement(held: Mapping[str, Any], name: str) -> jax.Array:
+def complement(values: Mapping[str, Any], name: str) -> jax.Array:
     """1 minus a hyperparameter, by name from those that a state holds, exact to rounding."""
-    value = jnp.asarray(held[name])
-    return (1 - value) - held.get(residual_of(name), 0)
+    value = jnp.asarray(values[name])
+    return (1 - value) - values.get(residual_of(name), 0)
 
 
 def fade(decay: jax.Array, complement: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
@@ -185,7 +185,7 @@ all numbers of a list, but the cutting of one out of a vector once for each plac
 def on_each(fn: Callable[..., Any], *numbers: Numbers) -> Any:
     """An elementwise function of each number: of a vector at once."""
     if isinstance(numbers[0], list):
-        return [fn(*one) for one in zip(*numbers, strict=True)]
+        return [fn(*row) for row in zip(*numbers, strict=True)]
     return fn(*numbers)
 
 
@@ -245,7 +245,7 @@ class SumOver:
         """The sums over the arrays of each row, of which ``fn`` gets the numbers of its own behind them."""
         k = len(columns)
         rows = zip(*columns, *local, strict=True)
-        sums = [self.of_arrays(lambda *xs, own=row[k:]: fn(*xs, *own), *([x] for x in row[:k])) for row in rows]
+        sums = [self.of_arrays(lambda *xs, scalars=row[k:]: fn(*xs, *scalars), *([x] for x in row[:k])) for row in rows]
         return self.each_of_shards([x for (x,) in sums])
 
 
@@ -291,9 +291,9 @@ def reductions(hows: Sequence[str], columns: Sequence[Sequence[jax.Array]], tota
     numbers: dict[int, Numbers] = {}
     for kind, reduced in each.items():
         places = [k for k, how in enumerate(hows) if how == kind]
-        found = reduced([x for k in places for x in columns[k]])
+        in_a_row = reduced([x for k in places for x in columns[k]])
         ends = np.cumsum([0, *(len(columns[k]) for k in places)])
-        numbers |= {k: found[i:j] for k, (i, j) in zip(places, itertools.pairwise(ends), strict=True)}
+        numbers |= {k: in_a_row[i:j] for k, (i, j) in zip(places, itertools.pairwise(ends), strict=True)}
     return [numbers[k] for k in range(len(hows))]
 
 
@@ -305,9 +305,9 @@ def _itself(x: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=1)
 def _l2_norms(groups: list[list[jax.Array]], total: SumOver) -> Numbers:
     dtypes = sorted({real_dtype(x.dtype) for xs in groups for x in xs}, key=lambda dtype: dtype.itemsize)
-    found = [_norms([[x for x in xs if real_dtype(x.dtype) == d] for xs in groups], d, total) for d in dtypes]
-    found = [on_each(lambda norm: norm.astype(dtypes[-1]), numbers) for numbers in found]
-    return found[0] if len(found) == 1 else functools.reduce(jnp.hypot, map(stacked, found))
+    by_width = [_norms([[x for x in xs if real_dtype(x.dtype) == d] for xs in groups], d, total) for d in dtypes]
+    by_width = [on_each(lambda norm: norm.astype(dtypes[-1]), norms) for norms in by_width]
+    return by_width[0] if len(by_width) == 1 else functools.reduce(jnp.hypot, map(stacked, by_width))
 
 
 def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> Numbers:
@@ -323,20 +323,20 @@ def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> N
         if alone:
             return on_each(lambda x: x.astype(dtype), total.each(fn, [x for (x,) in groups], local=local))
         rows = zip(groups, *local, strict=True)
-        return [total(lambda x, own=own: fn(x, *own), xs).astype(dtype) for xs, *own in rows]
+        return [total(lambda x, scalars=scalars: fn(x, *scalars), xs).astype(dtype) for xs, *scalars in rows]
 
     # The maximum changes nothing; without it, the root of the sum of one square may be taken for its modulus.
-    found = on_each(lambda square: jnp.sqrt(jnp.maximum(square, -1)), sums(_square))
+    norms = on_each(lambda square: jnp.sqrt(jnp.maximum(square, -1)), sums(_square))
     least = least_norm([sum(map(total.size, xs)) for xs in groups], dtype)
 
     def again(carry: tuple[jax.Array, Numbers]) -> tuple[jax.Array, Numbers]:
-        wrong, known = carry  # all depends on it: what does not, a compiler would move out of the loop
-        scales = on_each(scale_of, known, [*least] if isinstance(known, list) else jnp.asarray(least))
+        wrong, norms = carry  # all depends on it: what does not, a compiler would move out of the loop
+        scales = on_each(scale_of, norms, [*least] if isinstance(norms, list) else jnp.asarray(least))
         return ~wrong, on_each(_norm_of, sums(scaled_sq, scales), scales)
 
     # A loop of one turn and not a branch, of which vmap would take both sides always.
-    wrong = jnp.any(scale_of(stacked(found), jnp.asarray(least)) != 1)
-    return jax.lax.while_loop(lambda carry: carry[0], again, (wrong, found))[1]
+    wrong = jnp.any(scale_of(stacked(norms), jnp.asarray(least)) != 1)
+    return jax.lax.while_loop(lambda carry: carry[0], again, (wrong, norms))[1]
 
 
 def _square(x: jax.Array) -> jax.Array:
@@ -377,7 +377,7 @@ def _(
     total: SumOver, primals: tuple[list[list[jax.Array]]], tangents: tuple[list[list[jax.Array]]]
 ) -> tuple[Numbers, Numbers]:
     (groups,), (tangent,) = primals, tangents
-    found = _l2_norms(groups, total)
+    norms = _l2_norms(groups, total)
     along = [
         total.of_shards(
             [
@@ -385,6 +385,6 @@ def _(
                 for x, dx in zip(xs, dxs, strict=True)
             ]
         ).astype(norm.dtype)
-        for norm, xs, dxs in zip(found, groups, tangent, strict=True)
+        for norm, xs, dxs in zip(norms, groups, tangent, strict=True)
     ]
-    return found, along if isinstance(found, list) else jnp.stack(along)
+    return norms, along if isinstance(norms, list) else jnp.stack(along)

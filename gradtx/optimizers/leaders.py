@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._chain import Chain, chain
-from gradtx.optimizers._parts import derived
-from gradtx.rules import adagrad_sum, add_decayed_weights, dual_averaging, precondition, running_sum, scale
+from gradtx.optimizers._parts import decoupled, derived
+from gradtx.rules import adagrad_sum, dual_averaging, precondition, running_sum, scale
 from gradtx.rules.base import Hyper
 
 __all__ = ["madgrad"]
@@ -35,10 +35,9 @@ def madgrad(learning_rate: Hyper, momentum: Hyper = 0.9, weight_decay: Hyper = 0
     ['scale', 'adagrad_sum', 'scale', 'running_sum', 'precondition', 'scale', 'dual_averaging', 'scale']
     """
     root = derived(_root_of_weight, learning_rate, lambda count: count)
-    decay = [] if isinstance(weight_decay, int | float) and weight_decay == 0 else [add_decayed_weights(weight_decay)]
     sums = chain(scale(root), adagrad_sum(), scale(root), running_sum())
     way = chain(sums, precondition(eps, power=1 / 3), scale(-1.0), dual_averaging())
-    return chain(*decay, way, scale(derived(lambda mu: 1 - mu, momentum)))
+    return chain(*decoupled(weight_decay, None), way, scale(derived(lambda mu: 1 - mu, momentum)))
 
 
 def _root_of_weight(learning_rate: Any, count: jax.Array) -> Any:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,22 @@ class Codec:
     A value; it prints as ``state_dtype`` takes it.
     """
 
-    parts: ClassVar[int] = 1
-    """The arrays that a slot is stored in."""
+    @property
+    def parts(self) -> int:
+        """The number of arrays that a slot is stored in."""
+        return 1
+
+    @property
+    def rounds(self) -> bool:
+        """True if numbers are rounded at random, by a seed."""
+        return True
 
     def encode(self, x: jax.Array, seed: jax.Array | None = None, nonnegative: bool = False) -> Any:
         """The numbers as they are stored; without a seed rounded to nearest."""
+        raise NotImplementedError
+
+    def decode(self, *parts: jax.Array) -> jax.Array:
+        """The numbers, of the arrays that they are stored in."""
         raise NotImplementedError
 
     @property
@@ -72,6 +83,10 @@ class Rounded(Codec):
         del nonnegative
         x = x if seed is None else dithered(x.astype(jnp.float32), seed)
         return x.astype(self.dtype)
+
+    def decode(self, *parts: jax.Array) -> jax.Array:
+        (x,) = parts
+        return x
 
     @property
     def bytes(self) -> float:
@@ -113,7 +128,6 @@ class Blocks(Codec):
     rms(decay=0.999, state_dtype='root8')
     """
 
-    parts = 2
     map: _Map = "root"
     least: int = 4096
 
@@ -130,12 +144,17 @@ class Blocks(Codec):
             codes = (encode_u8 if nonnegative else encode_i8)(x, scale, seed)
         return Encoded(codes, scale, self, x.shape[-1] if x.shape[-1] % SIZE else None)
 
-    def decode(self, codes: jax.Array, scale: jax.Array) -> jax.Array:
-        """The numbers, in float32."""
+    def decode(self, *parts: jax.Array) -> jax.Array:
+        """The numbers of codes and scales, in float32."""
+        codes, scale = parts
         nonnegative = codes.dtype == jnp.uint8
         if self.map != "root":
             return _numbers(codes, scale, nonnegative, self.map)
         return (decode_u8 if nonnegative else decode_i8)(codes, scale)
+
+    @property
+    def parts(self) -> int:
+        return 2
 
     @property
     def bytes(self) -> float:
@@ -230,28 +249,24 @@ def decode_u8(codes: jax.Array, scale: jax.Array) -> jax.Array:
     return _numbers(codes, scale, True, "root")
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Encoded:
-    """A slot of one leaf in codes: one array to all that asks for its shape and dtype.
+class Stored:
+    """Arrays that stand for one of numbers in float32: a leaf to all that asks for its shape and dtype."""
 
-    Attributes:
-        codes: int8, or uint8 of a slot that is never negative; of the leaf's shape.
-        scale: for each block the largest modulus, float32; the leaf's shape with blocks in place of the last axis.
-        codec: the format; static.
-        row: the length of the last axis, where its last block is short; None where all are whole. Static: inside of
-            ``shard_map``, where shapes are those of a shard, it tells whether blocks are.
-    """
+    codec: Any
 
-    codes: Any
-    scale: Any
-    codec: Blocks = field(metadata={"static": True})
-    row: int | None = field(default=None, metadata={"static": True})
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The arrays, of which the first has the shape of the leaf."""
+        raise NotImplementedError
+
+    def of(self, *parts: Any) -> Any:
+        """The same of other arrays."""
+        raise NotImplementedError
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the leaf."""
-        return self.codes.shape
+        return self.parts[0].shape
 
     @property
     def ndim(self) -> int:
@@ -270,17 +285,46 @@ class Encoded:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of codes and scales."""
-        return self.codes.nbytes + self.scale.nbytes
+        """The bytes of all arrays."""
+        return sum(x.nbytes for x in self.parts)
 
     def decode(self) -> jax.Array:
         """The numbers."""
-        return self.codec.decode(self.codes, self.scale)
+        return self.codec.decode(*self.parts)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Encoded(Stored):
+    """A slot of one leaf in codes: one array to all that asks for its shape and dtype.
+
+    Attributes:
+        codes: int8, or uint8 of a slot that is never negative; of the leaf's shape.
+        scale: for each block the largest modulus, float32; the leaf's shape with blocks in place of the last axis.
+        codec: the format; static.
+        row: the length of the last axis, where its last block is short; None where all are whole. Static: inside of
+            ``shard_map``, where shapes are those of a shard, it tells whether blocks are.
+    """
+
+    codes: Any
+    scale: Any
+    codec: Blocks = field(metadata={"static": True})
+    row: int | None = field(default=None, metadata={"static": True})
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """Codes and scales."""
+        return self.codes, self.scale
+
+    def of(self, *parts: Any) -> Encoded:
+        """The same of other codes and scales."""
+        codes, scale = parts
+        return replace(self, codes=codes, scale=scale)
 
 
 def is_encoded(x: Any) -> bool:
-    """True if a node of a tree is a slot in codes: a leaf, for what maps over slots."""
-    return isinstance(x, Encoded)
+    """True if a node of a tree stands for one array, as a slot in codes: a leaf, for what maps over slots."""
+    return isinstance(x, Stored)
 
 
 def decoded(tree: Any) -> Any:
@@ -474,7 +518,7 @@ def codec_of(x: Any, format: Any) -> Codec | None:
 
 def parts(x: Any) -> tuple[Any, ...]:
     """The arrays of a slot."""
-    return (x.codes, x.scale) if is_encoded(x) else (x,)
+    return x.parts if is_encoded(x) else (x,)
 
 
 def seeds(count: jax.Array, names: Sequence[str], leaves: Sequence[Any]) -> Any:

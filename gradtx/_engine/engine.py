@@ -23,7 +23,7 @@ from gradtx._engine.checks import check_order
 from gradtx._engine.execute import Measured, Result, Work, execute, measured_first, survey
 from gradtx._engine.inputs import FlatTree, Inputs, Mask, array_of, has_no_gradient, is_number, masks, read
 from gradtx._engine.layout import first_slots, have_values, layout_of, nonempty, unique_names, with_buffers
-from gradtx._engine.plan import Leaf, Place, Plan, plan
+from gradtx._engine.plan import Buffer, Lane, Leaf, Place, Plan, plan
 from gradtx._engine.scalars import NOTHING, Ahead, Scalars, StepScalars
 
 
@@ -129,7 +129,7 @@ class Engine:
             if not has_no_gradient(out[i]):
                 out[i] = kept(when, out[i], param if apply_updates else jnp.zeros_like(out[i]))
         if apply_updates and work.params:  # slots may be divided over an axis over which parameters are not
-            out = [x if i in inputs.resting else spread_as(x, jax.typeof(work.params[i])) for i, x in enumerate(out)]
+            out = [x if i in inputs.resting else _spread_as(x, work.params[i]) for i, x in enumerate(out)]
         after = {
             name: {slot: inputs.unflatten(xs) for slot, xs in slots[r].items()}
             | {slot: kept(when, x, state.slots[name][slot]) for slot, x in scalars.slots[r].items()}
@@ -240,10 +240,11 @@ class Engine:
                 tuple((slot, xs[i].dtype, codec_of(xs[i], of_rule[i])) for slot, xs in own.items()) if acts else ()
                 for own, acts, of_rule in zip(slots, members, storage, strict=True)
             )
-            param = None if params is None else params[i].dtype
+            param = None if params is None else Buffer(Lane.PARAM, params[i].dtype, codec_of(params[i], None))
             of_slots = (dtype for _, dtype, _ in itertools.chain(*stored))
-            dtype = widest(x.dtype, *([] if param is None else [param]), *of_slots)
-            known.append(Leaf(members, x.shape, dtype, x.dtype, param, stored))
+            dtype = widest(x.dtype, *([] if param is None else [param.dtype]), *of_slots)
+            update = x.dtype if param is None or param.codec is None else widest(x.dtype)
+            known.append(Leaf(members, x.shape, dtype, x.dtype, update, param, stored))
         return plan(self.plain_rules(), known, apply_updates)
 
     def _check_rules(self, inputs: Inputs) -> None:
@@ -259,6 +260,11 @@ class Engine:
             acting = [r for r, acts in enumerate(members) if acts]
             leaf = "" if len(acting) == len(self.rules) else f", for leaf {inputs.named[positions[0]][0]!r}"
             check_order([self.rules[r] for r in acting], [self.names[r] for r in acting], leaf)
+
+
+def _spread_as(x: Any, like: Any) -> Any:
+    """The arrays of a parameter over explicit axes of a mesh as they were."""
+    return jax.tree.map(lambda x, like: spread_as(x, jax.typeof(like)), x, like)
 
 
 def applied(params: Any, updates: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core import methods
-from gradtx._core.codecs import Blocks, parts, seeds
+from gradtx._core.codecs import decoded, is_encoded, parts, seeds
 from gradtx._core.contract import AbstractRule, Trees
 from gradtx._core.control import Once, either, kept
 from gradtx._core.dtypes import promoted
@@ -230,17 +229,17 @@ class _Run:
             if launch.freezes:
                 arrays[Lane.GRADIENT] = arrays[Lane.DIRECTION]
             for buffer in launch.writes:
-                if isinstance(buffer.codec, Blocks):
-                    slot = arrays[buffer.key]
-                    arrays[buffer.key] = dataclasses.replace(slot, codes=next(rest), scale=next(rest))
-                else:
-                    arrays[buffer.key] = next(rest)
+                old: Any = arrays.get(buffer.key)
+                new = tuple(itertools.islice(rest, buffer.parts))
+                arrays[buffer.key] = old.of(*new) if is_encoded(old) else new[0]
 
     def _seeds(self, key: Any, leaves: Sequence[int]) -> Numbers:
-        """The seeds of a slot that is rounded at random."""
+        """The seeds of a slot, or of the parameter, that is rounded at random."""
         inputs = self.work.inputs
-        names = [f"{inputs.names[key.rule]}.{key.name}/{inputs.named[i][0]}" for i in leaves]
-        return seeds(self.work.count, names, [self.work.updates[i] for i in leaves])
+        name = f"{inputs.names[key.rule]}.{key.name}" if isinstance(key, Slot) else "weights"
+        names = [f"{name}/{inputs.named[i][0]}" for i in leaves]
+        of: Any = self.work.updates if isinstance(key, Slot) else self.work.params
+        return seeds(self.work.count, names, [parts(of[i])[0] for i in leaves])
 
     def _coefficients(
         self, one: Pass, launch: Launch, batch: Batch, measured: Measured | None
@@ -318,7 +317,7 @@ class _Run:
         if self.plan.has_second_moment(leaf, r):
             lanes[Lane.SECOND_MOMENT] = arrays[Lane.SECOND_MOMENT]
         if Lane.PARAM in arrays:
-            lanes[Lane.PARAM] = widened_to(arrays[Lane.PARAM], leaf.dtype)
+            lanes[Lane.PARAM] = widened_to(decoded(arrays[Lane.PARAM]), leaf.dtype)
         return {lane.value: x for lane, x in lanes.items() if lane.value in self.plan.rules[r].reads}
 
     # -- Whole trees --------------------------------------------------------------------------------------------------
@@ -346,7 +345,7 @@ class _Run:
         }
         params = None
         if work.params is not None:
-            params = {i: work.params[i] for i in acts}
+            params = {i: decoded(work.params[i]) for i in acts}
             if not rule.takes_stored:
                 params = {i: widened_to(params[i], real_dtype(leaf.dtype)) for i, leaf in acts.items()}
             params = tree(params | {i: work.params[i] for i in as_it_is})

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core import methods
-from gradtx._core.codecs import Blocks, parts
+from gradtx._core.codecs import parts
 from gradtx._core.contract import AbstractRule
 from gradtx._core.numerics import added, real_dtype, widest
 from gradtx._core.signal import Signal
-from gradtx._engine.plan import Buffer, Lane, Launch, Slot
+from gradtx._engine.plan import Buffer, Key, Lane, Launch, Slot
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,13 @@ class Fused:
         """The arrays that a buffer is stored in."""
         if buffer.codec is None:
             return (x.astype(buffer.dtype),)
-        slot: Any = buffer.key
-        rule = self.rules[self.launch.rules.index(slot.rule)]
-        return parts(buffer.codec.encode(x, seed, slot.name in rule.nonnegative))
+        return parts(buffer.codec.encode(x, seed, self._is_nonnegative(buffer.key)))
+
+    def _is_nonnegative(self, key: Key) -> bool:
+        """True for a slot that never is negative."""
+        if not isinstance(key, Slot):
+            return False
+        return key.name in self.rules[self.launch.rules.index(key.rule)].nonnegative
 
     def _signal(self, arrays: dict[Any, jax.Array]) -> Signal:
         direction = arrays[Lane.DIRECTION].astype(self.dtype)
@@ -131,9 +135,8 @@ class Fused:
 
 def _read(buffer: Buffer, operands: Iterator[jax.Array]) -> jax.Array:
     """The numbers in a buffer, of which the operands are next."""
-    if isinstance(buffer.codec, Blocks):
-        return buffer.codec.decode(next(operands), next(operands))
-    return next(operands)
+    arrays = itertools.islice(operands, buffer.parts)
+    return next(arrays) if buffer.codec is None else buffer.codec.decode(*arrays)
 
 
 def widened_to(x: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -235,7 +235,7 @@ def masks(where: Sequence[Any], names: Sequence[str], tree: FlatTree) -> list[li
 
 def filled(updates: Any, params: Any) -> tuple[Any, list[Any] | None]:
     """The updates with something in place of gradients that are not there; and the leaves as they came, if any are."""
-    leaves, treedef = jax.tree.flatten(params)
+    leaves, treedef = jax.tree.flatten(params, is_leaf=is_encoded)
     given = leaves_like(treedef, updates)
     if given is None or not any(map(has_no_gradient, given)):
         return updates, None
@@ -301,7 +301,7 @@ def check_gradient(path: str, gradient: Any, rule: str) -> None:
 
 def array_of(leaf: Any) -> jax.Array:
     """A leaf as an array of just the dtype it has, never a weak one."""
-    if isinstance(leaf, jax.Array) and not leaf.weak_type:
+    if is_encoded(leaf) or (isinstance(leaf, jax.Array) and not leaf.weak_type):
         return leaf
     return jnp.asarray(leaf, jnp.result_type(leaf))
 

@@ -49,7 +49,7 @@ class Buffer(NamedTuple):
     Attributes:
         key: the lane or the slot that it holds.
         dtype: that it is stored in, or that its codes stand for.
-        codec: of a slot that is not just rounded to the dtype.
+        codec: of a slot or a parameter that is not just rounded to the dtype.
     """
 
     key: Key
@@ -74,16 +74,18 @@ class Leaf(NamedTuple):
         members: per rule, whether it acts on the leaf.
         shape: of the leaf.
         dtype: that arithmetic happens in.
-        update: the dtype of the incoming update.
-        param: the dtype of the parameter, or None where there is none.
+        incoming: the dtype of the incoming update.
+        update: the dtype that an update is rounded to: of the incoming one, or float32 for a parameter with a codec.
+        param: the buffer of the parameter, or None where there is none.
         slots: per rule, its slots: name, dtype and codec.
     """
 
     members: Members
     shape: tuple[int, ...]
     dtype: jnp.dtype
+    incoming: jnp.dtype
     update: jnp.dtype
-    param: jnp.dtype | None
+    param: Buffer | None
     slots: tuple[tuple[tuple[str, jnp.dtype, Codec | None], ...], ...]
 
 
@@ -139,7 +141,7 @@ class Launch(NamedTuple):
     @property
     def rounded(self) -> tuple[Buffer, ...]:
         """The results that are rounded at random, each with a seed for each leaf."""
-        return tuple(buffer for buffer in self.writes if buffer.codec is not None)
+        return tuple(buffer for buffer in self.writes if buffer.codec is not None and buffer.codec.rounds)
 
     @property
     def kept(self) -> tuple[tuple[int, int], ...]:
@@ -210,7 +212,7 @@ class Plan(NamedTuple):
 
     def _direction(self, leaf: Leaf, r: int) -> jnp.dtype:
         """The dtype of the direction before rule ``r``: as it came in, until a pass has written it."""
-        return leaf.dtype if any(one.acts_on(leaf) for one in self.passes if one.rules.stop <= r) else leaf.update
+        return leaf.dtype if any(one.acts_on(leaf) for one in self.passes if one.rules.stop <= r) else leaf.incoming
 
     def _gradient(self, leaf: Leaf, r: int) -> jnp.dtype:
         """The dtype of the gradient: that of the direction, where it is the array that came into a pass."""
@@ -244,17 +246,17 @@ class Plan(NamedTuple):
         steps = last and self.applies and not one.maps_trees and leaf.param is not None
         reads = list(self.lanes(leaf, one.rules.start).values())
         if not first and any(self.rules[r].observes for r in rules):
-            reads.append(Buffer(Lane.INCOMING, leaf.update))
+            reads.append(Buffer(Lane.INCOMING, leaf.incoming))
         sees_param = any(self.rules[r].needs_params or "param" in self.rules[r].observes for r in rules)
         if leaf.param is not None and (steps or sees_param):
-            reads.append(Buffer(Lane.PARAM, leaf.param))
+            reads.append(leaf.param)
         if not last:
             after = self.lanes(leaf, one.rules.stop)
             if not self._writes_gradient(one, leaf):
                 after.pop(Lane.GRADIENT, None)
             writes = list(after.values())
         elif steps and leaf.param is not None:
-            writes = [Buffer(Lane.PARAM, leaf.param)]
+            writes = [leaf.param]
         else:
             writes = [Buffer(Lane.UPDATE, leaf.update)]
         slots = [Buffer(Slot(r, name), dtype, codec) for r in rules for name, dtype, codec in leaf.slots[r]]
@@ -267,9 +269,8 @@ class Plan(NamedTuple):
         k = self.last_pass(leaf)
         if leaf.param is None or not self.applies or (k is not None and not self.passes[k].maps_trees):
             return None
-        direction = Buffer(Lane.DIRECTION, leaf.update if k is None else leaf.dtype)
-        param = Buffer(Lane.PARAM, leaf.param)
-        return _launch((), [direction, param], [param], temporary=False)
+        direction = Buffer(Lane.DIRECTION, leaf.incoming if k is None else leaf.dtype)
+        return _launch((), [direction, leaf.param], [leaf.param], temporary=False)
 
     def measured(self, k: int, leaf: Leaf) -> dict[Lane, Buffer]:
         """The lanes that the measurement before pass ``k`` reads of a leaf, and the buffers that they are in."""
@@ -279,7 +280,7 @@ class Plan(NamedTuple):
         lanes = self.lanes(leaf, r)
         lanes.setdefault(Lane.GRADIENT, lanes[Lane.DIRECTION])
         if leaf.param is not None:
-            lanes[Lane.PARAM] = Buffer(Lane.PARAM, leaf.param)
+            lanes[Lane.PARAM] = leaf.param
         return {Lane(lane): lanes[Lane(lane)] for lane in self.rules[r].reads if Lane(lane) in lanes}
 
     def traffic(self, k: int) -> float:

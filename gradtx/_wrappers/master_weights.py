@@ -10,19 +10,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradtx._core.codecs import seeds
+from gradtx._chain import Chain
+from gradtx._core.codecs import decoded, seeds
 from gradtx._core.control import either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice
 from gradtx._core.mesh import like_parameters, puts_constants, starts
 from gradtx._core.numerics import added, widened
-from gradtx._core.rounding import noise
+from gradtx._core.weights import Kept, Weight
 from gradtx._engine import inputs
+from gradtx._engine.backends import NATIVE, current
 from gradtx._engine.transformation import check_transformation, run_inside, started
 from gradtx._wrappers.base import Wrapper, checked_state
+from gradtx._wrappers.packed import packed
+from gradtx.rules.base import Rule
 
 _Keep = Literal["float32", "int16", "int8"]
-_Parts = tuple[jax.Array, jax.Array | None]
 
 
 class MasterWeightsState(NamedTuple):
@@ -136,23 +139,39 @@ class master_weights(Wrapper[MasterWeightsState]):
             raise ValueError("master_weights: it rounds the parameters: call update(updates, state, params).")
         flat = inputs.FlatTree.of(params, "parameters")
         low = self._are_low(flat)
-        stored, kept = flat.leaves, self._kept(state, flat, low)
-        full = [_decoded(p, k) if is_low else p for p, k, is_low in zip(stored, kept, low, strict=True)]
+        weights: list[Any] = [
+            Weight(p, k, Kept(self.keep, str(p.dtype))) if is_low else p
+            for p, k, is_low in zip(flat.leaves, self._kept(state, flat, low), low, strict=True)
+        ]
         gradients = inputs.leaves_like(flat.treedef, updates)
+        if not (apply_updates and self._is_one_pass()) or gradients is None:
+            as_stored = [False] * len(low)
+        else:
+            as_stored = [is_low and not inputs.has_no_gradient(g) for g, is_low in zip(gradients, low, strict=True)]
+        seen: list[Any] = [w if stays else decoded(w) for w, stays in zip(weights, as_stored, strict=True)]
         if gradients is not None:
-            lifted = [widened(g) if is_low else g for g, is_low in zip(gradients, low, strict=True)]
-            updates = flat.unflatten(lifted)
-        after, inner = run_inside(self.tx, updates, state.inner, flat.unflatten(full), extra, apply_updates)
+            lifts = [is_low and not stays for is_low, stays in zip(low, as_stored, strict=True)]
+            updates = flat.unflatten([widened(g) if lift else g for g, lift in zip(gradients, lifts, strict=True)])
+        after, inner = run_inside(self.tx, updates, state.inner, flat.unflatten(seen), extra, apply_updates)
         out = flat.treedef.flatten_up_to(after)
         seed = self._seeds(state, flat)
-        for i, p in enumerate(stored):
+        for i, before in enumerate(weights):
             if not low[i] or inputs.has_no_gradient(out[i]):
                 continue
-            w = out[i] if apply_updates else added(full[i], out[i])
-            encode = functools.partial(_encoded, w, p.dtype, self.keep, seed[i])
-            rounded, kept[i] = _computed_once(encode, state.count, (p, kept[i]))
-            out[i] = rounded if apply_updates else widened(rounded) - widened(p)
-        return flat.unflatten(out), MasterWeightsState(inner, flat.unflatten(kept), incremented(state.count))
+            if not as_stored[i]:
+                w = out[i] if apply_updates else added(seen[i], out[i])
+                out[i] = _computed_once(functools.partial(before.codec.encode, w, seed[i]), state.count, before)
+            weights[i] = out[i]
+            out[i] = out[i].param if apply_updates else widened(out[i].param) - widened(before.param)
+        kept = flat.unflatten([w.kept if is_low else None for w, is_low in zip(weights, low, strict=True)])
+        return flat.unflatten(out), MasterWeightsState(inner, kept, incremented(state.count))
+
+    def _is_one_pass(self) -> bool:
+        """True if ``tx`` reads and writes weights as they are stored: where the kernel takes the step of a chain.
+
+        XLA on a CPU makes a loop for each of the arrays that a weight is stored in.
+        """
+        return isinstance(self.tx, Chain | Rule | packed) and current(traced=True) is NATIVE
 
     def _are_low(self, flat: inputs.FlatTree) -> list[bool]:
         """True for each parameter of low precision."""
@@ -199,47 +218,12 @@ def _widened_if_low(param: Any) -> Any:
     return widened(param) if _is_low(param) else param
 
 
-def _computed_once(encode: Callable[[], _Parts], count: jax.Array, before: _Parts) -> _Parts:
+def _computed_once(encode: Callable[[], Weight], count: jax.Array, before: Weight) -> Weight:
     """``encode()``, on a CPU behind a condition that always holds.
 
     XLA makes a loop there for each of two results, and would compute the whole step in both, with copies of what it
     reads. In front of a condition it is computed once.
     """
-    if jax.default_backend() != "cpu" or before[1] is None or before[1].dtype == jnp.float32:
+    if jax.default_backend() != "cpu" or before.codec.keep in ("float32", None):
         return encode()
     return either(count >= 0, encode, lambda: before)
-
-
-# bfloat16 is the upper half of float32, so that all of this is arithmetic of integers. Where a compiler takes a number
-# that was rounded to bfloat16 for what it was before, as some do, nothing is lost: nothing here is rounded by it.
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)  # outside of jit one program
-def _encoded(w: jax.Array, dtype: Any, keep: _Keep | None, seed: Any) -> _Parts:
-    """A parameter as it is stored, and what is kept beside it."""
-    if keep == "float32":
-        return w.astype(dtype), w
-    kept = _KEPT[keep]
-    dropped = 16 - kept
-    bits = jnp.where(jnp.isnan(w), jnp.uint32(0x7FC00000), jax.lax.bitcast_convert_type(w, jnp.uint32))
-    if dropped:
-        bits += noise(w.shape, seed) >> (32 - dropped)
-    bits >>= dropped
-    upper = (bits + (1 << kept >> 1)) >> kept
-    param = jax.lax.bitcast_convert_type(upper.astype(jnp.uint16), jnp.bfloat16)
-    return param, None if keep is None else (bits - (upper << kept)).astype(jnp.int32).astype(keep)
-
-
-@functools.partial(jax.jit, inline=True)
-def _decoded(param: jax.Array, lower: jax.Array | None) -> jax.Array:
-    """A parameter in float32, of what is stored and what is kept."""
-    if lower is None or lower.dtype == jnp.float32:
-        return widened(param) if lower is None else lower
-    kept = _KEPT[lower.dtype.name]
-    upper = jax.lax.bitcast_convert_type(param, jnp.uint16).astype(jnp.uint32)
-    bits = (upper << kept) + lower.astype(jnp.int32).astype(jnp.uint32)
-    return jax.lax.bitcast_convert_type(bits << (16 - kept), jnp.float32)
-
-
-_KEPT: dict[str | None, int] = {"int16": 16, "int8": 8, None: 0}
-"""The bits that are kept, of the 16 that bfloat16 has less than float32."""

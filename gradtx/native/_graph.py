@@ -24,6 +24,12 @@ NAMED: dict[str, tuple[tuple[Kind | None, ...], Kind]] = {
     "scales": ((Kind.F32,), Kind.SCALE),
     "encode_i8": ((Kind.F32, Kind.SCALE, None), Kind.I8),
     "encode_u8": ((Kind.F32, Kind.SCALE, None), Kind.U8),
+    "dither_f24": ((Kind.F32, None), Kind.F32),
+    "join_i16": ((Kind.BF16, Kind.I16), Kind.F32),
+    "join_i8": ((Kind.BF16, Kind.I8), Kind.F32),
+    "upper": ((Kind.F32,), Kind.BF16),
+    "lower_i16": ((Kind.F32,), Kind.I16),
+    "lower_i8": ((Kind.F32,), Kind.I8),
 }
 """The instructions that functions have by name: the kinds of their operands, None for a scalar, and of the result."""
 
@@ -136,11 +142,19 @@ class Graph:
     def instruction(self, op: str, values: Sequence[Value]) -> int:
         """The node of a function that is an instruction by its name; all operands but a seed are arrays."""
         kinds, result = NAMED[op]
-        args = tuple(map(self.operand, values))
+        args = tuple(
+            self._loaded(self.operand(x)) if kind == Kind.BF16 else self.operand(x)
+            for x, kind in zip(values, kinds, strict=True)
+        )
         found = [None if self.is_scalar(arg) else self[arg].kind for arg in args]
         if found != list(kinds):
             raise Unsupported(f"{op} of what is the same for all elements, or of another dtype")
-        return self.node(op, args, result)
+        node = self.node(op, args, result)
+        return self.node(f"load_{result}", (node,), Kind.F32) if result.is_half else node
+
+    def _loaded(self, node: int) -> int:
+        """The node of numbers as they are stored, of one that loads them."""
+        return self[node].args[0] if self[node].op.startswith("load_") else node
 
     def convert(self, node: int, dtype: Any) -> int:
         """A number or a truth in another dtype; of halves it may have more digits than fit."""

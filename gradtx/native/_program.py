@@ -29,6 +29,7 @@ class Kind(enum.StrEnum):
     F64 = "f64"
     I8 = "i8"
     U8 = "u8"
+    I16 = "i16"
     SCALE = "scale"
 
     @classmethod
@@ -51,7 +52,7 @@ class Kind(enum.StrEnum):
     @property
     def is_code(self) -> bool:
         """True if the elements stand for numbers, or scale those that do."""
-        return self in (Kind.I8, Kind.U8, Kind.SCALE)
+        return self in (Kind.I8, Kind.U8, Kind.I16, Kind.SCALE)
 
     @property
     def dtype(self) -> np.dtype:
@@ -71,6 +72,7 @@ _DTYPES = {
     Kind.F64: "float64",
     Kind.I8: "int8",
     Kind.U8: "uint8",
+    Kind.I16: "int16",
 }
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
 _DTYPES[Kind.SCALE] = "float32"

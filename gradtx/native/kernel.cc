@@ -50,7 +50,7 @@ namespace {
 namespace ffi = xla::ffi;
 
 // Changes with the meaning of programs and calls; _library.py writes the same.
-constexpr int32_t kFormat = 7;
+constexpr int32_t kFormat = 8;
 
 // ---- Numbers -------------------------------------------------------------------------------------------------------
 
@@ -121,10 +121,7 @@ GRADTX_INLINE int32_t code_of(float x, float scale, uint32_t random) {
   const float lower = std::floor(place > 0 ? place < kMost ? place : kMost : 0.0f);
   const int code = static_cast<int>(lower);
   float part = place - lower;
-  if constexpr (kIsSigned<Code>) {
-    const float low = share_of<Code>(code);
-    part = (share - low) / (share_of<Code>(code + 1) - low);
-  }
+  if constexpr (kIsSigned<Code>) part = (127.0f * 127.0f * share - lower * lower) / (2 * lower + 1);  // between squares
   part = part < kClose ? 0.0f : part > 1 - kClose ? 1.0f : part;
   const int next = code + (static_cast<float>(random >> 8) * 0x1p-24f < part ? 1 : 0);
   if constexpr (kIsSigned<Code>) return of_scale < 0 ? -next : next;
@@ -144,10 +141,20 @@ GRADTX_INLINE float scale_of(const float* x, int n) {
 // A seed that came as a number; 0 for what is none.
 GRADTX_INLINE uint32_t whole(float x) { return x >= 0 && x < 0x1p32f ? static_cast<uint32_t>(x) : 0; }
 
-// One of the two numbers of bfloat16 next to x, so that the mean is x.
+// One of the two numbers next to x that end with so many zero bits, so that the mean is x.
+template <int kDropped>
 GRADTX_INLINE float dithered(float x, uint32_t random) {
-  const float cut = bits<float>((bits<uint32_t>(x) + (random >> 16)) & 0xffff0000u);
+  const float cut = bits<float>((bits<uint32_t>(x) + (random >> (32 - kDropped))) & (~0u << kDropped));
   return std::abs(x) <= std::numeric_limits<float>::max() ? cut : x;
+}
+
+// A number as one of bfloat16, next to it, and as what its bits are more or less than those, as
+// gradtx/_core/weights.py has them.
+GRADTX_INLINE uint32_t bits_or_nan(float x) { return x != x ? 0x7fc00000u : bits<uint32_t>(x); }
+GRADTX_INLINE uint32_t upper_half(float x) { return (bits_or_nan(x) + 0x8000u) >> 16; }
+GRADTX_INLINE int32_t lower_half(float x) { return static_cast<int32_t>(bits_or_nan(x) - (upper_half(x) << 16)); }
+GRADTX_INLINE float whole_of(uint16_t upper, int32_t lower) {
+  return bits<float>((uint32_t{upper} << 16) + static_cast<uint32_t>(lower));
 }
 
 // A subnormal number chosen by a comparison is flushed to zero, as every result of arithmetic is: by adding a zero of
@@ -239,10 +246,14 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(largest, 1, bits<Word<T>>(a) & (~Word<T>{0} >> 1), 0)
 // From numbers to numbers, by random bits that follow from the place of an element in its leaf and from a seed, a
 // scalar: name, expression over the number a, its place i and the seed.
-#define GRADTX_ROUNDINGS(X) X(dither_bf16, dithered(a, noise(i, seed)))
+#define GRADTX_ROUNDINGS(X)                                                    \
+  X(dither_bf16, dithered<16>(a, noise(i, seed)))                              \
+  X(dither_f24, dithered<8>(a, noise(i, seed)))
 // From codes and scales to numbers, and back: name, type of codes. The scales of a block are in a slot of their own.
 #define GRADTX_DECODERS(X) X(decode_i8, kI8) X(decode_u8, kU8)
 #define GRADTX_ENCODERS(X) X(encode_i8, kI8) X(encode_u8, kU8)
+// From a number of bfloat16 and what there is beside it to one of float32: name, type of what is beside it, expression.
+#define GRADTX_JOINS(X) X(join_i16, kI16, whole_of(a, b)) X(join_i8, kI8, whole_of(a, b * 256))
 // From one type to another: name, from, to, expression.
 #define GRADTX_CONVERSIONS(X)                                                  \
   X(load_bf16, kBf16, kF32, from_bf16(a))                                      \
@@ -251,6 +262,9 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(store_f16, kF32, kF16, to_f16(a))                                          \
   X(round_bf16, kF32, kF32, from_bf16(to_bf16(a)))                             \
   X(round_f16, kF32, kF32, from_f16(to_f16(a)))                                \
+  X(upper, kF32, kBf16, upper_half(a))                                         \
+  X(lower_i16, kF32, kI16, lower_half(a))                                      \
+  X(lower_i8, kF32, kI8, lower_half(a) >> 8)                                   \
   X(copy_bf16, kBf16, kBf16, a)                                                \
   X(copy_f16, kF16, kF16, a)                                                   \
   X(widen, kF32, kF64, static_cast<double>(a))                                 \
@@ -263,7 +277,7 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
 enum Op : int32_t {
   GRADTX_MATHS(GRADTX_ENUM) GRADTX_TESTS(GRADTX_ENUM) GRADTX_LOGIC(GRADTX_ENUM) GRADTX_REDUCTIONS(GRADTX_ENUM) select_,
   GRADTX_ROUNDINGS(GRADTX_ENUM) GRADTX_DECODERS(GRADTX_ENUM) scales_, GRADTX_ENCODERS(GRADTX_ENUM)
-  GRADTX_CONVERSIONS(GRADTX_ENUM) kOps
+  GRADTX_JOINS(GRADTX_ENUM) GRADTX_CONVERSIONS(GRADTX_ENUM) kOps
 };
 
 #define GRADTX_TEXT(name, arity, expression, ...) #name " " #arity " " #__VA_ARGS__ "\n"
@@ -271,20 +285,22 @@ enum Op : int32_t {
 #define GRADTX_TEXT_2(name, expression) #name " 2 2\n"
 #define GRADTX_TEXT_DECODER(name, codes) #name " 2 0\n"
 #define GRADTX_TEXT_ENCODER(name, codes) #name " 3 4\n"
+#define GRADTX_TEXT_JOIN(name, codes, expression) #name " 2 0\n"
 constexpr char kOpsText[] = GRADTX_MATHS(GRADTX_TEXT) GRADTX_TESTS(GRADTX_TEXT) GRADTX_LOGIC(GRADTX_TEXT)
     GRADTX_REDUCTIONS(GRADTX_TEXT) "select 3 0, 2, 4, 6\n" GRADTX_ROUNDINGS(GRADTX_TEXT_2)
         GRADTX_DECODERS(GRADTX_TEXT_DECODER) "scales 1 0\n" GRADTX_ENCODERS(GRADTX_TEXT_ENCODER)
-            GRADTX_CONVERSIONS(GRADTX_TEXT_1);
+            GRADTX_JOINS(GRADTX_TEXT_JOIN) GRADTX_CONVERSIONS(GRADTX_TEXT_1);
 
 // Of a block's elements. kNumber stands for the one of the two that an instruction says, kReduced for no block at all.
 // kScale is one float for each kBlocked elements.
-enum Type : uint8_t { kNothing, kTruth, kI8, kU8, kBf16, kF16, kF32, kF64, kScale, kNumber, kReduced };
+enum Type : uint8_t { kNothing, kTruth, kI8, kU8, kI16, kBf16, kF16, kF32, kF64, kScale, kNumber, kReduced };
 // clang-format off
 template <Type>
 struct Storage;
 template <> struct Storage<kTruth> { using T = uint8_t; };
 template <> struct Storage<kI8> { using T = int8_t; };
 template <> struct Storage<kU8> { using T = uint8_t; };
+template <> struct Storage<kI16> { using T = int16_t; };
 template <> struct Storage<kBf16> { using T = uint16_t; };
 template <> struct Storage<kF16> { using T = uint16_t; };
 template <> struct Storage<kF32> { using T = float; };
@@ -295,6 +311,7 @@ constexpr int64_t width_of(Type type) {
     case kF64: return 8;
     case kF32:
     case kScale: return 4;
+    case kI16:
     case kBf16:
     case kF16: return 2;
     case kTruth:
@@ -324,6 +341,7 @@ constexpr uint32_t set_of(Int... members) {
 #define GRADTX_ROUNDING_SIGNATURE(name, expression) GRADTX_SIGNATURE(2, kF32, kF32, 2)
 #define GRADTX_DECODER_SIGNATURE(name, codes) {2, {codes, kScale, kNothing, kNothing}, kF32, set_of(0)},
 #define GRADTX_ENCODER_SIGNATURE(name, codes) {3, {kF32, kScale, kF32, kNothing}, codes, set_of(4)},
+#define GRADTX_JOIN_SIGNATURE(name, codes, expression) {2, {kBf16, codes, kNothing, kNothing}, kF32, set_of(0)},
 #define GRADTX_CONVERSION_SIGNATURE(name, from, to, expression) GRADTX_SIGNATURE(1, from, to, 0)
 constexpr Signature kSignatures[] = {GRADTX_MATHS(GRADTX_MATHS_SIGNATURE) GRADTX_TESTS(GRADTX_TESTS_SIGNATURE)
                                          GRADTX_LOGIC(GRADTX_LOGIC_SIGNATURE)
@@ -333,6 +351,7 @@ constexpr Signature kSignatures[] = {GRADTX_MATHS(GRADTX_MATHS_SIGNATURE) GRADTX
                                      GRADTX_DECODERS(GRADTX_DECODER_SIGNATURE)
                                      GRADTX_SIGNATURE(1, kF32, kScale, 0)
                                      GRADTX_ENCODERS(GRADTX_ENCODER_SIGNATURE)
+                                     GRADTX_JOINS(GRADTX_JOIN_SIGNATURE)
                                      GRADTX_CONVERSIONS(GRADTX_CONVERSION_SIGNATURE)};
 static_assert(sizeof kSignatures / sizeof *kSignatures == kOps);
 
@@ -449,9 +468,11 @@ GRADTX_INLINE void encode(void* const* slots, const Instruction& in, int n, uint
     const float all = scales[first / kBlocked];
     const float scale = all == 0 ? std::numeric_limits<float>::infinity() : all;  // every share of 0 is 0
     const int count = std::min(n - first, kBlocked);
+    const float* const numbers = x + first;  // with the places apart, so that vectors are loaded and not gathered
+    const uint32_t begin = place + static_cast<uint32_t>(first);
     int32_t wide[kBlocked];  // narrowed in a loop of its own: one over elements of two sizes becomes no vectors
     for (int k = 0; k < count; ++k)
-      wide[k] = code_of<Code>(x[first + k], scale, noise(place + static_cast<uint32_t>(first + k), seed));
+      wide[k] = code_of<Code>(numbers[k], scale, noise(begin + static_cast<uint32_t>(k), seed));
     for (int k = 0; k < count; ++k) codes[first + k] = static_cast<Code>(wide[k]);
   }
 }
@@ -526,21 +547,22 @@ GRADTX_CLONES void scales_block(void* const* slots, const Instruction& in, int n
 // The numbers of two blocks as one.
 GRADTX_INLINE double joined(Op op, double x, double y) { return op != largest_ ? x + y : x > y || x != x ? x : y; }
 
-// What to bring into the cache while a block is computed: the same inputs, one block on.
+// What to bring into the cache while a block is computed: the same inputs, one block on, a share with each instruction.
 struct Ahead {
-  const char* data;
-  int64_t bytes;
+  const char* next;
+  const char* end;
+  int64_t share;
 };
 
 // Runs the program over one block of n elements of a leaf, and joins to `numbers` what it reduces. `place` is that of
 // the first of them.
 GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* const* slots, double* numbers, int n,
-                             uint32_t place, const Ahead* ahead, int64_t inputs) {
+                             uint32_t place, Ahead* ahead, int64_t inputs) {
   for (int64_t k = 0; k < size; ++k) {
-    for (int64_t i = 0; i < inputs; ++i) {  // memory works while the arithmetic does, a share with each instruction
-      const int64_t end = ahead[i].bytes * (k + 1) / size;
-      for (int64_t at = (ahead[i].bytes * k / size + 63) & ~int64_t{63}; at < end; at += 64)
-        __builtin_prefetch(ahead[i].data + at, 0, 2);  // into L2: L1 is full of this block
+    for (int64_t i = 0; i < inputs; ++i) {  // memory works while the arithmetic does
+      const char* const end = std::min(ahead[i].end, ahead[i].next + ahead[i].share);
+      for (; ahead[i].next < end; ahead[i].next += 64)
+        __builtin_prefetch(ahead[i].next, 0, 2);  // into L2: L1 is full of this block
     }
     const Instruction& in = program[k];
     switch (in.op) {
@@ -565,7 +587,7 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
     const From* x = static_cast<const From*>(slots[in.a]);      \
     _Pragma("GCC ivdep") for (int i = 0; i < n; ++i) {          \
       const From a = x[i];                                      \
-      to[i] = expression;                                       \
+      to[i] = static_cast<Storage<to_type>::T>(expression);     \
     }                                                           \
     break;                                                      \
   }
@@ -580,6 +602,18 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
       to[k] = expression;                                                    \
     }                                                                        \
     break;                                                                   \
+  }
+#define GRADTX_JOIN_CASE(name, type, expression)                  \
+  case name##_: {                                                 \
+    auto* to = static_cast<float*>(slots[in.to]);                 \
+    const auto* x = static_cast<const uint16_t*>(slots[in.a]);    \
+    const auto* y = static_cast<const Storage<type>::T*>(slots[in.b]); \
+    _Pragma("GCC ivdep") for (int i = 0; i < n; ++i) {            \
+      const uint16_t a = x[i];                                    \
+      const int32_t b = y[i];                                     \
+      to[i] = expression;                                         \
+    }                                                             \
+    break;                                                        \
   }
 #define GRADTX_DECODER_CASE(name, type) \
   case name##_: name##_block(slots, in, n); break;
@@ -597,6 +631,7 @@ GRADTX_CLONES void run_block(const Instruction* program, int64_t size, void* con
         GRADTX_DECODERS(GRADTX_DECODER_CASE)
       case scales_: scales_block(slots, in, n); break;
         GRADTX_ENCODERS(GRADTX_ENCODER_CASE)
+        GRADTX_JOINS(GRADTX_JOIN_CASE)
         GRADTX_CONVERSIONS(GRADTX_CONVERSION_CASE)
     }
   }
@@ -740,6 +775,7 @@ struct Call {
     memory.resize(std::max<size_t>(memory.size(), temporaries * kBlockBytes + 64));
     char* aligned = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
     std::vector<Ahead> ahead(inputs);
+    const int64_t shares = 64 * std::max<int64_t>(program_size, 1);
     std::vector<void*> slots(arrays + temporaries + scalars_of_leaf);
     for (int64_t i = 0; i < temporaries; ++i) slots[arrays + i] = aligned + i * kBlockBytes;
 
@@ -760,7 +796,8 @@ struct Call {
         const int64_t rest = number < last ? std::min(block, sizes[next_leaf] - next) : 0;
         for (int64_t i = 0; i < inputs; ++i) {
           const Array& array = leaf_arrays[next_leaf * arrays + i];
-          ahead[i] = {array.at(next), array.bytes(rest)};
+          const int64_t bytes = array.bytes(rest);
+          ahead[i] = {array.at(next), array.at(next) + bytes, (bytes / shares + 1) * 64};
         }
         double* const own_numbers = numbers.data() + (task + leaf) * reductions.size();
         run_block(program, program_size, slots.data(), own_numbers, n, static_cast<uint32_t>(offset), ahead.data(),
@@ -809,11 +846,13 @@ Words words(const Part&... parts) {
 constexpr const char* kNames[] = {GRADTX_MATHS(GRADTX_NAME) GRADTX_TESTS(GRADTX_NAME) GRADTX_LOGIC(GRADTX_NAME)
                                       GRADTX_REDUCTIONS(GRADTX_NAME) "select",
                                   GRADTX_ROUNDINGS(GRADTX_NAME) GRADTX_DECODERS(GRADTX_NAME) "scales",
-                                  GRADTX_ENCODERS(GRADTX_NAME) GRADTX_CONVERSIONS(GRADTX_NAME)};
+                                  GRADTX_ENCODERS(GRADTX_NAME) GRADTX_JOINS(GRADTX_NAME)
+                                      GRADTX_CONVERSIONS(GRADTX_NAME)};
 
 Type type_of(ffi::DataType type) {
   switch (type) {
     case ffi::S8: return kI8;
+    case ffi::S16: return kI16;
     case ffi::U8: return kU8;
     case ffi::BF16: return kBf16;
     case ffi::F16: return kF16;
@@ -826,7 +865,7 @@ Type type_of(ffi::DataType type) {
 Words read(const ffi::AnyBuffer& buffer, Array& array) {
   constexpr int64_t kMost = int64_t{1} << 48;  // elements: more than there is memory for
   array = {static_cast<char*>(buffer.untyped_data()), type_of(buffer.element_type()), 1};
-  if (array.type == kNothing) return "an array of another type than float16, bfloat16, float32, float64 and 8 bits";
+  if (array.type == kNothing) return "an array of another type than float16, bfloat16, float32, float64, and integers of 8 or 16 bits";
   for (const int64_t dim : buffer.dimensions()) {
     if (dim < 0) return "an array of no size";
     if (dim == 0) array.size = 0;

@@ -67,13 +67,14 @@ class Chance {
 // ---- Numbers -------------------------------------------------------------------------------------------------------
 
 // Of a slot's elements; kScale is one float for each kBlocked of them, and kReduced no slot at all.
-enum Type { kNothing, kTruth, kI8, kU8, kBf16, kF16, kF32, kF64, kScale, kReduced };
+enum Type { kNothing, kTruth, kI8, kU8, kI16, kBf16, kF16, kF32, kF64, kScale, kReduced };
 constexpr int64_t kBlocked = 256;
 
 XLA_FFI_DataType code_of(Type type) {
   switch (type) {
     case kI8: return XLA_FFI_DataType_S8;
     case kU8: return XLA_FFI_DataType_U8;
+    case kI16: return XLA_FFI_DataType_S16;
     case kBf16: return XLA_FFI_DataType_BF16;
     case kF16: return XLA_FFI_DataType_F16;
     case kF32:
@@ -85,6 +86,7 @@ Type type_of(XLA_FFI_DataType code) {
   switch (code) {
     case XLA_FFI_DataType_S8: return kI8;
     case XLA_FFI_DataType_U8: return kU8;
+    case XLA_FFI_DataType_S16: return kI16;
     case XLA_FFI_DataType_BF16: return kBf16;
     case XLA_FFI_DataType_F16: return kF16;
     case XLA_FFI_DataType_F32: return kF32;
@@ -95,6 +97,7 @@ Type type_of(XLA_FFI_DataType code) {
 int64_t bytes_of(XLA_FFI_DataType code) {
   switch (code) {
     case XLA_FFI_DataType_TOKEN: return 0;
+    case XLA_FFI_DataType_S16:
     case XLA_FFI_DataType_BF16:
     case XLA_FFI_DataType_F16: return 2;
     case XLA_FFI_DataType_F32:
@@ -257,6 +260,12 @@ Types types_of(const Op& op, bool is_f64) {
       {"narrow", {{kF64}, kF32}},      {"bool_to_f32", {{kTruth}, kF32}}, {"bool_to_f64", {{kTruth}, kF64}},
       {"scales", {{kF32}, kScale}},
       {"dither_bf16", {{kF32, kF32}, kF32}},
+      {"dither_f24", {{kF32, kF32}, kF32}},
+      {"join_i16", {{kBf16, kI16}, kF32}},
+      {"join_i8", {{kBf16, kI8}, kF32}},
+      {"upper", {{kF32}, kBf16}},
+      {"lower_i16", {{kF32}, kI16}},
+      {"lower_i8", {{kF32}, kI8}},
       {"decode_i8", {{kI8, kScale}, kF32}},
       {"decode_u8", {{kU8, kScale}, kF32}},
       {"encode_i8", {{kF32, kScale, kF32}, kI8}},
@@ -454,20 +463,59 @@ Value decoded(const Value& code, const Value& scale, bool is_signed) {
   return value;
 }
 
-Value dithered(const Value& number, const Value& seed, uint32_t place) {
+// To a number whose last bits, of so many values, are zero.
+Value dithered(const Value& number, const Value& seed, uint32_t place, uint32_t values) {
   uint32_t bits;
   std::memcpy(&bits, &number.f32, sizeof bits);
-  const bool up = bits % 65536 + random_bits(place, seed.f32) / 65536 >= 65536;
-  bits = (bits / 65536 + up) * 65536;
+  const uint32_t level = static_cast<uint32_t>(uint64_t{random_bits(place, seed.f32)} * values >> 32);
+  const bool up = bits % values + level >= values;
+  bits = (bits / values + up) * values;
   Value value = number;
   if (std::isfinite(number.f32)) std::memcpy(&value.f32, &bits, sizeof bits);
+  return value;
+}
+
+// Weights in two parts, as gradtx/_core/weights.py has them: the nearest of bfloat16, of two as near the larger, and the
+// bits, as an integer, less those of it.
+Value upper(const Value& number) {
+  const double x = number.f32;
+  Value value;
+  value.half = to_half(x, kHalf[0]);
+  if (x == 0 || !std::isfinite(x)) return value;
+  const int unit = std::max(std::ilogb(x), -126) - 7;
+  value.half = to_half(std::ldexp(std::round(std::ldexp(x, -unit)), unit), kHalf[0]);
+  return value;
+}
+
+Value lower(const Value& number, int divisor) {
+  uint32_t bits;
+  std::memcpy(&bits, &number.f32, sizeof bits);
+  const int rest = std::isnan(number.f32) ? 0 : static_cast<int>(bits % 65536);
+  Value value;
+  value.code = static_cast<int>(std::floor((rest < 32768 ? rest : rest - 65536) / static_cast<double>(divisor)));
+  value.last = value.code;
+  if (number.vague) value.code = -32768, value.last = 32767;
+  return value;
+}
+
+Value joined(const Value& upper, const Value& lower, int factor) {
+  const int64_t all = int64_t{1} << 32, sum = int64_t{upper.half} * 65536 + int64_t{lower.code} * factor;
+  const auto bits = static_cast<uint32_t>((sum + all) % all);
+  Value value;
+  std::memcpy(&value.f32, &bits, sizeof bits);
   return value;
 }
 
 using OfPlace = Value (*)(const Value& a, const Value& b, const Value& c, uint32_t place);
 const std::map<std::string, OfPlace>& of_places() {
   static const std::map<std::string, OfPlace> all = {
-      {"dither_bf16", [](const Value& a, const Value& b, const Value&, uint32_t at) { return dithered(a, b, at); }},
+      {"dither_bf16", [](const Value& a, const Value& b, const Value&, uint32_t at) { return dithered(a, b, at, 65536); }},
+      {"dither_f24", [](const Value& a, const Value& b, const Value&, uint32_t at) { return dithered(a, b, at, 256); }},
+      {"join_i16", [](const Value& a, const Value& b, const Value&, uint32_t) { return joined(a, b, 1); }},
+      {"join_i8", [](const Value& a, const Value& b, const Value&, uint32_t) { return joined(a, b, 256); }},
+      {"upper", [](const Value& a, const Value&, const Value&, uint32_t) { return upper(a); }},
+      {"lower_i16", [](const Value& a, const Value&, const Value&, uint32_t) { return lower(a, 1); }},
+      {"lower_i8", [](const Value& a, const Value&, const Value&, uint32_t) { return lower(a, 256); }},
       {"decode_i8", [](const Value& a, const Value& b, const Value&, uint32_t) { return decoded(a, b, true); }},
       {"decode_u8", [](const Value& a, const Value& b, const Value&, uint32_t) { return decoded(a, b, false); }},
       {"encode_i8",
@@ -556,7 +604,11 @@ Value load(const std::vector<char>& memory, Type type, int64_t at) {
   if (type == kF64) std::memcpy(&value.f64, memory.data() + 8 * at, 8);
   else if (type == kF32 || type == kScale) std::memcpy(&value.f32, memory.data() + 4 * at, 4);
   else if (type == kI8) value.code = value.last = static_cast<int8_t>(memory[at]);
-  else if (type == kU8) value.code = value.last = static_cast<uint8_t>(memory[at]);
+  else if (type == kI16) {
+    int16_t code;
+    std::memcpy(&code, memory.data() + 2 * at, 2);
+    value.code = value.last = code;
+  } else if (type == kU8) value.code = value.last = static_cast<uint8_t>(memory[at]);
   else std::memcpy(&value.half, memory.data() + 2 * at, 2);
   return value;
 }
@@ -727,7 +779,7 @@ Expected interpret(const Case& c, const Memory& memory) {
 
 // ---- Valid cases ---------------------------------------------------------------------------------------------------
 
-const std::vector<Type> kTypes = {kF32, kF32, kF32, kBf16, kF16, kF64};
+const std::vector<Type> kTypes = {kF32, kF32, kF32, kBf16, kBf16, kF16, kI16, kF64};
 const std::vector<int64_t> kSizes = {0, 1, 1, 2, 3, 5, 8, 31, 33, 100, 255, 256, 257, 511, 512, 513, 700, 1030};
 
 // Of elements, where a slot may be written over by what is made of it; 0 where never.
@@ -800,10 +852,13 @@ std::optional<Case> valid(Chance& chance, bool careless) {
   };
   static const std::vector<int32_t> of_codes = {op_named("decode_i8"),   op_named("decode_u8"), op_named("scales"),
                                                 op_named("dither_bf16"), op_named("encode_i8"), op_named("encode_u8")};
+  static const std::vector<int32_t> of_weights = {op_named("join_i16"), op_named("join_i8"),   op_named("dither_f24"),
+                                                  op_named("upper"),    op_named("lower_i16"), op_named("lower_i8")};
   for (int64_t tries = chance.between(c.temporaries, 40); tries > 0; --tries) {
     Instruction in{};
     in.op = static_cast<int32_t>(chance.below(ops().size()));
     if (!codes.empty() && chance.one_in(2)) in.op = chance.of(of_codes);
+    else if (chance.one_in(6)) in.op = chance.of(of_weights);
     while (c.reductions > 0 && chance.one_in(4) && !reduces(ops()[in.op]))
       in.op = static_cast<int32_t>(chance.below(ops().size()));
     in.is_f64 = !narrow && chance.one_in(4);
@@ -859,6 +914,12 @@ std::optional<Case> valid(Chance& chance, bool careless) {
           chance.one_in(2))
         in_place[o] = i;
     if (first_write[o] < (1 << 30) || in_place[o] >= 0) continue;
+    if (stored[o] == kI16) {
+      const int32_t from = any(kF32);
+      if (from < 0) return std::nullopt;
+      emit({op_named("lower_i16"), 0, 0, static_cast<int32_t>(o), {from, 0, 0, 0}});
+      continue;
+    }
     if (stored[o] == kScale || stored[o] == kI8 || stored[o] == kU8) {
       const char* const name = stored[o] == kScale ? "scales" : stored[o] == kI8 ? "encode_i8" : "encode_u8";
       Instruction in{op_named(name), 0, stored[o] == kScale ? 0 : 4, static_cast<int32_t>(o), {any(kF32), 0, 0, 0}};
@@ -870,7 +931,7 @@ std::optional<Case> valid(Chance& chance, bool careless) {
       emit(in);
       continue;
     }
-    const char* const names[] = {"", "", "", "", "copy_bf16", "copy_f16", "copy", "copy"};
+    const char* const names[] = {"", "", "", "", "", "copy_bf16", "copy_f16", "copy", "copy"};
     Instruction in{op_named(names[stored[o]]), stored[o] == kF64, 0, static_cast<int32_t>(o), {0, 0, 0, 0}};
     const auto from = std::find(stored.begin(), stored.begin() + c.inputs, stored[o]) - stored.begin();
     in.operands[0] = static_cast<int32_t>(from);
@@ -998,7 +1059,7 @@ void change(Case& c, Chance& chance) {
       if (buffer)
         buffer->code = chance.of<XLA_FFI_DataType>({XLA_FFI_DataType_F32, XLA_FFI_DataType_F64, XLA_FFI_DataType_BF16,
                                                     XLA_FFI_DataType_F16, XLA_FFI_DataType_S32, XLA_FFI_DataType_PRED,
-                                                    XLA_FFI_DataType_S8, XLA_FFI_DataType_U8,
+                                                    XLA_FFI_DataType_S8, XLA_FFI_DataType_U8, XLA_FFI_DataType_S16,
                                                     XLA_FFI_DataType_C64, XLA_FFI_DataType_C128,
                                                     XLA_FFI_DataType_F8E5M2, XLA_FFI_DataType_TOKEN});
       break;
@@ -1111,6 +1172,8 @@ void fill(char* data, const Buffer& buffer, Chance& chance) {
     const float f32 = static_cast<float>(x);
     if (bytes_of(buffer.code) == 1) data[i] = static_cast<char>(chance.next());
     if (buffer.code == XLA_FFI_DataType_PRED && chance.one_in(4)) data[i] = 0;
+    const auto code = static_cast<int16_t>(chance.next());
+    if (type_of(buffer.code) == kI16) std::memcpy(data + 2 * i, &code, 2);
     if (type_of(buffer.code) == kF64) std::memcpy(data + 8 * i, &x, 8);
     if (type_of(buffer.code) == kF32) std::memcpy(data + 4 * i, &f32, 4);
     if (type_of(buffer.code) == kBf16 || type_of(buffer.code) == kF16) {
@@ -1237,7 +1300,7 @@ class Run {
         }
         const Value& y = expected.results[r][at];
         const Value x = load(found, y.type, at);
-        if (y.type == kI8 || y.type == kU8) {
+        if (y.type == kI8 || y.type == kU8 || y.type == kI16) {
           if (x.code >= y.code && x.code <= y.last) continue;
           return where + ": code " + std::to_string(x.code) + " for " + std::to_string(y.code);
         }

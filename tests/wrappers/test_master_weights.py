@@ -1,5 +1,6 @@
 """Parameters in few bits: what is stored, beside numpy's own bfloat16, and what training makes of it."""
 
+import functools
 import re
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import pytest
 
 import gradtx as gx
 from gradtx._core.codecs import seeds
-from gradtx._wrappers.master_weights import _decoded, _encoded
+from gradtx._core.weights import Kept, Weight
 from gradtx.workbench.data import load_digits
 from gradtx.workbench.networks import ACTIVATIONS, Network
 from gradtx.workbench.training import cross_entropy
@@ -23,7 +24,7 @@ UP = gx.sgd(-1e-3)  # 0.001 more in each step
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def ones(n=4, dtype="bfloat16"):
+def ones(n: int | tuple[int, ...] = 4, dtype="bfloat16"):
     return jnp.ones(n, dtype)
 
 
@@ -39,8 +40,8 @@ class TestStored:
     @pytest.mark.parametrize("keep", KEEPS)
     def test_by_the_book(self, keep):
         x = numbers()
-        p, kept = _encoded(x, jnp.dtype("bfloat16"), keep, jnp.float32(5))
-        w = np.asarray(_decoded(p, kept), np.float64)
+        stored = Kept(keep).encode(x, jnp.float32(5))
+        p, kept, w = stored.param, stored.kept, np.asarray(stored.decode(), np.float64)
         nearest = np.abs(x.astype(ml_dtypes.bfloat16).astype(np.float64) - x)
         if keep in ("float32", "int16"):
             np.testing.assert_array_equal(w, x)
@@ -50,17 +51,17 @@ class TestStored:
         digit = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(x), 1e-30))) - (15 if keep else 7))
         off = (w - x) / digit
         assert (np.abs(off) < 1).all() and abs((off * np.sign(x)).mean()) < 0.02 < 0.3 < off.std()
-        again, kept_again = _encoded(jnp.float32(w), jnp.dtype("bfloat16"), keep, jnp.float32(6))
-        np.testing.assert_array_equal(again, p)  # what is stored is stored again
-        np.testing.assert_array_equal(_decoded(again, kept_again), w)
+        again = Kept(keep).encode(jnp.float32(w), jnp.float32(6))
+        np.testing.assert_array_equal(again.param, p)  # what is stored is stored again
+        np.testing.assert_array_equal(again.decode(), w)
 
     @pytest.mark.parametrize("keep", KEEPS)
     def test_inf_and_nan_pass(self, keep):
         x = np.array([np.inf, -np.inf, np.nan, 3.4e38, 1.0, 0.0, -0.0], np.float32)
         x[2:3].view(np.uint32)[:] = 0x7FFFFFFF  # the NaN that is next to −0
-        p, kept = _encoded(x, jnp.dtype("bfloat16"), keep, jnp.float32(1))
-        np.testing.assert_array_equal(np.float32(p[:3]), x[:3])
-        w = _decoded(p, kept)
+        stored = Kept(keep).encode(x, jnp.float32(1))
+        np.testing.assert_array_equal(np.float32(stored.param[:3]), x[:3])
+        w = stored.decode()
         np.testing.assert_array_equal(w[:3], x[:3])
         np.testing.assert_array_equal(w[4:], [1, 0, 0])
         np.testing.assert_array_equal(jnp.signbit(w[4:]), [False, False, True])
@@ -70,7 +71,8 @@ class TestStored:
         """Some make nothing of a conversion to bfloat16 and back: there is none."""
         tx = gx.master_weights(UP, keep)
         p = ones()
-        lowered = jax.jit(lambda p, g, s: gx.step(tx, p, g, s)).lower(p, ones(dtype="float32"), tx.init(p))
+        with gx.executor("reference"):
+            lowered = jax.jit(lambda p, g, s: gx.step(tx, p, g, s)).lower(p, ones(dtype="float32"), tx.init(p))
         text = lowered.as_text()
         assert text.count("bitcast_convert") >= 4 and "bf16" in text
         assert not re.search(r"convert .*(f32|f64).*-> .*bf16", text)
@@ -85,6 +87,73 @@ class TestStored:
             step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2))
             memory = step.lower(p, p, jax.eval_shape(tx.init, p)).compile().memory_analysis()
         assert memory is not None and memory.temp_size_in_bytes < 4.5 * p.size
+
+
+needs_kernel = pytest.mark.skipif(not gx.native.available(), reason=str(gx.native.available()))
+
+
+def in_the_kernel(tx, p, g, steps=1):
+    """The parameters and the state after so many steps in the kernel, and the bytes that XLA has between of a step."""
+    with gx.executor("native"):
+        p, state = jax.tree.map(jnp.copy, p), tx.init(p)
+        step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2)).lower(p, g, state).compile()
+        memory = step.memory_analysis()
+        assert memory is not None
+        for _ in range(steps):
+            p, state = step(p, g, state)
+    return p, state, memory
+
+
+@needs_kernel
+class TestInTheKernel:
+    @pytest.mark.parametrize("keep", KEEPS)
+    def test_a_step_is_one_pass_in_place(self, keep):
+        """No array between, and all that is given is used again, but the gradient; in guards and packed, too."""
+        n = 2**14
+        adam = gx.master_weights(gx.adam(1e-3), keep)
+        others = (gx.skip_nonfinite(adam), gx.master_weights(gx.packed(gx.adam(1e-3)), keep))
+        for tx in (adam, *(others if keep == "int16" else ())):
+            given = ones(n), ones(n)
+            _, _, memory = in_the_kernel(tx, *given)
+            own = {"float32": 16, "int16": 14, "int8": 13, None: 12}[keep]
+            assert memory.temp_size_in_bytes < 0.1 * n
+            assert abs(memory.argument_size_in_bytes - own * n) < 0.1 * n
+            assert abs(memory.alias_size_in_bytes - (own - 2) * n) < 0.1 * n
+
+    @pytest.mark.parametrize("keep", KEEPS)
+    def test_steps_are_those_of_float32(self, keep):
+        """Adam of optax in float64; where bits are lost, each step may be off by a digit of what is left."""
+        rng = np.random.default_rng(0)
+        p, g = (jnp.asarray(rng.normal(size=(3, 700)), jnp.bfloat16) for _ in range(2))
+        tx, theirs = gx.master_weights(gx.adam(1e-3), keep), optax.adam(1e-3)
+        after, state, _ = in_the_kernel(tx, p, g, steps=4)
+        with jax.enable_x64(True):
+            w, exact = np.float64(p), np.float64(g)
+            other = theirs.init(w)
+            for _ in range(4):
+                updates, other = theirs.update(exact, other, w)
+                w = np.asarray(optax.apply_updates(w, updates))
+        found = np.asarray(Weight(after, state.kept, Kept(keep)).decode())
+        digit = {"float32": 2.0**-24, "int16": 2.0**-24, "int8": 2.0**-15, None: 2.0**-7}[keep]
+        np.testing.assert_allclose(found, w, rtol=8 * digit, atol=1e-8)
+        off = (found - w) / (digit * np.abs(w))
+        assert abs(off.mean()) < 5 * off.std() / np.sqrt(off.size) + (keep in ("float32", "int16"))
+        nearest = np.asarray(found, np.float32).astype(ml_dtypes.bfloat16)
+        assert keep is None or (nearest != np.asarray(after)).mean() < 1e-2  # of two as near either
+
+    def test_places_are_those_of_the_reference(self):
+        """Random bits by the same seeds, so that a run goes on with the other executor: bit by bit but for rounding."""
+        p = {"a": ones((5, 300)), "b": ones(7, "float32"), "c": ones(3)}
+        for keep in ("int8", None):
+            tx = gx.master_weights(gx.chain(gx.clip_by_global_norm(1.0), gx.sgd(1e-2)), keep)
+            native, state, _ = in_the_kernel(tx, p, jax.tree.map(jnp.ones_like, p))
+            with gx.executor("reference"):
+                step = jax.jit(functools.partial(gx.step, tx))
+                other, state_of_other = step(p, jax.tree.map(jnp.ones_like, p), tx.init(p))
+            for name in p:
+                np.testing.assert_allclose(native[name], other[name], rtol=1e-6)
+            for one, same in zip(jax.tree.leaves(state.kept), jax.tree.leaves(state_of_other.kept), strict=True):
+                np.testing.assert_allclose(one, same, atol=1)
 
 
 def steps_of(tx, params, grads, steps, unrolled=1):
@@ -136,7 +205,7 @@ def test_a_hundred_small_steps_arrive():
                 assert jax.tree.leaves(state.kept) == []
                 continue
             np.testing.assert_array_equal(low, np.float32(ml_dtypes.bfloat16(1.1)), err_msg=said)
-            w = _decoded(params["low"], state.kept["low"])
+            w = Weight(params["low"], state.kept["low"], Kept(name)).decode()
             np.testing.assert_allclose(w, 1.1, atol=1e-3, err_msg=said)
             assert state.kept["full"] is None and state.kept["low"].dtype == name
     plain, _ = jax.jit(lambda: steps_of(UP, p, g, 100))()

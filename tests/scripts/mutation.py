@@ -3,6 +3,7 @@
     python tests/scripts/mutation.py                        # every mutant
     python tests/scripts/mutation.py --sample 10            # ten of them, the same ones each time
     python tests/scripts/mutation.py --resume fates.txt     # writes down what was killed, and goes on from there
+    python tests/scripts/mutation.py --resume fates.txt --again   # all of them, what killed each one first
 
 A mutant is one change in a method of a rule (or in what rules compute with): + for −, × for ÷, a comparison turned
 round, maximum for minimum, a number raised by one, branches swapped, a declaration flipped. It is killed if a test
@@ -11,7 +12,8 @@ one survives that is not listed, with its reason, in ``EQUIVALENT``, or if one t
 
 Each mutant is a child of this process, which has imported JAX and pytest but not gradtx. The first child changes
 nothing: all tests have to pass in it, what it compiles is there for those that follow, and each function notes in which
-tests it runs. Each mutant gets the quickest tests of its function; one that is not noticed gets more, and then all.
+tests it runs. Each mutant gets the quickest tests of its function; one that is not noticed gets the others, and then
+those of its rule.
 """
 
 import argparse
@@ -42,9 +44,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = [*sorted((ROOT / "gradtx" / "rules").glob("[a-z]*.py")), ROOT / "gradtx" / "_core" / "numerics.py"]
-LIMIT = 300  # all tests together take a minute
+LIMIT = 300  # all tests together take two minutes
 # Quick ones first: the first failure ends a mutant.
 KILLERS = [
+    "tests/core/test_numerics.py",
     "tests/engine/test_errors.py",
     "tests/engine/test_eager.py",
     "tests/rules/test_by_hand.py",
@@ -52,6 +55,7 @@ KILLERS = [
     "tests/rules/test_rules.py",
     "tests/rules/test_whole_trees.py",
     "tests/rules/test_lookahead.py",
+    "tests/engine/test_frozen.py",
     "tests/rules/test_float32.py",
     "tests/engine/test_chain.py",
     "tests/rules/test_zoo.py",
@@ -116,12 +120,18 @@ class Mutant(NamedTuple):
     path: Path
     function: str
     description: str
+    changed: str
     source: str
 
     @property
     def digest(self) -> str:
-        """The same for the same source."""
-        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+        """The same for the same change of the same function or declaration."""
+        return hashlib.sha256(f"{self.function}\n{self.changed}".encode()).hexdigest()[:16]
+
+    @property
+    def likenesses(self) -> tuple[str, str, str]:
+        """What it has in common with others that the same test kills: all, the function, the function's name."""
+        return self.description, self.function, self.function.rpartition(".")[2]
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
@@ -180,11 +190,11 @@ def _mutants(path: Path, tree: ast.Module) -> Iterator[Mutant]:
                 False: True,
             }
             value = ast.literal_eval(target.value)
-            yield _replaced(path, tree, name, target.value, ast.Constant(flipped[value]))
+            yield _replaced(path, tree, name, target, target.value, ast.Constant(flipped[value]))
             continue
         for node in _computing(target):
             for new in changes(node):
-                yield _replaced(path, tree, name, node, new)
+                yield _replaced(path, tree, name, target, node, new)
 
 
 def _computing(node: ast.AST) -> Iterator[ast.AST]:
@@ -196,7 +206,7 @@ def _computing(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _computing(inner)
 
 
-def _replaced(path: Path, tree: ast.Module, name: str, old: ast.AST, new: ast.AST) -> Mutant:
+def _replaced(path: Path, tree: ast.Module, name: str, target: ast.AST, old: ast.AST, new: ast.AST) -> Mutant:
     class Replace(ast.NodeTransformer):
         def visit(self, node: ast.AST) -> ast.AST:
             return new if node is old else self.generic_visit(node)
@@ -212,8 +222,11 @@ def _replaced(path: Path, tree: ast.Module, name: str, old: ast.AST, new: ast.AS
     old, before = nodes[index], ast.unparse(nodes[shown])
     source = ast.unparse(ast.fix_missing_locations(Replace().visit(copied)))
     after = ast.unparse(new if shown == index else nodes[shown])
+    changed = nodes[walk.index(target)]
+    if isinstance(changed, ast.FunctionDef):
+        changed.body = changed.body[bool(ast.get_docstring(changed)) :]
     function = f"{path.stem}:{name}"
-    return Mutant(path, function, f"{function}: {before} -> {after}", source)
+    return Mutant(path, function, f"{function}: {before} -> {after}", ast.unparse(changed), source)
 
 
 class Loader(importlib.machinery.SourceFileLoader):
@@ -312,52 +325,64 @@ def unchanged(folder: Path) -> Tests:
 
 
 def nearest(mutant: Mutant, tests: Tests) -> list[str]:
-    """The tests in which the changed function runs (of a declaration: a method of its class), the quickest first."""
-    owner = mutant.function.rpartition(".")[0] + "."
-    declared = not any(mutant.function in functions for _, functions in tests.values())
-    seconds = {
-        test: duration
-        for test, (duration, functions) in tests.items()
-        if any(name.startswith(owner) if declared else name == mutant.function for name in functions)
-    }
-    return sorted(seconds, key=seconds.__getitem__)
+    """The tests in which the changed function runs, and behind them the others of its class, the quickest first."""
+    owner = (mutant.function.rpartition(".")[0] or mutant.function) + "."
+
+    def place(test: str) -> tuple[bool, float]:
+        seconds, functions = tests[test]
+        return mutant.function not in functions, seconds
+
+    named = (test for test, (_, functions) in tests.items() if any(f"{x}.".startswith(owner) for x in functions))
+    return sorted(named, key=place)
 
 
-def started(mutant: Mutant, tests: Tests, output: Path) -> int:
-    """The id of a process that exits with 0 if no test notices the mutant: neither the nearest ones, nor all."""
+def started(mutant: Mutant, tests: Tests, killers: dict[str, str], output: Path) -> int:
+    """The id of a process that exits with 0 if no test in which the changed function or its class runs notices it."""
+    near = nearest(mutant, tests) or KILLERS
+    likely = {killers[key]: None for key in mutant.likenesses if killers.get(key) in near}
 
     def run() -> int:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)  # what is compiled here is for this one
-        near = nearest(mutant, tests)
-        for chosen in (near[:8], near[8:64], KILLERS):
+        for chosen in ([*likely], near[:8], near[8::8], near[8:]):
             status = tested(chosen) if chosen else 0
-            if status in (1, 2):
-                break
-        return status
+            if status == 4:  # a rule prints itself otherwise, so that its cases have other names
+                status = tested(sorted({test.split("[")[0] for test in chosen}))
+            if status:
+                return status
+        return 0
 
     return child({mutant.path: mutant.source}, run, output)
 
 
-def noticed(made: Sequence[Mutant], tests: Tests, jobs: int, folder: Path) -> Iterator[tuple[Mutant, str]]:
-    """Each mutant, as it is done, with the failure of a test; or with nothing."""
+def noticed(
+    made: Sequence[Mutant], tests: Tests, killers: dict[str, str], jobs: int, folder: Path
+) -> Iterator[tuple[Mutant, str]]:
+    """Each mutant, as it is done, with the failure of a test; or with nothing. What kills one may kill the next."""
     waiting, running = iter(made), {}
     while True:
         while len(running) < jobs and (mutant := next(waiting, None)):
             output = folder / mutant.digest
-            running[started(mutant, tests, output)] = mutant, output
+            running[started(mutant, tests, killers, output)] = mutant, output
         if not running:
             return
         process, status = os.wait()
         mutant, output = running.pop(process)
         said, code = output.read_text(), os.waitstatus_to_exitcode(status)
+        failure = ""
         if code in (-signal.SIGXCPU, -signal.SIGALRM):
-            yield mutant, "out of time"
+            failure = "out of time"
         elif code in (1, 2):
-            yield mutant, next((x for x in said.splitlines() if x.startswith(("FAILED", "ERROR"))), f"status {code}")
-        elif code == 0:
-            yield mutant, ""
-        else:
+            lines = said.splitlines()
+            failure = next((x for x in lines if x.startswith(("FAILED", "ERROR"))), f"status {code}")
+        elif code:
             raise RuntimeError(f"{mutant.description}: status {code}\n{said}")
+        killers |= dict.fromkeys(mutant.likenesses, killer(failure)) if failure else {}
+        yield mutant, failure
+
+
+def killer(failure: str) -> str:
+    """The test that a line of pytest's summary is about."""
+    return failure.removeprefix("FAILED ").split(" - ")[0]
 
 
 def main() -> int:
@@ -367,6 +392,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at once (default: one per core)")
     parser.add_argument("--only", default="", help="only mutants whose description holds this text")
     parser.add_argument("--resume", type=Path, help="a file of what was killed, which is not tried again, and by what")
+    parser.add_argument("--again", action="store_true", help="try those as well, each with its killer first")
     arguments = parser.parse_args()
     made = [mutant for path in MODULES for mutant in mutants(path)]
     if stale := EQUIVALENT.keys() - {mutant.description for mutant in made}:
@@ -376,11 +402,18 @@ def main() -> int:
         made = [mutant for mutant in made if mutant.description not in EQUIVALENT]
         made = random.Random(0).sample(made, min(arguments.sample, len(made)))
     verdicts: Counter[str] = Counter()
+    killers: dict[str, str] = {}
     if arguments.resume and arguments.resume.exists():
-        before = {line.split("\t")[0] for line in arguments.resume.read_text().splitlines()}
-        known = [mutant for mutant in made if mutant.digest in before]
-        made = [mutant for mutant in made if mutant.digest not in before]
-        verdicts["killed before"] = len(known)
+        fates = [line.split("\t") for line in arguments.resume.read_text().splitlines()]
+        killers = {
+            key: killer(failure)
+            for _, description, failure in fates
+            for key in (description, description.split(": ")[0])
+        }
+        if not arguments.again:
+            known = {digest for digest, _, _ in fates}
+            verdicts["killed before"] = sum(mutant.digest in known for mutant in made)
+            made = [mutant for mutant in made if mutant.digest not in known]
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     os.environ |= {"CI": "true", "PYTHONPATH": str(ROOT)}
@@ -390,7 +423,7 @@ def main() -> int:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         tested(["--collect-only", "-qq", "tests/conftest.py"])  # imports pytest's plugins, for all children
         tests = unchanged(Path(folder))
-        for i, (mutant, failure) in enumerate(noticed(made, tests, arguments.jobs, Path(folder)), 1):
+        for i, (mutant, failure) in enumerate(noticed(made, tests, killers, arguments.jobs, Path(folder)), 1):
             listed = mutant.description in EQUIVALENT
             verdict = ("NOT EQUIVALENT" if listed else "killed") if failure else "equivalent" if listed else "SURVIVED"
             print(f"{i:4d}/{len(made)} {verdict:14s} {mutant.description}", flush=True)

@@ -165,7 +165,8 @@ def test_bounds_and_decay_that_looks_first():
 
 
 def test_rules_are_what_they_declare():
-    rules = (gx.momentum(), gx.trace(), gx.damped_trace(0.9, 0.5), gx.nesterov(), gx.scale(3.0), gx.belief_rms())
+    nesterov = (gx.nesterov(), gx.nesterov(schedule_decay=0.5))
+    rules = (gx.momentum(), gx.trace(), gx.damped_trace(0.9, 0.5), *nesterov, gx.scale(3.0), gx.belief_rms())
     for rule in (*rules, gx.scale_by_learning_rate(0.1), gx.sign(), gx.resilient_step()):
         testing.PROPERTIES["says what it holds"](gx.chain(rule))
     assert gx.adagrad_sum(0.1).from_moment("s", 0.5, gx.Named(initial=0.1)) == 0.4

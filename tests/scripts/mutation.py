@@ -67,11 +67,21 @@ KILLERS = [
 INNER = "the inner constant of a double where: any number without a singularity; its value and slope are dropped"
 LAST = "the rule stands last: there is nothing behind it to read another gradient"
 SIDE = "a polynomial of XXᴴ before X is that of XᴴX behind it: the shorter side is only cheaper"
+BELOW = "any number below all squares"
 AFTER_V = "the second moment that it needs was made by a rule that accumulates"
 EQUIVALENT: dict[str, str] = {
     "numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
     "numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
+    "numerics:widest: 256 -> 257": "how many a cache has room for",
+    "numerics:has_few_bits: jnp.dtype(dtype).itemsize < 2 -> jnp.dtype(dtype).itemsize < 3": (
+        "16 bits are widened to float32 beside anything, and a sum of two of them is rounded alike from there"
+    ),
+    "numerics:abs_sq: -1 -> -2": BELOW,
+    "numerics:_norms: -1 -> -2": BELOW,
+    "numerics:_norms: scale_of(stacked(found), jnp.asarray(least)) != 1 -> scale_of(stacked(found), "
+    "jnp.asarray(least)) != 2": "sums that are in range are taken again, of numbers times 1",
     "numerics:scale_of: norm < 1 -> norm < 2": "norms out of range are far from 1 and from 2",
+    "numerics:scale_of: info.maxexp // 2 - 1 -> info.maxexp // 2 + 1": "four times as large is in range, too",
     "averaging:average_iterates.accumulates: True -> False": LAST,
     "averaging:lookahead.accumulates: True -> False": LAST,
     "averaging:average_iterates.tick: jnp.where(total == 0, 1, total) -> jnp.where(total == 0, 2, total)": (
@@ -98,6 +108,7 @@ EQUIVALENT: dict[str, str] = {
     "matrices:orthogonalize._orthogonal: -2 -> -3": SIDE,
     "matrices:orthogonalize._orthogonal: -1 -> 1": SIDE,
     "matrices:orthogonalize._orthogonal: -1 -> -2": SIDE,
+    "second_moments:rms.tick: jnp.where(starts, 0, decay) -> jnp.where(starts, 1, decay)": "0 is multiplied by it",
     "second_moments:max_v.accumulates: False -> True": AFTER_V,
     "second_moments:lag_v.accumulates: False -> True": AFTER_V,
     "scaling:add_cautious_decay.apply: jnp.sign(u) * jnp.sign(param) -> jnp.sign(u) / jnp.sign(param)": (
@@ -325,12 +336,13 @@ def unchanged(folder: Path) -> Tests:
 
 
 def nearest(mutant: Mutant, tests: Tests) -> list[str]:
-    """The tests in which the changed function runs, and behind them the others of its class, the quickest first."""
+    """The tests in which the changed function runs, then the others of its class: of each those that name it first."""
     owner = (mutant.function.rpartition(".")[0] or mutant.function) + "."
+    name = owner.partition(":")[2].partition(".")[0]
 
-    def place(test: str) -> tuple[bool, float]:
+    def place(test: str) -> tuple[bool, bool, float]:
         seconds, functions = tests[test]
-        return mutant.function not in functions, seconds
+        return mutant.function not in functions, name not in test, seconds
 
     named = (test for test, (_, functions) in tests.items() if any(f"{x}.".startswith(owner) for x in functions))
     return sorted(named, key=place)

@@ -107,6 +107,16 @@ def test_schedules_may_have_a_state_and_read_python(around):
         assert calls == list(range(step + 1))
 
 
+def test_schedules_in_python_where_gradients_are_lifted():
+    """The types of a mean of bfloat16 gradients are those that a step alone gives: schedules are not asked for them."""
+    p = jnp.zeros(2, jnp.bfloat16)
+    tx = gx.accumulate(gx.sgd(SCHEDULES["if"]), 2)
+    state, moved = tx.init(p), p
+    for _ in range(6):
+        moved, state = gx.step(tx, moved, p + 1, state)
+    np.testing.assert_array_equal(moved, [-1.25, -1.25])
+
+
 def test_what_the_next_step_has_is_data_too():
     """Of Nadam's momentum and of lookaheads, which read it: the same as with a number that is what it is then."""
     values = [0.5, 0.25, 0.125, 0.5, 0.75]

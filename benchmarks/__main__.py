@@ -13,12 +13,15 @@ from rich.progress import Progress
 
 from benchmarks.contestants import Same, executors
 from benchmarks.floor import why_missing
-from benchmarks.picture import draw
+from benchmarks.picture import draw, draw_costs
 from benchmarks.record import Result, surroundings, to_json
 from benchmarks.report import bar, print_surroundings, tables
 from benchmarks.timing import interleave
 from benchmarks.workloads import WORKLOADS, Setting, Workload, sweeps
 from gradtx.workbench.files import check_writable, write_whole
+
+COSTS = ("guards", "guards1000")
+"""The workloads of wrappers."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         setting = Setting(executors(asked.executor), asked.quick)
-        for path in (asked.json, asked.picture):
+        for path in (asked.json, asked.picture, asked.costs):
             if path is not None:
                 check_writable(path)
     except (ValueError, OSError) as problem:
@@ -71,10 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 swept[name][at] = _run(workload.about, workload, setting, rounds, progress)
     if asked.json is not None:
         write_whole(asked.json, to_json(where, results, swept).encode())
+    machine = where["machine"]
+    caption = f"{machine['processor']}, {machine['cores']} cores; {where['date'][:10]}; {where['command']}"
     if asked.picture is not None:
-        machine = where["machine"]
-        caption = f"{machine['processor']}, {machine['cores']} cores; {where['date'][:10]}; {where['command']}"
         write_whole(asked.picture, draw(axes, swept, caption))
+    if asked.costs is not None and (wrappers := {name: x for name, x in results.items() if name in COSTS}):
+        write_whole(asked.costs, draw_costs(wrappers, caption))
     return status
 
 
@@ -91,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--executor", nargs="+", default=[], metavar="NAME", help="gradtx's (default: each it has)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number to a file")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="sweep sizes, and draw them")
+    parser.add_argument("--costs", type=Path, metavar="FILE", help=f"draw what wrappers cost, of {' and '.join(COSTS)}")
     return parser
 
 

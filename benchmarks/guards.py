@@ -13,10 +13,14 @@ from benchmarks.data import Data, Shapes
 from benchmarks.recipes import RATE, RECIPES
 from benchmarks.timing import Against, Contestant, Steps
 
-__all__ = ["BARE", "GUARDS", "guards"]
+__all__ = ["ADAM_BYTES", "BARE", "GUARDS", "guards"]
 
 BARE = "adam"
 """The row that the others are divided by."""
+
+
+ADAM_BYTES = 28.0
+"""Parameter, gradient and two moments are read, and all but the gradient written, in float32."""
 
 
 class Guard(NamedTuple):
@@ -26,11 +30,13 @@ class Guard(NamedTuple):
         gradtx: the transformation.
         optax: its counterpart; None if optax has none.
         steps: how many steps one measurement is the mean of: those from one emission to the next.
+        bytes: those that a step has to read and write of each parameter, in the mean.
     """
 
     gradtx: optax.GradientTransformation
     optax: optax.GradientTransformation | None = None
     steps: int = 1
+    bytes: float = ADAM_BYTES
 
 
 def _multi_steps(every: int) -> optax.GradientTransformation:
@@ -43,23 +49,24 @@ def _labels(params: Any) -> Any:
 
 _ADAM, _HEAVY_BALL = gradtx.adam(RATE), gradtx.sgd(RATE, momentum=0.9)
 _CLIPPED = RECIPES["clip-adamw"]
+_READ = ADAM_BYTES + 4  # the gradient is read once more, before
 
 GUARDS = {
     BARE: Guard(_ADAM, optax.adam(RATE)),
-    "skip_nonfinite": Guard(gradtx.skip_nonfinite(_ADAM), optax.apply_if_finite(optax.adam(RATE), 10)),
-    "accumulate 4": Guard(gradtx.accumulate(_ADAM, 4), _multi_steps(4), 4),
+    "skip_nonfinite": Guard(gradtx.skip_nonfinite(_ADAM), optax.apply_if_finite(optax.adam(RATE), 10), bytes=_READ),
+    "accumulate 4": Guard(gradtx.accumulate(_ADAM, 4), _multi_steps(4), 4, (3 * 12 + ADAM_BYTES + 8) / 4),
     "accumulate 1": Guard(gradtx.accumulate(_ADAM, 1), _multi_steps(1)),
-    "loss_scale": Guard(gradtx.loss_scale(_ADAM)),
+    "loss_scale": Guard(gradtx.loss_scale(_ADAM), bytes=_READ),
     "partition": Guard(gradtx.partition({"": _ADAM}), optax.partition({"all": optax.adam(RATE)}, _labels)),
     "switch, first": Guard(gradtx.switch(10**6, _ADAM, _HEAVY_BALL)),
     "switch, then": Guard(gradtx.switch(0, _HEAVY_BALL, _ADAM)),
     "swats, Adam": Guard(gradtx.swats(RATE)),
     "monitor": Guard(gradtx.chain(_ADAM, gradtx.monitor())),
-    "clip-adamw": Guard(_CLIPPED.gradtx, _CLIPPED.optax),
+    "clip-adamw": Guard(_CLIPPED.gradtx, _CLIPPED.optax, bytes=_READ),
     "skip_nonfinite(clip-adamw)": Guard(
-        gradtx.skip_nonfinite(_CLIPPED.gradtx), optax.apply_if_finite(_CLIPPED.optax, 10)
+        gradtx.skip_nonfinite(_CLIPPED.gradtx), optax.apply_if_finite(_CLIPPED.optax, 10), bytes=_READ
     ),
-    "slots in bfloat16": Guard(gradtx.chain(_ADAM, state_dtype="bfloat16")),
+    "slots in bfloat16": Guard(gradtx.chain(_ADAM, state_dtype="bfloat16"), bytes=ADAM_BYTES - 8),
 }
 
 

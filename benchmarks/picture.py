@@ -1,20 +1,21 @@
-"""Sweeps as a picture: time of a step, and time to trace and compile it."""
+"""Pictures: sweeps, as time of a step and time to trace and compile it; and wrappers, as cost beside bytes."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.guards import ADAM_BYTES, BARE, GUARDS
 from benchmarks.record import Result
 from benchmarks.workloads import Sweep
 from gradtx.workbench.picture import STYLE
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_costs"]
 
 
 class Line(NamedTuple):
@@ -104,3 +105,54 @@ def _plot_compiling(axes: Axes, points: Mapping[int, Result]) -> None:
             linestyle=line.dashes,
             markersize=5,
         )
+
+
+def draw_costs(results: Mapping[str, Result], caption: str) -> bytes:
+    """A PNG with a column for each workload of wrappers, and one for tracing and compiling the last of them.
+
+    A row is a wrapper, and its bar ends at its bytes; beside it is what it costs, with quartiles, by each executor.
+
+    Args:
+        results: of workloads whose contestants are ``benchmarks.guards.guards``.
+        caption: where and when.
+    """
+    rows = [row for row in GUARDS if row != BARE]
+    with matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"}):
+        figure = Figure(figsize=(4.2 * (len(results) + 1), 5.6), dpi=96, layout="constrained")
+        *columns, last = figure.subplots(1, len(results) + 1, sharey=True)
+        for axes, result in zip(columns, results.values(), strict=True):
+            axes.set_title(result.about.rpartition(": ")[2], fontweight="bold", pad=8)
+            axes.barh(rows, [GUARDS[row].bytes / ADAM_BYTES for row in rows], color="#dddddd", label="bytes")
+            summaries = result.summaries()
+            _plot_rows(axes, rows, {name: (x.low, x.median, x.high) for name, x in summaries.items()})
+            axes.set_xlabel("one step / that of Adam alone")
+        found = [*results.values()][-1].details
+        last.set_title("trace and compile", fontweight="bold", pad=8)
+        _plot_rows(last, rows, {name: (x["compile_ratio"],) * 3 for name, x in found.items() if "compile_ratio" in x})
+        last.set_xlabel("time / that of Adam alone")
+        for axes in (*columns, last):
+            axes.axvline(1, color="#777777", linewidth=1)
+            axes.set_xscale("log")
+            axes.set_xticks(ticks := [0.5, 1, 2, 5, 10], [f"{tick:g}" for tick in ticks])
+            axes.set_xticks([], minor=True)
+            axes.tick_params(which="both", length=0)
+        last.invert_yaxis()
+        handles, labels = columns[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(handles), frameon=False)
+        figure.text(0.005, -0.01, caption, fontsize=8, color="#777777", verticalalignment="top")
+        file = io.BytesIO()
+        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.15, pil_kwargs={"optimize": True})
+    return file.getvalue()
+
+
+def _plot_rows(axes: Axes, rows: Sequence[str], found: Mapping[str, Sequence[float]]) -> None:
+    """A mark in each row for each executor, and for optax, of which there are contestants."""
+    of = {name: LINES.get(f"gradtx {name}") or LINES[name] for name in ("native", "reference", "auto", "optax")}
+    for k, (name, line) in enumerate(of.items()):
+        at = [(i, found[f"{row}, {name}"]) for i, row in enumerate(rows) if f"{row}, {name}" in found]
+        if not at:
+            continue
+        heights = [i + 0.2 * (k - 1) for i, _ in at]
+        low, median, high = zip(*(x for _, x in at), strict=True)
+        axes.hlines(heights, low, high, color=line.colour, linewidth=1.5)
+        axes.plot(median, heights, line.marker, color=line.colour, markersize=5, label=name)

@@ -257,11 +257,21 @@ def _passes(tx: Any, params: Any, apply_updates: bool) -> Iterator[str]:
             yield text
             continue
         members = _members(tx.rules[r], state.slots[tx.names[r]]["state"])
+        wrapper = getattr(tx.rules[r], "tx", None)
+        size = sum(leaf.size for _, leaf in leaves)
+        width = sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves) / size if size else 0
+        if isinstance(wrapper, Wrapper) and (count := wrapper.arrays_read()) is not None:
+            text = f"{wrapper.label}: {count * width:.4g} bytes/parameter of its own"
         yield text if members else text.replace("whole trees", "whole trees in XLA", 1)
         part = _Part("", 0, leaves, treedef).where(mask[r])
         for name, (member, _) in members.items():
             if isinstance(member, Transformation):
-                lines = _passes(member, part.inside(tx.rules[r], name).params(), isinstance(member, packed))
+                when = wrapper.conditions.get(name, "") if isinstance(wrapper, Wrapper) else ""
+                applies = isinstance(member, packed) or (bool(when) and apply_updates and len(tx.rules) == 1)
+                lines = _passes(member, part.inside(tx.rules[r], name).params(), applies)
+                if when:
+                    how = "a flag" if member.takes_flag else "a condition"
+                    lines = (f"{text[:-1]}; {when}, {how})" if text.endswith(")") else text for text in lines)
                 yield from (f"  {name and f'{name}: '}{text}" for text in lines)
 
 

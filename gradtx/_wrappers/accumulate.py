@@ -123,6 +123,8 @@ class accumulate(Wrapper[AccumulateState]):
     [-7.]
     """
 
+    conditions = {"": "if the batch is complete"}
+
     tx: optax.GradientTransformation
     every: int | Callable[[jax.Array], Any]
     combine: _Combine = "mean"
@@ -263,6 +265,10 @@ class accumulate(Wrapper[AccumulateState]):
     def takes_flag(self) -> bool:
         """True if the steps of ``tx`` take flags, and what is added up is added in them."""
         return super().takes_flag and (self._passes or self._gathering is not None)
+
+    def arrays_read(self) -> int:
+        """The gradient and the sum, and the sum after it; in the last micro-step that is part of the step."""
+        return 0 if self._passes else 3
 
     @property
     def _weighs(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.core
@@ -24,6 +25,9 @@ class Wrapper(Value[State]):
     Deriving makes a frozen dataclass that is an optax transformation. A wrapper defines ``init`` and ``run`` itself,
     and its state is a NamedTuple of its own; in a chain it is one opaque rule (see ``seal``).
     """
+
+    conditions: ClassVar[Mapping[str, str]] = {}
+    """By the names of ``_members``, when their steps happen, in words; nothing of those that always do."""
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -56,6 +60,10 @@ class Wrapper(Value[State]):
         """The transformations among its arguments."""
         values = jax.tree.leaves(list(self._values().values()), is_leaf=_is_transformation)
         return [x for x in values if _is_transformation(x)]
+
+    def arrays_read(self) -> int | None:
+        """The arrays like the gradients that it reads and writes itself, beside the steps inside; None: not known."""
+        return None
 
     def _members(self, state: Any) -> dict[str, tuple[optax.GradientTransformation, Any]]:
         """The transformations inside by their names, "" for an only one, each with its part of the state."""

@@ -92,6 +92,8 @@ class loss_scale(Wrapper[LossScaleState]):
     -5e-10 float32 32768.0
     """
 
+    conditions = skip_nonfinite.conditions
+
     tx: optax.GradientTransformation
     initial: float = 2.0**15
     growth_interval: int = 2000
@@ -114,6 +116,10 @@ class loss_scale(Wrapper[LossScaleState]):
                 "loss_scale: needs 0 < minimum ≤ initial ≤ maximum, all normal numbers of float32, found "
                 f"minimum={self.minimum:g}, initial={self.initial:g}, maximum={self.maximum:g}"
             )
+
+    def arrays_read(self) -> int:
+        """As of ``skip_nonfinite``; those that are measured are divided before."""
+        return 1
 
     @property
     def _guarded(self) -> skip_nonfinite:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gradtx._core.contract import AbstractRule
 from gradtx._core.control import either, kept
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import integer
@@ -18,7 +19,7 @@ from gradtx._engine import inputs
 from gradtx._engine.backends import Executor, current
 from gradtx._engine.execute import Measured
 from gradtx._engine.layout import have_values
-from gradtx._engine.transformation import check_transformation, measured_first, run_inside, started
+from gradtx._engine.transformation import Transformation, check_transformation, measured_first, run_inside, started
 from gradtx._wrappers.base import Wrapper, both, checked_state
 
 
@@ -77,8 +78,17 @@ class skip_nonfinite(Wrapper[SkipNonfiniteState]):
     [-0.1 -0.2] 1 1
     """
 
+    conditions = {"": "if gradients are finite"}
+
     tx: optax.GradientTransformation
     max_consecutive: int | None = None
+
+    def arrays_read(self) -> int:
+        """The gradients, unless the step begins with a measurement of all of them that shows it anyway."""
+        first = self.tx.rules[0] if isinstance(self.tx, Transformation) and self.tx.rules else None
+        if first is None or first.where is not None:
+            return 1
+        return int(type(first).shows_finite is AbstractRule.shows_finite)
 
     def __post_init__(self):
         check_transformation(self.label, "tx", self.tx)

@@ -131,6 +131,8 @@ class swats(Wrapper[SwatsState]):
     True 20 0.003
     """
 
+    conditions = {"": "before the switch"}
+
     learning_rate: Hyper
     b1: Hyper = 0.9
     b2: Hyper = 0.999

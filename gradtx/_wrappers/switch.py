@@ -124,6 +124,8 @@ class switch(Wrapper[SwitchState]):
     [-0.2   0.05] True
     """
 
+    conditions = {"first": "before the switch", "then": "after it"}
+
     at: ArrayLike | Callable[[SwitchState], Any]
     first: optax.GradientTransformation
     then: optax.GradientTransformation
@@ -134,6 +136,10 @@ class switch(Wrapper[SwitchState]):
         for name in ("first", "then"):
             object.__setattr__(self, name, _transformation(name, getattr(self, name)))
         object.__setattr__(self, "at", self.at if callable(self.at) else step_number("switch", "at", self.at, 0))
+
+    def arrays_read(self) -> int:
+        """None: but in the step of the switch."""
+        return 0
 
     def _members(self, state: SwitchState) -> dict[str, tuple[optax.GradientTransformation, Any]]:
         return {"first": (self.first, state.first), "then": (self.then, state.then)}

@@ -236,3 +236,19 @@ def test_equations_stay_in_their_cell_of_a_table():
     assert barred()._repr_markdown_().splitlines()[2:] == [r"| `barred` | $u \leftarrow \vert u\vert$ |"]
     assert silent()._repr_markdown_().splitlines()[2:] == ["| `silent` |  |"]
     assert "silent" in str(gx.describe(silent(), PARAMS))
+
+
+@pytest.mark.skipif(not gx.native.available(), reason="flags are the kernel's")
+def test_steps_that_may_not_happen():
+    """By hand: a check reads 4 bytes, adding up 12; a norm shows that gradients are finite."""
+    p = jax.ShapeDtypeStruct((8,), jnp.float32)
+    guarded = gx.skip_nonfinite(gx.accumulate(gx.sgd(0.1), 4))
+    with gx.executor("native"):
+        lines = gx.describe(guarded, p).passes.split("\n")
+        clipped = gx.describe(gx.skip_nonfinite(gx.chain(gx.clip_by_norm(1.0), gx.sgd(0.1))), p).passes
+    assert lines[0] == "skip_nonfinite: 4 bytes/parameter of its own"
+    assert lines[1] == "  accumulate: 12 bytes/parameter of its own"
+    assert "(12 bytes/parameter; if the batch is complete, a flag; if gradients are finite, a flag)" in lines[2]
+    assert clipped.startswith("skip_nonfinite: 0 bytes")
+    with gx.executor("reference"):
+        assert gx.describe(guarded, p).passes.endswith("if gradients are finite, a condition)")

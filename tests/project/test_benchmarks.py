@@ -15,6 +15,7 @@ from benchmarks.__main__ import main
 from benchmarks.contestants import Same, check
 from benchmarks.data import Data, affordable, gpt2, parameters_of
 from benchmarks.guards import GUARDS
+from benchmarks.picture import draw_costs
 from benchmarks.recipes import ZOO
 from benchmarks.record import Result
 from benchmarks.report import scale, tables
@@ -60,6 +61,18 @@ def test_ratios_are_gradtx_against_the_others():
         "floor (C)": 4.0,
     }
     assert [table.row_count for table in tables("name", result, 120)] == [3]
+
+
+def test_a_picture_of_costs():
+    """A row of the picture for each wrapper, whoever was there, and none for Adam alone."""
+    samples = {
+        "adam, optax": [1.3],
+        "skip_nonfinite, native": [1.2, 1.3],
+        "skip_nonfinite, optax": [2.0],
+        "monitor, reference": [2.0],
+    }
+    result = Result("wrappers: one leaf", "cost", samples, {"monitor, reference": {"compile_ratio": 1.2}})
+    assert draw_costs({"guards": result, "guards1000": result}, "here").startswith(b"\x89PNG")
 
 
 def test_a_zoo_of_ratios():

@@ -80,8 +80,8 @@ def scales(rules: int) -> Recipe:
     )
 
 
-NO_OPTIMIZERS = {"clip", "clip_by_global_norm", "momo", "momo_adam", "polyak_sgd"}
-"""In the dialect of optax: parts of optimizers, and those that need the loss."""
+NO_OPTIMIZERS = {"clip", "clip_by_global_norm", "mechanize", "momo", "momo_adam", "polyak_sgd"}
+"""In the dialect of optax: parts of optimizers, what goes around one, and those that need the loss."""
 
 
 OF_TORCH = {

@@ -34,6 +34,8 @@ LEFT_OUT = {  # and why
     "article_adam": "nearly adam",
     "article_max_v": "nearly amsgrad",
     "shampoo": "a step takes a hundred times as long as the others'",
+    "momo": "it takes the loss",
+    "momo_adam": "it takes the loss",
 }
 DATA = jax.device_put(load_digits())
 

@@ -100,6 +100,8 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
         gx.rms(0.9), gx.scale_by_distance_bound(initial=0.1, decay=0.9), gx.momentum(0.9), gx.precondition()
     ),
     "in_units_of_distance": gx.in_units_of_distance(gx.adam(1.0), initial=0.1),
+    "at_learned_rate": gx.at_learned_rate(gx.chain(gx.momentum(0.9), gx.scale(-1.0)), 0.1, initial=0.1, betters=2),
+    "in_subspace": gx.in_subspace(gx.chain(gx.momentum(0.9), gx.scale(2.0)), 1, 0.5, every=5),
     "scale_by_sm3": gx.scale_by_sm3(),
     "running_sum": gx.running_sum(),
     "dual_averaging": gx.dual_averaging(),
@@ -120,7 +122,11 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
 RULES = {name: line if isinstance(line, Transformation) else line[0] for name, line in _RULES.items()}
 EQUATIONS = {name: line[1] for name, line in _RULES.items() if not isinstance(line, Transformation)}
 
-OPTIMIZERS: dict[str, Transformation] = {name: getattr(optimizers, name)(LEARNING_RATE) for name in optimizers.__all__}
+NEED_THE_LOSS = {"momo", "momo_adam", "polyak_sgd"}
+
+OPTIMIZERS: dict[str, Transformation] = {
+    name: getattr(optimizers, name)(LEARNING_RATE) for name in optimizers.__all__ if name not in NEED_THE_LOSS
+}
 OPTIMIZERS["muon"] = gx.chain(
     optimizers.muon(LEARNING_RATE, otherwise=gx.adam(LEARNING_RATE))
 )  # a partition, which is a rule in a chain alone
@@ -134,8 +140,9 @@ DIALECTS: dict[str, Transformation] = {
     f"{framework.__name__.split('.')[-1]}.{recipe}": getattr(framework, recipe)(LEARNING_RATE)
     for framework in (dialects.torch, dialects.keras, dialects.optax)
     for recipe in framework.__all__
-    if recipe not in ("momo", "momo_adam", "polyak_sgd")  # these need the loss
+    if recipe not in {*NEED_THE_LOSS, "mechanize"}  # which is around another
 }
+DIALECTS["optax.mechanize"] = dialects.optax.mechanize(dialects.optax.sgd(1.0), s_init=LEARNING_RATE)
 
 # Within a partition, which does not say whether it needs the parameters: without decay.
 TORCH_MUON = dialects.torch.muon(LEARNING_RATE, weight_decay=0.0)
@@ -186,6 +193,7 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "coin_betting", "scale_by_distance_bound"),
     *("damped_trace", "normalized_lookahead", "quasi_hyperbolic", "belief_rms", "lag_v", "sign", "add_difference"),
     *("clip_by_norm", "in_units_of_distance", "precondition"),  # "rms" stands in front of one, "debias" is Adam
+    *("at_learned_rate", "in_subspace"),
 }
 VARIANTS = {name for name in ALL if "(" in name or name in OPTIMIZERS} - FEW  # of rules that are tried anyway
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]
@@ -193,7 +201,7 @@ MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else [
 # By property and name, what is not held to it: optax and a schedule promote by themselves, and what multiplies, or
 # averages over rows and columns, needs whole matrices.
 LACKING = {("keeps to strict types", name) for name in ("seal", "scheduled adamw")}
-SIDES = ("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "soap", "shampoo")
+SIDES = ("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "soap", "shampoo", "in_subspace", "galore")
 # Five products in a row magnify how two programs round one.
 CLOSE = ("sweeps by vmap", "scans as it loops", "knows no other values", "computes in float32")
 LACKING |= {(claim, name) for claim in CLOSE for name in ("orthogonalize", "muon", "scale_by_eigenbasis_rms", "soap")}

@@ -153,6 +153,17 @@ OPTIMIZERS: dict[str, Way] = {
     "prodigy": Way(
         "prodigy(initial=0.01)", "adam(0.3)", "It starts with tiny steps, and finds a rate by itself: a long one here."
     ),
+    "dadapt_adam": Way(
+        "dadapt_adam(initial=0.01)", "prodigy(initial=0.01)", "It comes to its rate later, and to a shorter one."
+    ),
+    "cocob": Way("cocob(alpha=10.0)", "adagrad(0.9)", "Each weight bets more the longer its gradients agree."),
+    "momo": Way("momo()", "sgd(0.06)", "Told the loss, and that it can fall to 0, it takes no rate."),
+    "momo_adam": Way("momo_adam(1.0)", "adam(0.3)", "Adam's direction, as long as the loss says, 1 at most."),
+    "galore": Way(
+        "galore(0.3, factor=0.5)",
+        "adam(0.3)",
+        "One row has one direction, and all of it is in that: this is Adam at half of the rate.",
+    ),
     "shampoo": Way("shampoo(0.9)", "adagrad(0.9)", "The row has a matrix of two by two, and the column a number."),
     "soap": Way("soap(0.3)", "adam(0.3)", "The valley lies along the axes: its basis is Adam's."),
 }

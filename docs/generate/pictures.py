@@ -107,13 +107,18 @@ def updates(tx: Transformation, gradients: np.ndarray = GRADIENT, param: float =
 
 
 def descend(
-    tx: Transformation, start: Any, gradient: Callable[[jax.Array], jax.Array], steps: int = STEPS
+    tx: Transformation,
+    start: Any,
+    gradient: Callable[[jax.Array], jax.Array],
+    steps: int = STEPS,
+    loss: Callable[[jax.Array], jax.Array] | None = None,
 ) -> np.ndarray:
-    """The parameters, from the start on."""
+    """The parameters, from the start on; of chains that read the loss with that."""
 
     def one(carry: Any, _: Any) -> tuple[Any, jax.Array]:
         params, state = carry
-        return gx.step(tx, params, gradient(params), state), params
+        value = {} if loss is None else {"value": loss(params)}
+        return gx.step(tx, params, gradient(params), state, **value), params
 
     start = jnp.asarray(start, jnp.float32)
     return np.asarray(scan(one, (start, tx.init(start)), length=steps + 1)[1])
@@ -200,7 +205,8 @@ def valley(chains: Mapping[str, Transformation], steps: int = STEPS) -> Figure:
     )
     curves: dict[str, np.ndarray] = {}
     for (label, tx), colour, marker in zip(chains.items(), colours, (".", ""), strict=True):
-        path = descend(tx, [(-4.0, 1.0)], lambda w: jnp.asarray(curvature) * w, steps)[:, 0]  # a matrix of one row
+        slope, height = (lambda w: jnp.asarray(curvature) * w), (lambda w: jnp.sum(jnp.asarray(curvature) * w**2) / 2)
+        path = descend(tx, [(-4.0, 1.0)], slope, steps, height)[:, 0]  # a matrix of one row
         curves[label] = np.maximum(path**2 @ curvature / 2, 1e-9)
         plan.plot(*path.T, color=colour, linewidth=1.1, marker=marker, markersize=3.5, zorder=2 + bool(marker))
     plan.plot(0, 0, "+", color=INK, markersize=8)

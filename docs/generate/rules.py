@@ -222,6 +222,22 @@ def _estimated() -> Figure:
     return lines("the estimated distance d", curves, first=1)
 
 
+def _learned() -> Figure:
+    def factors(initial: float) -> np.ndarray:
+        tx = gx.at_learned_rate(gx.adam(1.0), initial=initial)
+
+        def one(carry, _):
+            w, state = carry
+            w, state = gx.step(tx, w, w, state)
+            return (w, state), jnp.sum(state.slots["at_learned_rate"]["state"]["factor"])
+
+        w = jnp.array([3.0, -4.0])
+        return np.asarray(scan(one, (w, tx.init(w)), length=STEPS)[1])
+
+    curves = {f"first {s:g}": factors(s) for s in (0.1, 1e-3, 1e-6)}
+    return lines("the factor s of Adam's steps", curves, first=1)
+
+
 def _bounded() -> Figure:
     def estimates(initial: float) -> np.ndarray:
         tx = gx.chain(
@@ -821,11 +837,16 @@ RULES: dict[str, Entry] = {
         "Prodigy's authors debias nothing by default, and can; optax always does, and lets its learning rate of the "
         "estimate know of it. pytorch_optimizer with debiasing counts two steps for each.",
     ),
+    "at_learned_rate": Entry(
+        _learned,
+        "Betters win while steps in one direction would have paid, and the factor grows; s₀ says how soon.",
+        "`optax.contrib.mechanize`, by its authors, is this; its sums of gains may fall below 0, and then bet none.",
+    ),
     "scale_by_distance_bound": Entry(
         _bounded,
         "From any first d that is too small it comes to the same order; the weights have 3 and 4 to go here.",
-        "`optax.contrib.dadapt_adamw` and its authors' package divide s by the root of before this gradient, where the "
-        "paper has that with it, and debias by the learning rate.",
+        "`optax.contrib.dadapt_adamw` and its authors' package divide s by the root of before this gradient, as "
+        "`lagged=True` does; the paper has that with it. Both debias by the learning rate, if at all.",
     ),
     "scale_by_sm3": Entry(
         _covered,
@@ -876,8 +897,8 @@ RULES: dict[str, Entry] = {
     "scale_by_model": Entry(
         _modelled,
         "Its steps follow averages of noisy losses and gradients, where those of Polyak follow each.",
-        "`optax.contrib.momo` begins its averages with the first gradient, `momo_adam` at 0, debiased. Both can have "
-        "weight decay inside the model, and estimate f*.",
+        "`optax.contrib.momo` begins its averages with the first gradient, `momo_adam` at 0, debiased. With a weight "
+        "decay the model is that of a step divided by 1 + ηλ as the weights are, and the step that optax takes is not.",
     ),
     "scale_by_polyak": Entry(
         _polyak,
@@ -910,11 +931,22 @@ RULES: dict[str, Entry] = {
         "The authors and heavyball keep the momentum in the rotated basis and turn it with that; in the original one, "
         "as here, it is the same. heavyball debiases before it divides; the authors do so afterwards.",
     ),
+    "in_subspace": Entry(
+        partial(
+            _hilly,
+            ("galore(0.2, rank=2)", gx.galore(0.2, rank=2, factor=1.0, every=5)),
+            ("adam(0.2)", gx.adam(0.2)),
+        ),
+        "Two of six directions at a time, taken anew every five steps.",
+        "The paper projects the shorter side, and so do its authors, but for square matrices, where they take the "
+        "columns; `optax.contrib.galore` the longer. Both take float32 decompositions with whatever signs these have.",
+    ),
     "scale_by_kronecker_root": Entry(
         _roots,
         "Of one gradient, with ε = 0, all singular values become 1.",
         "Distributed Shampoo averages instead of summing (`decay`), and takes the size of steps from another "
-        "optimizer. pytorch_optimizer has ε on the first sum only, as here.",
+        "optimizer. pytorch_optimizer has ε on the first sum only, as here, and puts its direction into the momentum; "
+        "torch_optimizer takes L^(−½), and R of what L has divided already.",
     ),
     "seal": Entry(
         partial(

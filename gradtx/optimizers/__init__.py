@@ -13,6 +13,7 @@ from gradtx.optimizers.distances import *
 from gradtx.optimizers.kronecker import *
 from gradtx.optimizers.layerwise import *
 from gradtx.optimizers.leaders import *
+from gradtx.optimizers.losses import *
 from gradtx.optimizers.matrices import *
 from gradtx.optimizers.signs import *
 

@@ -6,17 +6,20 @@ from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
 from gradtx.optimizers._parts import decoupled, derived
 from gradtx.rules import (
+    coin_betting,
     in_units_of_distance,
     momentum,
     precondition,
     rms,
+    scale,
     scale_by_distance,
+    scale_by_distance_bound,
     scale_by_gradient_norm,
     scale_by_learning_rate,
 )
 from gradtx.rules.base import Hyper
 
-__all__ = ["dog", "prodigy"]
+__all__ = ["cocob", "dadapt_adam", "dog", "prodigy"]
 
 
 def dog(
@@ -81,3 +84,57 @@ def prodigy(
     decay = derived(lambda b2: b2**0.5, b2)
     units = in_units_of_distance(adam, learning_rate, initial, decay, coefficient)
     return chain(units, scale_by_learning_rate(learning_rate))
+
+
+def dadapt_adam(
+    learning_rate: Hyper = 1.0,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-8,
+    initial: Hyper = 1e-6,
+) -> Chain:
+    """D-Adapted Adam: Adam whose learning rate is a lower bound d of the distance to the minimum; w ← w − m/(√v + ε).
+
+    Args:
+        learning_rate: η, a factor of d inside the momentum; a schedule that ends at 0, say. 1: nothing is to tune.
+        b1, b2: β₁ and β₂ in [0, 1). 0.9 and 0.999 as in the paper; the averages are not debiased.
+        eps: ε outside the root. 1e-8.
+        initial: d₀, below the distance. 1e-6 as its authors take.
+
+    When to use: as ``prodigy``, its heir, which comes to the distance sooner and takes one more array.
+
+    Source: Defazio & Mishchenko (2023), "Learning-rate-free learning by D-Adaptation", Algorithm 4.
+
+    >>> import gradtx
+    >>> [rule.label for rule in gradtx.dadapt_adam().rules]
+    ['rms', 'scale_by_distance_bound', 'momentum', 'precondition', 'scale']
+    """
+    bound = scale_by_distance_bound(learning_rate, initial, derived(lambda b2: b2**0.5, b2), eps)
+    return chain(rms(b2), bound, momentum(b1), precondition(eps), scale(-1.0))
+
+
+def cocob(
+    learning_rate: Hyper = 1.0,
+    alpha: Hyper = 100.0,
+    weight_decay: Hyper = 0.0,
+    decay_mask: Select = None,
+) -> Chain:
+    """COCOB: each weight bets on the sign of its next gradient, a share of what it has won so far.
+
+    Args:
+        learning_rate: η, a factor of the gradients. 1: a constant one changes nothing, and a schedule gives each
+            gradient a weight.
+        alpha: α, of which the first steps are a part. 100 as in the paper; more starts more slowly.
+        weight_decay: λ, added to the gradient. None here.
+        decay_mask: which leaves decay, a selector as of ``where``; None: all.
+
+    When to use: to be rid of the learning rate, with networks whose weights have to go some way each by itself. It
+    takes four arrays like the parameters, and w₀.
+
+    Source: Orabona & Tommasi (2017), "Training deep networks without learning rates through coin betting".
+
+    >>> import gradtx
+    >>> print(gradtx.cocob())
+    scale(1) → coin_betting(100, 0)
+    """
+    return chain(*decoupled(weight_decay, decay_mask), scale(learning_rate), coin_betting(alpha))

@@ -12,10 +12,20 @@ from gradtx._core.selectors import Select
 from gradtx._wrappers.partition import partition
 from gradtx.optimizers._parts import decoupled
 from gradtx.optimizers.classics import adamw
-from gradtx.rules import momentum, orthogonalize, quasi_hyperbolic, scale_by_learning_rate, scale_by_shape
+from gradtx.rules import (
+    debias,
+    in_subspace,
+    momentum,
+    orthogonalize,
+    precondition,
+    quasi_hyperbolic,
+    rms,
+    scale_by_learning_rate,
+    scale_by_shape,
+)
 from gradtx.rules.base import Hyper
 
-__all__ = ["muon"]
+__all__ = ["galore", "muon"]
 
 
 def matrix(path: str, leaf: jax.ShapeDtypeStruct) -> bool:
@@ -73,3 +83,42 @@ def muon(
 
     parts = [(matrices, chain_of(0))] + ([] if stacked is None else [(stacked, chain_of(1))])
     return partition(parts, default=adamw(3e-4, 0.9, 0.95) if otherwise is None else otherwise)
+
+
+def galore(
+    learning_rate: Hyper = 1e-2,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0.0,
+    rank: int = 128,
+    factor: Hyper = 0.25,
+    every: int = 200,
+    stacked: int = 0,
+    decay_mask: Select = None,
+) -> Chain:
+    """GaLore: Adam in a few directions of each matrix, w ← w − ηα·P·Adam(Pᵀg), and as it is for all other leaves.
+
+    Args:
+        learning_rate: η. 1e-2 as its authors take.
+        b1, b2: β₁ and β₂ in [0, 1). 0.9 and 0.999 as in Adam.
+        eps: ε outside the root. 1e-8.
+        weight_decay: λ, decoupled.
+        rank: the number of directions. 128 as its authors take, a quarter to a half of the shorter sides there.
+        factor: α of the matrices. 0.25 as its authors take.
+        every: how many steps the directions stay. 200 as its authors take.
+        stacked: how many leading axes count matrices, as those of layers that ``scan`` runs over; 0.
+        decay_mask: which leaves decay, a selector as of ``where``; None: all.
+
+    When to use: large matrices whose gradients are nearly of low rank, and no memory for the averages of Adam: these
+    are of rank times the longer side. ``state_dtype="root8"`` is the other way to save it.
+
+    Source: Zhao et al. (2024), "GaLore: memory-efficient LLM training by gradient low-rank projection".
+
+    >>> import gradtx
+    >>> [rule.label for rule in gradtx.galore().rules]
+    ['in_subspace', 'scale_by_learning_rate']
+    """
+    adam = chain(momentum(b1), rms(b2), debias(), precondition(eps))
+    inside = in_subspace(adam, rank, factor, every=every, stacked=stacked)
+    return chain(inside, *decoupled(weight_decay, decay_mask), scale_by_learning_rate(learning_rate))

@@ -8,12 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gradtx._core.limits import check_choice
+from gradtx._core.limits import check_choice, integer
 from gradtx._core.numerics import fade, mix, norms, real_dtype, safe_divide, safe_sqrt, sum_over, widest
 from gradtx._engine.transformation import Transformation
 from gradtx.rules.base import Hyper, Rule, hyper
 
-__all__ = ["in_units_of_distance", "scale_by_distance", "scale_by_distance_bound", "scale_by_gradient_norm"]
+__all__ = [
+    "at_learned_rate",
+    "in_units_of_distance",
+    "scale_by_distance",
+    "scale_by_distance_bound",
+    "scale_by_gradient_norm",
+]
 
 
 def width(tree: Any) -> Any:
@@ -162,8 +168,10 @@ class scale_by_distance_bound(Rule):
         initial: d₀ > 0, below the distance. 1e-6 as its authors take.
         decay: b in [0, 1). 0.9995, the root of Adam's β₂, as in the paper.
         eps: ε ≥ 0, that of ``precondition``. 1e-8.
+        lagged: whether v is that of before the gradient, as its authors' package has it. False, as in the paper.
 
-    State: ``state``, a dict of ``sum``, s, like the parameters; ``distance``, d; and ``along``, r.
+    State: ``state``, a dict of ``sum``, s, like the parameters; ``distance``, d; ``along``, r; and ``before``, the v of
+    before, if it is lagged.
 
     Inf and NaN: one of them in a gradient spoils the bound, for all leaves and from then on.
 
@@ -195,10 +203,13 @@ class scale_by_distance_bound(Rule):
     initial: Hyper = hyper(default=1e-6, low=0)
     decay: Hyper = hyper(default=0.999**0.5, low=0, below=1)
     eps: Hyper = hyper(default=1e-8, low=0)
+    lagged: bool = dataclasses.field(default=False, kw_only=True)
 
     def init_tree(self, params: Any) -> dict[str, Any]:
         zero = jnp.zeros((), width(params))
-        return {"sum": jax.tree.map(jnp.zeros_like, params), "distance": zero, "along": jnp.zeros_like(zero)}
+        before = {"before": jax.tree.map(lambda p: jnp.zeros_like(p.real), params)} if self.lagged else {}
+        sums = jax.tree.map(jnp.zeros_like, params)
+        return {"sum": sums, "distance": zero, "along": jnp.zeros_like(zero), **before}
 
     def apply_tree(self, trees, state):
         c = trees.scalars(state["distance"].dtype)
@@ -212,14 +223,20 @@ class scale_by_distance_bound(Rule):
             c = trees.scalars(s.dtype)
             return mix(c.decay, c.decay_complement, s, rate.astype(real_dtype(s.dtype)) * g.astype(s.dtype))
 
-        way = jax.tree.map(divided, state["sum"], trees.second_moment)
+        way = jax.tree.map(divided, state["sum"], state["before"] if self.lagged else trees.second_moment)
         gain = sum_over(_along, jax.tree.leaves(trees.gradient), jax.tree.leaves(way)).astype(d.dtype)
         along = mix(c.decay, c.decay_complement, state["along"], rate * gain)
         sums = jax.tree.map(summed, state["sum"], trees.gradient)
         length = sum_over(jnp.abs, jax.tree.leaves(sums)).astype(d.dtype)
         bound = safe_divide(along, c.decay_complement * length)
         out = jax.tree.map(lambda u: rate.astype(real_dtype(u.dtype)) * u, trees.direction)
-        return out, {"sum": sums, "distance": jnp.maximum(d, bound), "along": along}
+        before = {"before": self._kept(trees.second_moment, state["before"])} if self.lagged else {}
+        return out, {"sum": sums, "distance": jnp.maximum(d, bound), "along": along, **before}
+
+    @staticmethod
+    def _kept(v: Any, before: Any) -> Any:
+        """The second moment, as it is stored."""
+        return jax.tree.map(lambda v, before: v.astype(before.dtype), v, before)
 
 
 class in_units_of_distance(Rule):
@@ -322,6 +339,105 @@ class in_units_of_distance(Rule):
             return fade(c.decay, c.decay_complement, s, weight.astype(real_dtype(s.dtype)) * g)
 
         return jax.tree.map(one, sums, trees.direction)
+
+
+class at_learned_rate(Rule):
+    r"""An optimizer whose steps are all made longer by one factor, that is learned on the way: w ← w₀ + s·Σu. Mechanic.
+
+    How much the loss would have fallen with longer steps is ⟨g, Δ⟩, with Δ = (w₀ − w)/s the way so far at a rate of 1.
+    Several betters with decays β = 0.9, 0.99, ... bet on it, and s is the sum of what each of them says::
+
+        h = ⟨g + λs‖g‖/‖w‖·w, Δ⟩;   m ← max(βm, |h| + ε);   v ← β²v + h²
+        r ← βr + clip(h, ±m₋)·s₋;   s ← (m·s₀/n + max(r, 0))/(√v + ε);   Δ ← Δ − u
+
+    with u the update of the optimizer, negative as a step downhill is; m₋ and s₋ are those of before. It stands at the
+    end of a chain, and gives the update itself. The optimizer has a learning rate of 1, or a schedule that ends so.
+    Needs ``params`` in ``update``.
+
+    Args:
+        tx: an optimizer of gradtx, a chain or a rule, its learning rate included.
+        weight_decay: λ ≥ 0, which pulls s down and does nothing else. 0.01 as its authors take.
+        eps: ε > 0. 1e-8.
+        initial: s₀ > 0, of each better at the start. 1e-6 as its authors take.
+        betters: n, at least 1. 6, with decays to 0.999999.
+
+    State: ``state``, a dict of ``inner``, the state of the optimizer; ``start``, w₀, like the parameters; and ``most``,
+    ``square``, ``gain`` and ``factor``, m, v, r and s, of n numbers each.
+
+    Inf and NaN: one of them in a gradient or parameter spoils the factors, for all leaves and from then on.
+
+    Raises:
+        TypeError: for a ``tx`` that is no chain or rule of gradtx, and for a number of betters that is no integer.
+        ValueError: for fewer than one of these.
+
+    Source: Cutkosky, Defazio & Mehta (2023), "Mechanic: a learning rate tuner"; the clip is its authors' later one.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, p = gradtx.at_learned_rate(gradtx.sgd(1.0)), jnp.array([10.0])
+    >>> state = tx.init(p)
+    >>> for _ in range(100):
+    ...     p, state = gradtx.step(tx, p, 2 * p, state)
+    >>> print(abs(p) < 1)
+    [ True]
+    """
+
+    equation = (
+        r"\Delta \leftarrow \Delta - \mathrm{tx}(g), \quad s \leftarrow \sum_i \frac{m_i s_0 / n + \max(r_i, 0)}"
+        r"{\sqrt{v_i} + \epsilon}, \quad u \leftarrow w_0 - s \Delta - w"
+    )
+    maps_trees = True
+    accumulates = True
+    needs_params = True
+
+    tx: Transformation[Any]
+    weight_decay: Hyper = hyper(default=1e-2, low=0)
+    eps: Hyper = hyper(default=1e-8, low=0)
+    initial: Hyper = hyper(default=1e-6, low=0)
+    betters: int = dataclasses.field(default=6, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.tx, Transformation):
+            raise TypeError(f"at_learned_rate: tx must be a gradtx chain or rule, found {self.tx!r}")
+        integer(self.label, "betters", self.betters, 1)
+
+    def init_tree(self, params: Any) -> dict[str, Any]:
+        numbers = {name: jnp.zeros(self.betters, width(params)) for name in ("most", "square", "gain", "factor")}
+        return {"inner": self.tx.init(params), "start": params, **numbers}
+
+    def apply_tree(self, trees, state):
+        dtype = state["factor"].dtype
+        c = trees.scalars(dtype)
+        before = jnp.where(trees.count == 0, c.initial, state["factor"])
+        s = jnp.sum(before)
+        updates, inner = self.tx.update(trees.direction, state["inner"], trees.params, **trees.extra)
+        way = jax.tree.map(
+            lambda start, p: (start.astype(p.dtype) - p) / (s + c.eps).astype(real_dtype(p.dtype)),
+            state["start"],
+            trees.params,
+        )
+        numbers = self._bets(trees, state, way, before)
+        factor = jnp.sum(numbers["factor"])
+
+        def update(start: jax.Array, p: jax.Array, way: jax.Array, u: jax.Array) -> jax.Array:
+            return start.astype(p.dtype) - factor.astype(real_dtype(p.dtype)) * (way - u.astype(p.dtype)) - p
+
+        out = jax.tree.map(update, state["start"], trees.params, way, updates)
+        return out, {"inner": inner, "start": state["start"], **numbers}
+
+    def _bets(self, trees: Any, state: Any, way: Any, s: jax.Array) -> dict[str, jax.Array]:
+        """Each better's numbers after the step; s is what they said before it."""
+        c, n = trees.scalars(s.dtype), self.betters
+        g, p, delta = (jax.tree.leaves(tree) for tree in (trees.direction, trees.params, way))
+        lengths = [norms([leaves])[0].astype(s.dtype) for leaves in (g, p)]
+        pull = c.weight_decay * jnp.sum(s) * lengths[0] / (lengths[1] + c.eps)
+        h = (sum_over(_along, g, delta) + pull * sum_over(_along, p, delta)).astype(s.dtype)
+        decay = 1 - 0.1 ** jnp.arange(1, n + 1, dtype=s.dtype)
+        most = jnp.maximum(decay * state["most"], jnp.abs(h) + c.eps)
+        square = decay**2 * state["square"] + h**2
+        gain = decay * state["gain"] + jnp.clip(h, -state["most"], state["most"]) * s
+        factor = (c.initial / n * most + jnp.maximum(gain, 0)) / (safe_sqrt(square) + c.eps)
+        return {"most": most, "square": square, "gain": gain, "factor": factor}
 
 
 def _along(g: jax.Array, way: jax.Array) -> jax.Array:

@@ -9,11 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradtx._core.limits import check_choice, integer
 from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import safe_divide
+from gradtx._engine.transformation import Transformation
 from gradtx.rules.base import Hyper, Rule, hyper
 
-__all__ = ["orthogonalize", "scale_by_shape"]
+__all__ = ["in_subspace", "orthogonalize", "scale_by_shape"]
 
 Coefficients = tuple[tuple[float, float, float], ...]
 
@@ -160,6 +162,119 @@ class scale_by_shape(Rule):
         if self.rms is None:
             return signal._replace(direction=math.sqrt(max(1.0, outputs / max(inputs, 1))) * u), {}
         return signal._replace(direction=c.rms * math.sqrt(max(inputs, outputs)) * u), {}
+
+
+class in_subspace(Rule):
+    r"""A chain that sees a few directions of each matrix alone: u ← α·P·tx(Pᴴg), P being n by r. That is GaLore.
+
+    The columns of P are the first r singular vectors of the gradient, along the shorter side of the matrix; of every
+    so many steps the first one takes them anew. What the chain holds is r times the longer side, instead of all of the
+    matrix. Leaves that are no matrices go through the chain as they are.
+
+    Args:
+        tx: a gradtx chain or rule, none that needs the parameters.
+        rank: r, at least 1; 128 as its authors take. A shorter side than that is all there.
+        factor: α of the matrices. 1; the authors take 0.25.
+        every: how many steps a basis stays, at least 1. 200 as its authors take.
+        side: "short", as in the paper; or "long", with less in the slots of the chain and more in P.
+        stacked: how many leading axes count matrices, in a leaf of two more; 0.
+
+    State: ``state``, a dict of ``inner``, the state of the chain in the subspace; and ``basis``, P of each leaf, of no
+    columns where it is no matrix. What the chain has averaged stays when P changes; each new column has the sign that
+    turns it towards its predecessor, so that nothing depends on the signs of a decomposition.
+
+    Inf and NaN in a gradient make its leaf NaN while the basis stays, and what the chain has averaged of it.
+
+    Raises:
+        TypeError: for a ``tx`` that is no chain or rule of gradtx; for a ``rank`` or an ``every`` that is no integer.
+        ValueError: for a ``tx`` with a rule that needs the parameters, which are not in the subspace: put it behind.
+            For a shard of a matrix, inside of ``jax.shard_map``.
+
+    Source: Zhao et al. (2024), "GaLore: memory-efficient LLM training by gradient low-rank projection", Algorithm 2.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, g = gradtx.in_subspace(gradtx.sign(), rank=1), jnp.array([[3.0, 3.0, 0.0], [0.0, 0.0, 1.0]])
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> print(updates)  # the second row is left out
+    [[1. 1. 0.]
+     [0. 0. 0.]]
+    """
+
+    equation = r"u \leftarrow \alpha P \, \mathrm{tx}(P^H g), \quad g = P \Sigma V^H + \dots"
+    maps_trees = True
+    accumulates = True
+
+    tx: Transformation[Any]
+    rank: int = 128
+    factor: Hyper = hyper(default=1.0)
+    every: int = dataclasses.field(default=200, kw_only=True)
+    side: str = dataclasses.field(default="short", kw_only=True)
+    stacked: int = dataclasses.field(default=0, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.tx, Transformation):
+            raise TypeError(f"in_subspace: tx must be a gradtx chain or rule, found {self.tx!r}")
+        if needy := [rule.label for rule in self.tx.rules if rule.needs_params]:
+            raise ValueError(
+                f"in_subspace: {needy[0]} needs the parameters, which are not in the subspace: put it behind"
+            )
+        for name in ("rank", "every"):
+            integer(self.label, name, getattr(self, name), 1)
+        check_choice(self.label, "side", self.side, ("short", "long"))
+        check_view(self.label, self.stacked, -1)
+
+    @property
+    def pure(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the chain
+        return all(rule.pure or not rule.maps_trees for rule in self.tx.rules)
+
+    def _axis(self, x: jax.Array) -> int | None:
+        """The side of a matrix that the basis is of, -2 or -1; None of what is no matrix."""
+        if x.ndim != self.stacked + 2 or x.size == 0:
+            return None
+        rows, columns = x.shape[-2:]
+        return -2 if (rows <= columns if self.side == "short" else rows >= columns) else -1
+
+    def init_tree(self, params: Any) -> dict[str, Any]:
+        def blank(p: jax.Array) -> jax.Array:
+            axis = self._axis(p)
+            r = 0 if axis is None else min(self.rank, *p.shape[-2:])
+            return jnp.zeros((*p.shape[:-2], 0 if axis is None else p.shape[axis], r), p.dtype)
+
+        basis = jax.tree.map(blank, params)
+        return {"inner": self.tx.init(jax.tree.map(self._into, params, basis)), "basis": basis}
+
+    def apply_tree(self, trees, state):
+        def turned(g: jax.Array, basis: jax.Array) -> jax.Array:
+            if self._axis(g) is None:
+                return basis
+            check_whole(self.name or self.label, g)
+            return jax.lax.cond(trees.count % self.every == 0, self._leading, lambda g, old: old, g, basis)
+
+        def back(u: jax.Array, g: jax.Array, basis: jax.Array) -> jax.Array:
+            axis, basis = self._axis(g), basis.astype(u.dtype)
+            if axis is None:
+                return u
+            return trees.scalars(u.dtype).factor * (basis @ u if axis == -2 else u @ basis.mT.conj())
+
+        basis = jax.tree.map(turned, trees.direction, state["basis"])
+        inside = jax.tree.map(self._into, trees.direction, basis)
+        updates, inner = self.tx.update(inside, state["inner"], None, **trees.extra)
+        return jax.tree.map(back, updates, trees.direction, basis), {"inner": inner, "basis": basis}
+
+    def _leading(self, g: jax.Array, old: jax.Array) -> jax.Array:
+        """The first singular vectors along the side, each turned towards the one that it takes the place of."""
+        u, _, vh = jnp.linalg.svd(g, full_matrices=False)
+        new = (u if self._axis(g) == -2 else vh.mT.conj())[..., : old.shape[-1]].astype(old.dtype)
+        along = jnp.sum(new.conj() * old, axis=-2, keepdims=True)
+        return new * jnp.where(along == 0, 1, safe_divide(along, jnp.abs(along)))
+
+    def _into(self, x: jax.Array, basis: jax.Array) -> jax.Array:
+        """The matrix in the coordinates of the basis; all else as it is."""
+        axis, basis = self._axis(x), basis.astype(x.dtype)
+        if axis is None:
+            return x
+        return basis.mT.conj() @ x if axis == -2 else x @ basis
 
 
 def check_view(rule: str, stacked: int, output: int) -> None:

@@ -76,13 +76,21 @@ class scale_by_model(Rule):
     ``debias``, with u = m, and the same decay. With an ε it stands in the place of ``precondition``, and
     u = m/(√v + ε) is Adam's direction. Needs ``params``, and the loss that the gradient is of as ``value=loss``.
 
+    With a weight decay λ behind it, by which the weights are divided by 1 + ηλ, the model is that of the decayed ones::
+
+        u ← u·min(η, ((1+ηλ)(f̄ − γ − f*) + ⟨m, p⟩)₊/⟨m, u⟩)
+
     Args:
         decay: β in [0, 1), that of the momentum. 0.9.
         most: η, the longest step as a learning rate, > 0. 1; 0.01 with an ε, in the paper.
         minimum: f*, or a lower bound of it. 0, which a model that fits all of its data reaches.
         eps: ε ≥ 0, outside the root; None, the default, where there is no second moment.
+        weight_decay: λ ≥ 0; None, the default: none. The decay itself is another rule's, as in ``momo``.
+        adapt: whether to raise the lower bound to what the model says after each step, and to halve it where it was too
+            high, never below ``minimum``. False.
 
-    State: ``state``, a dict of ``loss``, f̄, and ``along``, γ; ``weight``, the total weight in both.
+    State: ``state``, a dict of ``loss``, f̄, ``along``, γ, and with ``adapt`` ``bound``, f*; ``weight``, the total
+    weight in the first two.
 
     Inf and NaN: one of them in a gradient, a parameter or the loss makes all leaves NaN or 0.
 
@@ -114,6 +122,8 @@ class scale_by_model(Rule):
     most: Hyper = hyper(default=1.0, low=0)
     minimum: Hyper = hyper(default=0.0)
     eps: Hyper | None = hyper(default=None, low=0)
+    weight_decay: Hyper | None = hyper(default=None, low=0)
+    adapt: bool = dataclasses.field(default=False, kw_only=True)
 
     @property
     def second_moment(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on eps
@@ -128,7 +138,7 @@ class scale_by_model(Rule):
 
     def init_tree(self, params: Any) -> dict[str, Any]:
         zero = jnp.zeros((), widest(*(real_dtype(x.dtype) for x in jax.tree.leaves(params))))
-        return {"loss": zero, "along": jnp.zeros_like(zero)}
+        return {name: jnp.zeros_like(zero) for name in ("loss", "along", *["bound"] * self.adapt)}
 
     def apply_tree(self, trees, state):
         dtype = state["loss"].dtype
@@ -147,10 +157,21 @@ class scale_by_model(Rule):
             "loss": mix(c.decay, c.decay_complement, state["loss"], loss),
             "along": mix(c.decay, c.decay_complement, state["along"], product(trees.gradient, trees.params)),
         }
-        model = (after["loss"] - after["along"]) / c.weight + product(trees.direction, trees.params)
-        divisor = product(trees.direction, u)
-        step = jnp.minimum(safe_divide(jnp.maximum(model - c.minimum, 0), divisor), c.most)
+        ahead, divisor = product(trees.direction, trees.params), product(trees.direction, u)
+        model, grown = (after["loss"] - after["along"]) / c.weight, self._grown(c)
+        minimum = c.minimum
+        if self.adapt:
+            bound, reached = jnp.where(trees.count == 0, minimum, state["bound"]), grown * model + ahead
+            minimum = jnp.where(reached < grown * bound, jnp.maximum(reached / (2 * grown), minimum), bound)
+        step = safe_divide(jnp.maximum(grown * (model - minimum) + ahead, 0), divisor)
+        step = jnp.minimum(step, c.most)
+        if self.adapt:
+            after["bound"] = jnp.maximum(model + ahead - step * divisor / 2, c.minimum)
         return jax.tree.map(lambda x: step.astype(real_dtype(x.dtype)) * x, u), after
+
+    def _grown(self, c: Any) -> jax.Array:
+        """1 + ηλ."""
+        return jnp.ones_like(c.most) if self.weight_decay is None else 1 + c.most * c.weight_decay
 
 
 def _loss(rule: Rule, trees: Any) -> jax.Array:

@@ -105,6 +105,16 @@ _RATE = "scale_by_learning_rate.learning_rate"  # of a chain with another one
 _MADGRAD = 0.002
 
 
+def _cocob(learning_rate: float, steps: int) -> Chain:
+    """The first steps are inverse to α, which is 100 at a rate of 1."""
+    return gradtx.cocob(alpha=100 / learning_rate)
+
+
+def _of_cocob(rate: float) -> dict[str, float]:
+    """The α of a rate."""
+    return {"coin_betting.alpha": 100 / rate}
+
+
 def _of_rprop(rate: float) -> dict[str, float]:
     """The step sizes at the start, and their bounds."""
     return {"initial": rate, "low": rate / 10, "high": rate}
@@ -153,6 +163,11 @@ RECIPES: dict[str, Recipe] = ARTICLE | {
     "soap": Recipe("SOAP", _plain(gradtx.soap), 0.003),
     "dog": Recipe("DoG", _plain(gradtx.dog), 1.0),
     "prodigy": Recipe("Prodigy", _plain(gradtx.prodigy), 1.0, ("in_units_of_distance.learning_rate", _RATE)),
+    "dadapt_adam": Recipe("D-Adapt Adam", _plain(gradtx.dadapt_adam), 1.0, ("scale_by_distance_bound.learning_rate",)),
+    "cocob": Recipe("COCOB", _cocob, 1.0, _of_cocob),
+    "momo": Recipe("MoMo", _plain(gradtx.momo), 1.0, ("scale_by_model.most",)),
+    "momo_adam": Recipe("MoMo-Adam", _plain(gradtx.momo_adam), 0.01, ("scale_by_model.most",)),
+    "galore": Recipe("GaLore", _plain(functools.partial(gradtx.galore, rank=16)), 0.01),
     "madgrad": Recipe("MADGRAD", _plain(gradtx.madgrad), _MADGRAD, _of_madgrad),
     "asgd": Recipe("ASGD", _plain(functools.partial(gradtx.asgd, start=0)), 0.2, (FACTOR,)),
     "schedule_free_sgd": Recipe("SF-SGD", _plain(gradtx.schedule_free_sgd), 0.3, (_RATE,)),

@@ -180,7 +180,7 @@ def step_on(
     """One step on the training images of these numbers: new parameters, new state, and what was seen of the batch."""
     images, labels = jnp.asarray(data.train_images)[rows], jnp.asarray(data.train_labels)[rows]
     loss, gradient = jax.value_and_grad(lambda p: cross_entropy(network.apply(p, images), labels))(params)
-    params, state = gradtx.step(tx, params, gradient, state)
+    params, state = gradtx.step(tx, params, gradient, state, value=loss)
     return params, state, Steps(loss, layer_norms(network, gradient))
 
 

@@ -1,6 +1,8 @@
 """The dialects against the real torch and Keras: stored trajectories always, the frameworks where installed."""
 
 import importlib.util
+import inspect
+import types
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from oracles.cases import CASES, OPTAX
-from oracles.compare import GOLDENS, make, of_optax, table, trajectory, update
+from oracles.cases import CASES, NEED_THE_LOSS, OPTAX
+from oracles.compare import GOLDENS, make, of_dialect, of_optax, optax_difference, table, trajectory, update
 from oracles.generate import run_keras, run_torch
 from trajectories import in_groups, run as run_stream, run_each
 
@@ -86,20 +88,27 @@ def test_the_frameworks_are_not_the_same(optimizer):
 
 
 SCHEDULE = optax.exponential_decay(0.03, 1, 0.95)
-IN_FLOAT32 = {"adafactor", "madgrad"}  # optax's decay, and its root of the count, are ones whatever the parameters are
+# optax's decay, root of the count, and decomposition are in float32, whatever the parameters are.
+IN_FLOAT32 = {"adafactor", "madgrad", "galore"}
 
 
 @pytest.mark.parametrize(
     "rate", [pytest.param(0.01, marks=pytest.mark.exhaustive), SCHEDULE], ids=["constant", "scheduled"]
 )
-@pytest.mark.parametrize("names", in_groups(OPTAX, size=5))
+@pytest.mark.parametrize("names", in_groups([name for name in OPTAX if name not in NEED_THE_LOSS], size=5))
 def test_same_trajectory_as_optax(names, rate):
     calls = {f"{name} {kwargs}": (name, kwargs) for name in names for kwargs in OPTAX[name]}
-    ours = run_each({call: getattr(dialects.optax, name)(rate, **kwargs) for call, (name, kwargs) in calls.items()})
+    ours = run_each({call: of_dialect(name)(rate, **kwargs) for call, (name, kwargs) in calls.items()})
     theirs = run_each({call: of_optax(name)(rate, **kwargs) for call, (name, kwargs) in calls.items()})
     for call, (name, _) in calls.items():
         near = 1e-7 if name in IN_FLOAT32 else 1e-11
         chex.assert_trees_all_close({call: ours[call]}, {call: theirs[call]}, rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("name", NEED_THE_LOSS)
+def test_same_trajectory_as_optax_with_the_loss(name):
+    for kwargs in OPTAX[name]:
+        assert optax_difference(name, kwargs) < 1e-11
 
 
 def test_warmup_of_optax():
@@ -253,12 +262,77 @@ class TestErrors:
             (dialects.torch, "SparseAdam", "Use adam"),
             (dialects.torch, "Adam", "It is a function here: adam"),
             (dialects.keras, "Ftrl", "It is a function here: ftrl"),
-            (dialects.optax, "rprop", "Use gradtx.rprop"),
-            (dialects.optax, "mechanize", r"gradtx.seal\(optax.contrib.mechanize"),
+            (dialects.optax, "noisy_sgd", "use gradtx.add_noise in front"),
+            (
+                dialects.optax,
+                "scale_by_lion",
+                r"use the rules of gradtx.dialects.optax.lion\(...\) but for the learning",
+            ),
+            (dialects.optax, "cosine_decay_schedule", "no optimizer. Use optax's own"),
         ):
             with pytest.raises(AttributeError, match=advice):
                 getattr(module, name)
         assert not hasattr(dialects.torch, "nonsense")
+
+
+def test_every_transformation_of_optax_is_here_or_says_what_to_use():
+    """With the arguments and defaults of its namesake."""
+    seen = 0
+    for name, made in [*vars(optax).items(), *vars(optax.contrib).items()]:
+        if not isinstance(made, types.FunctionType) or name.startswith("_"):
+            continue
+        theirs = inspect.signature(made)
+        if "GradientTransformation" not in str(theirs.return_annotation):
+            continue
+        seen += 1
+        if name not in dialects.optax.__all__:
+            with pytest.raises(
+                AttributeError, match=f"has no '{name}': (.*gradtx|every chain|use dog|optax deprecates)"
+            ):
+                getattr(dialects.optax, name)
+            continue
+        ours = inspect.signature(getattr(dialects.optax, name)).parameters
+        assert list(ours) == list(theirs.parameters), name
+        for argument, parameter in theirs.parameters.items():
+            same = ours[argument].default == parameter.default
+            assert same or (name, argument) in OTHER_DEFAULTS, f"{name}: {argument}"
+    assert seen > 100
+
+
+OTHER_DEFAULTS = {("adopt", "clip_value_fn"), ("muon", "ns_coeffs")}  # the same values, by a function and a name
+
+OF_CLASS = {"ScheduleFreeAdamW": "schedule_free_adamw", "LossScaleOptimizer": None, "MultiOptimizer": None}
+"""The functions of classes whose names in lower case they have not; None for wrappers of others."""
+
+
+@pytest.mark.parametrize("framework", ["torch", pytest.param("keras", marks=pytest.mark.slow)])
+def test_every_optimizer_and_argument_is_here_or_says_what_to_use(framework, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    theirs = pytest.importorskip({"torch": "torch.optim", "keras": "keras.optimizers"}[framework])
+    module, seen = getattr(dialects, framework), 0
+    for name, made in vars(theirs).items():
+        if not isinstance(made, type) or not issubclass(made, theirs.Optimizer) or made is theirs.Optimizer:
+            continue
+        function = getattr(module, OF_CLASS.get(name, name.lower()) or "nothing", None)
+        if function is None:
+            with pytest.raises(AttributeError, match=f"has no '{name}': "):
+                getattr(module, name)
+            continue
+        seen += 1
+        for argument in inspect.signature(made).parameters:
+            assert argument in ("params", "name", "kwargs") or taken_by(function, argument), f"{name}: {argument}"
+    assert seen >= 13
+
+
+def taken_by(function, argument):
+    """Whether it does not call the argument an unexpected one."""
+    try:
+        function(**{argument: None})
+    except TypeError as error:
+        return "unexpected keyword" not in str(error)
+    except ValueError:
+        pass
+    return True
 
 
 def moved(tx, sign=1.0):

@@ -1,9 +1,12 @@
 """Run optimizers of timm and of their authors' own packages, in float64, and store where they go.
 
-Run from the root of the repository, with torch 2.13, timm 1.0.29, prodigyopt 1.1.2 and schedulefree 1.4.1
-installed; of timm its optimizers alone are imported, since the rest of it wants torchvision::
+Run from the root of the repository, with torch 2.13, timm 1.0.29, prodigyopt 1.1.2, schedulefree 1.4.1,
+galore-torch 1.0, dadaptation 3.2 and pytorch-optimizer 4.1.0 installed; of the packages that want others their
+optimizers alone are imported::
 
-    python -m tests.oracles.authors
+    python -m tests.oracles.authors          # or with --keep: those that are not stored yet
+
+galore-torch takes its decompositions in float32, whatever the gradients are: here in float64, so that all else shows.
 
 The problems are the noisy one and that of two matrices together, at a falling rate or at one that stays.
 """
@@ -16,6 +19,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +28,41 @@ from .cases import PROBLEMS, SCHEDULES, STEPS, flat
 
 STORED = Path(__file__).parent / "authors.npz"
 PROBLEM = [PROBLEMS["stochastic"], PROBLEMS["matrices"]]
-PACKAGES = ("torch", "timm", "prodigyopt", "schedulefree")
+PACKAGES = ("torch", "timm", "prodigyopt", "schedulefree", "galore-torch", "dadaptation", "pytorch-optimizer")
 
 Make = Callable[[list[Any], float], Any]
 """An optimizer of torch, given parameters and the learning rate at the start."""
 
 
-def timm(module: str, name: str) -> Any:
-    """A class of ``timm.optim``, of whose package nothing else is imported."""
-    if "timm" not in sys.modules:
-        spec = importlib.util.find_spec("timm")
+def part(package: str, module: str, name: str) -> Any:
+    """A class in a module of a package, of which nothing is imported that the module does not ask for."""
+    if package not in sys.modules:
+        spec = importlib.util.find_spec(package)
         assert spec is not None and spec.origin is not None
         folder = Path(spec.origin).parent
-        for package, path in (("timm", folder), ("timm.optim", folder / "optim")):
-            sys.modules[package] = types.ModuleType(package)
-            sys.modules[package].__path__ = [str(path)]
-    return getattr(importlib.import_module(f"timm.optim.{module}"), name)
+        for inner in ("", *(f".{part}" for part in module.split(".")[:-1])):
+            sys.modules[package + inner] = types.ModuleType(package + inner)
+            sys.modules[package + inner].__path__ = [str(folder.joinpath(*inner.split(".")))]
+    return getattr(importlib.import_module(f"{package}.{module}"), name)
+
+
+def timm(module: str, name: str) -> Any:
+    return part("timm", f"optim.{module}", name)
+
+
+def projected(params: list[Any], lr: float, gap: int, **arguments: Any) -> Any:
+    """GaLore's AdamW, of which the matrices are projected to two directions."""
+    groups = [
+        {"params": [p for p in params if p.ndim == 2], "rank": 2, "update_proj_gap": gap, "scale": 0.25},
+        {"params": [p for p in params if p.ndim != 2]},
+    ]
+    groups[0]["proj_type"] = "std"
+    asked_for: Any = types.ModuleType("transformers.utils.versions")
+    asked_for.require_version = lambda *_: None
+    stubs = {name: types.ModuleType(name) for name in ("transformers", "transformers.utils")}
+    with mock.patch.dict(sys.modules, {**stubs, asked_for.__name__: asked_for}):
+        adamw = part("galore_torch", "adamw", "AdamW")
+    return adamw(groups, lr, **arguments, no_deprecation_warning=True)
 
 
 def of(module: str, name: str) -> Any:
@@ -67,12 +90,26 @@ CASES: dict[str, tuple[float, Make]] = {
     ),
     "lion": (0.003, lambda p, lr: timm("lion", "Lion")(p, lr, weight_decay=0.1, foreach=False)),
     "adabelief": (0.03, lambda p, lr: timm("adabelief", "AdaBelief")(p, lr, rectify=False, eps=1e-8)),
+    "galore": (0.1, lambda p, lr: projected(p, lr, 1000)),
+    "galore, turning": (0.1, lambda p, lr: projected(p, lr, 7, betas=(0.0, 0.9))),
+    "dadapt_adam": (1.0, lambda p, lr: of("dadaptation", "DAdaptAdam")(p, lr, (0.9, 0.95), 1e-3, d0=0.02)),
+    "shampoo": (  # of matrices; of a vector it takes a matrix too
+        0.1,
+        lambda p, lr: of("pytorch_optimizer", "Shampoo")(p[2:], lr, matrix_eps=1e-2),
+    ),
 }
 """By name the learning rate at the start, and what makes the optimizer."""
 
 
 CONSTANT = {"laprop"}
 """Run at a rate that stays: timm's LaProp weighs what it averages by the rate."""
+
+
+def package(name: str) -> str:
+    """Where the optimizer is from."""
+    others = {"prodigy": "prodigyopt", "schedule-free": "schedulefree", "dadapt_adam": "dadaptation"}
+    others |= {"galore": "galore-torch", "shampoo": "pytorch-optimizer"}
+    return next((package for start, package in others.items() if name.startswith(start)), "timm")
 
 
 def schedule(name: str) -> Callable[[Any], Any]:
@@ -102,8 +139,9 @@ def run(name: str) -> NDArray[np.float64]:
     import torch
 
     lr, make = CASES[name]
-    before = torch.get_default_dtype()
+    before, single = torch.get_default_dtype(), torch.Tensor.float
     torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
     try:
         params = [torch.nn.Parameter(torch.tensor(leaf)) for leaf in start()]
         optimizer, rows = make(params, lr), []
@@ -119,15 +157,18 @@ def run(name: str) -> NDArray[np.float64]:
         return np.stack(rows)
     finally:
         torch.set_default_dtype(before)
+        torch.Tensor.float = single
 
 
 def main() -> None:
     """Write what all of them do."""
+    stored = np.load(STORED) if "--keep" in sys.argv else {}
     found = {}
     for name in CASES:
-        found[name] = run(name)
+        found[name] = stored[name] if name in stored else run(name)
         print(f"{name:20s} moved {np.ptp(found[name], axis=0).max():.3g}, last {np.round(found[name][-1, :4], 4)}")
-    versions = [f"{name} {version(name)}" for name in PACKAGES]
+    before = dict(line.split() for line in stored["__versions__"].tolist()) if stored else {}
+    versions = [f"{name} {before.get(name) or version(name)}" for name in PACKAGES]
     np.savez_compressed(STORED, __versions__=np.array(versions), **found)
 
 

@@ -555,6 +555,7 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
     "novograd": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.1}),
     "sm3": ({}, {"momentum": 0.8}),
     "madgrad": ({}, {"momentum": 0.5, "eps": 1e-2, "weight_decay": 0.1}),
+    "rprop": ({}, {"eta_minus": 0.3, "eta_plus": 1.5, "min_step_size": 0.01, "max_step_size": 0.1}),
     "cocob": ({}, {"alpha": 2.0, "eps": 1e-2, "weight_decay": 0.1}),
     "dog": ({}, {"init_step": ("distance", 30.0), "eps": 1e-2, "weight_decay": 0.1}),
     "dowg": ({}, {"init_estim_sq_dist": 300.0, "eps": 1e-2, "weight_decay": 0.1}),
@@ -563,6 +564,19 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
         {"estim_lr0": 0.5, "estim_lr_coef": 3.0, "eps": 1e-2, "weight_decay": 0.1},
         {"estim_lr0": 0.05, "betas": (0.8, 0.9), "beta3": 0.8, "estim_lr_coef": 9.0, "safeguard_warmup": True},
     ),
+    "dadapt_adamw": ({}, {"estim_lr0": 0.5, "betas": (0.8, 0.9), "eps": 1e-2}),
+    "mechanize": ({"s_init": 1.0}, {"weight_decay": 0.5, "eps": 1e-2, "s_init": 0.1, "num_betas": 3}),
+    "momo": (
+        {},
+        {"beta": 0.8, "lower_bound": -40.0, "weight_decay": 3.0},
+        {"lower_bound": -400.0, "weight_decay": 0.5, "adapt_lower_bound": True},
+    ),
+    "momo_adam": (
+        {},
+        {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "lower_bound": -25.0, "weight_decay": 3.0},
+        {"lower_bound": -400.0, "weight_decay": 0.5, "adapt_lower_bound": True},
+    ),
+    "polyak_sgd": ({}, {"f_min": -50.0, "eps": 0.1, "variant": "sps+"}),
     "schedule_free_sgd": ({}, {"b1": 0.8, "weight_decay": 0.1, "weight_lr_power": 1.0}),
     "schedule_free_adamw": ({}, {"b1": 0.8, "weight_decay": 0.1, "weight_lr_power": 0.0}),
     "muon": (
@@ -570,5 +584,9 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
         {"nesterov": False, "ns_coeffs": "dion", "beta": 0.8, "eps": 1e-2, "consistent_rms": 0.3},
         {"weight_decay": 0.1, "adam_b1": 0.8, "adam_weight_decay": 0.2, "adam_learning_rate": 0.02},
     ),
+    "galore": ({}, {"rank": 2, "scale": 0.25, "weight_decay": 0.1}),
 }
 """The arguments, beside the learning rate, that each dialect of optax is run with."""
+
+NEED_THE_LOSS = ("momo", "momo_adam", "polyak_sgd")
+"""Those of them that read the value of the loss."""

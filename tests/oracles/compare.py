@@ -16,9 +16,10 @@ import optax
 import optax.contrib
 
 import gradtx as gx
-from gradtx import dialects
+from gradtx import dialects, rules
 
-from .cases import CASES, LR_NAME, OPTAX, PROBLEMS, SCHEDULES, STEPS, Case, flat
+from . import authors
+from .cases import CASES, LR_NAME, NEED_THE_LOSS, OPTAX, PROBLEMS, SCHEDULES, STEPS, Case, flat
 
 GOLDENS = {name: np.load(Path(__file__).parent / f"{name}.npz") for name in ("torch", "keras")}
 
@@ -41,8 +42,8 @@ def make(case: Case) -> gx.Chain:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def update(tx, grads, state, params):
-    updates, state = tx.update(grads, state, params)
+def update(tx, grads, state, params, **extra):
+    updates, state = tx.update(grads, state, params, **extra)
     return optax.apply_updates(params, updates), state
 
 
@@ -70,17 +71,39 @@ def difference(case: Case) -> float:
     return float((abs(trajectory(case, make(case)) - golden) / np.maximum(1, abs(golden))).max())
 
 
+def of_dialect(name: str):
+    """A function of the dialect, as one of the learning rate."""
+    return _of_rate(name, dialects.optax)
+
+
 def of_optax(name: str):
-    """A function of optax or optax.contrib."""
-    if name == "sm3":  # optax's own takes no schedule
+    """A function of optax or optax.contrib, as one of the learning rate."""
+    if name == "sm3":  # optax's own takes no schedule, and its Rprop neither: what that starts with is the first rate
         return lambda rate, momentum=0.9: optax.chain(optax.scale_by_sm3(momentum), optax.scale_by_learning_rate(rate))
-    return getattr(optax, name, None) or getattr(optax.contrib, name)
+    if name == "rprop":
+        return lambda rate, **kwargs: optax.rprop(rate(0) if callable(rate) else rate, **kwargs)
+    return _of_rate(name, optax if hasattr(optax, name) else optax.contrib)
+
+
+def _of_rate(name: str, module: Any):
+    """As one of the learning rate, where something else comes first."""
+    if name == "mechanize":
+        sgd = {dialects.optax: dialects.optax.sgd}.get(module, optax.sgd)
+        return lambda rate, **kwargs: module.mechanize(sgd(rate), **kwargs)
+    if name == "polyak_sgd":
+        return lambda rate, **kwargs: module.polyak_sgd(0.3, rate, **kwargs)
+    return getattr(module, name)
+
+
+def loss(params: Any, grads: Any) -> jax.Array:
+    """The one that the gradients are of, which pull by a tenth of the parameters."""
+    return sum(jnp.sum(p * g - 0.05 * p * p) for p, g in zip(*map(jax.tree.leaves, (params, grads)), strict=True))  # pyright: ignore[reportReturnType] - not of nothing
 
 
 def optax_difference(name: str, kwargs: dict[str, Any]) -> float:
     """The largest difference to optax on the noisy problems together, at a falling rate, as in ``difference``."""
     problems = PROBLEMS["stochastic"], PROBLEMS["matrices"]
-    makers = getattr(dialects.optax, name), of_optax(name)
+    makers = of_dialect(name), of_optax(name)
     runs = []
     for make_tx in makers:
         tx = make_tx(lambda count: 0.02 * SCHEDULES["decaying"](count), **kwargs)
@@ -89,11 +112,72 @@ def optax_difference(name: str, kwargs: dict[str, Any]) -> float:
         for k in range(STEPS):
             both = zip(problems, params, strict=True)
             grads = [problem.leaves(jnp.asarray(problem.grad(flat(leaves), k))) for problem, leaves in both]
-            params, state = update(tx, grads, state, params)
+            extra = {"value": loss(params, grads)} if name in NEED_THE_LOSS else {}
+            params, state = update(tx, grads, state, params, **extra)
             rows.append(np.concatenate([flat(leaves) for leaves in params]))
         runs.append(np.stack(rows))
     ours, theirs = runs
     return float((abs(ours - theirs) / np.maximum(1, abs(theirs))).max())
+
+
+def limit(count):
+    """timm clips from the second step on."""
+    return jnp.where(count == 0, jnp.inf, 1.0)
+
+
+def a_matrix(path, leaf):
+    return len(leaf.shape) == 2
+
+
+def projected(rate, *averages, every):
+    """GaLore as galore-torch has it: Adam with epsilon hat."""
+    adam = gx.chain(*averages, gx.precondition(1e-6), gx.debias())
+    return gx.chain(gx.in_subspace(adam, 2, 0.25, every=every), gx.scale_by_learning_rate(rate))
+
+
+CORRECTED = gx.seal(gx.chain(gx.extrapolate(0.025 * 0.95 / 0.05, "same"), gx.clip_by_norm(limit)))
+AUTHORS = {
+    "prodigy": lambda rate: gx.prodigy(rate, initial=0.01, weight_decay=0.1),
+    "prodigy, slow": lambda rate: gx.prodigy(rate, 0.8, 0.95, 1e-2, 0.1, 3.0),
+    "schedule-free": gx.schedule_free_adamw,
+    "schedule-free sgd": gx.schedule_free_sgd,
+    "adan": gx.adan,
+    "laprop": lambda rate: gx.laprop(rate, eps=1e-15),
+    "mars": lambda rate: gx.chain(CORRECTED, gx.adam(rate, 0.95, 0.99)),
+    "lamb": lambda rate: gx.lamb(rate, weight_decay=0.1),
+    "lars": lambda rate: gx.chain(gx.scale_by_trust_ratio(1e-3), gx.trace(0.9), gx.scale_by_learning_rate(rate)),
+    "novograd": lambda rate: gx.novograd(rate, weight_decay=0.1),
+    "madgrad": lambda rate: gx.dialects.optax.madgrad(rate, eps=1e-3),
+    "cautious adamw": lambda rate: gx.cautious_adamw(rate, weight_decay=0.1),
+    "lion": lambda rate: gx.lion(rate, weight_decay=0.1),
+    "adabelief": lambda rate: gx.adabelief(rate, eps=1e-8),
+    "galore": lambda rate: projected(rate, gx.momentum(0.9), gx.rms(0.999), every=1000),
+    "galore, turning": lambda rate: projected(rate, gx.rms(0.9), every=7),
+    "dadapt_adam": lambda rate: gx.chain(
+        gx.rms(0.95),
+        gx.scale_by_distance_bound(rate, 0.02, 0.95**0.5, 1e-3, lagged=True),
+        *(gx.momentum(0.9), gx.precondition(1e-3), gx.scale(-1.0)),
+    ),
+    "shampoo": lambda rate: gx.chain(gx.partition([(a_matrix, gx.shampoo(rate, 0.0, 1e-2))], default="freeze")),
+}
+"""Chains that are what ``oracles/authors.py`` runs."""
+
+OF_A_DECOMPOSITION = {"galore", "galore, turning", "shampoo"}
+"""Those that hold what one program's decomposition of a matrix rounds to, which another's does not."""
+
+
+def trajectory_of_authors(name: str) -> np.ndarray:
+    """The parameters after each step, as ``authors.run`` has them."""
+    tx = AUTHORS[name](authors.schedule(name))
+
+    def one(carry, noise):
+        p, state = carry
+        updates, state = tx.update(jax.tree.map(lambda n, x: n + 0.1 * x, noise, p), state, p)
+        p = optax.apply_updates(p, updates)
+        return (p, state), jnp.concatenate([x.ravel() for x in jax.tree.leaves(p)])
+
+    p = [jnp.asarray(x) for x in authors.start()]
+    return np.asarray(jax.jit(lambda: jax.lax.scan(one, (p, tx.init(p)), authors.noise())[1])())
 
 
 def table(run: bool = True) -> str:
@@ -106,8 +190,19 @@ def table(run: bool = True) -> str:
         lines.append(row(framework, optimizer, getattr(getattr(dialects, framework), optimizer)(), len(cases), largest))
     for name, arguments in OPTAX.items():
         largest = f"{max(optax_difference(name, kwargs) for kwargs in arguments):.0e}" if run else ""
-        lines.append(row("optax", name, getattr(dialects.optax, name)(0.001), len(arguments), largest))
+        lines.append(row("optax", name, of_dialect(name)(0.001), len(arguments), largest))
+    stored = np.load(authors.STORED)
+    for name, tx in AUTHORS.items():
+        largest = f"{abs(trajectory_of_authors(name) - stored[name]).max():.0e}" if run else ""
+        lines.append(row(authors.package(name), name, tx(authors.schedule(name)), 1, largest))
     return "\n".join(lines)
+
+
+def counted(lines: str) -> dict[str, int]:
+    """How many packages and optimizers the table has, and how many rules there are."""
+    cells = [[cell.strip(" `") for cell in line.split("|")[1:3]] for line in lines.splitlines()[2:]]
+    packages = {package for package, _ in cells}
+    return {"frameworks": len(packages), "optimizers": len(cells), "rules": len(rules.__all__)}
 
 
 def row(framework: str, optimizer: str, tx: gx.Chain, number: int, largest: str) -> str:
@@ -124,22 +219,27 @@ PAGE = """# Dialects beside the real frameworks
 `gradtx.dialects.torch` and `gradtx.dialects.keras` against trajectories of the real torch 2.13 and Keras 3.15 in
 float64: a parabola, Rosenbrock's function, a noisy problem in two leaves, or one of two matrices, with default and
 with other arguments, at a constant and at a falling learning rate, 60 steps each. `gradtx.dialects.optax` against
-optax 0.2.8 on the last two together, at a falling rate. Differences are relative to parameters greater than 1. Where a
-framework evaluates an average of the parameters, that is compared too. Written by `python -m tests.oracles.compare`.
+optax 0.2.8 on the last two together, at a falling rate; likewise chains of rules against timm and the packages of
+authors, with the arguments that `tests/oracles/authors.py` has. Differences are relative to parameters greater than 1.
+Where a framework evaluates an average of the parameters, that is compared too. Written by
+`python -m tests.oracles.compare`.
 
 {table}
 
+The table has {optimizers} optimizers in {frameworks} packages, made of {rules} rules.
+
 What the frameworks keep in float32 even then: Keras the means of squares in Adafactor and a norm in Muon; optax the
-decay of Adafactor. torch's NAdam keeps its momentum product, and ASGD its step size, in the
-default dtype, and Keras its learning rate in `floatx`; all were float64 here. In float32 they shift trajectories by
-1e-7 and 3e-7. torch's Muon iterates in bfloat16; here it was made to iterate in float64, so that all else shows.
+decay of Adafactor, MADGRAD's root of the count, and GaLore's decomposition. torch's NAdam keeps its momentum product,
+and ASGD its step size, in the default dtype, and Keras its learning rate in `floatx`; all were float64 here. In float32
+they shift trajectories by 1e-7 and 3e-7. torch's Muon iterates in bfloat16, and galore-torch decomposes in float32;
+here they were made to do so in float64, so that all else shows.
 """
 
 
 def main() -> None:
     """Write the page."""
     with jax.enable_x64(True):
-        sys.stdout.write(PAGE.format(table=table()))
+        sys.stdout.write(PAGE.format(table=(lines := table()), **counted(lines)))
 
 
 if __name__ == "__main__":

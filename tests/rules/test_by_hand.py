@@ -85,7 +85,7 @@ READ_PARAMETERS = [
     *(gx.scale_by_trust_ratio(), gx.scale_by_parameter_rms(), gx.adaptive_clip(), gx.add_decayed_weights(0.1)),
     *(gx.decay_weights(0.1, 0.1), gx.add_cautious_decay(0.1), gx.scale_by_distance(), gx.dual_averaging()),
     *(gx.ftrl_proximal(0.1), gx.in_units_of_distance(gx.sgd(1.0), initial=0.1), gx.coin_betting()),
-    gx.scale_by_model(),
+    *(gx.scale_by_model(), gx.at_learned_rate(gx.sgd(1.0))),
 ]
 
 

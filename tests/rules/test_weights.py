@@ -66,6 +66,7 @@ ACCUMULATE = (
     *(gx.rms(), gx.monotone_rms(), gx.centered_rms(), gx.adagrad_sum(), gx.infinity(), gx.yogi_rms(), gx.belief_rms()),
     *(gx.scale_by_sm3(), gx.scale_by_gradient_norm(), gx.scale_by_eigenbasis_rms(), gx.scale_by_kronecker_root()),
     *(gx.ftrl_proximal(0.1), gx.in_units_of_distance(gx.sgd(1.0), initial=0.1), gx.coin_betting()),
+    *(gx.at_learned_rate(gx.sgd(1.0), initial=0.1), gx.in_subspace(gx.sign())),
 )
 
 

@@ -254,6 +254,14 @@ WRONG = {
     "seed must be an integer, found 0.5": lambda: gx.add_noise(seed=0.5),  # pyright: ignore[reportArgumentType] - wrong
     "seed must be an integer, found True": lambda: gx.add_noise(seed=True),
     "tx must be a gradtx chain or rule, found 1": lambda: gx.in_units_of_distance(1),  # pyright: ignore[reportArgumentType] - wrong
+    "at_learned_rate: tx must be a gradtx chain or rule, found 1": lambda: gx.at_learned_rate(1),  # pyright: ignore[reportArgumentType] - wrong
+    "at_learned_rate: betters must be an integer from 1": lambda: gx.at_learned_rate(gx.sgd(1.0), betters=0),
+    "in_subspace: tx must be a gradtx chain or rule, found 1": lambda: gx.in_subspace(1),  # pyright: ignore[reportArgumentType] - wrong
+    "in_subspace: add_decayed_weights needs the parameters": lambda: gx.in_subspace(gx.adamw(1.0, weight_decay=0.1)),
+    "in_subspace: rank must be an integer from 1": lambda: gx.in_subspace(gx.sign(), 0),
+    "in_subspace: every must be an integer from 1": lambda: gx.in_subspace(gx.sign(), every=1.5),  # pyright: ignore[reportArgumentType] - wrong
+    "in_subspace: side must be 'short' or 'long', found 'left'": lambda: gx.in_subspace(gx.sign(), side="left"),
+    "in_subspace: stacked must be a number of axes": lambda: gx.in_subspace(gx.sign(), stacked=-1),
     "eps must be a number and no schedule": lambda: gx.in_units_of_distance(gx.adam(1.0, eps=lambda count: 1e-8)),
     "value must be one number, found shape (1,)": lambda: outs_with_loss(jnp.ones(1)),
 }
@@ -272,13 +280,21 @@ def test_what_is_refused(message):
 
 
 def test_at_the_edge_of_what_is_refused():
+    assert gx.at_learned_rate(gx.sgd(1.0), betters=1) and gx.in_subspace(gx.sign(), 1, every=1)
     assert gx.scale_by_kronecker_root(every=1) and gx.skip_first(0) and gx.centralize(output=0)
     np.testing.assert_array_equal(outs(gx.skip_first(0)), G)
 
 
 def test_empty_leaves():
     empty = {"x": jnp.zeros((0, 3)), "y": jnp.zeros((2, 0))}
-    for tx in (gx.centralize(), gx.adaptive_clip(), gx.scale_by_sm3(), gx.scale_by_kronecker_root(), gx.soap()):
+    for tx in (
+        gx.centralize(),
+        gx.adaptive_clip(),
+        gx.scale_by_sm3(),
+        gx.scale_by_kronecker_root(),
+        gx.soap(),
+        gx.galore(),
+    ):
         updates, _ = tx.update(empty, tx.init(empty), empty)
         assert jax.tree.map(jnp.shape, updates) == {"x": (0, 3), "y": (2, 0)}
 
@@ -286,6 +302,7 @@ def test_empty_leaves():
 READ_HISTORY = (
     *(gx.scale_by_sm3(), gx.scale_by_gradient_norm(), gx.scale_by_kronecker_root(), gx.scale_by_eigenbasis_rms()),
     *(gx.in_units_of_distance(gx.adam(1.0)), gx.ftrl_proximal(0.1), gx.running_sum(), gx.skip_first()),
+    *(gx.at_learned_rate(gx.sgd(1.0)), gx.in_subspace(gx.adam(1.0))),
 )
 EDIT = (gx.scale_by_distance(), gx.dual_averaging(), gx.centralize(), gx.adaptive_clip(), gx.add_noise())
 

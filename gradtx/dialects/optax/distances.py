@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 
 from gradtx import rules
 from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
+from gradtx.dialects._arguments import is_zero
 from gradtx.dialects.optax._parts import coupled
 from gradtx.optimizers._parts import decoupled, derived
 from gradtx.rules.base import Hyper
 
-__all__ = ["dog", "dowg", "prodigy"]
+__all__ = ["dadapt_adamw", "dog", "dowg", "mechanize", "prodigy"]
 
 
 def dog(
@@ -104,11 +106,73 @@ def prodigy(
     """
     b1, b2 = betas
 
-    def debiased(eta: Any, b1: Any, b2: Any, count: Any) -> Any:
-        return jnp.asarray(eta, float) * (1 - b2 ** (count + 1.0)) ** 0.5 / (1 - b1 ** (count + 1.0))
-
-    rate = derived(debiased, learning_rate, b1, b2, lambda count: count)
+    rate = derived(_debiased, learning_rate, b1, b2, lambda count: count)
     beta3 = derived(lambda b2: b2**0.5, b2) if beta3 is None else beta3
     adam = chain(rules.momentum(b1), rules.rms(b2), rules.precondition(eps), *decoupled(weight_decay, None))
     units = rules.in_units_of_distance(adam, rate, estim_lr0, beta3, estim_lr_coef, weighted=not safeguard_warmup)
     return chain(units, rules.scale_by_learning_rate(rate))
+
+
+def _debiased(eta: Any, b1: Any, b2: Any, count: Any) -> Any:
+    """The learning rate with Adam's debiasing in it."""
+    return jnp.asarray(eta, float) * (1 - b2 ** (count + 1.0)) ** 0.5 / (1 - b1 ** (count + 1.0))
+
+
+def dadapt_adamw(
+    learning_rate: Hyper = 1.0,
+    betas: tuple[Hyper, Hyper] = (0.9, 0.999),
+    eps: Hyper = 1e-8,
+    estim_lr0: Hyper = 1e-6,
+    weight_decay: Hyper = 0.0,
+) -> Chain:
+    """optax.contrib.dadapt_adamw: Adam at a lower bound of the distance, with its debiasing in the learning rate.
+
+    The bound reads the second moment of before the gradient, where the paper, and ``gradtx.dadapt_adam``, have the one
+    with it.
+
+    Args:
+        learning_rate: η; √(1−β₂ᵗ)/(1−β₁ᵗ) goes with it.
+        betas: β₁ and β₂.
+        eps: ε outside the root.
+        estim_lr0: the first bound.
+        weight_decay: 0 alone.
+
+    Raises:
+        ValueError: for a ``weight_decay``.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.dadapt_adamw().rules]
+    ['rms', 'scale_by_distance_bound', 'momentum', 'precondition', 'scale']
+    """
+    if not is_zero(weight_decay):
+        raise ValueError(
+            "optax.dadapt_adamw: weight_decay would be one at the bound, which no rule behind knows. Use prodigy, "
+            "or seal optax's own into a chain: gradtx.seal(optax.contrib.dadapt_adamw(...))"
+        )
+    b1, b2 = betas
+    rate = derived(_debiased, learning_rate, b1, b2, lambda count: count)
+    bound = rules.scale_by_distance_bound(rate, estim_lr0, derived(lambda b2: b2**0.5, b2), eps, lagged=True)
+    return chain(rules.rms(b2), bound, rules.momentum(b1), rules.precondition(eps), rules.scale(-1.0))
+
+
+def mechanize(
+    base_optimizer: optax.GradientTransformation,
+    weight_decay: Hyper = 1e-2,
+    eps: Hyper = 1e-8,
+    s_init: Hyper = 1e-6,
+    num_betas: int = 6,
+) -> Chain:
+    """optax.contrib.mechanize: an optimizer whose steps are made longer by a factor that is learned.
+
+    Args:
+        base_optimizer: a gradtx chain or an optax transformation, with a learning rate of 1.
+        weight_decay: λ, which pulls the factor down.
+        eps: ε.
+        s_init: the first factor of each better.
+        num_betas: how many betters there are.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.mechanize(optax.sgd(1.0)).rules]
+    ['at_learned_rate']
+    """
+    return chain(rules.at_learned_rate(chain(base_optimizer), weight_decay, eps, s_init, betters=num_betas))

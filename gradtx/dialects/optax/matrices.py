@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import optax
 
 from gradtx import rules
 from gradtx._chain import Chain, chain
@@ -14,7 +15,7 @@ from gradtx.dialects.optax._parts import adam_direction, first_moment, unmasked
 from gradtx.optimizers._parts import decoupled
 from gradtx.rules.base import Hyper
 
-__all__ = ["muon"]
+__all__ = ["galore", "muon"]
 
 
 _COEFFICIENTS = {
@@ -102,3 +103,45 @@ def muon(
     adam = adam_direction(adam_b1, adam_b2, eps, adam_eps_root, mu_dtype, nesterov)
     others = chain(adam, *decoupled(adam_weight_decay, None), rules.scale_by_learning_rate(rate))
     return chain(partition([(_matrix, matrices)], default=others))
+
+
+def galore(
+    learning_rate: Hyper,
+    rank: int = 128,
+    update_proj_gap: int = 200,
+    scale: Hyper = 1.0,
+    base_optimizer: optax.GradientTransformation | None = None,
+    weight_decay: Hyper = 0.0,
+    mask: Select = None,
+    weight_dimension_numbers: None = None,
+) -> Chain:
+    """optax.contrib.galore: Adam, or another, in a subspace of the longer side of each matrix.
+
+    Args:
+        learning_rate: η.
+        rank: the number of directions.
+        update_proj_gap: how many steps they stay.
+        scale: the factor of the matrices.
+        base_optimizer: a gradtx chain or an optax transformation that needs no parameters; None: Adam's direction.
+        weight_decay: λ, decoupled.
+        mask: which leaves decay; None: all.
+        weight_dimension_numbers: None; others are refused.
+
+    Where a basis takes the place of another, its columns have the signs that turn them towards those of before; in
+    optax those that the decomposition has, which is one in float32.
+
+    Raises:
+        ValueError: for ``weight_dimension_numbers``.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.galore(0.1).rules]
+    ['in_subspace', 'scale_by_learning_rate']
+    """
+    if weight_dimension_numbers is not None:
+        raise ValueError(
+            "optax.galore: weight_dimension_numbers are no argument here. Leaves of two axes are matrices; for "
+            "stacks of them there is stacked of gradtx.in_subspace"
+        )
+    inside = adam_direction(0.9, 0.999, 1e-8, 0.0, None, False) if base_optimizer is None else chain(base_optimizer)
+    subspace = rules.in_subspace(inside, rank, scale, every=update_proj_gap, side="long")
+    return chain(subspace, *decoupled(weight_decay, unmasked(mask)), rules.scale_by_learning_rate(learning_rate))

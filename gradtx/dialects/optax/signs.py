@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
+
 from gradtx import rules
 from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
 from gradtx.dialects._arguments import is_zero
 from gradtx.dialects.optax._parts import unmasked
 from gradtx.optimizers._parts import decoupled, derived
-from gradtx.rules.base import Hyper
+from gradtx.rules.base import Hyper, Rule
 
-__all__ = ["lion", "sign_sgd", "signum"]
+__all__ = ["lion", "rprop", "sign_sgd", "signum"]
 
 
 def sign_sgd(learning_rate: Hyper) -> Chain:
@@ -72,3 +74,55 @@ def lion(
     mixture = rules.quasi_hyperbolic(derived(lambda b1, b2: b1 / b2, b1, b2))
     decay = decoupled(weight_decay, unmasked(mask))
     return chain(average, mixture, rules.sign(), *decay, rules.scale_by_learning_rate(learning_rate))
+
+
+class one_late(Rule):
+    r"""The direction of the step before; 0 where the gradient has turned against it: u ← u₋·[g·u₋ ≥ 0].
+
+    State: ``previous``, u₋, like the parameters.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> from gradtx.dialects.optax import one_late
+    >>> tx, seen = one_late(), []
+    >>> state = tx.init(jnp.zeros(1))
+    >>> for g in (1.0, 2.0, -3.0, -4.0):
+    ...     updates, state = tx.update(jnp.array([g]), state)
+    ...     seen.append(float(updates[0]))
+    >>> print(seen)
+    [0.0, 1.0, 0.0, -3.0]
+    """
+
+    equation = r"u \leftarrow u_{t-1} [g u_{t-1} \ge 0]"
+    accumulates = True
+    real_only = True
+
+    def slots(self, param):
+        return {"previous": jnp.zeros_like(param)}
+
+    def apply(self, signal, slots, param, c):
+        turned = jnp.sign(signal.gradient) * jnp.sign(slots.previous) < 0
+        return signal._replace(direction=jnp.where(turned, 0, slots.previous)), {"previous": signal.direction}
+
+
+def rprop(
+    learning_rate: Hyper,
+    eta_minus: Hyper = 0.5,
+    eta_plus: Hyper = 1.2,
+    min_step_size: Hyper = 1e-6,
+    max_step_size: Hyper = 50.0,
+) -> Chain:
+    """optax.rprop: steps by signs, each of them one step late; ``gradtx.rprop`` is torch's, in time.
+
+    Args:
+        learning_rate: the step sizes at the start.
+        eta_minus: their factor where the gradient has turned.
+        eta_plus: their factor where it has kept its sign.
+        min_step_size: the smallest.
+        max_step_size: the largest.
+
+    >>> from gradtx.dialects import optax
+    >>> [rule.label for rule in optax.rprop(0.1).rules]
+    ['resilient_step', 'one_late', 'scale']
+    """
+    step = rules.resilient_step(learning_rate, eta_minus, eta_plus, min_step_size, max_step_size)
+    return chain(step, one_late(), rules.scale(-1.0))

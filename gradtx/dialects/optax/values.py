@@ -13,12 +13,12 @@ from gradtx.rules.base import Hyper
 __all__ = ["momo", "momo_adam", "polyak_sgd"]
 
 
-def _check_model(name: str, weight_decay: Hyper, adapt_lower_bound: bool) -> None:
-    if not is_zero(weight_decay) or adapt_lower_bound:
-        raise ValueError(
-            f"optax.{name}: weight_decay and adapt_lower_bound are not here. Put gradtx.decay_weights behind the chain "
-            f"and give a lower_bound, or seal optax's own into a chain: gradtx.seal(optax.contrib.{name}(...))"
-        )
+def _model(beta: Hyper, learning_rate: Hyper, bound: Hyper, decay: Hyper, adapt: bool, eps: Hyper | None) -> Chain:
+    """The step that the model asks for; and weights divided by 1 + ηλ."""
+    without = is_zero(decay)
+    lost = derived(lambda eta, rate: eta * rate / (1 + eta * rate), learning_rate, decay)
+    model = rules.scale_by_model(beta, learning_rate, bound, eps, None if without else decay, adapt=adapt)
+    return chain(model, rules.scale(-1.0), *([] if without else [rules.decay_weights(1.0, lost)]))
 
 
 def momo(
@@ -34,19 +34,17 @@ def momo(
         learning_rate: the longest step.
         beta: β of all averages.
         lower_bound: f*, the loss at its minimum.
-        weight_decay: 0 alone.
-        adapt_lower_bound: False alone.
-
-    Raises:
-        ValueError: for a ``weight_decay`` or an ``adapt_lower_bound``.
+        weight_decay: λ: the weights are divided by 1 + ηλ, and the step not, as in the paper and ``gradtx.momo`` it is.
+        adapt_lower_bound: whether to estimate a higher f* on the way.
 
     >>> from gradtx.dialects import optax
     >>> [rule.label for rule in optax.momo().rules]
     ['momentum', 'scale_by_model', 'scale']
     """
-    _check_model("momo", weight_decay, adapt_lower_bound)
     decay = derived(lambda beta, count: jnp.where(count == 0, 0, beta), beta, lambda count: count)
-    return chain(rules.momentum(decay), rules.scale_by_model(decay, learning_rate, lower_bound), rules.scale(-1.0))
+    return chain(
+        rules.momentum(decay), _model(decay, learning_rate, lower_bound, weight_decay, adapt_lower_bound, None)
+    )
 
 
 def momo_adam(
@@ -67,16 +65,12 @@ def momo_adam(
         eps: ε outside the root.
         lower_bound, weight_decay, adapt_lower_bound: as in ``momo``.
 
-    Raises:
-        ValueError: for a ``weight_decay`` or an ``adapt_lower_bound``.
-
     >>> from gradtx.dialects import optax
     >>> [rule.label for rule in optax.momo_adam().rules]
     ['momentum', 'rms', 'debias', 'scale_by_model', 'scale']
     """
-    _check_model("momo_adam", weight_decay, adapt_lower_bound)
     averages = chain(rules.momentum(b1), rules.rms(b2), rules.debias())
-    return chain(averages, rules.scale_by_model(b1, learning_rate, lower_bound, eps), rules.scale(-1.0))
+    return chain(averages, _model(b1, learning_rate, lower_bound, weight_decay, adapt_lower_bound, eps))
 
 
 def polyak_sgd(

@@ -386,6 +386,9 @@ def test_where_the_later_ones_disagree():
         assert f"{float(tx.update(row, tx.init(row))[0][0, 0]):.4f}" == found and found in shown
     for tx, found in ((gx.scale_by_shape(), 2.0), (gx.scale_by_shape(0.2), 6.4)):
         np.testing.assert_allclose(tx.update(wide, tx.init(wide))[0], found, rtol=1e-12)
+    root, one = gx.scale_by_kronecker_root(eps=0.0), jnp.ones((1, 1))
+    _, state = root.update(one, root.init(one))
+    assert f"{float(root.update(one, state)[0][0, 0]):.4f}" == "0.7071" and "0.7071 or 0.5774" in shown
     agrees = gx.chain(gx.momentum(0.5), gx.cautious())
     _, state = agrees.update(jnp.ones(7), agrees.init(jnp.ones(7)))
     updates, _ = agrees.update(jnp.where(jnp.arange(7) < 3, 1.0, -0.1), state)

@@ -81,7 +81,7 @@ def of_optax(name: str):
     if name == "sm3":  # optax's own takes no schedule, and its Rprop neither: what that starts with is the first rate
         return lambda rate, momentum=0.9: optax.chain(optax.scale_by_sm3(momentum), optax.scale_by_learning_rate(rate))
     if name == "rprop":
-        return lambda rate, **kwargs: optax.rprop(np.asarray(rate(0) if callable(rate) else rate), **kwargs)
+        return lambda rate, **kwargs: optax.rprop(np.asarray(rate(jnp.int32(0)) if callable(rate) else rate), **kwargs)
     return _of_rate(name, optax if hasattr(optax, name) else optax.contrib)
 
 

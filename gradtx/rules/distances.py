@@ -388,6 +388,7 @@ class at_learned_rate(Rule):
     maps_trees = True
     accumulates = True
     needs_params = True
+    nonnegative = ("state/most", "state/square", "state/factor")
 
     tx: Transformation[Any]
     weight_decay: Hyper = hyper(default=1e-2, low=0)

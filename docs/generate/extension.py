@@ -40,6 +40,14 @@ COPIES = {
 NO_SUMMARIES = 'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false'
 """Results of a search show pieces of pages. A browser does not let a page that is opened from the disk read others."""
 
+OF_THE_LOST = """\
+<script>
+  const folder = location.pathname.match(/^(.*\\/)(guide|notebooks|optimizers|reference|rules)\\//)
+  if (folder) document.write(`<base href="${folder[1]}">`)
+</script>
+"""
+"""For 404.html, which a server shows in place of a page of any folder, wherever the documentation stands."""
+
 _INDENTED = re.compile(r"^(?!>>>)(\S.*?)(:{0,2})\n\n(?=    )", re.MULTILINE)
 _VERBATIM = re.compile(r"(``.+?``|^ *>>> (?:.+\n?)*|::\n\n(?:(?: .*)?\n)+)", re.MULTILINE)
 _ANCHOR = re.compile(r'^<a id="([\w-]+)"></a>$', re.MULTILINE)
@@ -59,6 +67,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", _link_names)
     app.connect("doctree-read", _add_thumbnails, priority=400)  # before Sphinx collects the images
     app.connect("env-check-consistency", _check_entries)
+    app.connect("html-page-context", _find_home)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -111,6 +120,12 @@ def relinked(markdown: str, page: str) -> str:
         return match[1] + posixpath.relpath(target, posixpath.dirname(page) or ".")
 
     return _ANCHOR.sub(r"(\1)=", _LINK.sub(link, markdown))
+
+
+def _find_home(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    del app, template, doctree
+    if page == "404":
+        context["metatags"] = OF_THE_LOST + context.get("metatags", "")
 
 
 def _relink(app: Sphinx, docname: str, source: list[str]) -> None:

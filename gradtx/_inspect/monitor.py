@@ -317,7 +317,7 @@ def _metrics(state: MonitorState) -> dict[str, jax.Array]:
     add("nonfinite", state.nonfinite_steps, nonfinite)
     steps = state.steps.astype(jnp.float32)
     add("clipped", safe_divide(state.clipped_steps, steps), [safe_divide(count, steps) for count in clipped])
-    return numbers
+    return {name: jnp.asarray(number) for name, number in numbers.items()}  # out of the boxes of an NNX Optimizer
 
 
 def _rms(norm: jax.Array, size: jax.Array) -> jax.Array:

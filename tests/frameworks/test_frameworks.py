@@ -168,8 +168,9 @@ def _same_as_plain(training, plain):
 def test_all_in_one_in_nnx():
     training = loops.flax_nnx(ALL_IN_ONE)
     _, optimizer = _same_as_plain(training, loops.nested_dicts(ALL_IN_ONE, training.params(training.start()))).carry
-    seen = gx.metrics(nnx.as_pure(optimizer.opt_state))
+    seen = gx.metrics(optimizer.opt_state)
     assert seen["steps"] == 10 and "gradient_norm/out/kernel" in seen
+    assert gx.diagnose(seen) is not None  # nothing is in a box of NNX
 
 
 def test_all_in_one_in_equinox():

@@ -130,6 +130,22 @@ def test_pictures_follow_the_light(site, page):
     assert 9.5 / 72 * width / 5 >= 9
 
 
+@pytest.mark.parametrize("lost", ["lost.html", "guide/lost.html", "rules/a/lost.html"])
+def test_what_is_lost_leads_home(lost, site, page):
+    """A server shows 404.html for what there is not, in any folder: with its style, and links that lead somewhere."""
+
+    def serve(route):
+        path = site / route.request.url.removeprefix("http://docs.test/main/").partition("?")[0]
+        route.fulfill(path=path) if path.is_file() else route.fulfill(path=site / "404.html", status=404)
+
+    page.route("http://docs.test/**", serve)
+    page.goto(f"http://docs.test/main/{lost}")
+    assert page.evaluate("getComputedStyle(document.querySelector('.bd-header')).position") == "sticky"
+    page.get_by_role("article").get_by_role("link", name="rules").click()
+    page.wait_for_url("http://docs.test/main/rules/index.html")
+    assert page.title().startswith("Rules")
+
+
 @pytest.mark.parametrize(("words", "title"), WORDS.items())
 def test_search_finds(words, title, site, page):
     page.goto(f"{(site / 'search.html').as_uri()}?q={words.replace(' ', '+')}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -121,10 +122,14 @@ def placement(
             raise
         state = _state_of(tx, leaves, treedef, {})
 
-    def placed(x: Any) -> Any:  # codes and their scales go together, as the parameter says
-        return jax.tree.map(place, x) if is_encoded(x) else place(x, axis=axis)
+    def placed(keys: Keys, x: Any) -> Any:  # codes, their scales, and what is like them, go together
+        if is_encoded(x):
+            return jax.tree.map(place, x)
+        of = _parameter_of(keys, x.shape, shapes)
+        return place(x, axis=None if of is not None and _words(of) in in_blocks else axis)
 
-    state = jax.tree.map(placed, _by_path(state, explicit, wanted, shapes), is_leaf=is_encoded)
+    nodes, structure = flatten_with_keys(_by_path(state, explicit, wanted, shapes), is_leaf=is_encoded)
+    state = structure.unflatten(itertools.starmap(placed, nodes))
     if any(walk(state, PackedState)):  # packs what init sees to be whole, on this mesh
         as_started = abstract(mesh if isinstance(mesh, AbstractMesh) else mesh.abstract_mesh, given)
         state = _packed_as(
@@ -269,7 +274,7 @@ def divided(
 def _state_of(
     tx: optax.GradientTransformation, leaves: list[tuple[Keys, Any]], treedef: Any, of: Mapping[Keys, NamedSharding]
 ) -> Any:
-    """The state as its types are, of parameters with these shardings."""
+    """The state as its types are, of parameters with these shardings, whatever mesh is set here."""
     abstract = {
         keys: jax.ShapeDtypeStruct(jnp.shape(x), dtype_of(x), sharding=of.get(keys))
         for keys, x in leaves
@@ -280,8 +285,15 @@ def _state_of(
         given = dict(zip(abstract, arrays, strict=True))
         return tx.init(treedef.unflatten([given.get(keys, x) for keys, x in leaves]))
 
-    jaxpr, state = jax.make_jaxpr(init, return_shape=True)(list(abstract.values()))
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
+        jaxpr, state = jax.make_jaxpr(init, return_shape=True)(list(abstract.values()))
     return jax.tree.unflatten(jax.tree.structure(state), jaxpr.out_avals)
+
+
+def _parameter_of(keys: Keys, shape: tuple[int, ...], shapes: Mapping[Keys, tuple[int, ...]]) -> Keys | None:
+    """The parameter with whose path a path in the state ends, if it has the shape."""
+    ends = (keys[start:] for start in range(len(keys) + 1))
+    return next((end for end in ends if shapes.get(end) == shape), None)
 
 
 def _by_path(
@@ -290,8 +302,7 @@ def _by_path(
     """The state, in which what is whole by its type, and is called and shaped as a parameter, is spread as that is."""
 
     def one(keys: Keys, x: Any) -> Any:
-        ends = (keys[start:] for start in range(len(keys) + 1))
-        like = next((end for end in ends if shapes.get(end) == x.shape), None)
+        like = _parameter_of(keys, x.shape, shapes)
         if like is None or _axes(x.sharding.spec):
             return x
         return x.update(sharding=NamedSharding(mesh, _whole_spec(of[like].spec, x.ndim)))

@@ -220,12 +220,17 @@ def slots_follow_by_their_paths_what_they_say_nothing_of():
 
 
 def a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were():
-    """So that ``scan`` takes them; the state keeps its types, too."""
-    params = jax.device_put(arrays(0), NamedSharding(mesh(AxisType.Explicit), P()))
-    for tx in FEW.values():
-        state = jax.jit(tx.init, out_shardings=gx.state_shardings(tx, params, axis="x"))(params)
-        one = lambda carry, _: (gx.step(tx, carry[0], carry[0], carry[1]), None)  # noqa: B023, E731
-        jax.eval_shape(lambda p, s: jax.lax.scan(one, (p, s), None, 2), params, state)  # noqa: B023
+    """So that ``scan`` takes them; the state keeps its types, too. With the mesh set and without."""
+    on = mesh(AxisType.Explicit)
+    params = jax.device_put(arrays(0), NamedSharding(on, P()))
+    cut = jax.device_put({"odd": jnp.ones(4 * 1400), "w": jnp.ones((64, 1000))}, NamedSharding(on, P()))
+    codes = gx.accumulate(gx.chain(ADAM, state_dtype="root8"), 2)  # whose sums are divided as the codes are
+    for tx, given in [*((tx, params) for tx in FEW.values()), (codes, cut)]:
+        for told in contextlib.nullcontext(), jax.set_mesh(on):
+            with told:
+                state = jax.jit(tx.init, out_shardings=gx.state_shardings(tx, given, axis="x"))(given)
+                one = lambda carry, _: (gx.step(tx, carry[0], carry[0], carry[1]), None)  # noqa: B023, E731
+                jax.eval_shape(lambda p, s: jax.lax.scan(one, (p, s), None, 2), given, state)  # noqa: B023
 
 
 SPREAD = {"rows": P(), "columns": P(None, "y"), "both": P("x", "y"), "odd": P(), "scalar": P()}

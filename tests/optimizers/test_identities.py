@@ -230,6 +230,22 @@ IDENTITIES = {
         gx.adagrad(LR, eps=0.0),
         NUMBERS,
     ),
+    "Lion with b1 = 0 is signSGD": (gx.lion(LR, 0.0, 0.9), gx.chain(gx.sign(), RATE)),
+    "what is linear does not see the basis that it is in": (
+        gx.chain(gx.in_subspace(gx.momentum(0.9)), RATE),
+        gx.momentum_sgd(LR, 0.9),
+    ),
+    "of a row, GaLore is Adam": (gx.galore(LR, factor=1.0, every=5), gx.adam(LR), ROW),
+    "of numbers, Muon is Signum": (
+        gx.chain(gx.momentum(0.9), gx.orthogonalize(), RATE),
+        gx.chain(gx.momentum(0.9), gx.sign(), gx.scale(ORTHOGONAL), RATE),
+        {"z": (1, 1)},
+    ),
+    "of numbers, LAMB is steps by signs, as long as the weight": (
+        gx.chain(gx.momentum(0.9), gx.scale_by_trust_ratio(), RATE),
+        gx.chain(gx.momentum(0.9), gx.sign(), gx.scale_by_trust_ratio(), RATE),
+        NUMBERS,
+    ),
     "of vectors, SM3 is AdaGrad": (gx.chain(gx.scale_by_sm3(0.0), RATE), gx.adagrad(LR, eps=0.0), VECTORS),
     "of vectors, Shampoo is AdaGrad": (
         gx.chain(gx.scale_by_kronecker_root(eps=0.0), RATE),

@@ -66,6 +66,10 @@ OPTAX = {
     "novograd": (gx.novograd(LR, 0.8, 0.9, 1e-3, 0.1), optax.novograd(LR, 0.8, 0.9, 1e-3, weight_decay=0.1)),
     "sm3": (gx.sm3(LR), optax.sm3(LR)),
     "dog": (gx.dog(0.5, 0.1), optax.contrib.dog(0.5, ("heuristic", 0.1))),
+    "mechanic": (
+        gx.chain(gx.at_learned_rate(gx.sgd(1.0, 0.9), 0.5, 0.1, 0.3, betters=3)),
+        optax.contrib.mechanize(optax.sgd(1.0, 0.9), 0.5, 0.1, 0.3, 3),
+    ),
     "fromage": (gx.fromage(LR), optax.fromage(LR, min_norm=0.0)),
     "adaptive_clip": (
         gx.chain(gx.adaptive_clip(0.1), rate(LR)),

@@ -154,9 +154,15 @@ OPTIMIZERS: dict[str, Way] = {
         "prodigy(initial=0.01)", "adam(0.3)", "It starts with tiny steps, and finds a rate by itself: a long one here."
     ),
     "dadapt_adam": Way(
-        "dadapt_adam(initial=0.01)", "prodigy(initial=0.01)", "It comes to its rate later, and to a shorter one."
+        "dadapt_adam(initial=0.01)",
+        "prodigy(initial=0.01)",
+        "With averages in the place of sums its bound grows too far here, and so do its steps; Prodigy swings less.",
     ),
-    "cocob": Way("cocob(alpha=10.0)", "adagrad(0.9)", "Each weight bets more the longer its gradients agree."),
+    "cocob": Way(
+        "cocob(alpha=10.0)",
+        "adagrad(0.9)",
+        "Each weight bets more the longer its gradients agree, and less at once when they do not.",
+    ),
     "momo": Way("momo()", "sgd(0.06)", "Told the loss, and that it can fall to 0, it takes no rate."),
     "momo_adam": Way("momo_adam(1.0)", "adam(0.3)", "Adam's direction, as long as the loss says, 1 at most."),
     "galore": Way(

@@ -139,10 +139,16 @@ def first_slots(rule: AbstractRule, param: jax.Array, storage: Any, name: str, p
     """
     slots = methods.slotted(rule, param)
     if isinstance(param, jax.core.Tracer):  # in jit, zeros like a parameter would not know of its sharding
-        never = (param.real < 0) & (param.real > 0)  # but this does, and so does a selection by it
-        slots = {slot: jnp.where(never, jnp.ones_like(x), x) for slot, x in slots.items()}
+        slots = _sharded_as(param, slots)
     what = f"slot {name}.%s, leaf {path!r}"
     return {slot: stored(x, storage, slot in rule.nonnegative, what % slot) for slot, x in slots.items()}
+
+
+@functools.partial(jax.jit, inline=True)  # traced once for all leaves that are alike
+def _sharded_as(param: jax.Array, slots: dict[str, Any]) -> dict[str, Any]:
+    """The slots through a comparison of the parameter, whose sharding a selection by it has."""
+    never = (param.real < 0) & (param.real > 0)
+    return {slot: jnp.where(never, jnp.ones_like(x), x) for slot, x in slots.items()}
 
 
 def with_buffers(slots: Any, params: Sequence[jax.Array]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -121,9 +122,10 @@ def _this_step(tx: Transformation[Any], state: ChainState) -> Hyperparams:
 
 def scaled(factor: jax.Array, tree: Any) -> Any:
     """Each leaf times a real scalar, in the leaf's dtype, float32 at least."""
+    return jax.tree.map(functools.partial(_scaled, factor), tree)
 
-    def one(x: jax.Array) -> jax.Array:
-        wide = compute_dtype(x)
-        return (factor.astype(real_dtype(wide)) * x.astype(wide)).astype(x.dtype)
 
-    return jax.tree.map(one, tree)
+@functools.partial(jax.jit, inline=True)  # traced once for all leaves that are alike
+def _scaled(factor: jax.Array, x: jax.Array) -> jax.Array:
+    wide = compute_dtype(x)
+    return (factor.astype(real_dtype(wide)) * x.astype(wide)).astype(x.dtype)

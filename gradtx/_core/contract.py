@@ -165,7 +165,8 @@ class AbstractRule:
     """Has no meaning for complex leaves."""
 
     scope: ClassVar[Literal["leaf", "tree"] | None] = None
-    """The scope of ``measure`` before ``apply`` starts: each "leaf" by itself, the whole "tree", or None: nothing."""
+    """The scope of ``measure`` before ``apply`` starts: each "leaf" by itself, the whole "tree", or None: nothing. Of a
+    rule that scales, that of its factors."""
 
     reads: ClassVar[tuple[Literal["direction", "gradient", "second_moment", "param"], ...]] = ("direction",)
     """The lanes that ``measure`` sees of each leaf; one that reads ``param`` declares ``needs_params`` as well."""
@@ -176,6 +177,11 @@ class AbstractRule:
 
     maps_trees: ClassVar[bool] = False
     """Maps whole trees by ``init_tree`` and ``apply_tree`` instead of one array at a time."""
+
+    scales: ClassVar[bool] = False
+    """Multiplies by numbers, as a rule of whole trees: in the place of directions ``apply_tree`` gives one factor for
+    all leaves, with scope = "tree", or a tree of one for each, with scope = "leaf". It sees the lanes that it declares
+    to read, and the pass of the rules behind it multiplies: it makes no array."""
 
     pure: ClassVar[bool] = False
     """True of a rule that maps whole trees, makes the same of the same arrays, and reads no extra arguments, so that
@@ -312,8 +318,8 @@ class AbstractRule:
         ``param`` is None but for a rule that declares ``needs_params``. All arrays that are returned have the shape of
         the leaf, and the slots are those that ``slots`` declares.
         """
-        del slots, param, c
-        return signal, {}
+        del slots, param
+        return (signal._replace(direction=c.factor * signal.direction) if self.scales else signal), {}
 
     def terms(self, lanes: Named) -> dict[str, tuple[Literal["sum", "norm"], jax.Array]]:
         """Elementwise functions of a leaf's lanes by name, each with what an observer takes of it over the leaf.
@@ -342,5 +348,8 @@ class AbstractRule:
         del params
 
     def apply_tree(self, trees: Trees, state: Any) -> tuple[Any, Any]:
-        """A rule that maps whole trees: the lanes and its state before to the direction and its state after."""
+        """A rule that maps whole trees: the lanes and its state before to the direction and its state after.
+
+        One that declares ``scales`` gives factors for the direction.
+        """
         return trees.direction, state

@@ -32,6 +32,7 @@ DECLARATIONS: dict[str, tuple[Any, ...]] = {
     "reads": ("direction", "gradient", "second_moment", "param"),
     "observes": ("incoming", "gradient", "direction", "param"),
     "maps_trees": (True, False),
+    "scales": (True, False),
     "holds": tuple(MomentKind),
     "debiases": (True, False),
     "normalizes": (True, False),

@@ -203,6 +203,8 @@ def tree_applied(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any
         returned = rule.apply_tree(trees, state)
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise TypeError(f"{named(rule)}: apply_tree must return the directions and the state, found {kind(returned)}.")
+    if rule.scales:
+        return _checked_factors(rule, trees, returned[0]), returned[1]
     shapes, expected = (jax.tree.map(jnp.shape, tree) for tree in (returned[0], trees.direction))
     if jax.tree.flatten(shapes) != jax.tree.flatten(expected):  # a module need not compare by what it holds
         raise ValueError(
@@ -210,6 +212,22 @@ def tree_applied(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any
             f"{shapes}, not {expected}."
         )
     return returned
+
+
+def factors_like(rule: AbstractRule, trees: Trees) -> Any:
+    """The structure of the factors of a rule that scales."""
+    return 0.0 if rule.scope == "tree" else jax.tree.map(lambda _: 0.0, trees.incoming)
+
+
+def _checked_factors(rule: AbstractRule, trees: Trees, factors: Any) -> Any:
+    alike = jax.tree.structure(factors) == jax.tree.structure(factors_like(rule, trees))
+    if not alike or any(jnp.ndim(factor) for factor in jax.tree.leaves(factors)):
+        expected = "one factor" if rule.scope == "tree" else "a tree with one factor for each leaf"
+        raise ValueError(
+            f"{named(rule)}: apply_tree must return {expected}, since the rule declares scales = True and scope = "
+            f"{rule.scope!r}, found shapes {jax.tree.map(jnp.shape, factors)}."
+        )
+    return factors
 
 
 def _check_names(what: str, returned: Any, declared: Iterable[str], method: str) -> None:

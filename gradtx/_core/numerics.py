@@ -317,7 +317,7 @@ def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> N
         if alone:
             return on_each(lambda norm: norm.astype(dtype), each)
         each, ends = stacked(each), np.cumsum([0, *map(len, groups)])
-        return [_norm_of_norms(each[i:j]).astype(dtype) for i, j in itertools.pairwise(ends)]
+        return [norm_of_norms(each[i:j]).astype(dtype) for i, j in itertools.pairwise(ends)]
 
     def sums(fn: Callable[..., jax.Array], *local: Numbers) -> Numbers:
         if alone:
@@ -344,7 +344,7 @@ def _square(x: jax.Array) -> jax.Array:
     return jnp.square(x.real) + jnp.square(x.imag) if is_complex(x.dtype) else jnp.square(x)
 
 
-def _norm_of_norms(norms: jax.Array) -> jax.Array:
+def norm_of_norms(norms: jax.Array) -> jax.Array:
     """The norm of all from the norms of each: by the largest, so that no square overflows."""
     largest = jnp.max(norms, initial=0)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, jnp.ones_like(largest))

@@ -92,7 +92,13 @@ def _check_complete(rule: AbstractRule) -> None:
             f"{who} defines {'measure' if _overrides(rule, 'measure') else 'settle'}, which nothing calls, since it "
             "declares no scope: write scope = 'leaf' to measure each leaf, or 'tree' to measure all together."
         )
-    if rule.scope is not None and not _overrides(rule, "measure"):
+    if rule.scales:
+        if not rule.maps_trees or rule.scope is None:
+            raise TypeError(
+                f"{who} declares scales = True, so it must declare maps_trees = True, and with scope = 'tree' give one "
+                "factor from apply_tree, or with scope = 'leaf' a tree of them."
+            )
+    elif rule.scope is not None and not _overrides(rule, "measure"):
         raise TypeError(f"{who} declares scope = {rule.scope!r}, so it must define measure(self, groups, total).")
     if rule.scope is None and rule.reads != AbstractRule.reads:
         raise TypeError(

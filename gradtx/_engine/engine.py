@@ -121,7 +121,8 @@ class Engine:
         """
         work, scalars = self._work(updates, state, params, extra, apply_updates, ahead, first)
         work, inputs = work._replace(when=when), work.inputs
-        out, slots, trees = self._executed(work, current(traced=not have_values(inputs.active(work.updates))))
+        traced = when is not None or not have_values(inputs.active(work.updates))
+        out, slots, trees = self._executed(work, current(traced=traced))
         for i, rests in inputs.resting.items():
             param = work.params[i] if work.params else None
             update = rests.update(param)
@@ -148,7 +149,7 @@ class Engine:
 
     def measured_first(self, updates: Any, state: ChainState, params: Any) -> Measured | None:
         """The measurement that a step begins with, of the updates as they come in; None if it begins with none."""
-        if not self.rules or self.rules[0].scope is None:
+        if not self.rules or self.rules[0].scope is None or self.rules[0].scales:
             return None
         work = self._arrays(updates, state, params, {}, apply_updates=False)
         return measured_first(work, current(traced=not have_values(work.inputs.active(work.updates))))

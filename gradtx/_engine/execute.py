@@ -30,6 +30,10 @@ Arrays = dict[Key, Any]
 """The arrays of one leaf by what they hold; slots may be ``View`` of flat ones."""
 
 
+Factors = dict[int, jax.Array]
+"""The factors of leaves by their positions; one array for all, where it is one factor."""
+
+
 class Measured(NamedTuple):
     """The measurements of a rule.
 
@@ -109,7 +113,7 @@ def measured_first(work: Work, executor: Executor) -> Measured | None:
 def survey(work: Work) -> list[Place]:
     """The place where each pass of a step would run; to be traced."""
     places = []
-    run = _Run(work, Survey())
+    run = _Surveyed(work, Survey())
     for k, one in enumerate(work.plan.passes):
         run.executor = executor = Survey()
         if one.maps_trees:
@@ -158,12 +162,14 @@ class _Run:
     def take(self, k: int) -> None:
         """One pass over the leaves."""
         one = self.plan.passes[k]
-        known = self.work.first if k == 0 else None
-        measured = self._measured_then(one.rules.start) if one.measures and known is None else known
+        measured = self.work.first if k == 0 else None
+        if measured is None and one.measures:
+            measured = self._measured_then(one.rules.start)
+        factors = {r: self.factors(r) for r in one.scales}
         for batch in self.plan.batches:
             if one.acts_on(batch.leaf):
                 launch = self.plan.launch(k, batch.leaf)
-                shared, local = self._coefficients(one, launch, batch, measured)
+                shared, local = self._coefficients(one, launch, batch, measured, factors)
                 self._map(launch, batch, shared, local)
 
     def skip(self, k: int) -> None:
@@ -242,7 +248,7 @@ class _Run:
         return seeds(self.work.count, names, [parts(of[i])[0] for i in leaves])
 
     def _coefficients(
-        self, one: Pass, launch: Launch, batch: Batch, measured: Measured | None
+        self, one: Pass, launch: Launch, batch: Batch, measured: Measured | None, factors: Mapping[int, Factors | None]
     ) -> tuple[list[Coefficients], list[Mapping[str, Numbers]]]:
         """The coefficients of each rule that are the same for the batch, and those that each leaf has of its own.
 
@@ -250,8 +256,14 @@ class _Run:
         """
         dtype = real_dtype(batch.leaf.dtype)
         shared = [_cast(self.work.coefficients[batch.leaf.members][r], dtype) for r in launch.rules]
+        local: list[Mapping[str, Numbers]] = []
+        for k, r in enumerate(launch.rules):
+            if (known := factors.get(r)) is not None:
+                each = [known[i].astype(dtype) for i in batch.leaves]
+                shared[k] = {"factor": each[0]}
+                local = [{"factor": each}] if self.plan.rules[r].scope == "leaf" else local
         if measured is None or launch.rules[0] != one.rules.start:
-            return shared, []
+            return shared[len(local) :], local
         rule, numbers, places = self.plan.rules[launch.rules[0]], measured.numbers, measured.places
         columns = numbers if isinstance(numbers, dict) else {"": numbers}
         # A norm over leaves of two widths may be none of the narrow.
@@ -288,6 +300,7 @@ class _Run:
 
         def taken() -> Any:
             measured = self.measurement(r)
+            assert measured is not None
             places.update(measured.places)
             return measured.numbers
 
@@ -322,13 +335,13 @@ class _Run:
 
     # -- Whole trees --------------------------------------------------------------------------------------------------
 
-    def _map_trees(self, r: int) -> None:
-        """A rule that maps whole trees, which have None where it does not act."""
+    def _of_trees(self, r: int) -> Any:
+        """What ``apply_tree`` of a rule gives for the trees, which have None where it does not act; None if nowhere."""
         rule, work = self.plan.rules[r], self.work
         acts = self._acted_on(r)
         coefficients = next((given[r] for members, given in work.coefficients.items() if members[r]), {})
         if rule.hyperparameters() and not acts:
-            return
+            return None
         resting = work.inputs.resting
         as_it_is = {i: rests.gradient for i, rests in resting.items() if rests.members[r]}
 
@@ -338,10 +351,12 @@ class _Run:
         def lane(key: Lane) -> dict[int, Any]:
             return {i: self.arrays[i][key].astype(leaf.dtype) for i, leaf in acts.items()}
 
-        directions = lane(Lane.DIRECTION)
+        reads = rule.reads if rule.scales else (Lane.DIRECTION.value, Lane.GRADIENT.value)
+        directions = lane(Lane.DIRECTION) if {Lane.DIRECTION.value, Lane.GRADIENT.value} & {*reads} else {}
         gradients = {
             i: self.arrays[i][Lane.GRADIENT].astype(leaf.dtype) if self.plan.is_accumulated(leaf, r) else directions[i]
             for i, leaf in acts.items()
+            if Lane.GRADIENT.value in reads
         }
         params = None
         if work.params is not None:
@@ -351,8 +366,8 @@ class _Run:
             params = tree(params | {i: work.params[i] for i in as_it_is})
         trees = Trees(
             tree(lane(Lane.INCOMING) | as_it_is),
-            tree(gradients | as_it_is),
-            tree(directions | as_it_is),
+            tree(gradients | as_it_is) if Lane.GRADIENT.value in reads else None,
+            tree(directions | as_it_is) if Lane.DIRECTION.value in reads else None,
             params,
             work.extra,
             work.count,
@@ -361,17 +376,45 @@ class _Run:
             tree({i: self.arrays[i][Lane.SECOND_MOMENT] for i in acts}) if rule.second_moment else None,
         )
         mapping = _mapped if rule.pure else methods.tree_applied
-        updates, self.trees[r] = mapping(rule, trees, self.trees[r])
-        for i, u in enumerate(work.inputs.treedef.flatten_up_to(updates)):
-            if i in as_it_is:
+        returned, self.trees[r] = mapping(rule, trees, self.trees[r])
+        return returned
+
+    def _map_trees(self, r: int) -> None:
+        """A rule that maps whole trees: the directions, and what it makes of leaves of other dtypes."""
+        directions = self._of_trees(r)
+        if directions is None:
+            return
+        acts, resting = self._acted_on(r), self.work.inputs.resting
+        for i, u in enumerate(self.work.inputs.treedef.flatten_up_to(directions)):
+            if i in resting and resting[i].members[r]:
                 resting[i] = resting[i]._replace(gradient=u)
             elif i in acts:
-                self._write_direction(r, i, acts[i], directions[i], u.astype(acts[i].dtype))
+                before, dtype = self.arrays[i][Lane.DIRECTION], acts[i].dtype
+                self._write_direction(r, i, acts[i], before.astype(dtype), u.astype(dtype))
+
+    def factors(self, r: int) -> Factors | None:
+        """The factors of a rule that scales, of the leaves that it acts on; None if there are none."""
+        factors, acts = self._of_trees(r), sorted(self._acted_on(r))
+        if factors is None or not acts:
+            return None
+        if self.plan.rules[r].scope == "tree":
+            one: jax.Array = factors
+            return dict.fromkeys(acts, one)
+        leaves = self.work.inputs.treedef.flatten_up_to(factors)
+        return {i: leaves[i] for i in acts}
 
     def _write_direction(self, r: int, i: int, leaf: Leaf, before: jax.Array, after: jax.Array) -> None:
         if self.plan.rules[r].accumulates and not self.plan.is_accumulated(leaf, r):
             self.arrays[i][Lane.GRADIENT] = before
         self.arrays[i][Lane.DIRECTION] = after
+
+
+class _Surveyed(_Run):
+    """A step of which nothing but the places of its passes is of interest."""
+
+    def factors(self, r: int) -> Factors:
+        """Ones."""
+        return dict.fromkeys(self._acted_on(r), jnp.ones(()))
 
 
 def _in_leaf_order(places: Mapping[int, tuple[Numbers, int]], leaves: Sequence[int]) -> Numbers:
@@ -405,7 +448,8 @@ def _compiled(
     rule: AbstractRule, treedef: Any, places: tuple[int, ...], distinct: list[Any], state: Any
 ) -> tuple[Any, Any]:
     trees: Trees = treedef.unflatten([distinct[place] for place in places])
-    return left_to_compiler(functools.partial(methods.tree_applied, rule), (trees.direction, state), trees, state)
+    like = jax.tree.map(jnp.asarray, methods.factors_like(rule, trees)) if rule.scales else trees.direction
+    return left_to_compiler(functools.partial(methods.tree_applied, rule), (like, state), trees, state)
 
 
 def _mapped(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:

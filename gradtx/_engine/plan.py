@@ -110,11 +110,13 @@ class Pass(NamedTuple):
         rules: their positions.
         measures: whether the first of them needs a number from whole leaves, which is measured before.
         maps_trees: whether it is one rule that maps whole trees.
+        scales: the positions of those that get their factors from whole trees, before.
     """
 
     rules: range
     measures: bool
     maps_trees: bool
+    scales: tuple[int, ...] = ()
 
     def acts_on(self, leaf: Leaf) -> bool:
         """True if there is anything to do for a leaf."""
@@ -275,13 +277,15 @@ class Plan(NamedTuple):
     def measured(self, k: int, leaf: Leaf) -> dict[Lane, Buffer]:
         """The lanes that the measurement before pass ``k`` reads of a leaf, and the buffers that they are in."""
         one, r = self.passes[k], self.passes[k].rules.start
-        if not one.measures or not leaf.members[r]:
+        if not (one.measures or one.scales):
             return {}
         lanes = self.lanes(leaf, r)
         lanes.setdefault(Lane.GRADIENT, lanes[Lane.DIRECTION])
         if leaf.param is not None:
             lanes[Lane.PARAM] = leaf.param
-        return {Lane(lane): lanes[Lane(lane)] for lane in self.rules[r].reads if Lane(lane) in lanes}
+        measuring = {*one.scales} | ({r} if one.measures else set())
+        read = dict.fromkeys(lane for i in measuring if leaf.members[i] for lane in self.rules[i].reads)
+        return {Lane(lane): lanes[Lane(lane)] for lane in read if Lane(lane) in lanes}
 
     def traffic(self, k: int) -> float:
         """The bytes that a pass reads and writes, its measurement included; of whole trees, at least these."""
@@ -297,12 +301,12 @@ class Plan(NamedTuple):
         lines = []
         for k, one in enumerate(self.passes):
             labels = [self.rules[r].name or self.rules[r].label for r in one.rules]
-            how = "whole trees" if one.maps_trees else "measured, then one pass" if one.measures else "one pass"
+            measured = one.measures or one.scales
+            how = "whole trees" if one.maps_trees else "measured, then one pass" if measured else "one pass"
             where, why, exact = places[k] if places else Place()
-            per_parameter = (
-                f"{'' if exact else 'at least '}{self.traffic(k) / total if total else 0.0:.4g} bytes/parameter"
-            )
-            lines.append(f"{how}{where and f' {where}'}: {', '.join(labels)} ({per_parameter}{why and f'; {why}'})")
+            per_parameter = self.traffic(k) / total if total else 0.0
+            size = f"{'' if exact and not one.scales else 'at least '}{per_parameter:.4g} bytes/parameter"
+            lines.append(f"{how}{where and f' {where}'}: {', '.join(labels)} ({size}{why and f'; {why}'})")
         return lines or ["nothing to do"]
 
     def __str__(self) -> str:
@@ -335,17 +339,23 @@ def _placed(buffers: Sequence[Buffer]) -> list[tuple[int, Buffer]]:
 
 
 def passes(rules: tuple[AbstractRule, ...]) -> tuple[Pass, ...]:
-    """The passes of a chain: a new one before each measurement, and around each rule that maps whole trees."""
-    return tuple(
-        Pass(range(start, stop), rules[start].scope is not None, rules[start].maps_trees)
-        for start, stop in itertools.pairwise(sorted(_borders(rules)))
-    )
+    """The passes of a chain: a new one before each measurement or factor, and around a rule that maps whole trees."""
+
+    def of(start: int, stop: int) -> Pass:
+        first, scales = rules[start], [r for r in range(start, stop) if rules[r].scales]
+        measures, maps_trees = first.scope is not None and not first.scales, first.maps_trees and not first.scales
+        return Pass(range(start, stop), measures, maps_trees, tuple(scales))
+
+    return tuple(itertools.starmap(of, itertools.pairwise(sorted(_borders(rules)))))
 
 
 def _borders(rules: tuple[AbstractRule, ...]) -> set[int]:
     borders = {0, len(rules)}
     for r, rule in enumerate(rules):
-        borders |= {r, r + 1} if rule.maps_trees else {r} if rule.scope is not None else set()
+        if rule.maps_trees and not rule.scales:
+            borders |= {r, r + 1}
+        elif rule.scope is not None and not (rule.scales and rule.scope == "tree" and rule.reads == ("param",)):
+            borders.add(r)
     return borders
 
 

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from gradtx._core.limits import check_choice, integer
-from gradtx._core.numerics import fade, mix, norms, real_dtype, safe_divide, safe_sqrt, sum_over, widest
+from gradtx._core.numerics import (
+    fade,
+    mix,
+    norm_of_norms,
+    norms,
+    real_dtype,
+    safe_divide,
+    safe_sqrt,
+    stacked,
+    sum_over,
+    widest,
+)
 from gradtx._engine.transformation import Transformation
 from gradtx.rules.base import Hyper, Rule, hyper
 
@@ -59,15 +72,21 @@ class scale_by_gradient_norm(Rule):
 
     equation = r"s \leftarrow s + \lVert g\rVert^2, \quad u \leftarrow u / (\sqrt{s + \epsilon_r} + \epsilon)"
     maps_trees = True
+    scales = True
     pure = True
     normalizes = True
     accumulates = True
+    reads = ("gradient",)
     nonnegative = ("state",)
 
     decay: Hyper | None = hyper(default=None, low=0, below=1)
     eps: Hyper = hyper(default=0.0, low=0)
     eps_root: Hyper = hyper(default=0.0, low=0)
     over: str = dataclasses.field(default="leaf", kw_only=True)
+
+    @property
+    def scope(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on over
+        return self.over
 
     def __post_init__(self):
         super().__post_init__()
@@ -81,16 +100,16 @@ class scale_by_gradient_norm(Rule):
     def apply_tree(self, trees, state):
         leaves, treedef = jax.tree.flatten(trees.gradient)
         before = [state] if self.over == "tree" else treedef.flatten_up_to(state)
-        lengths = norms([leaves] if self.over == "tree" else [[x] for x in leaves])
+        lengths = norms([leaves] if self.over == "tree" else [[x] for x in leaves], trees.executor.total)
         after = [self._after(trees, s, norm.astype(s.dtype)) for s, norm in zip(before, lengths, strict=True)]
 
-        def divided(u: jax.Array, s: jax.Array) -> jax.Array:
+        def factor(s: jax.Array) -> jax.Array:
             c = trees.scalars(s.dtype)
-            return safe_divide(u, (safe_sqrt(s + c.eps_root) + c.eps).astype(real_dtype(u.dtype)))
+            return safe_divide(jnp.ones_like(s), safe_sqrt(s + c.eps_root) + c.eps)
 
-        directions = jax.tree.leaves(trees.direction)
-        out = [divided(u, s) for u, s in zip(directions, after * (len(leaves) // len(after)), strict=True)]
-        return treedef.unflatten(out), after[0] if self.over == "tree" else treedef.unflatten(after)
+        if self.over == "tree":
+            return factor(after[0]), after[0]
+        return treedef.unflatten(map(factor, after)), treedef.unflatten(after)
 
     def _after(self, trees: Any, s: jax.Array, norm: jax.Array) -> jax.Array:
         if self.decay is None:
@@ -126,10 +145,13 @@ class scale_by_distance(Rule):
 
     equation = r"\bar{r} \leftarrow \max(\bar{r}, \lVert p - p_0\rVert), \quad u \leftarrow \bar{r} u"
     maps_trees = True
+    scales = True
     nonnegative = ("state/largest", "state/unit")
     pure = True
     accumulates = False
     needs_params = True
+    scope = "tree"
+    reads = ("param",)
 
     initial: Hyper = hyper(default=1e-6, low=0)
     relative: bool = dataclasses.field(default=True, kw_only=True)
@@ -140,12 +162,11 @@ class scale_by_distance(Rule):
         return {"start": params, "largest": 0 * one, "unit": unit}
 
     def apply_tree(self, trees, state):
-        ways = jax.tree.leaves(jax.tree.map(lambda p, start: p - start.astype(p.dtype), trees.params, state["start"]))
         unit = state["unit"]
-        gone = jnp.maximum(norms([ways])[0].astype(unit.dtype), trees.scalars(unit.dtype).initial * unit)
+        _, (ways,) = _mapped(trees, _way, [trees.params, state["start"]], reduces=["norm"])
+        gone = jnp.maximum(norm_of_norms(ways).astype(unit.dtype), trees.scalars(unit.dtype).initial * unit)
         largest = jnp.maximum(state["largest"], gone)
-        out = jax.tree.map(lambda u: largest.astype(real_dtype(u.dtype)) * u, trees.direction)
-        return out, state | {"largest": largest}
+        return largest, state | {"largest": largest}
 
 
 class scale_by_distance_bound(Rule):
@@ -194,10 +215,13 @@ class scale_by_distance_bound(Rule):
         r"s \leftarrow b s + (1-b) \gamma d g, \quad u \leftarrow \gamma d u"
     )
     maps_trees = True
+    scales = True
     nonnegative = ("state/distance",)
     pure = True
     accumulates = True
     second_moment = "edits"
+    scope = "tree"
+    reads = ("gradient", "second_moment")
 
     learning_rate: Hyper = hyper(default=1.0)
     initial: Hyper = hyper(default=1e-6, low=0)
@@ -216,22 +240,14 @@ class scale_by_distance_bound(Rule):
         d = jnp.maximum(state["distance"], c.initial)
         rate = c.learning_rate * d
 
-        def divided(s: jax.Array, v: jax.Array) -> jax.Array:
-            return safe_divide(s, safe_sqrt(v) + trees.scalars(s.dtype).eps)
-
-        def summed(s: jax.Array, g: jax.Array) -> jax.Array:
-            c = trees.scalars(s.dtype)
-            return mix(c.decay, c.decay_complement, s, rate.astype(real_dtype(s.dtype)) * g.astype(s.dtype))
-
-        way = jax.tree.map(divided, state["sum"], state["before"] if self.lagged else trees.second_moment)
-        gain = sum_over(_along, jax.tree.leaves(trees.gradient), jax.tree.leaves(way)).astype(d.dtype)
-        along = mix(c.decay, c.decay_complement, state["along"], rate * gain)
-        sums = jax.tree.map(summed, state["sum"], trees.gradient)
-        length = sum_over(jnp.abs, jax.tree.leaves(sums)).astype(d.dtype)
-        bound = safe_divide(along, c.decay_complement * length)
-        out = jax.tree.map(lambda u: rate.astype(real_dtype(u.dtype)) * u, trees.direction)
+        columns = [state["sum"], trees.gradient, state["before"] if self.lagged else trees.second_moment]
+        (sums,), (gains, lengths) = _mapped(
+            trees, _bounded, columns, [rate, c.decay, c.decay_complement, c.eps], {0: 0}, ["sum", "sum"]
+        )
+        along = mix(c.decay, c.decay_complement, state["along"], rate * jnp.sum(gains).astype(d.dtype))
+        bound = safe_divide(along, c.decay_complement * jnp.sum(lengths).astype(d.dtype))
         before = {"before": self._kept(trees.second_moment, state["before"])} if self.lagged else {}
-        return out, {"sum": sums, "distance": jnp.maximum(d, bound), "along": along, **before}
+        return rate, {"sum": sums, "distance": jnp.maximum(d, bound), "along": along, **before}
 
     @staticmethod
     def _kept(v: Any, before: Any) -> Any:
@@ -315,12 +331,11 @@ class in_units_of_distance(Rule):
         d = jnp.maximum(state["distance"], c.initial)
         weight = d * d / c.initial
         rate = weight * c.learning_rate
-        back = jax.tree.map(lambda start, p: start.astype(p.dtype) - p, state["start"], trees.params)
-        gain = sum_over(_along, jax.tree.leaves(trees.direction), jax.tree.leaves(back)).astype(d.dtype)
-        along = fade(c.decay, c.decay_complement, state["along"], rate * gain)
-        sums = self._summed(trees, state["sum"], rate if self.weighted else weight)
-        length = sum_over(jnp.abs, jax.tree.leaves(sums)).astype(d.dtype)
-        after = jnp.maximum(d, c.coefficient * safe_divide(along, length))
+        columns = [state["sum"], trees.direction, state["start"], trees.params]
+        scalars = [rate if self.weighted else weight, c.decay, c.decay_complement]
+        (sums,), (gains, lengths) = _mapped(trees, _estimated, columns, scalars, {0: 0}, ["sum", "sum"])
+        along = fade(c.decay, c.decay_complement, state["along"], rate * jnp.sum(gains).astype(d.dtype))
+        after = jnp.maximum(d, c.coefficient * safe_divide(along, jnp.sum(lengths).astype(d.dtype)))
 
         def scaled(x: jax.Array) -> jax.Array:
             return d.astype(real_dtype(x.dtype)) * x
@@ -332,13 +347,51 @@ class in_units_of_distance(Rule):
         estimate = {"start": state["start"], "sum": sums, "distance": after, "along": along}
         return jax.tree.map(scaled, updates), {"inner": inner, **estimate}
 
-    def _summed(self, trees: Any, sums: Any, weight: jax.Array) -> Any:
-        def one(s: jax.Array, g: jax.Array) -> jax.Array:
-            c = trees.scalars(s.dtype)
-            g = g.astype(s.dtype)
-            return fade(c.decay, c.decay_complement, s, weight.astype(real_dtype(s.dtype)) * g)
 
-        return jax.tree.map(one, sums, trees.direction)
+def _mapped(
+    trees: Any,
+    fn: Callable[..., tuple[jax.Array, ...]],
+    columns: Sequence[Any],
+    scalars: Sequence[jax.Array] = (),
+    in_place: Mapping[int, int] = MappingProxyType({}),
+    reduces: Sequence[str] = (),
+) -> tuple[list[Any], list[jax.Array]]:
+    """The trees that an elementwise function makes of trees, in one pass, and numbers of its last results.
+
+    Of each number a vector, with one for each leaf; the scalars come last, and ``in_place`` is as in ``map_leaves``.
+    """
+    treedef = jax.tree.structure(columns[0])
+    rows = list(zip(*map(jax.tree.leaves, columns), strict=True))
+    results, numbers = trees.executor.map_leaves(fn, rows, scalars, [], in_place, reduces)
+    return [treedef.unflatten(column) for column in zip(*results, strict=True)], [*map(stacked, numbers)]
+
+
+def _way(p: jax.Array, start: jax.Array) -> tuple[jax.Array, ...]:
+    return (p - start.astype(p.dtype),)
+
+
+def _bounded(
+    s: jax.Array, g: jax.Array, v: jax.Array, rate: jax.Array, decay: jax.Array, complement: jax.Array, eps: jax.Array
+) -> tuple[jax.Array, ...]:
+    """The sum after a step of D-Adaptation, what it gained, and the absolute value of the sum."""
+    rate, decay, complement, eps = (x.astype(real_dtype(s.dtype)) for x in (rate, decay, complement, eps))
+    after = mix(decay, complement, s, rate * g.astype(s.dtype))
+    return after, _along(g, safe_divide(s, safe_sqrt(v.astype(eps.dtype)) + eps)), jnp.abs(after)
+
+
+def _estimated(
+    s: jax.Array,
+    u: jax.Array,
+    start: jax.Array,
+    p: jax.Array,
+    weight: jax.Array,
+    decay: jax.Array,
+    complement: jax.Array,
+) -> tuple[jax.Array, ...]:
+    """The sum after a step of Prodigy, what it gained, and the absolute value of the sum."""
+    weight, decay, complement = (x.astype(real_dtype(s.dtype)) for x in (weight, decay, complement))
+    after = fade(decay, complement, s, weight * u.astype(s.dtype))
+    return after, _along(u, start.astype(p.dtype) - p), jnp.abs(after)
 
 
 class at_learned_rate(Rule):

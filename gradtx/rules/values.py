@@ -44,6 +44,8 @@ class scale_by_polyak(Rule):
 
     equation = r"u \leftarrow u \min((f - f^*) / (\lVert u\rVert^2 + \epsilon), c)"
     maps_trees = True
+    scales = True
+    scope = "tree"
     accumulates = False
     normalizes = True
 
@@ -61,7 +63,7 @@ class scale_by_polyak(Rule):
         gap = gap if self.signed else jnp.maximum(gap, 0)
         divisor = norm**2 + c.eps
         step = jnp.where(divisor == 0, 0, jnp.minimum(safe_divide(gap, divisor), c.most))
-        return jax.tree.map(lambda u: step.astype(real_dtype(u.dtype)) * u, trees.direction), state
+        return step, state
 
 
 class scale_by_model(Rule):

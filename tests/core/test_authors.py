@@ -438,6 +438,10 @@ RULES = {
         {"maps_trees": True, "apply": keep, "apply_tree": lambda self, trees, state: (trees.direction, state)},
         "defines apply, which nothing calls, since it declares maps_trees = True",
     ),
+    "factors of nothing": (
+        {"scales": True, "maps_trees": True, "apply_tree": lambda self, trees, state: (trees.direction, state)},
+        "declares scales = True, so it must declare maps_trees = True, and with scope = 'tree' give one factor",
+    ),
     "apply_tree alone": (
         {"apply": keep, "apply_tree": lambda self, trees, state: (trees.direction, state)},
         "defines apply_tree, which nothing calls",
@@ -503,6 +507,21 @@ def test_a_rule_that_maps_whole_trees_returns_trees_like_those_it_got():
         tx = rule(maps_trees=True, apply_tree=lambda self, trees, state, wrong=wrong: wrong(trees.direction))()
         with pytest.raises((TypeError, ValueError), match=f"rule 'mine': apply_tree .*{message}"):
             tx.update(jnp.ones(3), tx.init(jnp.ones(3)))
+
+
+@pytest.mark.parametrize("scope", ["tree", "leaf"])
+def test_a_rule_that_scales_returns_factors(scope):
+    g = {"a": jnp.array([1.0, -2.0]), "b": jnp.array([3.0])}
+    right = {"tree": jnp.float32(2.0), "leaf": {"a": jnp.float32(2.0), "b": jnp.float32(3.0)}}
+
+    def scaling(factors):
+        return rule(maps_trees=True, scales=True, scope=scope, apply_tree=lambda *_: (factors, ()))()
+
+    updates, _ = scaling(right.pop(scope)).update(g, scaling(0.0).init(g))
+    assert updates["a"].tolist() == [2.0, -4.0] and updates["b"].tolist() == [6.0 if scope == "tree" else 9.0]
+    for wrong in (*right.values(), g):
+        with pytest.raises(ValueError, match=f"rule 'mine': apply_tree must return .* scope = '{scope}'"):
+            scaling(wrong).update(g, scaling(0.0).init(g))
 
 
 # -- What is right ----------------------------------------------------------------------------------------------------

@@ -253,6 +253,14 @@ class TestPlans:
         assert [one.maps_trees for one in passes(rules)] == [False, True, False, False]
         assert [part.measures for part in passes(rules)] == [False, False, False, True]
 
+    def test_factors_join_the_pass_of_the_rules_behind(self):
+        assert str(self.plan(gx.chain(gx.dog(), gx.scale(0.5)))) == (
+            "measured, then one pass: scale_by_gradient_norm, scale_by_distance, scale_by_learning_rate, scale "
+            "(at least 20 bytes/parameter)"
+        )
+        rules = gx.chain(gx.sign(), gx.scale_by_distance(), gx.sign(), gx.scale_by_gradient_norm(), gx.sign()).rules
+        assert [list(part.rules) for part in passes(rules)] == [[0, 1, 2], [3, 4]]
+
     def test_no_work_per_leaf_that_could_be_per_step(self):
         """The scalar work of a step does not grow with the leaves: the equations of one more leaf are one call."""
 

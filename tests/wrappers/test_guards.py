@@ -419,11 +419,14 @@ def test_a_norm_that_is_measured_anyway_says_whether_gradients_are_finite(execut
                     assert all(not u.any() for u in jax.tree.leaves(updates))
 
 
+LARGE = {name: jnp.zeros(2**17) for name in PARAMS}
+
+
 def test_gradients_are_read_once_for_the_norm_and_the_check():
-    """A norm in XLA is the only loop of such a step. Left out may be a check, where it shows nothing, and the step."""
+    """Of leaves too large to be read together a norm in XLA is the only loop. Left out may be a check, and the step."""
     tx = skip_nonfinite(gx.chain(gx.clip_by_global_norm(1.0), gx.scale_by_learning_rate(0.1)))
     with gx.executor("reference"):
-        text = jax.jit(tx.update).lower(PARAMS, tx.init(PARAMS)).compile().as_text() or ""
+        text = jax.jit(tx.update).lower(LARGE, tx.init(LARGE)).compile().as_text() or ""
     assert (text.count(" while("), text.count(" conditional(")) == (1, 2)
 
 

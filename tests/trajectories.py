@@ -36,13 +36,14 @@ def run_each(txs: Mapping[str, optax.GradientTransformation], steps: int = STEPS
     """The same of several, each by itself, in one program."""
     updates = {name: optax.with_extra_args_support(tx).update for name, tx in txs.items()}
 
-    def one(update, params, state, noise):
+    def one(update, carry, noise):
+        params, state = carry
         grads = jax.tree.map(lambda n, p: n + PULL * p, noise, params)
         update, state = update(grads, state, params)
         return optax.apply_updates(params, update), state
 
     def each(carry, noise):
-        after = {name: one(update, *carry[name], noise) for name, update in updates.items()}
+        after = {name: one(update, carry[name], noise) for name, update in updates.items()}
         return after, {name: params for name, (params, _) in after.items()}
 
     carry = {name: (start(), tx.init(start())) for name, tx in txs.items()}

@@ -57,9 +57,11 @@ setup(
             "gradtx.native._kernel",
             sources=["gradtx/native/kernel.cc"],
             language="c++",
-            # Neither option changes a result: the first lets √ be an instruction, the second lets choices be vectors.
+            # No option changes a result. The first lets √ be an instruction, the second lets choices be vectors, and
+            # the third, against what Python itself may be built with, lets a loop over codes load vectors.
             extra_compile_args=[
-                *("-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"),
+                *("-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"),
+                *("-fno-wrapv", "-fvisibility=hidden"),
                 *(flag for folder in jaxlib_headers() for flag in ("-isystem", folder)),  # silent about their warnings
             ],
             depends=["setup.py"],

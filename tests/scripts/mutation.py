@@ -78,7 +78,7 @@ EQUIVALENT: dict[str, str] = {
     ),
     "numerics:abs_sq: -1 -> -2": BELOW,
     "numerics:_norms: -1 -> -2": BELOW,
-    "numerics:_norms: scale_of(stacked(found), jnp.asarray(least)) != 1 -> scale_of(stacked(found), "
+    "numerics:_norms: scale_of(stacked(norms), jnp.asarray(least)) != 1 -> scale_of(stacked(norms), "
     "jnp.asarray(least)) != 2": "sums that are in range are taken again, of numbers times 1",
     "numerics:scale_of: norm < 1 -> norm < 2": "norms out of range are far from 1 and from 2",
     "numerics:scale_of: info.maxexp // 2 - 1 -> info.maxexp // 2 + 1": "four times as large is in range, too",

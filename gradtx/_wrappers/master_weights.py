@@ -15,7 +15,7 @@ from gradtx._core.codecs import decoded, seeds
 from gradtx._core.control import either
 from gradtx._core.counts import incremented, zero
 from gradtx._core.limits import check_choice
-from gradtx._core.mesh import like_parameters, puts_constants, starts
+from gradtx._core.mesh import like_parameters, puts_constants, spread_as, starts
 from gradtx._core.numerics import added, widened
 from gradtx._core.weights import Kept, Weight
 from gradtx._engine import inputs
@@ -162,7 +162,11 @@ class master_weights(Wrapper[MasterWeightsState]):
                 w = out[i] if apply_updates else added(seen[i], out[i])
                 out[i] = _computed_once(functools.partial(before.codec.encode, w, seed[i]), state.count, before)
             weights[i] = out[i]
-            out[i] = out[i].param if apply_updates else widened(out[i].param) - widened(before.param)
+            rounded = out[i].param  # where what is kept is, which may be divided over an axis as slots are
+            if apply_updates:
+                out[i] = spread_as(rounded, jax.typeof(before.param))
+            else:
+                out[i] = widened(rounded) - widened(before.param)
         kept = flat.unflatten([w.kept if is_low else None for w, is_low in zip(weights, low, strict=True)])
         return flat.unflatten(out), MasterWeightsState(inner, kept, incremented(state.count))
 

@@ -225,9 +225,10 @@ def a_divided_state_on_explicit_axes_gives_back_parameters_as_they_were():
     params = jax.device_put(arrays(0), NamedSharding(on, P()))
     cut = jax.device_put({"odd": jnp.ones(4 * 1400), "w": jnp.ones((64, 1000))}, NamedSharding(on, P()))
     codes = gx.accumulate(gx.chain(ADAM, state_dtype="root8"), 2)  # whose sums are divided as the codes are
-    for tx, given in [*((tx, params) for tx in FEW.values()), (codes, cut)]:
-        for told in contextlib.nullcontext(), jax.set_mesh(on):
-            with told:
+    low, master = jax.tree.map(lambda x: x.astype(jnp.bfloat16), cut), gx.master_weights(ADAM, "int8")
+    for tx, given in [*((tx, params) for tx in FEW.values()), (codes, cut), (master, low)]:
+        for told in (contextlib.nullcontext(), gx.executor("native")), (jax.set_mesh(on), gx.executor("reference")):
+            with told[0], told[1]:
                 state = jax.jit(tx.init, out_shardings=gx.state_shardings(tx, given, axis="x"))(given)
                 one = lambda carry, _: (gx.step(tx, carry[0], carry[0], carry[1]), None)  # noqa: B023, E731
                 jax.eval_shape(lambda p, s: jax.lax.scan(one, (p, s), None, 2), given, state)  # noqa: B023

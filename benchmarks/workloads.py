@@ -236,8 +236,8 @@ WORKLOADS = {
     "amsgrad": Workload("AMSGrad, one leaf of 2**24", _steps(RECIPES["amsgrad"], _one(2**24), _one(2**12))),
     "nadam": Workload("Nadam, one leaf of 2**24", _steps(RECIPES["nadam"], _one(2**24), _one(2**12))),
     "zoo": Workload(
-        "each optimizer of optax beside gradtx's chain of it: 4 matrices of 512 by 512, and a vector",
-        beside_optax(ZOO, [*[(512, 512)] * 4, (512,)], [(8, 4), (4,)]),
+        "each optimizer of optax beside gradtx's chain of it: 4 matrices of 1024 by 1024, and a vector",
+        beside_optax(ZOO, [*[(1024, 1024)] * 4, (1024,)], [(8, 4), (4,)]),
         unit="ratio",
         slow=True,
         rounds=9,

@@ -32,7 +32,7 @@ def draw_batches(settings: Settings, runs: Sequence[Run]) -> bytes:
         runs: at least one, each with its ``descent``.
     """
     sizes = sorted(settings.batch_sizes)
-    shades = matplotlib.colormaps["plasma"](np.linspace(0, 0.75, len(sizes)))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.8, len(sizes)))
     lines = {size: Line(to_hex(shade)) for size, shade in zip(sizes, shades, strict=True)}
     limits = limits_of_losses([curve for run in runs for curve in _curves(run)])
     optimizers = [name for name in settings.optimizers if any(run.optimizer == name for run in runs)]

@@ -493,6 +493,19 @@ def test_galore_in_numpy(side):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11, err_msg=k)
 
 
+def test_what_galore_holds():
+    """A basis of each matrix, none of what is no matrix; one element is a matrix, too."""
+    leaves = {"tall": (5, 3), "layer": (1, 3, 5), "vector": (4,), "none": (0, 3), "number": (1, 1)}
+    zeros = {k: jnp.zeros(shape) for k, shape in leaves.items()}
+    for stacked, expected in ((0, (1, 0, 0)), (1, (1, 3, 2))):
+        tx = gx.in_subspace(gx.scale(2.0), 2, 0.25, stacked=stacked)
+        shapes = jax.tree.map(jnp.shape, tx.init(zeros).slots["in_subspace"]["state"]["basis"])
+        assert shapes["layer"] == expected and shapes["vector"] == (0, 0) == shapes["none"]
+    one = gx.in_subspace(gx.scale(2.0), 2, 0.25)
+    np.testing.assert_allclose(updates(one, [3.0 * np.ones((1, 1))]), [[[1.5]]])
+    assert jax.tree.map(jnp.shape, one.init(zeros).slots["in_subspace"]["state"]["basis"])["tall"] == (3, 2)
+
+
 def updates(tx, rows):
     """The update for each of these gradients."""
 

@@ -65,7 +65,7 @@ def test_numbers_in_another_order():
 
 def test_a_norm_of_norms():
     for norms in ([3e-25, 4e-25], [3.0, 4.0], [3e25, 4e25], [0.0, 0.0], [np.inf, 1.0], [np.nan, 1.0], []):
-        found = numerics._norm_of_norms(jnp.array(norms, "float32"))
+        found = numerics.norm_of_norms(jnp.array(norms, "float32"))
         np.testing.assert_allclose(found, np.linalg.norm(np.array(norms)), rtol=1e-6)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -823,7 +824,7 @@ def test_the_kernel_refuses_what_does_not_fit():
         flat=(),
         reductions=0,
         scales=(),
-        flag=True,
+        flag: Any = True,
     ):
         run = jax.ffi.ffi_call(_library.TARGET, jax.ShapeDtypeStruct(result.shape, result.dtype))
         attributes = {"code": np.asarray(code, np.int32).ravel(), "constants": np.zeros(0)}

@@ -73,3 +73,17 @@ def test_norms_of_the_least_normal_numbers():
     for dtype in ("float32", "float64"):
         tiny = jnp.finfo(dtype).tiny
         np.testing.assert_allclose(numerics.l2_norm([jnp.full(4, tiny, dtype)]) / tiny, 2.0, rtol=1e-6)
+
+
+class OneReading(numerics.SumOver):
+    """Norms of single arrays, as the kernel has them."""
+
+    def norms(self, xs, vector=False):
+        del vector
+        return jnp.stack([jnp.sqrt(jnp.sum(x**2)) for x in xs])
+
+
+def test_norms_of_groups_whose_arrays_have_norms():
+    arrays = [jnp.array([3.0, 4.0]), jnp.array([12.0]), jnp.array([[8.0]])]
+    for groups, expected in (([arrays[:2], arrays[2:]], [13.0, 8.0]), ([[x] for x in arrays], [5.0, 12.0, 8.0])):
+        np.testing.assert_allclose(numerics.l2_norms(groups, OneReading()), expected, rtol=1e-15)

@@ -140,8 +140,11 @@ def first_slots(rule: AbstractRule, param: jax.Array, storage: Any, name: str, p
     slots = methods.slotted(rule, param)
     if isinstance(param, jax.core.Tracer):  # in jit, zeros like a parameter would not know of its sharding
         slots = _sharded_as(param, slots)
-    what = f"slot {name}.%s, leaf {path!r}"
-    return {slot: stored(x, storage, slot in rule.nonnegative, what % slot) for slot, x in slots.items()}
+
+    def one(slot: str, x: Any) -> Any:
+        return stored(x, storage, slot in rule.nonnegative, f"slot {name}.{slot}, leaf {path!r}")
+
+    return {slot: one(slot, x) for slot, x in slots.items()}
 
 
 @functools.partial(jax.jit, inline=True)  # traced once for all leaves that are alike

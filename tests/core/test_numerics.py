@@ -83,6 +83,18 @@ class OneReading(numerics.SumOver):
         return jnp.stack([jnp.sqrt(jnp.sum(x**2)) for x in xs])
 
 
+class Vectors(numerics.SumOver):
+    """Sums as a vector, as the kernel has them."""
+
+    def each(self, fn, *columns, local=()):
+        return jnp.stack(super().each(fn, *columns, local=local))
+
+
+def test_norms_of_sums_that_are_a_vector():
+    found = numerics.l2_norms([[jnp.array([x])] for x in (3e-200, 4.0, 5e200)], Vectors())
+    np.testing.assert_allclose(found, [3e-200, 4.0, 5e200], rtol=1e-15)
+
+
 def test_norms_of_groups_whose_arrays_have_norms():
     arrays = [jnp.array([3.0, 4.0]), jnp.array([12.0]), jnp.array([[8.0]])]
     for groups, expected in (([arrays[:2], arrays[2:]], [13.0, 8.0]), ([[x] for x in arrays], [5.0, 12.0, 8.0])):

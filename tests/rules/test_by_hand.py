@@ -173,6 +173,15 @@ def test_rules_are_what_they_declare():
     assert gx.belief_rms().holds == {"m": "average"} and not gx.belief_rms(lagged=True).holds
 
 
+def test_nesterov_looks_ahead_to_a_decay_that_changes():
+    """And to all digits of its complement: decays of 1 − 1e-7 and 1 − 2e-7 are not float32's."""
+    table = jnp.array([0.5, 0.8, 0.75])  # their products are 0.5, 0.4 and 0.3
+    found = steps(gx.nesterov(lambda count: table[count]), [[4.0], [2.0]])
+    np.testing.assert_allclose(found, [[0.8 * 2 / 0.6 + 4], [0.75 * 2 / 0.7 + 0.2 * 2 / 0.6]], rtol=1e-12)
+    tx, g = gx.nesterov(lambda count: 1 - 1e-7 * (count + 1)), jnp.ones(1, "float32")
+    np.testing.assert_allclose(jax.jit(tx.update)(g, tx.init(g))[0], [1 / 3 + 1], rtol=1e-6)
+
+
 def test_factored_second_moments():
     """Of three axes the two largest are factored; zeros stay zeros; one step is an average of one square."""
     g = np.random.default_rng(0).normal(size=(2, 4, 3))

@@ -344,8 +344,10 @@ def nearest(mutant: Mutant, tests: Tests) -> list[str]:
         seconds, functions = tests[test]
         return mutant.function not in functions, name not in test, seconds
 
-    named = (test for test, (_, functions) in tests.items() if any(f"{x}.".startswith(owner) for x in functions))
-    return sorted(named, key=place)
+    def runs(test: str) -> bool:  # a rule that is refused runs nothing
+        return f"[{name}" in test or any(f"{function}.".startswith(owner) for function in tests[test][1])
+
+    return sorted(filter(runs, tests), key=place)
 
 
 def started(mutant: Mutant, tests: Tests, killers: dict[str, str], output: Path) -> int:

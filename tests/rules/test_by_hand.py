@@ -171,6 +171,7 @@ def test_rules_are_what_they_declare():
         testing.PROPERTIES["says what it holds"](gx.chain(rule))
     assert gx.adagrad_sum(0.1).from_moment("s", 0.5, gx.Named(initial=0.1)) == 0.4
     assert gx.belief_rms().holds == {"m": "average"} and not gx.belief_rms(lagged=True).holds
+    np.testing.assert_array_equal(gx.clip_by_norm(1.0).shows_finite(jnp.array([1.0, np.inf, np.nan])), [1, 0, 0])
 
 
 def test_nesterov_looks_ahead_to_a_decay_that_changes():

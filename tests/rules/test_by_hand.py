@@ -81,6 +81,13 @@ def test_a_bet_of_a_gambler_who_loses():
     np.testing.assert_allclose(found, [1 / 3, 7 / 12, -2 / 7], rtol=1e-6)
 
 
+def test_the_first_weight_of_prodigy_is_the_first_distance():
+    """γd²/d₀ with d = d₀ = ½, of a gradient of 3; there is no way to go along yet."""
+    tx, p = gx.in_units_of_distance(gx.sgd(1.0), 2.0, initial=0.5), jnp.ones(1)
+    state = tx.update(jnp.array([3.0]), tx.init(p), p)[1].slots["in_units_of_distance"]["state"]
+    np.testing.assert_allclose([*state["sum"], state["along"], state["distance"]], [3.0, 0.0, 0.5], rtol=1e-12)
+
+
 READ_PARAMETERS = [
     *(gx.scale_by_trust_ratio(), gx.scale_by_parameter_rms(), gx.adaptive_clip(), gx.add_decayed_weights(0.1)),
     *(gx.decay_weights(0.1, 0.1), gx.add_cautious_decay(0.1), gx.scale_by_distance(), gx.dual_averaging()),

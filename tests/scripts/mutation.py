@@ -105,6 +105,7 @@ EQUIVALENT: dict[str, str] = {
         "noise and its negative have the same distribution"
     ),
     "distances:scale_by_distance_bound.accumulates: True -> False": AFTER_V,
+    "distances:scale_by_distance_bound.apply_tree: {0: 0} -> {1: 0}": "in which memory the sums are, not what they are",
     "matrices:orthogonalize._orthogonal: -2 -> 2": SIDE,
     "matrices:orthogonalize._orthogonal: -2 -> -3": SIDE,
     "matrices:orthogonalize._orthogonal: -1 -> 1": SIDE,

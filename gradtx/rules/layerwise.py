@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -185,5 +186,5 @@ def root_mean_squares(groups, total):
     """The root of the mean of squares of each group of arrays; 0 of no elements."""
     sizes = [max(1, sum(size_of(x) for x in leaves)) for leaves in groups]
     lengths = norms(groups, total)
-    roots = [jnp.asarray(math.sqrt(size), lengths[0].dtype) for size in sizes]
-    return on_each(jnp.divide, lengths, roots if isinstance(lengths, list) else jnp.stack(roots))
+    roots: Any = [math.sqrt(size) for size in sizes]
+    return on_each(jnp.divide, lengths, roots if isinstance(lengths, list) else jnp.asarray(roots, lengths.dtype))

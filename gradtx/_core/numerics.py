@@ -82,6 +82,11 @@ def abs_sq(x: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.square(jnp.minimum(x, jnp.finfo(x.dtype).max)), -1)
 
 
+def real_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Re x̄·y of each element: that of a complex number and its phase, turned alike, stays."""
+    return (x.conj() * y.astype(x.dtype)).real
+
+
 def scaled_sq(x: jax.Array, scale: jax.Array) -> jax.Array:
     """|x·scale|², whatever is known of x."""
     return abs_sq(x * scale)

@@ -21,7 +21,7 @@ from gradtx._core.numerics import Numbers, in_order, safe_divide
 from gradtx.native import _library
 from gradtx.native._compiler import compile_jaxpr
 from gradtx.native._primitive import LEAVES_PER_CALL, Call, call_p, evaluated, joined
-from gradtx.native._program import Program, Reduce, Unsupported, aval_of, scales_shape
+from gradtx.native._program import Program, Reduce, Unsupported, scales_shape
 from gradtx.native._views import View, are_all, as_array, split
 
 
@@ -102,7 +102,8 @@ def map_leaves(
                 shapes = [jnp.shape(leaves[i][0]) for i in chunk]
                 views = {output: split(next(flat_results), shapes) for output in call.flat_outputs}
                 for k, i in enumerate(chunk):
-                    results[i] = tuple(views[o][k] if o in views else next(own) for o in range(call.outputs))
+                    row = [views[o][k] if o in views else next(own) for o in range(call.outputs)]
+                    results[i] = tuple(row[s] if s >= 0 else vary(leaves[i][~s], group.axes) for s in group.sources)
             numbers.append((list(itertools.chain(*chunks)), vectors))
     return results, [
         _of_all_shards(kind, [(members, vectors[k]) for members, vectors in numbers]) for k, kind in enumerate(kinds)
@@ -260,18 +261,65 @@ def _check_outputs(aliases: Mapping[int, int], outputs: int) -> None:
 Chunks = list[list[int]]
 """The leaves of each call of the kernel."""
 
+Sources = tuple[int, ...]
+"""Of each output that is written its place among those of the kernel; ~a where it is array ``a``, as it came."""
+
+
+class _Distinct:
+    """A function of a leaf's arrays without the outputs that are an array as it came, or that are there twice.
+
+    Attributes:
+        sources: the places of the function's outputs, once it is traced.
+        aliases: (array, output) that are the same memory and of one dtype, likewise.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        arrays: Sequence[Any],
+        aliases: Mapping[int, int],
+        reductions: int,
+        flagged: bool,
+    ):
+        self.fn, self.arrays, self.wanted, self.reductions = fn, arrays, aliases, reductions
+        self.as_it_is = flagged or any(isinstance(x, View) for x in arrays)
+        self.sources: Sources = ()
+        self.aliases: tuple[tuple[int, int], ...] = ()
+
+    def __call__(self, *operands: jax.Array) -> list[jax.Array]:
+        results = list(self.fn(*operands))
+        outputs = results[: len(results) - self.reductions]
+        in_place = {o: a for a, o in sorted(self.wanted.items()) if self.arrays[a].dtype == outputs[o].dtype}
+        came = {} if self.as_it_is else {id(x): a for a, x in enumerate(operands[: len(self.arrays)])}
+        for o, a in in_place.items():
+            if outputs[o] is not operands[a]:
+                came.pop(id(operands[a]), None)  # it is overwritten
+        array_of = {o: came.get(id(x)) for o, x in enumerate(outputs)}
+        stays = {o: a for o, a in array_of.items() if a is not None and in_place.get(o, a) == a}
+        written = sorted((o for o in array_of if o not in stays), key=lambda o: o in in_place)
+        one = {id(outputs[o]): o for o in written}  # of those that are the same, and in place if one is
+        kept = sorted(o for o in written if self.as_it_is or o in in_place or one[id(outputs[o])] == o)
+        places = {o: place for place, o in enumerate(kept)} | {o: ~a for o, a in stays.items()}
+        self.sources = tuple(places[o] if o in places else places[one[id(x)]] for o, x in enumerate(outputs))
+        self.aliases = tuple((a, places[o]) for o, a in in_place.items() if o in kept)
+        return [*(outputs[o] for o in kept), *results[len(outputs) :]]
+
 
 class _Group:
-    """Leaves with one program, None if they have none, whose shards differ along the same axes of a mesh."""
+    """Leaves with one program, None if they have none, whose shards differ along the same axes of a mesh.
+
+    The program has each output once, by ``sources``.
+    """
 
     def __init__(
         self,
         program: Program | None,
         consts: Sequence[jax.Array],
+        sources: Sources,
         aliases: tuple[tuple[int, int], ...],
         axes: tuple[str, ...],
     ):
-        self.program, self.consts, self.aliases, self.axes = program, consts, aliases, axes
+        self.program, self.consts, self.sources, self.aliases, self.axes = program, consts, sources, aliases, axes
         self.members: list[int] = []
         self.jaxprs: dict[int, core.Jaxpr] = {}
 
@@ -358,17 +406,16 @@ def _groups(
             *(scalar.update(dtype=x.dtype) for x in own),
         )
         if avals not in traced:
-            program, jaxpr, consts, same = None, None, [], {}
+            program, jaxpr, consts, sources, pairs = None, None, [], (), ()
             if ops:
-                closed = jax.make_jaxpr(fn)(*avals, *(vary(x, axes) for x in shared))
-                jaxpr, consts = closed.jaxpr, closed.consts
-                dtypes = [aval_of(var).dtype for var in jaxpr.outvars]
-                same = {a: o for a, o in sorted(aliases.items()) if arrays[a].dtype == dtypes[o]}
-                with contextlib.suppress(Unsupported):
-                    program = compile_jaxpr(jaxpr, len(arrays), ops, same, reduces)
-            pairs = tuple(same.items())
-            key = (program, pairs, axes, avals[len(arrays) :], *map(id, consts))
-            traced[avals] = groups.setdefault(key, _Group(program, consts, pairs, axes)), jaxpr
+                distinct = _Distinct(fn, arrays, aliases, len(reduces), when is not None)
+                closed = jax.make_jaxpr(distinct)(*avals, *(vary(x, axes) for x in shared))
+                jaxpr, consts, sources, pairs = closed.jaxpr, closed.consts, distinct.sources, distinct.aliases
+                if jaxpr.outvars:
+                    with contextlib.suppress(Unsupported):
+                        program = compile_jaxpr(jaxpr, len(arrays), ops, dict(pairs), reduces)
+            key = (program, sources, pairs, axes, avals[len(arrays) :], *map(id, consts))
+            traced[avals] = groups.setdefault(key, _Group(program, consts, sources, pairs, axes)), jaxpr
         group, jaxpr = traced[avals]
         group.members.append(i)
         if jaxpr is not None:

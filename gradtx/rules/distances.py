@@ -17,6 +17,7 @@ from gradtx._core.numerics import (
     norm_of_norms,
     norms,
     real_dtype,
+    real_product,
     safe_divide,
     safe_sqrt,
     stacked,
@@ -240,19 +241,14 @@ class scale_by_distance_bound(Rule):
         d = jnp.maximum(state["distance"], c.initial)
         rate = c.learning_rate * d
 
-        columns = [state["sum"], trees.gradient, state["before"] if self.lagged else trees.second_moment]
-        (sums,), (gains, lengths) = _mapped(
-            trees, _bounded, columns, [rate, c.decay, c.decay_complement, c.eps], {0: 0}, ["sum", "sum"]
-        )
+        columns = [state["sum"], trees.gradient, trees.second_moment, *([state["before"]] if self.lagged else [])]
+        scalars = [rate, c.decay, c.decay_complement, c.eps]
+        bounded, in_place = (_bounded_late, {0: 0, 3: 1}) if self.lagged else (_bounded, {0: 0})
+        (sums, *before), (gains, lengths) = _mapped(trees, bounded, columns, scalars, in_place, ["sum", "sum"])
         along = mix(c.decay, c.decay_complement, state["along"], rate * jnp.sum(gains).astype(d.dtype))
         bound = safe_divide(along, c.decay_complement * jnp.sum(lengths).astype(d.dtype))
-        before = {"before": self._kept(trees.second_moment, state["before"])} if self.lagged else {}
-        return rate, {"sum": sums, "distance": jnp.maximum(d, bound), "along": along, **before}
-
-    @staticmethod
-    def _kept(v: Any, before: Any) -> Any:
-        """The second moment, as it is stored."""
-        return jax.tree.map(lambda v, before: v.astype(before.dtype), v, before)
+        after = {"sum": sums, "distance": jnp.maximum(d, bound), "along": along}
+        return rate, after | dict(zip(["before"], before, strict=False))
 
 
 class in_units_of_distance(Rule):
@@ -376,7 +372,15 @@ def _bounded(
     """The sum after a step of D-Adaptation, what it gained, and the absolute value of the sum."""
     rate, decay, complement, eps = (x.astype(real_dtype(s.dtype)) for x in (rate, decay, complement, eps))
     after = mix(decay, complement, s, rate * g.astype(s.dtype))
-    return after, _along(g, safe_divide(s, safe_sqrt(v.astype(eps.dtype)) + eps)), jnp.abs(after)
+    return after, real_product(g, safe_divide(s, safe_sqrt(v.astype(eps.dtype)) + eps)), jnp.abs(after)
+
+
+def _bounded_late(
+    s: jax.Array, g: jax.Array, v: jax.Array, before: jax.Array, *scalars: jax.Array
+) -> tuple[jax.Array, ...]:
+    """The same by the v of before the gradient, and with the v for the next step."""
+    after, gain, length = _bounded(s, g, before, *scalars)
+    return after, v.astype(before.dtype), gain, length
 
 
 def _estimated(
@@ -391,7 +395,7 @@ def _estimated(
     """The sum after a step of Prodigy, what it gained, and the absolute value of the sum."""
     weight, decay, complement = (x.astype(real_dtype(s.dtype)) for x in (weight, decay, complement))
     after = fade(decay, complement, s, weight * u.astype(s.dtype))
-    return after, _along(u, start.astype(p.dtype) - p), jnp.abs(after)
+    return after, real_product(u, start.astype(p.dtype) - p), jnp.abs(after)
 
 
 class at_learned_rate(Rule):
@@ -485,18 +489,13 @@ class at_learned_rate(Rule):
         g, p, delta = (jax.tree.leaves(tree) for tree in (trees.direction, trees.params, way))
         lengths = [norms([leaves])[0].astype(s.dtype) for leaves in (g, p)]
         pull = c.weight_decay * jnp.sum(s) * lengths[0] / (lengths[1] + c.eps)
-        h = (sum_over(_along, g, delta) + pull * sum_over(_along, p, delta)).astype(s.dtype)
+        h = (sum_over(real_product, g, delta) + pull * sum_over(real_product, p, delta)).astype(s.dtype)
         decay = 1 - 0.1 ** jnp.arange(1, n + 1, dtype=s.dtype)
         most = jnp.maximum(decay * state["most"], jnp.abs(h) + c.eps)
         square = decay**2 * state["square"] + h**2
         gain = decay * state["gain"] + jnp.clip(h, -state["most"], state["most"]) * s
         factor = (c.initial / n * most + jnp.maximum(gain, 0)) / (safe_sqrt(square) + c.eps)
         return {"most": most, "square": square, "gain": gain, "factor": factor}
-
-
-def _along(g: jax.Array, way: jax.Array) -> jax.Array:
-    """Re ḡ·w of each element: that of a complex number and its phase, turned alike, stays."""
-    return (g.conj() * way.astype(g.dtype)).real
 
 
 def _with_eps(state: Any, change: Any, *others: Any) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gradtx._core.contract import Tick
 from gradtx._core.mesh import check_whole
-from gradtx._core.numerics import mix, norms, real_dtype, safe_divide, safe_sqrt, sum_over, widest
+from gradtx._core.numerics import mix, norms, real_dtype, real_product, safe_divide, safe_sqrt, sum_over, widest
 from gradtx.rules.base import Hyper, Rule, hyper
 
 __all__ = ["add_noise", "scale_by_model", "scale_by_polyak"]
@@ -147,7 +147,7 @@ class scale_by_model(Rule):
         c, loss = trees.scalars(dtype), _loss(self, trees).astype(dtype)
 
         def product(one: Any, other: Any) -> jax.Array:
-            return sum_over(_real_product, jax.tree.leaves(one), jax.tree.leaves(other)).astype(dtype)
+            return sum_over(real_product, jax.tree.leaves(one), jax.tree.leaves(other)).astype(dtype)
 
         def divided(u: jax.Array, v: jax.Array) -> jax.Array:
             return safe_divide(u, safe_sqrt(v) + trees.scalars(v.dtype).eps)
@@ -184,10 +184,6 @@ def _loss(rule: Rule, trees: Any) -> jax.Array:
     if jnp.shape(trees.extra["value"]):
         raise TypeError(f"{who}: value must be one number, found shape {jnp.shape(trees.extra['value'])}")
     return jnp.asarray(trees.extra["value"])
-
-
-def _real_product(x: jax.Array, y: jax.Array) -> jax.Array:
-    return (x.conj() * y.astype(x.dtype)).real
 
 
 class add_noise(Rule):

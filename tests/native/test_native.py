@@ -506,6 +506,37 @@ def test_with_jit_disabled():
     assert_close(found, reference(adam, leaves, [jnp.float32(0.1)]), atol=1e-6)
 
 
+@built
+def test_an_output_that_is_there_already_is_not_written():
+    def step(p, g, v, s):
+        v = 0.5 * v + g * g
+        return g, v, v, p - g, p, v  # an array as it came, a slot and twice the same, one over another, a second slot
+
+    def calls(when=None):
+        run = lambda leaves: map_leaves(step, leaves, aliases={2: 2, 0: 3, 3: 5}, when=when)  # noqa: E731
+        equations = jax.make_jaxpr(run)(leaves).eqns
+        return run, [len(eqn.outvars) for eqn in equations if eqn.primitive.name == "elementwise_leaves"]
+
+    leaves = [tuple(data(shape, seed=seed) for seed in range(4)) for shape in ((5,), (70_001,))]
+    run, written = calls()
+    assert written == [4 * len(leaves)]  # of six
+    assert calls(jnp.array(True))[1] == [6 * len(leaves)]  # where nothing happens, a direction is 0
+    before = [[np.asarray(x, np.float64) for x in leaf] for leaf in leaves]
+    found = jax.jit(run, donate_argnums=0)(leaves)
+    for outputs, (p, g, v, _) in zip(found, before, strict=True):
+        v = 0.5 * v + g * g
+        for output, expected in zip(outputs, (g, v, v, p - g, p, v), strict=True):
+            np.testing.assert_allclose(output, expected, rtol=1e-6, atol=1e-6)
+
+
+@built
+def test_functions_that_change_nothing():
+    x = data((5,))
+    run = jax.jit(lambda x: map_leaves(lambda x: (x, x), [(x,)], aliases={0: 0})[0])
+    assert [a.tolist() for a in run(x)] == [x.tolist()] * 2
+    assert "elementwise_leaves" not in str(jax.make_jaxpr(run)(x))
+
+
 def test_aliases_of_another_dtype_are_no_aliases():
     x = data(10)
     (found,) = map_leaves(lambda x: (x.astype(jnp.bfloat16), x + 1), [(x,)], aliases={0: 0})

@@ -20,13 +20,16 @@ from jax.interpreters import ad, batching, mlir
 
 from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import varying
-from gradtx._core.numerics import least_norm, reductions, scale_of, scaled_sq
+from gradtx._core.numerics import is_complex, least_norm, reductions, scale_of, scaled_sq
 from gradtx.native._lowering import CALLS, SAME_ELEMENTS, SAME_VALUE, lowered
 from gradtx.native._primitive import is_local
 from gradtx.native._program import Unsupported, aval_of
 
-BLOCK = 2**15
-"""Elements of an array: with those of a few others they fit into the cache of a core."""
+PART = 2**15
+"""Elements of an array that are added to the sums at once: with those of a few others they fit into a core's cache."""
+
+PARTS = 4
+"""The parts of a block: all are added before the sums are written. A block is large enough to be shared by cores."""
 
 LEAST = 2**18
 """The elements from which on a leaf takes its numbers in a loop."""
@@ -90,18 +93,34 @@ class Observed:
         flat = [x.reshape(-1) if x.ndim else x for x in operands]
         size = flat[0].size
 
-        def terms(i: Any) -> list[jax.Array]:
-            own = [jax.lax.dynamic_slice(x, (i * BLOCK,), (BLOCK,)) if x.ndim else x for x in flat]
-            found = map(_wide, _evaluated(self.jaxpr, own, (BLOCK,))[self.written :])
+        def terms(start: Any) -> list[jax.Array]:
+            own = [jax.lax.dynamic_slice(x, (start,), (PART,)) if x.ndim else x for x in flat]
+            found = map(_wide, _evaluated(self.jaxpr, own, (PART,))[self.written :])
             squared = [x if scale is None else scaled_sq(x, scale) for x, scale in zip(found, scales, strict=True)]
-            if size % BLOCK == 0:
-                return squared
-            fresh = jnp.arange(BLOCK) >= i * BLOCK - (size - BLOCK)  # the last block begins in the one before it
-            return [jnp.where(fresh, x, 0) for x in squared]
+            if size % (PART * PARTS) == 0:
+                return _paired(squared)
+            fresh = jnp.arange(PART) >= start - (size - PART)  # the last part begins in the one before it
+            return _paired([jnp.where(fresh, x, 0) for x in squared])
+
+        def added(i: Any, sums: list[jax.Array]) -> list[jax.Array]:
+            for k in range(PARTS):
+                sums = [*map(jnp.add, sums, terms((i * PARTS + k) * PART))]
+            return sums
 
         start = [jnp.zeros(x.shape, x.dtype) for x in jax.eval_shape(lambda: terms(0))]
-        sums = jax.lax.fori_loop(0, -(-size // BLOCK), lambda i, x: [*map(jnp.add, x, terms(i))], start)
-        return [*map(jnp.sum, sums)]
+        sums = jax.lax.fori_loop(0, -(-size // (PART * PARTS)), added, start)
+        return [jnp.sum(x) for x in _unpaired(sums)]
+
+
+def _paired(terms: Sequence[jax.Array]) -> list[jax.Array]:
+    """Two terms of one dtype as one complex one: XLA computes one array in one loop, and nothing in it twice."""
+    pairs = [terms[k : k + 2] for k in range(0, len(terms), 2)]
+    alike = [len(pair) == 2 and pair[0].dtype == pair[1].dtype for pair in pairs]
+    return [x for pair, one in zip(pairs, alike, strict=True) for x in ([jax.lax.complex(*pair)] if one else pair)]
+
+
+def _unpaired(sums: Sequence[jax.Array]) -> list[jax.Array]:
+    return [part for x in sums for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
 
 
 def _wide(x: jax.Array) -> jax.Array:

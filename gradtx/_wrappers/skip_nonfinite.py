@@ -17,6 +17,7 @@ from gradtx._core.mesh import check_types, puts_constants, starts
 from gradtx._core.numerics import is_complex, is_inexact
 from gradtx._engine import inputs
 from gradtx._engine.backends import Executor, current
+from gradtx._engine.blocks import LEAST
 from gradtx._engine.execute import Measured
 from gradtx._engine.layout import have_values
 from gradtx._engine.transformation import Transformation, check_transformation, measured_first, run_inside, started
@@ -162,9 +163,25 @@ def _inexact(tree: Any) -> list[Any]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _all_finite(executor: Executor, leaves: list[jax.Array], when: jax.Array | None) -> jax.Array:
-    """By one sum of 0·x, which is NaN if one of them is inf or NaN, and which no order of adding can make so."""
+    """By one sum of 0·x, which is NaN if one of them is inf or NaN, and which no order of adding can make so.
+
+    XLA's plain sums on a CPU take three quarters of that time, and are finite only if all is: a large array is asked
+    for 0·x only where its sum is not, be it because finite numbers overflow.
+    """
     parts = [part for x in leaves for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
-    return ~jnp.isnan(executor.total_when(when)(lambda x: 0 * x, parts))
+    total = executor.total_when(when)
+    first = jax.default_backend() == "cpu" and not executor.takes_flags
+    large = [x for x in parts if first and x.size >= LEAST]
+    small = [x for x in parts if not (first and x.size >= LEAST)]
+
+    def exact(xs: list[jax.Array]) -> jax.Array:
+        return ~jnp.isnan(total(lambda x: 0 * x, xs))
+
+    if not large:
+        return exact(small)
+    shown = jnp.isfinite(total(lambda x: x, large))
+    of_large = either(shown, lambda: jnp.array(True), lambda: exact(large))
+    return exact(small) & of_large if small else of_large
 
 
 def limit(who: str, max_consecutive: Any) -> int | None:

@@ -422,6 +422,18 @@ def test_a_norm_that_is_measured_anyway_says_whether_gradients_are_finite(execut
 LARGE = {name: jnp.zeros(2**17) for name in PARAMS}
 
 
+def test_large_gradients_in_xla_are_finite_if_each_number_is():
+    """Whatever their sum is: infinite of finite numbers, and no number of infinite ones."""
+    tx, params = gx.skip_nonfinite(gx.sgd(0.0)), {"large": jnp.zeros(2**18), "small": jnp.zeros(3)}
+    with gx.executor("reference"):
+        step = jax.jit(lambda g: gx.step(tx, params, g, tx.init(params))[1].finite)
+        for large, small in ((HUGE, HUGE), (1.0, np.nan), (np.inf, 1.0), (np.nan, 1.0), ((np.inf, -np.inf), 1.0)):
+            g = np.full(2**18, 1e-3, np.float32)
+            g[7:9] = large
+            seen = {"large": g, "small": np.full(3, small, np.float32)}
+            assert step(seen) == all(np.isfinite(x).all() for x in seen.values())
+
+
 def test_gradients_are_read_once_for_the_norm_and_the_check():
     """Of leaves too large to be read together a norm in XLA is the only loop. Left out may be a check, and the step."""
     tx = skip_nonfinite(gx.chain(gx.clip_by_global_norm(1.0), gx.scale_by_learning_rate(0.1)))

@@ -181,7 +181,10 @@ class AbstractRule:
     scales: ClassVar[bool] = False
     """Multiplies by numbers, as a rule of whole trees: in the place of directions ``apply_tree`` gives one factor for
     all leaves, with scope = "tree", or a tree of one for each, with scope = "leaf". It sees the lanes that it declares
-    to read, and the pass of the rules behind it multiplies: it makes no array."""
+    to read, and the pass of the rules behind it multiplies: it makes no array.
+
+    One that does more than multiply has an ``apply`` of its own, for which ``apply_tree`` gives the coefficients, a
+    dict of numbers by name; ``slots_in`` its state are arrays that this maps too."""
 
     pure: ClassVar[bool] = False
     """True of a rule that maps whole trees, makes the same of the same arrays, and reads no extra arguments, so that
@@ -205,6 +208,11 @@ class AbstractRule:
     def holds_tree(self) -> bool:
         """True if the state of the rule is one tree, as ``init_tree`` makes it."""
         return self.maps_trees or bool(self.observes)
+
+    @property
+    def maps_slots(self) -> bool:
+        """True if a rule that scales does more than multiply: it has an ``apply`` of its own."""
+        return self.scales and type(self).apply is not AbstractRule.apply
 
     @property
     def takes_stored(self) -> bool:
@@ -353,3 +361,16 @@ class AbstractRule:
         One that declares ``scales`` gives factors for the direction.
         """
         return trees.direction, state
+
+    def slots_in(self, state: Any) -> dict[str, Any]:
+        """The trees in the state of a rule that scales that ``apply`` gets as slots, by name: an array for each leaf.
+
+        ``apply_tree`` leaves them as they are.
+        """
+        del state
+        return {}
+
+    def with_slots(self, state: Any, slots: dict[str, Any]) -> Any:
+        """The state of a rule that scales with what ``apply`` made of the ``slots_in`` it."""
+        del slots
+        return state

@@ -17,6 +17,7 @@ from gradtx._core.signal import Signal, Weights
 
 HOOKS = (
     *("slots", "scalars", "tick", "measure", "settle", "shows_finite", "apply", "init_tree", "apply_tree"),
+    *("slots_in", "with_slots"),
     *("steady_weight", "scales_by", "from_moment"),
 )
 """The methods that a rule overrides."""

@@ -137,6 +137,10 @@ def settled(rule: AbstractRule, c: Arrays, number: Any) -> Arrays:
         raise TypeError(
             f"{who} must return coefficients by their names, as {{'factor': ...}}, found {kind(coefficients)}."
         )
+    return _coefficients(who, coefficients)
+
+
+def _coefficients(who: str, coefficients: Arrays) -> Arrays:
     for name, value in coefficients.items():
         _check_number(f"{who} returns the coefficient {name}", value)
     return _arrays(coefficients)
@@ -220,6 +224,8 @@ def factors_like(rule: AbstractRule, trees: Trees) -> Any:
 
 
 def _checked_factors(rule: AbstractRule, trees: Trees, factors: Any) -> Any:
+    if rule.maps_slots and isinstance(factors, dict):
+        return _coefficients(f"{named(rule)}: apply_tree", factors)
     alike = jax.tree.structure(factors) == jax.tree.structure(factors_like(rule, trees))
     if not alike or any(jnp.ndim(factor) for factor in jax.tree.leaves(factors)):
         expected = "one factor" if rule.scope == "tree" else "a tree with one factor for each leaf"

@@ -72,7 +72,8 @@ def _check_complete(rule: AbstractRule) -> None:
     if rule.observes:
         mine, others = "terms", ("apply", "apply_tree", "slots", "measure", "settle")
     elif rule.maps_trees:
-        mine, others = "apply_tree", ("apply", "slots", "measure", "settle")
+        one = () if _overrides(rule, "slots_in") else ("apply",)
+        mine, others = "apply_tree", (*one, "slots", "measure", "settle")
     for name in others:
         if _overrides(rule, name):
             raise TypeError(

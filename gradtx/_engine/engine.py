@@ -131,13 +131,14 @@ class Engine:
                 out[i] = kept(when, out[i], param if apply_updates else jnp.zeros_like(out[i]))
         if apply_updates and work.params:  # slots may be divided over an axis over which parameters are not
             out = [x if i in inputs.resting else _spread_as(x, work.params[i]) for i, x in enumerate(out)]
+        trees_of = [{slot: inputs.unflatten(xs) for slot, xs in own.items()} for own in slots]
         after = {
-            name: {slot: inputs.unflatten(xs) for slot, xs in slots[r].items()}
+            name: {slot: trees_of[r][slot] for slot in self.layout.leaf_slots(name)}
             | {slot: kept(when, x, state.slots[name][slot]) for slot, x in scalars.slots[r].items()}
             for r, name in enumerate(self.names)
         }
         for r, tree in trees.items():
-            after[self.names[r]]["state"] = tree
+            after[self.names[r]]["state"] = self.rules[r].with_slots(tree, trees_of[r]) if trees_of[r] else tree
         count = kept(when, incremented(state.count), state.count)
         hyperparams = kept(when, scalars.hyperparams, dict(state.hyperparams))
         return inputs.unflatten(out), self.state_type(count, hyperparams, nonempty(after))
@@ -185,7 +186,7 @@ class Engine:
         """A step that is ready but for its scalars."""
         inputs = self.inputs(updates, "updates", params)
         inputs.check_real()
-        slots = self.layout.read(state, inputs)
+        slots = self._slots(state, inputs)
         if apply_updates and params is None and inputs.named:
             raise ValueError("gradtx: step changes parameters, and found None: call step(tx, params, grads, state).")
         param_leaves = inputs.parameters(params)
@@ -195,6 +196,14 @@ class Engine:
         trees = {r: state.slots[self.names[r]]["state"] for r, rule in enumerate(self.rules) if rule.holds_tree}
         how = self._plan(inputs, arrays, stored, slots, apply_updates)
         return Work(how, inputs, {}, arrays, stored, slots, trees, extra, state.count)
+
+    def _slots(self, state: ChainState, inputs: Inputs) -> list[dict[str, Sequence[Any]]]:
+        """For each rule the arrays of each leaf that a pass maps, by slot: those in the states of whole trees too."""
+        slots = self.layout.read(state, inputs)
+        for r, (name, rule) in enumerate(zip(self.names, self.rules, strict=True)):
+            for slot, tree in (rule.slots_in(state.slots[name]["state"]) if rule.maps_slots else {}).items():
+                slots[r][slot] = inputs.like(tree, f"slots {name}.{slot}", inputs.mask[r])
+        return slots
 
     def after(self, state: ChainState, params: Any, steps: int) -> ChainState:
         """The state with its scalars as so many steps leave them: the clock, weights and schedules, and no other."""
@@ -214,7 +223,7 @@ class Engine:
     def plan(self, params: Any, state: ChainState, apply_updates: bool = False) -> Plan:
         """The plan of a step on leaves like these parameters; they may be abstract."""
         inputs = self.inputs(params)
-        return self._plan(inputs, inputs.leaves, inputs.leaves, self.layout.read(state, inputs), apply_updates)
+        return self._plan(inputs, inputs.leaves, inputs.leaves, self._slots(state, inputs), apply_updates)
 
     def places(self, params: Any, state: ChainState, apply_updates: bool = False) -> list[Place]:
         """The place where each pass of the plan would run; the parameters may be abstract."""

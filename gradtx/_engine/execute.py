@@ -17,7 +17,7 @@ from gradtx._core.control import Once, either, kept
 from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import check_types, left_to_compiler
 from gradtx._core.numerics import Numbers, in_order, real_dtype, stacked
-from gradtx._engine.backends import Executor, Survey
+from gradtx._engine.backends import REFERENCE, Executor, Survey
 from gradtx._engine.checks import check_on_device
 from gradtx._engine.fuse import Fused, widened_to
 from gradtx._engine.inputs import Inputs, Members
@@ -30,8 +30,8 @@ Arrays = dict[Key, Any]
 """The arrays of one leaf by what they hold; slots may be ``View`` of flat ones."""
 
 
-Factors = dict[int, jax.Array]
-"""The factors of leaves by their positions; one array for all, where it is one factor."""
+Factors = dict[int, Coefficients]
+"""The coefficients of a rule that scales, of leaves by their positions; the same for all, where it has one factor."""
 
 
 class Measured(NamedTuple):
@@ -259,9 +259,10 @@ class _Run:
         local: list[Mapping[str, Numbers]] = []
         for k, r in enumerate(launch.rules):
             if (known := factors.get(r)) is not None:
-                each = [known[i].astype(dtype) for i in batch.leaves]
-                shared[k] = {"factor": each[0]}
-                local = [{"factor": each}] if self.plan.rules[r].scope == "leaf" else local
+                each = [_cast(known[i], dtype) for i in batch.leaves]
+                shared[k] = each[0]
+                if self.plan.rules[r].scope == "leaf":
+                    local = [{name: [one[name] for one in each] for name in each[0]}]
         if measured is None or launch.rules[0] != one.rules.start:
             return shared[len(local) :], local
         rule, numbers, places = self.plan.rules[launch.rules[0]], measured.numbers, measured.places
@@ -375,7 +376,7 @@ class _Run:
             coefficients,
             tree({i: self.arrays[i][Lane.SECOND_MOMENT] for i in acts}) if rule.second_moment else None,
         )
-        mapping = _mapped if rule.pure else methods.tree_applied
+        mapping = _mapped if rule.pure and not rule.maps_slots else methods.tree_applied
         returned, self.trees[r] = mapping(rule, trees, self.trees[r])
         return returned
 
@@ -398,10 +399,9 @@ class _Run:
         if factors is None or not acts:
             return None
         if self.plan.rules[r].scope == "tree":
-            one: jax.Array = factors
-            return dict.fromkeys(acts, one)
+            return dict.fromkeys(acts, factors if isinstance(factors, dict) else {"factor": factors})
         leaves = self.work.inputs.treedef.flatten_up_to(factors)
-        return {i: leaves[i] for i in acts}
+        return {i: {"factor": leaves[i]} for i in acts}
 
     def _write_direction(self, r: int, i: int, leaf: Leaf, before: jax.Array, after: jax.Array) -> None:
         if self.plan.rules[r].accumulates and not self.plan.is_accumulated(leaf, r):
@@ -412,9 +412,13 @@ class _Run:
 class _Surveyed(_Run):
     """A step of which nothing but the places of its passes is of interest."""
 
-    def factors(self, r: int) -> Factors:
-        """Ones."""
-        return dict.fromkeys(self._acted_on(r), jnp.ones(()))
+    def factors(self, r: int) -> Factors | None:
+        """Ones, where the rule but multiplies."""
+        if not self.plan.rules[r].maps_slots:
+            return {i: {"factor": jnp.ones(())} for i in self._acted_on(r)}
+        executor, self.executor = self.executor, REFERENCE
+        factors, self.executor = super().factors(r), executor
+        return factors
 
 
 def _in_leaf_order(places: Mapping[int, tuple[Numbers, int]], leaves: Sequence[int]) -> Numbers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,30 @@ from gradtx._core.contract import AbstractRule
 from gradtx._core.numerics import added, real_dtype, widest
 from gradtx._core.signal import Signal
 from gradtx._engine.plan import Buffer, Key, Lane, Launch, Slot
+
+
+class Lanes(NamedTuple):
+    """The lanes on their way through rules: the gradient is the direction, until a rule accumulates.
+
+    Attributes:
+        signal: the lanes.
+        is_accumulated: True from the first rule that accumulates on.
+    """
+
+    signal: Signal
+    is_accumulated: bool = False
+
+    def through(
+        self, rule: AbstractRule, slots: dict[str, jax.Array], param: Any, c: dict[str, jax.Array]
+    ) -> tuple[Lanes, dict[str, jax.Array]]:
+        """The lanes and the slots after a rule."""
+        signal, after = methods.applied(rule, self.signal, slots, param if rule.needs_params else None, c)
+        is_accumulated = self.is_accumulated or bool(rule.accumulates)
+        if not is_accumulated:
+            signal = signal._replace(gradient=signal.direction)
+        elif not rule.filters:
+            signal = signal._replace(gradient=self.signal.gradient)
+        return Lanes(signal, is_accumulated), after
 
 
 @dataclass(frozen=True)
@@ -60,21 +84,21 @@ class Fused:
         rest = iter(operands)
         arrays: dict[Any, jax.Array] = {buffer.key: _read(buffer, rest) for buffer in self.launch.reads}
         seeds = {buffer.key: next(rest) for buffer in self.launch.rounded}
-        signal, is_accumulated = self._signal(arrays), Lane.GRADIENT in arrays
-        incoming = arrays[Lane.INCOMING].astype(self.dtype) if Lane.INCOMING in arrays else signal.direction
+        lanes = Lanes(self._signal(arrays), Lane.GRADIENT in arrays)
+        incoming = arrays[Lane.INCOMING].astype(self.dtype) if Lane.INCOMING in arrays else lanes.signal.direction
         terms: dict[tuple[int, str], tuple[Any, jax.Array]] = {}
         stored = arrays.get(Lane.PARAM)
         param = None if stored is None else widened_to(stored, self.dtype)
         for r, rule, names in zip(self.launch.rules, self.rules, self.coefficients, strict=True):
             c = {name: next(rest) for name in names}
             if rule.observes:
-                lanes = {
+                given = {
                     "incoming": incoming,
-                    "gradient": signal.gradient,
-                    "direction": signal.direction,
+                    "gradient": lanes.signal.gradient,
+                    "direction": lanes.signal.direction,
                     "param": param,
                 }
-                seen = methods.observed(rule, {lane: lanes[lane] for lane in rule.observes}) if self.observing else {}
+                seen = methods.observed(rule, {lane: given[lane] for lane in rule.observes}) if self.observing else {}
                 terms |= {(r, name): term for name, term in seen.items()}
                 continue
             slots = {
@@ -82,16 +106,10 @@ class Fused:
                 for key in arrays
                 if isinstance(key, Slot) and key.rule == r
             }
-            before = signal.gradient
-            signal, after = methods.applied(rule, signal, slots, param if rule.needs_params else None, c)
+            lanes, after = lanes.through(rule, slots, param, c)
             arrays |= {Slot(r, name): x for name, x in after.items()}
-            is_accumulated = is_accumulated or bool(rule.accumulates)
-            if not is_accumulated:
-                signal = signal._replace(gradient=signal.direction)
-            elif not rule.filters:
-                signal = signal._replace(gradient=before)
-        arrays |= zip((Lane.GRADIENT, Lane.DIRECTION, Lane.SECOND_MOMENT), signal, strict=True)
-        arrays[Lane.UPDATE] = signal.direction.astype(self.update)
+        arrays |= zip((Lane.GRADIENT, Lane.DIRECTION, Lane.SECOND_MOMENT), lanes.signal, strict=True)
+        arrays[Lane.UPDATE] = lanes.signal.direction.astype(self.update)
         if stored is not None:
             arrays[Lane.PARAM] = added(stored, arrays[Lane.UPDATE])
         written = (self._written(buffer, arrays[buffer.key], seeds.get(buffer.key)) for buffer in self.launch.writes)

@@ -21,9 +21,9 @@ from gradtx._core.numerics import (
     safe_divide,
     safe_sqrt,
     stacked,
-    sum_over,
     widest,
 )
+from gradtx._engine.inside import Inside
 from gradtx._engine.transformation import Transformation
 from gradtx.rules.base import Hyper, Rule, hyper
 
@@ -251,7 +251,44 @@ class scale_by_distance_bound(Rule):
         return rate, after | dict(zip(["before"], before, strict=False))
 
 
-class in_units_of_distance(Rule):
+class _AroundChain(Rule):
+    """A rule with a chain in it and the parameters of the start in its state: one pass, if the chain is elementwise."""
+
+    maps_trees = True
+    accumulates = True
+    needs_params = True
+
+    @property
+    def scales(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the chain
+        return Inside(self.tx).fits
+
+    @property
+    def pure(self):  # pyright: ignore[reportIncompatibleVariableOverride] - as that
+        return self.scales and Inside(self.tx).is_pure
+
+    @property
+    def scope(self):  # pyright: ignore[reportIncompatibleVariableOverride] - as that
+        return "tree" if self.scales else None
+
+    @property
+    def reads(self):  # pyright: ignore[reportIncompatibleVariableOverride] - as that
+        return ("direction", "param") if self.scales else Rule.reads
+
+    tx: Transformation[Any]
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.tx, Transformation):
+            raise TypeError(f"{self.label}: tx must be a gradtx chain or rule, found {self.tx!r}")
+
+    def slots_in(self, state):
+        return Inside(self.tx).slots(state["inner"])
+
+    def with_slots(self, state, slots):
+        return state | {"inner": Inside(self.tx).with_slots(state["inner"], slots)}
+
+
+class in_units_of_distance(_AroundChain):
     r"""A chain in units of the distance to the minimum, which is estimated on the way: u ← d·tx(d·g).
 
     A chain whose direction has length 1 or so, as Adam's, then needs no learning rate: that is Prodigy. With weights
@@ -295,12 +332,8 @@ class in_units_of_distance(Rule):
         r"d \leftarrow \max(d, c \, r / \lVert s\rVert_1), \quad r \leftarrow b r + a \langle g, w_0 - w\rangle, \quad "
         r"s \leftarrow b s + a g, \quad u \leftarrow d \, \mathrm{tx}(d g)"
     )
-    maps_trees = True
     nonnegative = ("state/distance",)
-    accumulates = True
-    needs_params = True
 
-    tx: Transformation[Any]
     learning_rate: Hyper = hyper(default=1.0)
     initial: Hyper = hyper(default=1e-6, low=0)
     decay: Hyper = hyper(default=0.999**0.5, low=0, below=1)
@@ -309,8 +342,6 @@ class in_units_of_distance(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.tx, Transformation):
-            raise TypeError(f"in_units_of_distance: tx must be a gradtx chain or rule, found {self.tx!r}")
         if any(callable(rule.hyperparameters().get("eps")) for rule in self.tx.rules):
             raise ValueError(
                 "in_units_of_distance: eps must be a number and no schedule, since it is multiplied by the distance"
@@ -332,16 +363,25 @@ class in_units_of_distance(Rule):
         (sums,), (gains, lengths) = _mapped(trees, _estimated, columns, scalars, {0: 0}, ["sum", "sum"])
         along = fade(c.decay, c.decay_complement, state["along"], rate * jnp.sum(gains).astype(d.dtype))
         after = jnp.maximum(d, c.coefficient * safe_divide(along, jnp.sum(lengths).astype(d.dtype)))
-
-        def scaled(x: jax.Array) -> jax.Array:
-            return d.astype(real_dtype(x.dtype)) * x
-
-        scaled_in = jax.tree.map(scaled, trees.direction)
-        known = _with_eps(state["inner"], lambda eps: after.astype(eps.dtype) * eps)
-        updates, inner = self.tx.update(scaled_in, known, trees.params, **trees.extra)
-        inner = _with_eps(inner, lambda eps, before: before, state["inner"])
         estimate = {"start": state["start"], "sum": sums, "distance": after, "along": along}
-        return jax.tree.map(scaled, updates), {"inner": inner, **estimate}
+
+        known = _with_eps(state["inner"], lambda eps: after.astype(eps.dtype) * eps)
+        if self.scales:
+            result, inner = Inside(self.tx).ticked(trees, known)
+            result["distance"] = d
+        else:
+            result, inner = self.tx.update(_times(d, trees.direction), known, trees.params, **trees.extra)
+            result = _times(d, result)
+        inner = _with_eps(inner, lambda eps, before: before, state["inner"])
+        return result, {"inner": inner, **estimate}
+
+    def apply(self, signal, slots, param, c):
+        u, after = Inside(self.tx).applied(c.distance * signal.direction, vars(slots), param, vars(c))
+        return signal._replace(direction=c.distance * u), after
+
+
+def _times(d: jax.Array, tree: Any) -> Any:
+    return jax.tree.map(lambda x: d.astype(real_dtype(x.dtype)) * x, tree)
 
 
 def _mapped(
@@ -398,7 +438,7 @@ def _estimated(
     return after, real_product(u, start.astype(p.dtype) - p), jnp.abs(after)
 
 
-class at_learned_rate(Rule):
+class at_learned_rate(_AroundChain):
     r"""An optimizer whose steps are all made longer by one factor, that is learned on the way: w ← w₀ + s·Σu. Mechanic.
 
     How much the loss would have fallen with longer steps is ⟨g, Δ⟩, with Δ = (w₀ − w)/s the way so far at a rate of 1.
@@ -442,12 +482,8 @@ class at_learned_rate(Rule):
         r"\Delta \leftarrow \Delta - \mathrm{tx}(g), \quad s \leftarrow \sum_i \frac{m_i s_0 / n + \max(r_i, 0)}"
         r"{\sqrt{v_i} + \epsilon}, \quad u \leftarrow w_0 - s \Delta - w"
     )
-    maps_trees = True
-    accumulates = True
-    needs_params = True
     nonnegative = ("state/most", "state/square", "state/factor")
 
-    tx: Transformation[Any]
     weight_decay: Hyper = hyper(default=1e-2, low=0)
     eps: Hyper = hyper(default=1e-8, low=0)
     initial: Hyper = hyper(default=1e-6, low=0)
@@ -455,8 +491,6 @@ class at_learned_rate(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.tx, Transformation):
-            raise TypeError(f"at_learned_rate: tx must be a gradtx chain or rule, found {self.tx!r}")
         integer(self.label, "betters", self.betters, 1)
 
     def init_tree(self, params: Any) -> dict[str, Any]:
@@ -464,38 +498,63 @@ class at_learned_rate(Rule):
         return {"inner": self.tx.init(params), "start": params, **numbers}
 
     def apply_tree(self, trees, state):
-        dtype = state["factor"].dtype
-        c = trees.scalars(dtype)
+        c = trees.scalars(state["factor"].dtype)
         before = jnp.where(trees.count == 0, c.initial, state["factor"])
-        s = jnp.sum(before)
-        updates, inner = self.tx.update(trees.direction, state["inner"], trees.params, **trees.extra)
-        way = jax.tree.map(
-            lambda start, p: (start.astype(p.dtype) - p) / (s + c.eps).astype(real_dtype(p.dtype)),
-            state["start"],
-            trees.params,
-        )
-        numbers = self._bets(trees, state, way, before)
+        divisor = jnp.sum(before) + c.eps
+        numbers = self._bets(trees, state, divisor, before)
         factor = jnp.sum(numbers["factor"])
+        if self.scales:
+            result, inner = Inside(self.tx).ticked(trees, state["inner"])
+            result |= {"factor": factor, "divisor": divisor}
+        else:
+            updates, inner = self.tx.update(trees.direction, state["inner"], trees.params, **trees.extra)
+            result = jax.tree.map(
+                lambda start, p, u: _at_rate(factor, divisor, start, p, u.astype(p.dtype)),
+                state["start"],
+                trees.params,
+                updates,
+            )
+        return result, {"inner": inner, "start": state["start"], **numbers}
 
-        def update(start: jax.Array, p: jax.Array, way: jax.Array, u: jax.Array) -> jax.Array:
-            return start.astype(p.dtype) - factor.astype(real_dtype(p.dtype)) * (way - u.astype(p.dtype)) - p
+    def apply(self, signal, slots, param, c):
+        u, after = Inside(self.tx).applied(signal.direction, vars(slots), param, vars(c))
+        update = _at_rate(c.factor, c.divisor, slots.start, param, u)
+        return signal._replace(direction=update), {"start": slots.start, **after}
 
-        out = jax.tree.map(update, state["start"], trees.params, way, updates)
-        return out, {"inner": inner, "start": state["start"], **numbers}
+    def slots_in(self, state):
+        return {"start": state["start"], **super().slots_in(state)}
 
-    def _bets(self, trees: Any, state: Any, way: Any, s: jax.Array) -> dict[str, jax.Array]:
+    def _bets(self, trees: Any, state: Any, divisor: jax.Array, s: jax.Array) -> dict[str, jax.Array]:
         """Each better's numbers after the step; s is what they said before it."""
         c, n = trees.scalars(s.dtype), self.betters
-        g, p, delta = (jax.tree.leaves(tree) for tree in (trees.direction, trees.params, way))
-        lengths = [norms([leaves])[0].astype(s.dtype) for leaves in (g, p)]
-        pull = c.weight_decay * jnp.sum(s) * lengths[0] / (lengths[1] + c.eps)
-        h = (sum_over(real_product, g, delta) + pull * sum_over(real_product, p, delta)).astype(s.dtype)
+        columns, reduces = [trees.direction, trees.params, state["start"]], ["sum", "sum", "norm", "norm"]
+        _, (*sums, gradients, weights) = _mapped(trees, _gained, columns, [divisor], reduces=reduces)
+        gain, drift = (jnp.sum(x).astype(s.dtype) for x in sums)
+        lengths = [norm_of_norms(x).astype(s.dtype) for x in (gradients, weights)]
+        h = gain + c.weight_decay * jnp.sum(s) * lengths[0] / (lengths[1] + c.eps) * drift
         decay = 1 - 0.1 ** jnp.arange(1, n + 1, dtype=s.dtype)
         most = jnp.maximum(decay * state["most"], jnp.abs(h) + c.eps)
         square = decay**2 * state["square"] + h**2
         gain = decay * state["gain"] + jnp.clip(h, -state["most"], state["most"]) * s
         factor = (c.initial / n * most + jnp.maximum(gain, 0)) / (safe_sqrt(square) + c.eps)
         return {"most": most, "square": square, "gain": gain, "factor": factor}
+
+
+def _way_at_one(divisor: jax.Array, start: jax.Array, p: jax.Array) -> jax.Array:
+    """The way so far at a rate of 1."""
+    return (start.astype(p.dtype) - p) / divisor.astype(real_dtype(p.dtype))
+
+
+def _at_rate(factor: jax.Array, divisor: jax.Array, start: jax.Array, p: jax.Array, u: jax.Array) -> jax.Array:
+    """The update to the point that is ``factor`` of all updates away from the start."""
+    way = _way_at_one(divisor, start, p) - u
+    return start.astype(p.dtype) - factor.astype(real_dtype(p.dtype)) * way - p
+
+
+def _gained(g: jax.Array, p: jax.Array, start: jax.Array, divisor: jax.Array) -> tuple[jax.Array, ...]:
+    """The gain along the way, the weights along it, and what norms are taken of."""
+    way = _way_at_one(divisor, start, p)
+    return real_product(g, way), real_product(p, way), g, p
 
 
 def _with_eps(state: Any, change: Any, *others: Any) -> Any:

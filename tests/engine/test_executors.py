@@ -81,6 +81,21 @@ class TestNative:
         assert memory.temp_size_in_bytes < 4_000  # less than a tenth of one leaf
         assert memory.alias_size_in_bytes >= 3 * 40_000  # p, m and v in place
 
+    def test_passes_around_measurements_need_no_memory(self):
+        """Nothing of the size of a leaf between the passes, in which averages of several rules are, all in place."""
+        adam = gx.chain(gx.momentum(0.9), gx.rms(0.999), gx.precondition())
+        txs = [gx.dog(), gx.dadapt_adam(), gx.prodigy(), gx.at_learned_rate(gx.chain(adam, gx.scale(-1.0)))]
+        params = {"w": jnp.ones(10_000)}
+
+        def steps(carry, grads):
+            return [gx.step(tx, params, grads, state) for tx, (params, state) in zip(txs, carry, strict=True)]
+
+        with gx.executor("native"):
+            carry = [(params, tx.init(params)) for tx in txs]
+            memory: Any = jax.jit(steps, donate_argnums=0).lower(carry, params).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 8_000  # less than a fifth of one leaf
+        assert memory.alias_size_in_bytes >= (2 + 4 + 5 + 4) * 40_000
+
     def test_derivatives_and_vmap_are_the_references(self):
         params = tree()
         tx = gx.adam(0.1)
@@ -260,6 +275,13 @@ class TestPlans:
         )
         rules = gx.chain(gx.sign(), gx.scale_by_distance(), gx.sign(), gx.scale_by_gradient_norm(), gx.sign()).rules
         assert [list(part.rules) for part in passes(rules)] == [[0, 1, 2], [3, 4]]
+
+    def test_a_chain_inside_of_a_rule_that_scales_runs_in_its_pass(self):
+        assert str(self.plan(gx.prodigy())) == (
+            "measured, then one pass: in_units_of_distance, scale_by_learning_rate (at least 36 bytes/parameter)"
+        )  # g and p are measured, then g; p, m and v in and out
+        apart = gx.chain(gx.in_units_of_distance(gx.lamb(1.0)), gx.scale(-1.0))
+        assert [one.maps_trees for one in self.plan(apart).passes] == [True, False]
 
     def test_no_work_per_leaf_that_could_be_per_step(self):
         """The scalar work of a step does not grow with the leaves: the equations of one more leaf are one call."""

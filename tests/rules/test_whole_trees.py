@@ -285,6 +285,31 @@ def test_at_the_edge_of_what_is_refused():
     np.testing.assert_array_equal(outs(gx.skip_first(0)), G)
 
 
+@pytest.mark.parametrize("executor", ["reference", "native"])
+def test_a_chain_in_the_pass_of_the_rule_around_it_and_apart(executor):
+    """A selector that chooses every leaf keeps the chain apart: the same steps, of a gradient that others averaged."""
+    params = {"w": jnp.asarray(G[0]), "c": jnp.asarray(G[1, 0, 0] + 1j * G[2, 0, 0]), "i": jnp.ones(2)}
+    some = {"w": True, "c": True, "i": False}
+
+    def steps(where):
+        decay = gx.add_decayed_weights(0.1, where=where)
+        adam = gx.chain(gx.momentum(0.9), gx.rms(0.99), gx.debias(), gx.precondition(1e-2), gx.scale(-1.0), decay)
+        rules = [around(adam, initial=0.3, where=some) for around in (gx.in_units_of_distance, gx.at_learned_rate)]
+        assert [rule.scales for rule in rules] == [where is None] * 2
+        txs = [gx.chain(gx.momentum(0.5), rule, gx.trace(0.3)) for rule in rules]
+
+        def step(carry, t):
+            grads = [jax.tree.map(lambda x: jnp.sin(t + x) * x, p) for p, _ in carry]
+            return [gx.step(tx, p, g, s) for tx, g, (p, s) in zip(txs, grads, carry, strict=True)], None
+
+        return jax.lax.scan(step, [(params, tx.init(params)) for tx in txs], jnp.arange(4.0))[0]
+
+    with gx.executor(executor):
+        together, apart = jax.jit(lambda: (steps(None), steps(".*")))()
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
+
+
 def test_empty_leaves():
     empty = {"x": jnp.zeros((0, 3)), "y": jnp.zeros((2, 0))}
     for tx in (

@@ -8,19 +8,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from gradtx._core import methods, selectors, verification
 from gradtx._core.codecs import codec_of, formats
 from gradtx._core.contract import AbstractRule
-from gradtx._core.control import either, kept
+from gradtx._core.control import Once, either, kept
 from gradtx._core.counts import incremented
 from gradtx._core.mesh import like_parameters, spread_as, starts
 from gradtx._core.numerics import added, compute_dtype, widest
 from gradtx._core.state import ChainState, knowing
 from gradtx._engine.backends import Executor, current
 from gradtx._engine.checks import check_order
-from gradtx._engine.execute import Measured, Result, Work, execute, measured_first, survey
+from gradtx._engine.execute import Measured, Result, Work, execute, measured_first, survey, unchanged
 from gradtx._engine.inputs import FlatTree, Inputs, Mask, array_of, has_no_gradient, is_number, masks, read
 from gradtx._engine.layout import first_slots, have_values, layout_of, nonempty, unique_names, with_buffers
 from gradtx._engine.plan import Buffer, Lane, Leaf, Place, Plan, plan
@@ -156,16 +157,21 @@ class Engine:
         return measured_first(work, current(traced=not have_values(work.inputs.active(work.updates))))
 
     def _executed(self, work: Work, executor: Executor) -> Result:
-        """The step; where no observer takes numbers in it, without them."""
+        """The step; where no observer takes numbers in it, without them.
+
+        Each is under a condition of its own, the second with what the first has left: two branches of one condition
+        would change the same arrays (see ``either``).
+        """
         flags = [rule.due(work.trees[r]) for r, rule in enumerate(self.rules) if rule.observes]
         due = [flag for flag in flags if flag is not None]
         if not due or len(due) < len(flags) or work.is_packed:
             return execute(work, executor)
-        return either(
-            functools.reduce(jnp.logical_or, due),
-            lambda: execute(work, executor),
-            lambda: execute(work, executor, observing=False),
-        )
+        flag = functools.reduce(jnp.logical_or, due)
+        if not isinstance(flag, jax.core.Tracer):
+            return execute(work, executor, observing=bool(flag))
+        observed = Once(lambda: execute(work, executor))
+        result = either(flag, observed, lambda: unchanged(work, observed.avals))
+        return either(~flag, lambda: execute(work.after(result), executor, observing=False), lambda: result)
 
     def _work(
         self,

@@ -78,6 +78,11 @@ class Work(NamedTuple):
     first: Measured | None = None
     when: jax.Array | None = None
 
+    def after(self, result: Result) -> Work:
+        """The same step on what another one has left."""
+        params = result.leaves if self.plan.applies else self.params
+        return self._replace(params=params, slots=result.slots, trees=result.trees)
+
     @property
     def is_packed(self) -> bool:
         """True if a slot stands in a flat array with others."""
@@ -95,6 +100,13 @@ class Result(NamedTuple):
 def execute(work: Work, executor: Executor, observing: bool = True) -> Result:
     """The step; ``observing``: whether observers take numbers in it."""
     return _Run(work, executor, observing).result()
+
+
+def unchanged(work: Work, like: Result) -> Result:
+    """The result of a step that does not happen: parameters and state as they are; updates of 0, in the types given."""
+    leaves = [None if x is None else jnp.zeros(x.shape, x.dtype) for x in like.leaves]
+    slots = [{name: [*column] for name, column in slots.items()} for slots in work.slots]
+    return Result([*(work.params or ())] if work.plan.applies else leaves, slots, dict(work.trees))
 
 
 def measured_first(work: Work, executor: Executor) -> Measured | None:

@@ -184,8 +184,8 @@ class swats(Wrapper[SwatsState]):
 
     @property
     def takes_flag(self) -> bool:
-        """True if Adam does."""
-        return self._adam.takes_flag
+        """True: each of its phases has a condition of its own. Of conditions in conditions XLA copies the arrays."""
+        return True
 
     def run(
         self, updates: Any, state: SwatsState, params: Any, extra: dict[str, Any], apply_updates: bool

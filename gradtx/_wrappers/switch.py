@@ -159,6 +159,11 @@ class switch(Wrapper[SwitchState]):
         """One step of the phase that is on."""
         return self.run_when(True, updates, state, params, extra, apply_updates)
 
+    @property
+    def takes_flag(self) -> bool:
+        """True: each of its phases has a condition of its own. Of conditions in conditions XLA copies the arrays."""
+        return True
+
     @puts_constants
     def run_when(
         self, when: Any, updates: Any, state: SwitchState, params: Any, extra: dict[str, Any], apply_updates: bool

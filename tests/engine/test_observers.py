@@ -98,12 +98,19 @@ def test_one_pass():
 
 
 LARGE = 2**20
+OBSERVING = {
+    "monitor": gx.chain(gx.adam(0.1), gx.monitor()),
+    "now and then": gx.skip_nonfinite(gx.chain(gx.adam(0.1), gx.monitor(every=9))),
+    "swats": gx.skip_nonfinite(gx.swats(0.1)),
+    "switch": gx.skip_nonfinite(gx.switch(5, gx.adam(0.1), gx.sgd(0.1, momentum=0.9))),
+}
 
 
 @pytest.mark.parametrize("executor", ["native", "reference"])
-@pytest.mark.parametrize("tx", [gx.chain(gx.adam(0.1), gx.monitor()), gx.swats(0.1)], ids=["monitor", "swats"])
-def test_no_memory(executor, tx):
-    """A step that takes numbers makes no array of the size of a large leaf, and copies none."""
+@pytest.mark.parametrize("name", OBSERVING)
+def test_no_memory(executor, name):
+    """A step that takes numbers, and one of several, makes no array of the size of a large leaf, and copies none."""
+    tx = OBSERVING[name]
     if executor == "native" and not gx.native.available():
         pytest.skip(str(gx.native.available()))
     leaf = jax.ShapeDtypeStruct((LARGE,), jnp.float32)

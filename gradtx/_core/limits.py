@@ -33,8 +33,8 @@ class Limits(NamedTuple):
         return " and ".join(f"{word} {limit:g}" for word, limit in words if limit is not None) or "a number"
 
 
-def check_choice(rule: str, name: str, value: Any, options: Sequence[str | None]) -> None:
-    """Refuses an argument that is none of some words.
+def check_choice(rule: str, name: str, value: Any, options: Sequence[object]) -> None:
+    """Refuses an argument that is none of some words or numbers.
 
     Raises:
         ValueError: for anything else.

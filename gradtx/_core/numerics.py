@@ -168,8 +168,11 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 @functools.partial(jax.jit, inline=True)  # one operation outside of jit as well, in which nobody sees 0/0
 def safe_divide(x: jax.Array, y: jax.Array) -> jax.Array:
     """x/y, and 0 where y is 0, with derivative 0 there."""
-    quotient = x / y
     zero = y == 0
+    if y.size < np.size(x):  # a compiler multiplies by 1/y then, which beyond 8.5e37 is no normal number
+        down = jnp.where(abs(y) > 1, 0.25, 1).astype(y.dtype)
+        x, y = x * down, y * down
+    quotient = x / y
     if zero.ndim and zero.shape != quotient.shape:
         zero = zero | jax.lax.full_like(quotient, False, bool)  # which is also sharded as the quotient is
     return jax.lax.select(zero, jax.lax.full_like(quotient, 0), quotient)
@@ -180,6 +183,11 @@ def _(primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array
     (x, y), (dx, dy) = primals, tangents
     quotient = safe_divide(x, y)
     return quotient, jnp.where(y == 0, 0, (dx - quotient * dy) / jnp.where(y == 0, 1, y))
+
+
+def in_two(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x/y as two factors, 4/y and x/4, since x/y and 1/y may be too small for a normal number; 0 where y is 0."""
+    return safe_divide(jnp.full_like(y, 4), y), x / 4
 
 
 Numbers = list[jax.Array] | jax.Array

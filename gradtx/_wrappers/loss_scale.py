@@ -77,7 +77,7 @@ class loss_scale(Wrapper[LossScaleState]):
     Raises:
         TypeError: if ``tx`` is no transformation, or another argument no number; in ``update``, for a state that
             ``init`` did not make.
-        ValueError: unless 0 < minimum ≤ initial ≤ maximum < ∞, factor > 1 and growth_interval ≥ 1.
+        ValueError: unless 0 < minimum ≤ initial ≤ maximum ≤ 2¹²⁶, factor > 1 and growth_interval ≥ 1.
 
     Source: Micikevicius et al. (2018), "Mixed precision training", section 3.2.
 
@@ -111,10 +111,10 @@ class loss_scale(Wrapper[LossScaleState]):
         object.__setattr__(self, "max_consecutive", limit(self.label, self.max_consecutive))
         if self.factor <= 1:
             raise ValueError(f"loss_scale: factor must be greater than 1, found {self.factor:g}")
-        if not _FLOAT32.tiny <= self.minimum <= self.initial <= self.maximum <= _FLOAT32.max:
+        if not _FLOAT32.tiny <= self.minimum <= self.initial <= self.maximum <= 1 / _FLOAT32.tiny:
             raise ValueError(
-                "loss_scale: needs 0 < minimum ≤ initial ≤ maximum, all normal numbers of float32, found "
-                f"minimum={self.minimum:g}, initial={self.initial:g}, maximum={self.maximum:g}"
+                "loss_scale: needs 0 < minimum ≤ initial ≤ maximum, normal numbers of float32 up to 2¹²⁶, "
+                f"found minimum={self.minimum:g}, initial={self.initial:g}, maximum={self.maximum:g}"
             )
 
     def arrays_read(self) -> int:

@@ -25,6 +25,8 @@ from gradtx._wrappers.switch import Carry, step_number
 from gradtx.rules import debias, momentum, precondition, rms, scale, scale_by_learning_rate
 from gradtx.rules.base import Hyper, Rule
 
+_LAST = jnp.iinfo(jnp.int32).max
+
 
 class SwatsState(NamedTuple):
     """The state of ``swats``: that of Adam, and four scalars. The SGD phase uses Adam's m, and leaves s alone.
@@ -271,7 +273,9 @@ class swats(Wrapper[SwatsState]):
             lambda: {name: self._handed_over(state).inner.slots[name] for name in names},
             lambda: {name: state.inner.slots[name] for name in names},
         )
-        return state._replace(inner=state.inner._replace(slots=state.inner.slots | slots))
+        # A count that has ended where int32 does is not to begin again.
+        switched_at = jnp.where(begins, jnp.minimum(state.switched_at, _LAST - 1), state.switched_at)
+        return state._replace(switched_at=switched_at, inner=state.inner._replace(slots=state.inner.slots | slots))
 
     def _sgd_state(self, inner: ChainState, ratio: jax.Array) -> ChainState:
         """The state of SGD: the hyperparameters and the first moment of Adam's."""

@@ -365,11 +365,11 @@ def adamax(
         ValueError: as ``sgd``.
 
     >>> from gradtx.dialects import keras
-    >>> print(keras.adamax())
-    momentum(0.9) → infinity(0.999, 0) → debias() → precondition(1e-07, 0) → scale_by_learning_rate(0.001)
+    >>> [rule.label for rule in keras.adamax().rules]
+    ['momentum', 'infinity', 'debias', 'precondition', 'scale_by_learning_rate']
     """
-    averages = chain(rules.momentum(beta_1), rules.infinity(beta_2, 0.0), rules.debias())
-    direction = chain(averages, rules.precondition(epsilon), *_decay(weight_decay, options))
+    averages = chain(rules.momentum(beta_1), rules.infinity(beta_2, 0.0, power=1), rules.debias())
+    direction = chain(averages, rules.precondition(epsilon, power=1), *_decay(weight_decay, options))
     step = rules.scale_by_learning_rate(learning_rate)
     return _framed("adamax", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
 

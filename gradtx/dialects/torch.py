@@ -345,13 +345,13 @@ def adamax(
         maximize, decay_mask, **switches: as in ``sgd``.
 
     >>> from gradtx.dialects import torch
-    >>> print(torch.adamax())
-    momentum(0.9) → infinity(0.999, 1e-08) → debias() → precondition(0, 0) → scale_by_learning_rate(0.002)
+    >>> [rule.label for rule in torch.adamax().rules]
+    ['momentum', 'infinity', 'debias', 'precondition', 'scale_by_learning_rate']
     """
     b1, b2 = map(scalar, betas)
     front = [*_front("adamax", maximize, switches), *decoupled(weight_decay, decay_mask)]
-    direction = chain(rules.momentum(b1), rules.infinity(b2, eps), rules.debias(), rules.precondition(0.0))
-    return chain(*front, direction, _step("adamax", lr))
+    averages = chain(rules.momentum(b1), rules.infinity(b2, eps, power=1), rules.debias())
+    return chain(*front, averages, rules.precondition(0.0, power=1), _step("adamax", lr))
 
 
 def adadelta(
@@ -561,5 +561,4 @@ class clip_grad_norm(rules.clip_by_global_norm):
     equation = r"u \leftarrow u \min(1, c / (\lVert (u_1, u_2, \dots)\rVert + 10^{-6}))"
 
     def settle(self, c: Named, measured: jax.Array) -> Arrays:
-        factor = jnp.minimum(1, c.limit / (measured + 1e-6))
-        return {"factor": jnp.where(jnp.isfinite(measured), factor, jnp.nan)}
+        return rules.clipping.shortening(measured + 1e-6, c.limit)

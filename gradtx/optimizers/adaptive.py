@@ -16,8 +16,8 @@ from gradtx.rules import (
     clip_by_value,
     debias,
     extrapolate,
+    infinity,
     lag_v,
-    max_v,
     momentum,
     precondition,
     quasi_hyperbolic,
@@ -95,7 +95,7 @@ def qhadam(
 def adamax(learning_rate: Hyper, b1: Hyper = 0.9, b2: Hyper = 0.999) -> Chain:
     """Adamax: Adam with the infinity norm of the gradients; w ← w − η·m̂/max(β₂ᵏ|g_{t−k}|).
 
-    It is AMSGrad's maximum with forgetting: ``max_v(β₂²)`` of |g|² itself.
+    It is AMSGrad's maximum with forgetting: ``max_v(β₂²)`` of |g|² itself, but for squares that are no float.
 
     Args:
         learning_rate: η; the paper uses 0.002.
@@ -110,10 +110,10 @@ def adamax(learning_rate: Hyper, b1: Hyper = 0.9, b2: Hyper = 0.999) -> Chain:
 
     >>> import gradtx
     >>> print(gradtx.adamax(0.002, b2=0.5))
-    momentum(0.9) → rms(0) → max_v(0.25) → debias() → precondition(0, 0) → scale_by_learning_rate(0.002)
+    momentum(0.9) → infinity(0.5, 0, power=1) → debias() → precondition(0, 0, power=1) → scale_by_learning_rate(0.002)
     """
-    averages = chain(momentum(b1), rms(0.0), max_v(derived(lambda b2: b2**2, b2)), debias())
-    return chain(averages, precondition(0.0), scale_by_learning_rate(learning_rate))
+    averages = chain(momentum(b1), infinity(b2, 0.0, power=1), debias())
+    return chain(averages, precondition(0.0, power=1), scale_by_learning_rate(learning_rate))
 
 
 def adabelief(

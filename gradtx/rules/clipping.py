@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._core.contract import Arrays, Named, Total
-from gradtx._core.numerics import Numbers, norms, safe_divide
+from gradtx._core.numerics import Numbers, in_two, norms
 from gradtx.rules.base import Hyper, Rule, hyper
 
 __all__ = ["clip_by_global_norm", "clip_by_norm", "clip_by_value"]
@@ -43,7 +43,8 @@ class clip_by_norm(Rule):
     r"""Shrink each leaf whose L2 norm exceeds the limit to that norm: u ← u·min(1, limit/‖u‖).
 
     Within the limit a leaf stays as it is, to the last bit. The norm is taken in float32 or wider and does not
-    overflow. A leaf with an inf or NaN in it has no norm, and becomes NaN as a whole: never a silent zero.
+    overflow before 3.4e38. A leaf with an inf or NaN in it has no norm, and becomes NaN as a whole: never a silent
+    zero.
 
     Args:
         limit: ≥ 0.
@@ -66,13 +67,13 @@ class clip_by_norm(Rule):
         return norms(groups, total)
 
     def settle(self, c: Named, measured: jax.Array) -> Arrays:
-        return {"factor": shortening(measured, c.limit)}
+        return shortening(measured, c.limit)
 
     def shows_finite(self, measured):
         return jnp.isfinite(measured)
 
     def apply(self, signal, slots, param, c):
-        return signal._replace(direction=c.factor * signal.direction), {}
+        return signal._replace(direction=c.length * (c.inverse * signal.direction)), {}
 
 
 class clip_by_global_norm(clip_by_norm):
@@ -97,7 +98,7 @@ class clip_by_global_norm(clip_by_norm):
     scope = "tree"
 
 
-def shortening(length: jax.Array, limit: jax.Array) -> jax.Array:
-    """The factor that makes a length one of the limit, or less; NaN for a length that is not finite."""
-    factor = jnp.where(length > limit, safe_divide(limit, length), 1)
-    return jnp.where(jnp.isfinite(length), factor, jnp.nan)
+def shortening(length: jax.Array, limit: jax.Array) -> dict[str, jax.Array]:
+    """Two factors that make a length one of the limit, or less; the first is NaN for a length that is not finite."""
+    inverse, rest = (jnp.where(length > limit, factor, 1) for factor in in_two(limit, length))
+    return {"inverse": jnp.where(jnp.isfinite(length), inverse, jnp.nan), "length": rest}

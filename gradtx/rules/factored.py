@@ -34,7 +34,8 @@ class scale_by_factored_rms(Rule):
     State: ``state``, a dict of ``rows``, ``columns`` and ``s``, trees like the parameters with None where a leaf has
     none.
 
-    A NaN, and an inf, spoils its row and column, and stays there.
+    A NaN, and an inf, spoils its row and column, and stays there. A gradient whose square overflows, above 1.8e19 in
+    float32, makes v infinite, and the step 0 from then on: of a factored leaf as a whole.
 
     Raises:
         ValueError: for a ``power``, ``eps`` or ``least`` out of range; for a shard of a leaf that is factored, inside
@@ -125,5 +126,7 @@ class scale_by_factored_rms(Rule):
             return jax.lax.rsqrt(averages["s"])
         smaller, larger = axes
         rows, columns = jnp.expand_dims(averages["rows"], larger), jnp.expand_dims(averages["columns"], smaller)
+        mean = rows.mean(smaller, keepdims=True)
         # Two roots, since the product may be too small for a float.
-        return jax.lax.rsqrt(rows / rows.mean(smaller, keepdims=True)) * jax.lax.rsqrt(columns)
+        root = jax.lax.rsqrt(rows / mean) * jax.lax.rsqrt(columns)
+        return jnp.where(mean == jnp.inf, 0, root)

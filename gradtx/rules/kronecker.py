@@ -45,7 +45,8 @@ class scale_by_eigenbasis_rms(Rule):
 
     Weights: w_u ← w_u/√w with w that of s, so that ``debias`` after it is Adam's, with ε on the biased average.
 
-    Inf and NaN in a gradient spoil its leaf, from then on.
+    Inf and NaN in a gradient spoil its leaf, from then on. Where a square overflows, above 1.8e19 in float32, the step
+    is 0 from then on, and elements along its axes keep to themselves.
 
     Raises:
         ValueError: for an ``every`` below 1; for a shard of a leaf with two and more axes, inside of ``jax.shard_map``.
@@ -154,7 +155,8 @@ class scale_by_kronecker_root(Rule):
 
     State: ``state``, a dict of trees with a tuple for each leaf: ``factors``, the sums without ε, and ``roots``.
 
-    Inf and NaN in a gradient spoil its leaf, from then on.
+    Inf and NaN in a gradient spoil its leaf, from then on. One whose squares overflow, above 1.8e19 in float32, makes
+    the steps of its leaf 0. Eigenvalues below the last digit of the largest are rounding, and taken for that digit.
 
     Raises:
         ValueError: for an ``every`` below 1; for a shard of a leaf with two and more axes, inside of ``jax.shard_map``.
@@ -268,11 +270,12 @@ def squares(g: jax.Array, axis: int) -> jax.Array:
 def _eigenvectors(factor: jax.Array, q: jax.Array, s: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """The eigenvectors, that of the largest eigenvalue first."""
     del q, axis
-    return jnp.linalg.eigh(factor)[1][:, ::-1], s
+    return jnp.linalg.eigh(_finite(factor)[0])[1][:, ::-1], s
 
 
 def _power_iteration(factor: jax.Array, q: jax.Array, s: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     """Nearer to the eigenvectors, in the order of what the eigenvalues seem to be; s goes with them."""
+    factor, _ = _finite(factor)
     values = jnp.sum((q.conj() * (factor @ q)).real, axis=0)
     order = jnp.argsort(-values)
     return jnp.linalg.qr(factor @ q[:, order])[0], jnp.take(s, order, axis)
@@ -282,8 +285,18 @@ def _root(factor: jax.Array, eps: jax.Array, power: jax.Array) -> jax.Array:
     """(H + ε)^(−p), or of a diagonal; 0 where it is infinite."""
     if factor.ndim == 1:
         return _inverse_power(factor + eps, power)
+    factor, overflowed = _finite(factor)
     values, vectors = jnp.linalg.eigh(factor)
-    return (vectors * _inverse_power(jnp.maximum(values, 0) + eps, power)[None, :]) @ vectors.mT.conj()
+    rounding = jnp.finfo(values.dtype).eps * values[-1]  # what is less is no digit of the matrix
+    root = (vectors * _inverse_power(jnp.maximum(values, rounding) + eps, power)[None, :]) @ vectors.mT.conj()
+    return jnp.where(overflowed, 0, root)
+
+
+def _finite(factor: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A matrix of sums of squares that has eigenvalues, and whether a square overflowed, and it is not this one."""
+    squares = jnp.diagonal(factor).real
+    overflowed = jnp.any(squares == jnp.inf) & ~jnp.any(jnp.isnan(squares))
+    return jnp.where(overflowed, jnp.eye(len(factor), dtype=factor.dtype), factor), overflowed
 
 
 def _inverse_power(x: jax.Array, power: jax.Array) -> jax.Array:

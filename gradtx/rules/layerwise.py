@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import size_of
-from gradtx._core.numerics import norms, on_each, real_dtype, safe_divide
+from gradtx._core.numerics import in_two, norms, on_each, real_dtype
 from gradtx.rules.base import Hyper, Rule, hyper
 from gradtx.rules.clipping import shortening
 
@@ -56,10 +56,11 @@ class scale_by_trust_ratio(Rule):
 
     def settle(self, c, measured):
         u, p = jnp.maximum(measured["direction"], c.floor), jnp.maximum(measured["param"], c.floor)
-        return {"ratio": jnp.where((u == 0) | (p == 0), 1, safe_divide(c.coefficient * p, u + c.eps))}
+        inverse, length = (jnp.where((u == 0) | (p == 0), 1, x) for x in in_two(c.coefficient * p, u + c.eps))
+        return {"inverse": inverse, "length": length}
 
     def apply(self, signal, slots, param, c):
-        return signal._replace(direction=c.ratio * signal.direction), {}
+        return signal._replace(direction=c.length * (c.inverse * signal.direction)), {}
 
 
 class cautious(Rule):
@@ -141,10 +142,10 @@ class clip_by_rms(Rule):
         return root_mean_squares(groups, total)
 
     def settle(self, c, measured):
-        return {"factor": shortening(measured, c.limit)}
+        return shortening(measured, c.limit)
 
     def apply(self, signal, slots, param, c):
-        return signal._replace(direction=c.factor * signal.direction), {}
+        return signal._replace(direction=c.length * (c.inverse * signal.direction)), {}
 
 
 class scale_by_parameter_rms(Rule):

@@ -169,7 +169,9 @@ class ftrl_proximal(Rule):
 
     State: ``z`` like the parameters; ``s`` likewise.
 
-    Inf and NaN stay in their element, and in its slots from then on.
+    A gradient whose square overflows, above 1.8e19 in float32, makes s infinite, and the step 0 from then on.
+
+    A NaN stays in its element, and in its slots from then on; an inf makes its steps 0.
 
     Raises:
         TypeError: for complex leaves.
@@ -207,4 +209,5 @@ class ftrl_proximal(Rule):
         z = slots.z + g - safe_divide((root - before) * param, eta)
         pull = z - jnp.clip(z, -c.l1, c.l1)
         point = -safe_divide(eta * pull, root + c.beta + 2 * eta * c.l2)
-        return signal._replace(direction=point - param), {"z": z, "s": s}
+        z, u = (jnp.where(root == jnp.inf, *ways) for ways in ((slots.z, z), (0, point - param)))
+        return signal._replace(direction=u), {"z": z, "s": s}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from gradtx._core.contract import Tick
-from gradtx._core.numerics import norms, safe_divide
+from gradtx._core.numerics import in_two, norms
 from gradtx.rules.base import Hyper, Rule, hyper
 
 __all__ = ["nag_lookahead", "normalized_lookahead", "two_point_lookahead"]
@@ -96,10 +96,11 @@ class normalized_lookahead(Rule):
         return norms(groups, total)
 
     def settle(self, c, measured):
-        return {"factor": safe_divide(c.radius, measured)}
+        inverse, length = in_two(c.radius, measured)
+        return {"inverse": inverse, "length": length}
 
     def apply(self, signal, slots, param, c):
-        offset = c.factor * signal.direction
+        offset = c.length * (c.inverse * signal.direction)
         return signal._replace(direction=signal.direction + (offset - slots.offset)), {"offset": offset}
 
 

@@ -91,7 +91,7 @@ class precondition(Rule):
         return rf"u \leftarrow u / {divisor}, \quad w_u \leftarrow w_u / {weight}"
 
     def _root(self, x: jax.Array) -> jax.Array:
-        return safe_sqrt(x) if self.power == 0.5 else x**self.power
+        return safe_sqrt(x) if self.power == 0.5 else x if self.power == 1 else x**self.power
 
     def tick(self, h, scalars, weights, count):
         w = safe_divide(weights.direction, self._root(weights.second_moment))

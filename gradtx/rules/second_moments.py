@@ -18,7 +18,8 @@ class rms(Rule):
     r"""Exponential moving average of the squared gradient: s ← βs + (1−β)|g|²; v ← s.
 
     The average starts at zero; ``debias`` corrects that. For complex gradients |g|² is the squared modulus, and s is
-    real. A gradient whose square overflows, above 1.8e19 in float32, makes v infinite, and the step 0 from then on.
+    real. A gradient whose square overflows, above 1.8e19 in float32, makes v infinite, and the step 0 from then on (for
+    β = 0 in that step, and NaN then).
 
     Args:
         decay: β in [0, 1). 0.9 as Hinton's; Adam takes 0.999.
@@ -250,6 +251,8 @@ class infinity(Rule):
     Args:
         decay: β in [0, 1). 0.999 as in the paper.
         eps: ε ≥ 0. The paper has none; 1e-8 is torch's and optax's.
+        power: 2, or 1 for v ← s and ``precondition(power=1)`` behind it: the same quotient without a square, which
+            overflows above 1.8e19 in float32, and is 0 below 1e-19.
 
     State: ``s`` like the parameters, real. v has weight 1: the maximum starts with the first gradient.
 
@@ -265,13 +268,22 @@ class infinity(Rule):
     [0.5]
     """
 
-    equation = r"s \leftarrow \max(\beta s, \lvert g\rvert + \epsilon), \quad v \leftarrow s^2"
     accumulates = True
     nonnegative = ("s",)
     second_moment = "makes"
 
     decay: Hyper = hyper(default=0.999, low=0, below=1)
     eps: Hyper = hyper(default=1e-8, low=0)
+    power: int = dataclasses.field(default=2, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("infinity", "power", self.power, (1, 2))
+
+    @property
+    def equation(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form
+        square = "^2" if self.power == 2 else ""
+        return r"s \leftarrow \max(\beta s, \lvert g\rvert + \epsilon), \quad v \leftarrow s" + square
 
     def slots(self, param):
         return {"s": jnp.zeros_like(param.real)}
@@ -281,7 +293,7 @@ class infinity(Rule):
 
     def apply(self, signal, slots, param, c):
         s = jnp.maximum(c.decay * slots.s, abs(signal.gradient) + c.eps)
-        return signal._replace(second_moment=abs_sq(s)), {"s": s}
+        return signal._replace(second_moment=abs_sq(s) if self.power == 2 else s), {"s": s}
 
 
 class yogi_rms(Rule):
@@ -332,7 +344,8 @@ class yogi_rms(Rule):
 
     def apply(self, signal, slots, param, c):
         squared, before = abs_sq(signal.gradient), slots.s + c.start
-        s = before - c.decay_complement * jnp.sign(before - squared) * squared
+        change = jnp.where(before == squared, 0, jnp.sign(before - squared) * squared)  # both may be infinite
+        s = before - c.decay_complement * change
         return signal._replace(second_moment=s), {"s": s}
 
 

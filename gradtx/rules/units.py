@@ -103,7 +103,8 @@ class adaptive_clip(Rule):
             check_whole(self.name or self.label, u)
             c = trees.scalars(u.dtype)
             most = c.limit * jnp.maximum(self._norms(p).astype(real_dtype(u.dtype)), c.floor)
-            return shortening(self._norms(u), most) * u
+            shorter = shortening(self._norms(u), most)
+            return shorter["length"] * (shorter["inverse"] * u)
 
         return jax.tree.map(one, trees.direction, trees.params), state
 

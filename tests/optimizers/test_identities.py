@@ -132,7 +132,7 @@ IDENTITIES = {
     ),
     "Adamax is AMSGrad's maximum with forgetting": (
         gx.adamax(LR, 0.9, 0.9),
-        gx.chain(gx.momentum(0.9), gx.infinity(0.9, 0.0), gx.debias(), gx.precondition(0.0), RATE),
+        gx.chain(gx.momentum(0.9), gx.rms(0.0), gx.max_v(0.81), gx.debias(), gx.precondition(0.0), RATE),
     ),
     "AdaGrad is RMS with β = 1−1/t": (
         gx.chain(gx.adagrad_sum(), gx.debias(), gx.precondition(), RATE),

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from catalog import OPTIMIZERS, RULES
-from scripts.float32 import RUNS, errors, last_updates, measured
+from scripts.float32 import GRADIENTS, RUNS, errors, last_updates, measured
 
 import gradtx as gx
 from gradtx import dialects
@@ -237,11 +238,28 @@ def bound(name, tx, steps):
     return (8 if steps == 1 else 32) + remembered / 2
 
 
+OVERFLOWING = {
+    f"{size:g}, {steps} steps": (steps, np.concatenate([size / 2 * GRADIENTS[:2].clip(-2, 2), GRADIENTS[2:]]))
+    for size in (1e18, 1e20, 1e37, 1e-20, 1e-30, 0.0)
+    for steps in (1, 2, 3)
+}
+"""Two gradients that are next to nothing, or whose squares are no float32, and one as usual: for each way to end."""
+
+ENDING = {
+    "at_learned_rate": "sums products of gradients and ways; optax's mechanize is NaN from 1e20 on",
+    "sgd, decays 0": "0·∞ in an average that forgets all, as in torch's and optax's RMSprop",
+}
+"""Chains that are NaN behind squares that overflow, and why."""
+
+
 def hold(txs, executor):
     with gx.executor(executor):
-        found = last_updates(txs)
-    truth = last_updates(txs, "float64")
+        found = last_updates(txs, runs=RUNS | OVERFLOWING)
+    truth = last_updates(txs, "float64", runs=RUNS | OVERFLOWING)
     worse = []
+    for run, name in itertools.product(OVERFLOWING, txs.keys() - ENDING.keys()):
+        if not np.isfinite(found[run][name]).all() and np.abs(truth[run][name]).max() < 1e38:
+            worse.append(f"{name}, {run}: {found[run][name]}, and in float64 {truth[run][name]}")
     for run, (steps, _) in RUNS.items():
         for name, tx in txs.items():
             if "constant" in run and any(word in f"{name} {tx}" for word in VANISHING):
@@ -289,21 +307,84 @@ def test_no_worse_than_optax_and_torch():
 
 def test_squares_that_overflow_make_no_nan():
     """Of 1e20 the square is no float32; the step is 0 there, as optax's, and right in all other elements."""
-    g = jnp.array([1e20, -1e20, 1.0])
-    chains = {
+    g = {"b": jnp.array([1e20, -1e20, 1.0]), "w": jnp.array([[1e20, 1.0], [1.0, 1.0]])}
+    chains = {  # and the last element's third step
         "ν₂ = 1": (gx.chain(gx.rms(0.5), gx.quasi_hyperbolic(1.0, 1.0), PRE), 0.875**-0.5),
         "ν₂ = 0": (gx.chain(gx.rms(0.5), gx.quasi_hyperbolic(1.0, 0.0), PRE), 1.0),
-        "factored": (gx.scale_by_factored_rms(), 1.0),
+        "factored": (gx.scale_by_factored_rms(least=2), 1.0),
+        "yogi": (gx.chain(gx.yogi_rms(0.5), gx.debias(), PRE), 0.875**0.5),
+        "ftrl": (gx.ftrl_proximal(1.0), -(3**0.5)),
+        "eigenbasis": (gx.scale_by_eigenbasis_rms(0.5, 0.0, every=1), 0.75**-0.5),
+        "kronecker": (gx.scale_by_kronecker_root(eps=0.0), 3**-0.5),
     }
 
     @jax.jit
     def third():
         last = {}
         for name, (tx, _) in chains.items():
-            state = tx.init(g)
+            p = jax.tree.map(jnp.zeros_like, g)
+            state = tx.init(p)
             for _ in range(3):
-                last[name], state = tx.update(jax.lax.optimization_barrier(g), state)
+                last[name], state = tx.update(jax.lax.optimization_barrier(g), state, p)
         return last
 
     for name, u in third().items():
-        np.testing.assert_allclose(u, [0, 0, chains[name][1]], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(u["b"], [0, 0, chains[name][1]], rtol=1e-6, err_msg=name)
+        elsewhere = 0 if name in ("factored", "kronecker") else chains[name][1]
+        np.testing.assert_allclose(u["w"], [[0, elsewhere], [elsewhere, elsewhere]], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e20, 1e37])
+@pytest.mark.parametrize("executor", ["native", "reference"])
+def test_adamax_takes_no_squares(size, executor):
+    """Its steps are those of gradients of another size; by hand, and as torch's and optax's."""
+    g = jnp.array([1.0, -1.0, 0.5]) * size
+    ours = {
+        "gradtx": gx.adamax(-1.0, b2=0.5),
+        "torch": dialects.torch.adamax(1.0, (0.9, 0.5), eps=0.0, maximize=True),
+        "keras": dialects.keras.adamax(-1.0, beta_2=0.5, epsilon=0.0),
+        "optax": dialects.optax.adamax(-1.0, b2=0.5, eps=0.0),
+        "optax's own": optax.adamax(-1.0, b2=0.5, eps=0.0),
+    }
+    with gx.executor(executor):
+
+        @jax.jit
+        def run(g):
+            last = {}
+            for name, tx in ours.items():
+                state = tx.init(g)
+                _, state = tx.update(g, state, g)
+                last[name], _ = tx.update(g / 8, state, g)
+            return last
+
+        m = (0.9 * 0.1 + 0.1 / 8) / 0.19
+        for name, u in run(g).items():
+            np.testing.assert_allclose(u, np.sign(g) * m / 0.5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("executor", ["native", "reference"])
+def test_lengths_whose_quotient_is_no_normal_number(executor):
+    """The limit over the norm is below 1e-38, and so is 1 over the norm; what is clipped is the direction."""
+    way = np.array([1.0, -0.5, 0.1])
+    unit = way / np.linalg.norm(way)
+
+    @jax.jit
+    def run(g, limit):
+        p = jnp.array([1.0, 0.0, 0.0])
+        txs = {clip.__name__: clip(limit) for clip in (gx.clip_by_norm, gx.clip_by_global_norm, gx.clip_by_rms)} | {
+            "torch": dialects.torch.clip_grad_norm(limit),
+            "adaptive_clip": gx.adaptive_clip(limit),
+            "trust ratio": gx.scale_by_trust_ratio(limit),
+        }
+        lookahead = gx.normalized_lookahead(limit)
+        ahead = lookahead.update(g, lookahead.init(p))[1].slots["normalized_lookahead"]["offset"]
+        return {name: tx.update(g, tx.init(p), p)[0] for name, tx in txs.items()} | {"ahead": ahead}
+
+    with gx.executor(executor):
+        for limit, size in [(1.0, 3e38), (1e-3, 1e36), (1e-20, 1e20), (1e-30, 1e9)]:
+            for name, u in run(jnp.asarray(size * way, jnp.float32), jnp.float32(limit)).items():
+                length = np.sqrt(3) if name == "clip_by_rms" else 1
+                np.testing.assert_allclose(np.float64(u) / limit, length * unit, rtol=1e-5, err_msg=f"{name}, {size}")
+    with gx.executor(executor):  # and a quotient that is too large
+        tx, p = gx.scale_by_trust_ratio(), jnp.array([1e30, 0.0, 0.0])
+        np.testing.assert_allclose(tx.update(jnp.float32(1e-20 * way), tx.init(p), p)[0], 1e30 * unit, rtol=1e-5)

@@ -35,7 +35,9 @@ RUNS = {
 """How many steps, and with what gradients."""
 
 
-def last_updates(txs: Mapping[str, Any], dtype: str = "float32") -> dict[str, dict[str, np.ndarray]]:
+def last_updates(
+    txs: Mapping[str, Any], dtype: str = "float32", runs: Mapping[str, tuple[int, np.ndarray]] = RUNS
+) -> dict[str, dict[str, np.ndarray]]:
     """For each run the last updates of all transformations, which one program computes; as float64."""
 
     def run(steps: jax.Array, table: jax.Array) -> Any:
@@ -50,7 +52,7 @@ def last_updates(txs: Mapping[str, Any], dtype: str = "float32") -> dict[str, di
 
     with jax.enable_x64(dtype == "float64"):
         program = jax.jit(run)
-        found = {name: program(steps, jnp.asarray(table, dtype)) for name, (steps, table) in RUNS.items()}
+        found = {name: program(steps, jnp.asarray(table, dtype)) for name, (steps, table) in runs.items()}
         return jax.tree.map(lambda x: np.asarray(x, np.float64), found)
 
 

@@ -239,7 +239,7 @@ class TestErrors:
         """Squares, step sizes and weights are not negative, and what a decay lost by rounding is little."""
         for tx, key in (
             (gx.yogi(0.1), "yogi_rms/s/b"),
-            (gx.adamax(0.1), "rms/s/b"),
+            (gx.adamax(0.1), "infinity/s/b"),
             (gx.adabelief(0.1), "belief_rms/s/b"),
             (gx.adopt(0.1), "lag_v/s/b"),
             (gx.adadelta(0.1), "scale_by_update_rms/x/b"),

@@ -280,6 +280,7 @@ ERRORS = {
     "scale: minimum tiny": (lambda: loss_scale(gx.sgd(1), minimum=1e-50), ValueError, r"normal numbers of float32"),
     "scale: initial low": (lambda: loss_scale(gx.sgd(1), initial=0.5), ValueError, r"initial=0.5"),
     "scale: initial high": (lambda: loss_scale(gx.sgd(1), initial=2.0**30), ValueError, r"maximum=1.67772e\+07"),
+    "scale: maximum 2¹²⁷": (lambda: loss_scale(gx.sgd(1), maximum=2.0**127), ValueError, r"float32 up to 2¹²⁶"),
     "scale: maximum inf": (lambda: loss_scale(gx.sgd(1), maximum=np.inf), ValueError, r"maximum must be finite"),
     "scale: consecutive": (lambda: loss_scale(gx.sgd(1), max_consecutive=-2), ValueError, r"loss_scale: max_consec"),
     "accumulate: no transformation": (lambda: accumulate({}, 2), TypeError, r"accumulate: tx must be"),  # pyright: ignore[reportArgumentType]

@@ -98,9 +98,14 @@ def carried(first, then, slots, factor, state, params):
 def test_swats_switches_at_the_last_step_that_it_counts_as_at_any_other():
     tx, g = gx.swats(0.1, rtol=0.5, min_steps=2), jnp.array([1.0, -2.0])
     _, state = tx.update(g, tx.init(g))
+    lasts = []
     for count in (1, 2**31 - 2, 2**31 - 1):
         _, after = tx.update(g, state._replace(count=jnp.int32(count)))
         assert after.switched
+        for _ in range(3):
+            last, after = tx.update(g, after)
+        lasts.append(last)
+    np.testing.assert_allclose(lasts, [lasts[0]] * 3)  # and does not begin anew with each step
 
 
 class TestSwitch:

@@ -42,8 +42,8 @@ def adamax(learning_rate: Hyper, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper 
         eps: ε, added to each |g|.
 
     >>> from gradtx.dialects import optax
-    >>> print(optax.adamax(0.1))
-    momentum(0.9) → infinity(0.999, 1e-08) → debias() → precondition(0, 0) → scale_by_learning_rate(0.1)
+    >>> [rule.label for rule in optax.adamax(0.1).rules]
+    ['momentum', 'infinity', 'debias', 'precondition', 'scale_by_learning_rate']
     """
     return adamaxw(learning_rate, b1, b2, eps, 0.0)
 
@@ -68,8 +68,9 @@ def adamaxw(
     >>> [rule.label for rule in optax.adamaxw(0.1).rules][-2:]
     ['add_decayed_weights', 'scale_by_learning_rate']
     """
-    averages = chain(rules.momentum(b1), rules.infinity(b2, eps), rules.debias(), rules.precondition(0.0))
-    return chain(averages, *decoupled(weight_decay, unmasked(mask)), rules.scale_by_learning_rate(learning_rate))
+    averages = chain(rules.momentum(b1), rules.infinity(b2, eps, power=1), rules.debias())
+    direction = chain(averages, rules.precondition(0.0, power=1))
+    return chain(direction, *decoupled(weight_decay, unmasked(mask)), rules.scale_by_learning_rate(learning_rate))
 
 
 def adabelief(

@@ -20,6 +20,7 @@ from gradtx._engine.blocks import observed
 from gradtx._engine.fuse import Fused
 from gradtx._engine.plan import Place
 from gradtx._engine.small import SmallSums, reduced
+from gradtx._engine.turns import in_turn
 from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
 from gradtx.native._views import as_array
 
@@ -83,15 +84,15 @@ class Reference:
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=(), when=None):
         assert when is None
         operands = [(*map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
-        watched = [observed(fn, xs, reduces) if reduces else None for xs in operands]
-        rows = [known or _run(fn, *xs) for known, xs in zip(watched, operands, strict=True)]
+        large = [observed(fn, xs, reduces) if reduces else in_turn(fn, xs, aliases) for xs in operands]
+        rows = [results or _run(fn, *xs) for results, xs in zip(large, operands, strict=True)]
         written = len(rows[0]) - len(reduces) if rows else 0
         results, last = [row[:written] for row in rows], [row[written:] for row in rows]
-        terms = [row for row, known in zip(last, watched, strict=True) if known is None]
+        terms = [row for row, known in zip(last, large, strict=True) if known is None]
         found = reduced(reduces, [[row[k] for row in terms] for k in range(len(reduces))])
         if len(terms) < len(rows):
             # The places of all leaves among those that were taken here, and those that were known, behind them.
-            order = [*(i for i, x in enumerate(watched) if x is None), *(i for i, x in enumerate(watched) if x)]
+            order = [*(i for i, x in enumerate(large) if x is None), *(i for i, x in enumerate(large) if x)]
             places = [order.index(i) for i in range(len(rows))]
             alone = [[last[i][k] for i in order[len(terms) :]] for k in range(len(reduces))]
             pairs = zip(found, alone, strict=True)

@@ -13,16 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax.extend import core
-from jax.interpreters import ad, batching, mlir
 
 from gradtx._core.dtypes import promoted
-from gradtx._core.mesh import varying
 from gradtx._core.numerics import is_complex, least_norm, reductions, scale_of, scaled_sq
+from gradtx._engine.local import Local, is_worthwhile
 from gradtx.native._lowering import CALLS, SAME_ELEMENTS, SAME_VALUE, lowered
-from gradtx.native._primitive import is_local
 from gradtx.native._program import Unsupported, aval_of
 
 PART = 2**15
@@ -36,7 +33,7 @@ LEAST = 2**18
 
 
 @dataclass(frozen=True, eq=False)
-class Observed:
+class Observed(Local):
     """An elementwise function of the arrays of a leaf, and of scalars, of which numbers are taken.
 
     Attributes:
@@ -58,7 +55,7 @@ class Observed:
         terms = [[_wide(x)] for x in results[self.written :]]
         return [*results[: self.written], *(number for (number,) in reductions(self.reduces, terms))]
 
-    def blockwise(self, *operands: jax.Array) -> list[jax.Array]:
+    def local(self, *operands: jax.Array) -> list[jax.Array]:
         """The same of a leaf that is all on one device, without such arrays."""
         numbers = self._numbers(operands)
         return [*self._function(*_after(numbers, operands))[: self.written], *numbers]
@@ -167,13 +164,11 @@ def observed(
     None where that is of no use: of small leaves, of shards, on other devices than a CPU, outside of ``jit``; and of
     functions of which it is not sure that they map each element by itself.
     """
-    if operands[0].size < LEAST or varying(*operands) or jax.default_backend() != "cpu":
-        return None
-    if not any(isinstance(x, jax.core.Tracer) for x in operands):
+    if not is_worthwhile(operands, LEAST):
         return None
     avals = tuple(map(jax.typeof, operands))
     of = _observation(fn, avals, tuple(reduces), jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
-    return None if of is None else observed_p.bind(*operands, of=of)
+    return None if of is None else of(*operands)
 
 
 @functools.lru_cache(maxsize=256)
@@ -186,33 +181,3 @@ def _observation(fn: Any, avals: tuple[Any, ...], reduces: tuple[str, ...], x64:
     except Unsupported:
         return None
     return None if closed.consts else Observed(closed.jaxpr, reduces)
-
-
-observed_p = core.Primitive("observed")
-observed_p.multiple_results = True
-
-
-def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, of: Observed) -> tuple[Any, Any]:
-    return jax.jvp(of.plain, tuple(primals), tuple(map(ad.instantiate_zeros, tangents)))
-
-
-def _batch(operands: Sequence[Any], axes: Sequence[Any], *, of: Observed) -> tuple[Any, Any]:
-    results = jax.vmap(of.plain, in_axes=tuple(axes))(*operands)
-    return results, [0] * len(results)
-
-
-def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, of: Observed) -> Any:
-    here = is_local(ctx.module_context) and not ctx.module_context.lowering_parameters.for_export
-    return mlir.lower_fun(jax.jit(of.blockwise if here else of.plain), multiple_results=True)(ctx, *operands)
-
-
-def _lower_plain(ctx: mlir.LoweringRuleContext, *operands: Any, of: Observed) -> Any:
-    return mlir.lower_fun(of.plain, multiple_results=True)(ctx, *operands)
-
-
-observed_p.def_impl(lambda *operands, of: jax.jit(of.plain)(*operands))
-observed_p.def_abstract_eval(lambda *avals, of: [x.aval for x in jax.make_jaxpr(of.plain)(*avals).jaxpr.outvars])
-ad.primitive_jvps[observed_p] = _jvp
-batching.primitive_batchers[observed_p] = _batch
-mlir.register_lowering(observed_p, _lower_plain)
-mlir.register_lowering(observed_p, _lower, platform="cpu")

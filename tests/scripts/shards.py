@@ -97,8 +97,18 @@ def silent():
     np.testing.assert_allclose(found, [[-0.6, -0.8]] * 8, rtol=1e-6)
 
 
+def large():
+    """A pass that has an order on one device has none where a number of one shard would go to all."""
+    tx, x = gx.dialects.optax.optimistic_gradient_descent(0.1), np.ones(2**16, np.float32)
+    x = jax.device_put(x, NamedSharding(jax.make_mesh((8,), ("x",), (AxisType.Auto,)), P("x")))
+    with gx.executor("reference"):
+        step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s))
+        assert not collectives(step.lower(x, x, jax.jit(tx.init)(x)).compile())
+
+
 def main(one):
     assert len(jax.devices()) == 8
+    large()
     if one:
         norms((4, 2), "native", automatic=False)
     else:

@@ -132,6 +132,11 @@ def _decay(weight_decay: Hyper | None, options: Options) -> list[Rule]:
     return [] if weight_decay is None else [rules.add_decayed_weights(weight_decay, where=where)]
 
 
+def _unmasked(name: str, options: Options) -> None:
+    if options.get("decay_mask") is not None:
+        raise ValueError(f"keras.{name}: decay_mask with weight_decay is no order of these rules; see gradtx.{name}")
+
+
 def _velocity(
     learning_rate: Hyper, momentum: Hyper, nesterov: bool, weight_decay: Hyper | None, options: Options
 ) -> list[Rule]:
@@ -419,7 +424,9 @@ def adafactor(
 ) -> Chain:
     """keras.optimizers.Adafactor: [clip,] division by a factored second moment, clip, size of the weights, rate.
 
-    In leaves of more than two axes Keras factors the last two, gradtx the two largest.
+    In leaves of more than two axes the last two are factored, in ``gradtx.adafactor`` the two largest. Keras decays the
+    weights before it takes their size, which is 1 − ηλ times as large then; with decay, change the learning rate by a
+    schedule and not in the state, which holds both.
 
     Args:
         learning_rate: η, at most 1/√t in step t.
@@ -428,23 +435,29 @@ def adafactor(
         epsilon_2: the least root mean square of the weights.
         clip_threshold: of each leaf's root mean square.
         relative_step: without effect, as in Keras.
-        weight_decay: None; any other is refused, since Keras takes the size of the decayed weights.
-        clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
+        weight_decay: λ of decoupled decay, times η itself, or None.
+        clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``; ``decay_mask`` not with decay.
 
     Raises:
-        ValueError: as ``sgd``, and for a decay.
+        ValueError: as ``sgd``, and for a ``decay_mask`` with decay.
 
     >>> from gradtx.dialects import keras
     >>> [rule.label for rule in keras.adafactor().rules]
     ['scale_by_factored_rms', 'clip_by_rms', 'scale_by_parameter_rms', 'scale_by_learning_rate']
     """
     del relative_step
-    if weight_decay is not None:
-        raise ValueError("keras.adafactor: weight_decay is no rule here; gradtx.adafactor has one")
-    direction = chain(rules.scale_by_factored_rms(-beta_2_decay, epsilon_1, 1), rules.clip_by_rms(clip_threshold))
+    second_moment = rules.scale_by_factored_rms(-beta_2_decay, epsilon_1, 1, axes="last")
+    direction = chain(second_moment, rules.clip_by_rms(clip_threshold))
     step = rules.scale_by_learning_rate(falling_rate(learning_rate))
-    size = rules.scale_by_parameter_rms(epsilon_2)
-    return _framed("adafactor", (clipnorm, clipvalue, global_clipnorm), options, direction, size, step)
+    if weight_decay is None:
+        size, decay = [rules.scale_by_parameter_rms(epsilon_2)], []
+    else:
+        _unmasked("adafactor", options)
+        kept = derived(lambda eta, lam: 1 - eta * lam, learning_rate, weight_decay)
+        floor = derived(lambda eps, kept: eps / kept, epsilon_2, kept)
+        size = [rules.scale_by_parameter_rms(floor), rules.scale(kept)]
+        decay = [rules.decay_weights(learning_rate, weight_decay)]
+    return _framed("adafactor", (clipnorm, clipvalue, global_clipnorm), options, direction, *size, step, *decay)
 
 
 def lion(
@@ -488,7 +501,7 @@ def ftrl(
     initial_accumulator_value: Hyper = 0.1,
     l1_regularization_strength: Hyper = 0.0,
     l2_regularization_strength: Hyper = 0.0,
-    l2_shrinkage_regularization_strength: float = 0.0,
+    l2_shrinkage_regularization_strength: Hyper = 0.0,
     beta: Hyper = 0.0,
     weight_decay: Hyper | None = None,
     clipnorm: Hyper | None = None,
@@ -503,32 +516,31 @@ def ftrl(
 
     Args:
         learning_rate: η.
-        learning_rate_power: −0.5; any other is refused.
+        learning_rate_power: −p of sᵖ, which is the root.
         initial_accumulator_value: what the squares start at.
         l1_regularization_strength: l₁.
         l2_regularization_strength: l₂.
-        l2_shrinkage_regularization_strength: 0; any other is refused.
+        l2_shrinkage_regularization_strength: l₃; 2l₃ times the weights is added to the gradient, but not to its square.
         beta: β, added to the root of the squares.
-        weight_decay: None; any other is refused: what it moves, the next step moves back.
+        weight_decay: None; any other is refused: what it moves, the same step moves back.
         clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
 
     Raises:
-        ValueError: as ``sgd``, and for what is refused.
+        ValueError: as ``sgd``, and for a ``weight_decay``.
 
     >>> from gradtx.dialects import keras
     >>> print(keras.ftrl())
     ftrl_proximal(0.001, 0, 0, 0, 0.1)
     """
-    refused = {
-        "learning_rate_power": learning_rate_power != -0.5,
-        "l2_shrinkage_regularization_strength": l2_shrinkage_regularization_strength != 0,
-        "weight_decay": weight_decay is not None,
-    }
-    if any(refused.values()):
-        name = next(name for name, is_given in refused.items() if is_given)
-        raise ValueError(f"keras.ftrl: {name} is no argument of ftrl_proximal: leave it at its default")
+    if weight_decay is not None:
+        raise ValueError(
+            "keras.ftrl: weight_decay moves the weights, and the same step moves them back; take "
+            "l2_regularization_strength, or l2_shrinkage_regularization_strength"
+        )
+    strengths = l1_regularization_strength, l2_regularization_strength
+    shrinkage = None if is_zero(l2_shrinkage_regularization_strength) else l2_shrinkage_regularization_strength
     leader = rules.ftrl_proximal(
-        learning_rate, l1_regularization_strength, l2_regularization_strength, beta, initial_accumulator_value
+        *(learning_rate, *strengths, beta, initial_accumulator_value, shrinkage), power=-learning_rate_power
     )
     return _framed("ftrl", (clipnorm, clipvalue, global_clipnorm), options, leader)
 
@@ -564,8 +576,7 @@ def lamb(
     """
     kept = 1.0
     if weight_decay is not None:
-        if options.get("decay_mask") is not None:
-            raise ValueError("keras.lamb: decay_mask with weight_decay is no order of these rules; see gradtx.lamb")
+        _unmasked("lamb", options)
         kept = derived(lambda eta, lam: 1 - eta * lam, learning_rate, weight_decay)
     averages = chain(rules.momentum(beta_1), rules.rms(beta_2), rules.debias(), rules.precondition(epsilon))
     direction = chain(averages, rules.scale_by_trust_ratio(kept), *_decay(weight_decay, options))

@@ -3,7 +3,8 @@
 What is torch's own: weight decay is coupled (added to the gradient before everything) except in AdamW, Adafactor and
 Muon; the learning rate stands outside every momentum; epsilon stands outside the root of the debiased second moment,
 in RAdam of that which is not debiased; AMSGrad takes the maximum before debiasing; the first step of a damped momentum
-is not damped; averaged SGD reads its learning rate one step late; Adafactor's rate is at most 1/√t.
+is not damped; averaged SGD reads its learning rate one step late; Adafactor's rate is at most 1/√t, and its divisor at
+least the epsilon of the dtype.
 
 Everywhere ``maximize=True`` turns the gradient around before the decay; ``foreach``, ``fused``, ``capturable`` and
 ``differentiable`` are taken and change nothing; ``decay_mask`` says which leaves decay, a selector as of ``where``
@@ -13,9 +14,8 @@ element.
 Where gradtx differs: torch treats a complex parameter as two real ones, so its second moments are of the real and the
 imaginary part apart, while every rule of gradtx takes |g|². ``clip_grad_norm`` makes every leaf NaN for a gradient
 that is not finite, where torch leaves zeros beside the NaN. A momentum of 1 and more is refused. torch's Muon iterates
-in bfloat16, which moves it by some hundredths; its ASGD holds the step size in float32; its Adafactor keeps means of
-squares above the dtype's epsilon (see ``adafactor``). Pass ``clip_grad_value`` or ``clip_grad_norm`` in front:
-``chain(clip_grad_norm(1.0), adam())``.
+in bfloat16, which moves it by some hundredths; its ASGD holds the step size in float32. Pass ``clip_grad_value`` or
+``clip_grad_norm`` in front: ``chain(clip_grad_norm(1.0), adam())``.
 """
 
 from __future__ import annotations
@@ -396,14 +396,13 @@ def adafactor(
     """torch.optim.Adafactor: division by a factored second moment, clip, size of the weights, learning rate, [decay].
 
     Where the mean square of a leaf's gradients is below the epsilon of its dtype (gradients of 3e-4 in float32), torch
-    takes that epsilon for it in the divisor and makes steps longer, up to the clip; here they are as the paper has
-    them. In leaves of more than two axes torch factors the last two, gradtx the two largest.
+    takes that epsilon for it in the divisor and makes steps longer, up to the clip; ``gradtx.adafactor`` is as the
+    paper has it. In leaves of more than two axes the last two are factored, in ``gradtx.adafactor`` the two largest.
 
     Args:
         lr: the learning rate, at most 1/√t in step t.
         beta2_decay: −p of the decay 1 − t^(−p), from −1 and less than 0.
-        eps: torch's floors: that of the mean squares, None or without effect; and that of the weights' root mean
-            square.
+        eps: the floors of the mean squares, None for the epsilon of the dtype, and of the weights' root mean square.
         d: the clip of each leaf's root mean square.
         weight_decay: λ, decoupled.
         maximize, decay_mask, **switches: as in ``sgd``.
@@ -413,8 +412,8 @@ def adafactor(
     ['scale_by_factored_rms', 'clip_by_rms', 'scale_by_parameter_rms', 'scale_by_learning_rate']
     """
     rate = _rate("adafactor", lr)
-    direction = chain(rules.scale_by_factored_rms(-beta2_decay, least=1), rules.clip_by_rms(d))
-    scaled = chain(direction, rules.scale_by_parameter_rms(eps[1]))
+    second_moment = rules.scale_by_factored_rms(-beta2_decay, least=1, axes="last", floor=eps[0])
+    scaled = chain(second_moment, rules.clip_by_rms(d), rules.scale_by_parameter_rms(eps[1]))
     decay = [] if is_zero(weight_decay) else [rules.decay_weights(rate, weight_decay, where=decay_mask)]
     step = rules.scale_by_learning_rate(falling_rate(rate))
     return chain(*_front("adafactor", maximize, switches), scaled, step, *decay)
@@ -507,7 +506,7 @@ def muon(
         momentum: β of the average.
         nesterov: whether to mix the gradient in once more.
         ns_coefficients: (a, b, c) of each iteration.
-        eps: torch's least norm of a matrix; without effect, since only a zero matrix needs one.
+        eps: the least norm of a matrix.
         ns_steps: the number of iterations.
         adjust_lr_fn: "original" or None for √max(1, out/in), "match_rms_adamw" for a root mean square of 0.2.
         decay_mask: which leaves decay, a selector as of ``where``; None: all.
@@ -519,16 +518,14 @@ def muon(
     >>> [rule.label for rule in torch.muon().rules][:4]
     ['momentum', 'quasi_hyperbolic', 'orthogonalize', 'scale_by_shape']
     """
-    del eps
     if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
         raise ValueError(f"torch.muon: adjust_lr_fn must be 'original' or 'match_rms_adamw', found {adjust_lr_fn!r}")
     size = 0.2 if adjust_lr_fn == "match_rms_adamw" else None
     average = [rules.momentum(momentum), *([rules.quasi_hyperbolic(momentum)] if nesterov else [])]
     a, b, c = ns_coefficients
     iterations = ((float(a), float(b), float(c)),) * ns_steps
-    direction = chain(
-        *average, rules.orthogonalize(coefficients=iterations, output=0), rules.scale_by_shape(size, output=0)
-    )
+    orthogonal = rules.orthogonalize(coefficients=iterations, output=0, eps=eps, form="max")
+    direction = chain(*average, orthogonal, rules.scale_by_shape(size, output=0))
     return chain(direction, *decoupled(weight_decay, decay_mask), _step("muon", lr))
 
 

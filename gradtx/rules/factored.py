@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx._core.limits import check_choice
 from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import abs_sq, mix, real_dtype
 from gradtx.rules.base import Rule
@@ -30,6 +32,10 @@ class scale_by_factored_rms(Rule):
         power: p in (0, 1]. 0.8 as in the paper: an average that remembers longer and longer. 1: all steps alike.
         eps: ε > 0, inside the square. 1e-30 as in the paper.
         least: the least size of the two axes for a leaf to be factored. 128 as in optax: small leaves cost nothing.
+        axes: "largest": the two largest axes of a leaf are factored; "last": the last two, as torch and Keras have it.
+        floor: f of the divisor, 0: v = r cᵀ / max(mean(r), f), at least f². None: the epsilon of the leaf's dtype, as
+            in torch: gradients of less than 3e-4, in float32, then take longer steps than the paper has.
+        offset: the number of steps before the first one of p's count, for a training that goes on with other data. 0.
 
     State: ``state``, a dict of ``rows``, ``columns`` and ``s``, trees like the parameters with None where a leaf has
     none.
@@ -38,8 +44,8 @@ class scale_by_factored_rms(Rule):
     float32, makes v infinite, and the step 0 from then on: of a factored leaf as a whole.
 
     Raises:
-        ValueError: for a ``power``, ``eps`` or ``least`` out of range; for a shard of a leaf that is factored, inside
-            of ``jax.shard_map``.
+        ValueError: for a ``power``, ``eps``, ``least``, ``axes`` or ``floor`` out of range; for a shard of a leaf that
+            is factored, inside of ``jax.shard_map``.
 
     Source: Shazeer & Stern (2018), "Adafactor: adaptive learning rates with sublinear memory cost", Algorithm 4.
 
@@ -67,6 +73,9 @@ class scale_by_factored_rms(Rule):
     power: float = 0.8
     eps: float = 1e-30
     least: int = 128
+    axes: str = dataclasses.field(default="largest", kw_only=True)
+    floor: float | None = dataclasses.field(default=0.0, kw_only=True)
+    offset: int = dataclasses.field(default=0, kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -76,6 +85,9 @@ class scale_by_factored_rms(Rule):
             raise ValueError(f"scale_by_factored_rms: eps must be greater than 0, found {self.eps!r}")
         if self.least < 1:
             raise ValueError(f"scale_by_factored_rms: least must be at least 1, found {self.least!r}")
+        check_choice("scale_by_factored_rms", "axes", self.axes, ("largest", "last"))
+        if self.floor is not None and not self.floor >= 0:
+            raise ValueError(f"scale_by_factored_rms: floor must be 0 or more, or None, found {self.floor!r}")
 
     def init_tree(self, params: Any) -> dict[str, Any]:
         def zeros(kind: str) -> Any:
@@ -92,7 +104,8 @@ class scale_by_factored_rms(Rule):
         out, after = [], []
         for g, rows, columns, s in zip(gradients, *before, strict=True):
             averages = {"rows": rows, "columns": columns, "s": s}
-            share = (trees.count.astype(real_dtype(g.dtype)) + 1) ** -self.power  # 1 − β
+            since = jnp.maximum(trees.count - self.offset, 0) if self.offset else trees.count
+            share = (since.astype(real_dtype(g.dtype)) + 1) ** -self.power  # 1 − β
             new = self._held(abs_sq(g) + self.eps)
             averages = {
                 kind: x if x is None else mix(1 - share, share, x, new[kind]).astype(x.dtype)
@@ -106,11 +119,12 @@ class scale_by_factored_rms(Rule):
         return treedef.unflatten(out), trees_after
 
     def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """The two largest axes, the smaller one first; None if a leaf is not factored."""
+        """The two axes of a leaf that is factored, of the two largest the smaller one first; else None."""
         if len(shape) < 2:
             return None
-        smaller, larger = np.argsort(shape, kind="stable")[-2:]
-        return None if shape[smaller] < self.least else (int(smaller), int(larger))
+        order = np.argsort(shape, kind="stable") if self.axes == "largest" else range(len(shape))
+        smaller, larger = order[-2:]
+        return None if min(shape[smaller], shape[larger]) < self.least else (int(smaller), int(larger))
 
     def _held(self, squares: jax.Array) -> dict[str, jax.Array]:
         """The squares as they are held: their means over either axis, or all of them."""
@@ -122,11 +136,15 @@ class scale_by_factored_rms(Rule):
 
     def _inverse_root(self, averages: dict[str, Any], shape: tuple[int, ...]) -> jax.Array:
         axes = self._axes(shape)
+        dtype = averages["s" if axes is None else "rows"].dtype
+        floor = float(jnp.finfo(dtype).eps) if self.floor is None else self.floor
         if axes is None:
-            return jax.lax.rsqrt(averages["s"])
-        smaller, larger = axes
-        rows, columns = jnp.expand_dims(averages["rows"], larger), jnp.expand_dims(averages["columns"], smaller)
-        mean = rows.mean(smaller, keepdims=True)
-        # Two roots, since the product may be too small for a float.
-        root = jax.lax.rsqrt(rows / mean) * jax.lax.rsqrt(columns)
-        return jnp.where(mean == jnp.inf, 0, root)
+            inverse = jax.lax.rsqrt(averages["s"])
+        else:
+            smaller, larger = axes
+            rows, columns = jnp.expand_dims(averages["rows"], larger), jnp.expand_dims(averages["columns"], smaller)
+            # Three roots, since products and quotients of squares may be too small for a float.
+            mean = rows.mean(smaller, keepdims=True)
+            inverse = jax.lax.rsqrt(rows) * jnp.sqrt(jnp.maximum(mean, floor) if floor else mean)
+            inverse = jnp.where(mean == jnp.inf, 0, inverse * jax.lax.rsqrt(columns))
+        return jnp.minimum(inverse, 1 / floor) if floor else inverse

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 
 from gradtx._core.contract import Tick
@@ -166,6 +169,8 @@ class ftrl_proximal(Rule):
         beta: β ≥ 0, which makes the first steps smaller. 0.
         initial: what s starts at, ≥ 0. 0 as in the paper. With 0.1, as in Keras, the first step also multiplies the
             parameters by 1 − √(0.1/(0.1 + g²)), since z does not know of them: start them at 0 then.
+        shrinkage: l₃ ≥ 0: g + 2l₃p takes the place of g in z, but not in s. None, for 0.
+        power: of s, instead of the root's ½; from 0 to 1.
 
     State: ``z`` like the parameters; ``s`` likewise.
 
@@ -175,6 +180,7 @@ class ftrl_proximal(Rule):
 
     Raises:
         TypeError: for complex leaves.
+        ValueError: for a ``power`` out of range.
 
     Source: McMahan et al. (2013), "Ad click prediction: a view from the trenches", Algorithm 1.
 
@@ -198,6 +204,16 @@ class ftrl_proximal(Rule):
     l2: Hyper = hyper(default=0.0, low=0)
     beta: Hyper = hyper(default=0.0, low=0)
     initial: Hyper = hyper(default=0.0, low=0)
+    shrinkage: Hyper | None = hyper(default=None, low=0)
+    power: float = dataclasses.field(default=0.5, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.power <= 1:
+            raise ValueError(f"ftrl_proximal: power must be from 0 to 1, found {self.power!r}")
+
+    def _root(self, x: jax.Array) -> jax.Array:
+        return safe_sqrt(x) if self.power == 0.5 else x**self.power
 
     def slots(self, param):
         return {"z": jnp.zeros_like(param), "s": jnp.zeros_like(param)}
@@ -205,8 +221,9 @@ class ftrl_proximal(Rule):
     def apply(self, signal, slots, param, c):
         g, eta = signal.gradient, c.learning_rate
         s = slots.s + abs_sq(g)
-        before, root = safe_sqrt(c.initial + slots.s), safe_sqrt(c.initial + s)
-        z = slots.z + g - safe_divide((root - before) * param, eta)
+        before, root = self._root(c.initial + slots.s), self._root(c.initial + s)
+        pulled = g if self.shrinkage is None else g + 2 * c.shrinkage * param
+        z = slots.z + pulled - safe_divide((root - before) * param, eta)
         pull = z - jnp.clip(z, -c.l1, c.l1)
         point = -safe_divide(eta * pull, root + c.beta + 2 * eta * c.l2)
         z, u = (jnp.where(root == jnp.inf, *ways) for ways in ((slots.z, z), (0, point - param)))

@@ -41,13 +41,19 @@ class orthogonalize(Rule):
             for leaves of more than two further axes does it matter.
         eps: added to the norm, ≥ 0. 0, the default: a matrix and any multiple of it give the same. Keras adds 1e-7
             and optax 1e-8.
+        form: "add", or "max" for a norm of at least ``eps``, as torch has it.
+        norm: what X is divided by at first, so that no singular value is above 1: "frobenius"; "schatten", the fourth
+            root of Σσ⁴, and "spectral", the largest σ, which leave them closer to 1; or "aol", each row of the shorter
+            side by the root of its sum of |uuᵀ|.
+        dual: whether the result is multiplied by its inner product with u, about the sum of u's singular values. Then
+            it is the steepest descent that a penalty on the largest singular value gives, and grows with u. False.
 
     A zero matrix stays zero; an inf or NaN makes its matrix NaN.
 
     Raises:
-        ValueError: for a leaf with fewer than two axes that do not count; says which. Give such leaves another
-            optimizer (see ``partition``), or leave the rule out there (see ``where``). For a shard of a leaf, inside
-            of ``jax.shard_map``.
+        ValueError: for another ``form`` or ``norm``; for a leaf with fewer than two axes that do not count, says
+            which. Give such leaves another optimizer (see ``partition``), or leave the rule out there (see ``where``).
+            For a shard of a leaf, inside of ``jax.shard_map``.
 
     Source: Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks"; Bernstein & Newhouse
     (2024), "Old optimizer, new norm".
@@ -63,16 +69,24 @@ class orthogonalize(Rule):
     equation = r"u \leftarrow U f(\Sigma) V^\top \text{ of } u = U \Sigma V^\top, \quad f(\Sigma) \approx 1"
     maps_trees = True
     pure = True
-    normalizes = True
 
     coefficients: Coefficients = dataclasses.field(default=JORDAN, kw_only=True)
     stacked: int = dataclasses.field(default=0, kw_only=True)
     output: int = dataclasses.field(default=-1, kw_only=True)
     eps: float = dataclasses.field(default=0.0, kw_only=True)
+    form: str = dataclasses.field(default="add", kw_only=True)
+    norm: str = dataclasses.field(default="frobenius", kw_only=True)
+    dual: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self):
         super().__post_init__()
         check_view(self.label, self.stacked, self.output)
+        check_choice(self.label, "form", self.form, ("add", "max"))
+        check_choice(self.label, "norm", self.norm, ("frobenius", "schatten", "spectral", "aol"))
+
+    @property
+    def normalizes(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on dual
+        return not self.dual
 
     def init_tree(self, params: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -103,15 +117,31 @@ class orthogonalize(Rule):
     def _orthogonal(self, x: jax.Array) -> jax.Array:
         """Each matrix of a stack, orthogonalized; the shorter side first, so that A is small."""
         wide = x.shape[-2] <= x.shape[-1]
-        x = x if wide else x.mT
+        u = x = x if wide else x.mT
         largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0)
         x = safe_divide(x, largest)  # squares that fit
-        norm = jnp.sqrt(jnp.sum((x * x.conj()).real, axis=(-2, -1), keepdims=True))
-        x = safe_divide(x, norm if self.eps == 0 else norm + safe_divide(jnp.full_like(norm, self.eps), largest))
+        norm = self._norm(x)
+        if self.eps:
+            least = safe_divide(jnp.full_like(norm, self.eps), largest)
+            norm = norm + least if self.form == "add" else jnp.maximum(norm, least)
+        x = safe_divide(x, norm)
         for a, b, c in self.coefficients:
             square = x @ x.mT.conj()
             x = a * x + (b * square + c * square @ square) @ x
+        if self.dual:
+            x = jnp.sum(u.conj() * x, axis=(-2, -1), keepdims=True) * x
         return x if wide else x.mT
+
+    def _norm(self, x: jax.Array) -> jax.Array:
+        """The norm of each matrix of a stack; in the form "aol" one for each of its rows."""
+        if self.norm == "frobenius":
+            return jnp.sqrt(jnp.sum((x * x.conj()).real, axis=(-2, -1), keepdims=True))
+        if self.norm == "spectral":
+            return jnp.linalg.norm(x, 2, axis=(-2, -1), keepdims=True)
+        square = jnp.abs(x @ x.mT.conj())
+        if self.norm == "aol":
+            return jnp.sqrt(jnp.sum(square, axis=-1, keepdims=True))
+        return jnp.sum(square**2, axis=(-2, -1), keepdims=True) ** 0.25
 
 
 class scale_by_shape(Rule):

@@ -152,6 +152,7 @@ class rectified_precondition(Rule):
         decay: β in [0, 1) of the ``rms`` before it.
         eps: ε ≥ 0, outside the root. 1e-8.
         threshold: of ρ, at least 4, below which r² means nothing. 5 as in torch; the paper has 4.
+        eps_root: ≥ 0, inside the root, as in optax. None, for none.
 
     Uses v up. Carries the weights: w_u ← w_u/√w_v where it divides. State: ``age`` and ``weight``, of an average with
     the decay β (scalars); ρ is 1 + 2·age/weight.
@@ -183,6 +184,7 @@ class rectified_precondition(Rule):
     decay: Hyper = hyper(default=0.999, low=0, below=1)
     eps: Hyper = hyper(default=1e-8, low=0)
     threshold: float = 5.0
+    eps_root: Hyper | None = hyper(default=None, low=0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -203,9 +205,12 @@ class rectified_precondition(Rule):
         w = safe_divide(weights.direction, safe_sqrt(weights.second_moment))
         after = Weights(jnp.where(divides, w, weights.direction), jnp.ones_like(w))
         coefficients = {"divides": jnp.where(divides, jnp.ones_like(gain), 0), "gain": gain, "eps": h.eps}
+        if self.eps_root is not None:
+            coefficients["eps_root"] = h.eps_root
         return Tick(coefficients, {"age": age, "weight": weight}, after)
 
     def apply(self, signal, slots, param, c):
         u = signal.direction
-        divided = c.gain * safe_divide(u, safe_sqrt(signal.second_moment) + c.eps)
+        v = signal.second_moment if self.eps_root is None else signal.second_moment + c.eps_root
+        divided = c.gain * safe_divide(u, safe_sqrt(v) + c.eps)
         return signal._replace(direction=jnp.where(c.divides > 0, divided, u), second_moment=None), {}

@@ -13,8 +13,18 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
-from oracles.cases import CASES, NEED_THE_LOSS, OPTAX
-from oracles.compare import GOLDENS, make, of_dialect, of_optax, optax_difference, table, trajectory, update
+from oracles.cases import CASES, LR_NAME, NEED_THE_LOSS, OPTAX
+from oracles.compare import (
+    GOLDENS,
+    make,
+    of_dialect,
+    of_optax,
+    optax_difference,
+    optax_in_float64,
+    table,
+    trajectory,
+    update,
+)
 from oracles.generate import run_keras, run_torch
 from trajectories import in_groups, run as run_stream, run_each
 
@@ -22,10 +32,6 @@ import gradtx as gx
 from gradtx import dialects
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
-
-
-# Keras takes a norm in muon, and means of squares in adafactor, in float32.
-FLOAT32 = {("keras", "muon"), ("keras", "adafactor")}
 
 
 def by_case(cases):
@@ -46,7 +52,8 @@ def said(case):
     """Cases of most runs: where most of what an argument does shows; of the later optimizers with other arguments."""
     first = case.optimizer in FIRST and case.variant != "maximize"
     shows = case.problem in ("stochastic", "matrices") and case.schedule == "decaying"
-    return shows and (first or case.variant not in ("default", "lr"))
+    further = case.optimizer in ("adafactor", "ftrl") and case.problem == "tree"
+    return further or (shows and (first or case.variant not in ("default", "lr")))
 
 
 SOME = [pytest.param(case, marks=[] if said(case) else [pytest.mark.exhaustive]) for case in CASES]
@@ -55,8 +62,7 @@ SOME = [pytest.param(case, marks=[] if said(case) else [pytest.mark.exhaustive])
 @by_case(SOME)
 def test_same_trajectory_as_stored(case):
     golden = GOLDENS[case.framework][case.id]
-    near = 1e-7 if (case.framework, case.optimizer) in FLOAT32 else 1e-10
-    np.testing.assert_allclose(trajectory(case, make(case)), golden, rtol=near, atol=near)
+    np.testing.assert_allclose(trajectory(case, make(case)), golden, rtol=1e-10, atol=1e-10)
     assert np.ptp(golden, axis=0).max() > 1e-3  # it went somewhere
 
 
@@ -71,8 +77,7 @@ def test_stored_is_what_torch_does(case):
 @pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="keras is not installed: extra [oracles]")
 @live("keras")
 def test_stored_is_what_keras_does(case):
-    near = 1e-7 if (case.framework, case.optimizer) in FLOAT32 else 1e-12  # a float32 rounds as the processor does
-    np.testing.assert_allclose(run_keras(case), GOLDENS["keras"][case.id], rtol=near, atol=near)
+    np.testing.assert_allclose(run_keras(case), GOLDENS["keras"][case.id], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam"])
@@ -88,8 +93,6 @@ def test_the_frameworks_are_not_the_same(optimizer):
 
 
 SCHEDULE = optax.exponential_decay(0.03, 1, 0.95)
-# optax's decay, root of the count, and decomposition are in float32, whatever the parameters are.
-IN_FLOAT32 = {"adafactor", "madgrad", "galore"}
 
 
 @pytest.mark.parametrize(
@@ -99,10 +102,9 @@ IN_FLOAT32 = {"adafactor", "madgrad", "galore"}
 def test_same_trajectory_as_optax(names, rate):
     calls = {f"{name} {kwargs}": (name, kwargs) for name in names for kwargs in OPTAX[name]}
     ours = run_each({call: of_dialect(name)(rate, **kwargs) for call, (name, kwargs) in calls.items()})
-    theirs = run_each({call: of_optax(name)(rate, **kwargs) for call, (name, kwargs) in calls.items()})
-    for call, (name, _) in calls.items():
-        near = 1e-7 if name in IN_FLOAT32 else 1e-11
-        chex.assert_trees_all_close({call: ours[call]}, {call: theirs[call]}, rtol=near, atol=near)
+    with optax_in_float64():
+        theirs = run_each({call: of_optax(name)(rate, **kwargs) for call, (name, kwargs) in calls.items()})
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", NEED_THE_LOSS)
@@ -212,18 +214,19 @@ class TestErrors:
 
     def test_optax(self):
         for error, wrong in (
-            ("centered=True with bias_correction=True", lambda d: d.rmsprop(0.1, centered=True, bias_correction=True)),
+            (
+                "initial_scale is no start",
+                lambda d: d.rmsprop(0.1, centered=True, bias_correction=True, initial_scale=1),
+            ),
             ("give a learning rate, for example 1.0; without one optax's goes uphill", lambda d: d.adadelta()),
             ("b2 must be greater than 0", lambda d: d.lion(0.1, b2=0.0)),
-            ("eps_root is not an argument of rectified_precondition", lambda d: d.radam(0.1, eps_root=1.0)),
-            ("decay_offset is not an argument", lambda d: d.adafactor(0.1, decay_offset=1)),
             ("alpha=0 stands still", lambda d: d.optimistic_gradient_descent(0.1, alpha=0.0)),
             (
                 "weight_lr_power must be a number of 0 or more, found -1",
                 lambda d: d.schedule_free_sgd(weight_lr_power=-1),
             ),
             ("5 iterations, and ns_steps=4", lambda d: d.muon(0.1, "dion", 4)),
-            ("adaptive=True and preconditioning", lambda d: d.muon(0.1, adaptive=True)),
+            ("norm must be .*'aol'.*found 'l1'", lambda d: d.muon(0.1, preconditioning="l1")),
             ("the arguments matrices, stacked and output", lambda d: d.muon(0.1, muon_weight_dimension_numbers=0)),
         ):
             with pytest.raises(ValueError, match=error):
@@ -241,12 +244,13 @@ class TestErrors:
     def test_more_of_keras(self):
         for error, wrong in (
             ("adamw: weight_decay must be a number", lambda d: d.adamw(weight_decay=None)),
-            ("adafactor: weight_decay is no rule here", lambda d: d.adafactor(weight_decay=0.1)),
+            ("adafactor: decay_mask with weight_decay", lambda d: d.adafactor(weight_decay=0.1, decay_mask="a")),
             ("schedule_free_adamw: weight_decay is no rule", lambda d: d.schedule_free_adamw(weight_decay=0.1)),
             ("schedule_free_adamw: use_ema would average", lambda d: d.schedule_free_adamw(use_ema=True)),
             ("lion: beta_1 must be greater than 0 and at most 1, found 0", lambda d: d.lion(beta_1=0.0)),
             ("lion: beta_2 must be greater than 0", lambda d: d.lion(beta_2=0.0)),
-            ("ftrl: learning_rate_power is no argument", lambda d: d.ftrl(learning_rate_power=-1.0)),
+            ("ftrl: weight_decay moves the weights", lambda d: d.ftrl(weight_decay=0.1)),
+            ("ftrl_proximal: power must be from 0 to 1", lambda d: d.ftrl(learning_rate_power=-2.0)),
             ("lamb: decay_mask with weight_decay", lambda d: d.lamb(weight_decay=0.1, decay_mask="a")),
             (r"gradtx.accumulate\(keras.sgd\(...\), steps\)", lambda d: d.sgd(gradient_accumulation_steps=2)),
             ("take gradtx.evaluation_point", lambda d: d.sgd(use_ema=True, ema_overwrite_frequency=2)),
@@ -297,6 +301,39 @@ def test_every_transformation_of_optax_is_here_or_says_what_to_use():
             same = ours[argument].default == parameter.default
             assert same or (name, argument) in OTHER_DEFAULTS, f"{name}: {argument}"
     assert seen > 100
+
+
+REFUSED = {
+    "optax": {"muon": {"muon_weight_dimension_numbers"}, "galore": {"weight_dimension_numbers"}},
+    "keras": {"ftrl": {"weight_decay"}, "schedule_free_adamw": {"weight_decay"}},
+}
+"""Arguments of which all values but the default are errors that say what to use instead, see ``TestErrors``."""
+
+ELSEWHERE = {
+    "optax": {
+        *("mask", "weight_decay_mask", "trust_ratio_mask", "mu_dtype", "accumulator_dtype", "state_dtype"),
+        *("base_optimizer", "warmup_steps", "update_proj_gap", "scaling"),
+    },
+    "torch": {"decay_mask", "switches"},
+    "keras": {"decay_mask", "options", "clipnorm", "clipvalue", "global_clipnorm"},
+}
+"""Arguments that one function takes for all, or that a test of its own is about."""
+
+
+@pytest.mark.parametrize("framework", ["optax", "torch", "keras"])
+def test_every_argument_is_tried(framework):
+    """In a trajectory, with another value than the default."""
+    module, tried = getattr(dialects, framework), {}
+    for name, arguments in OPTAX.items() if framework == "optax" else ():
+        tried[name] = {"learning_rate"}.union(*arguments)
+    for case in CASES:
+        if case.framework == framework:
+            tried.setdefault(case.optimizer, {LR_NAME[framework]}).update(case.kwargs)
+    assert set(tried) == {name for name in module.__all__ if not name.startswith("clip")}
+    for name, seen in tried.items():
+        signature = inspect.signature(getattr(module, name)).parameters
+        missing = signature.keys() - seen - ELSEWHERE[framework] - REFUSED.get(framework, {}).get(name, set())
+        assert not missing, f"{framework}.{name}: {missing}"
 
 
 OTHER_DEFAULTS = {("adopt", "clip_value_fn"), ("muon", "ns_coeffs")}  # the same values, by a function and a name
@@ -389,6 +426,10 @@ def test_where_the_later_ones_disagree():
     root, one = gx.scale_by_kronecker_root(eps=0.0), jnp.ones((1, 1))
     _, state = root.update(one, root.init(one))
     assert f"{float(root.update(one, state)[0][0, 0]):.4f}" == "0.7071" and "0.7071 or 0.5774" in shown
+    tiny = jnp.full((2, 3), 1e-4, jnp.float32)
+    for floor, found in ((0.0, "1"), (None, "3.45")):
+        tx = gx.scale_by_factored_rms(least=1, floor=floor)
+        assert f"{float(tx.update(tiny, tx.init(tiny))[0][0, 0]):.3g}" == found and found in shown
     agrees = gx.chain(gx.momentum(0.5), gx.cautious())
     _, state = agrees.update(jnp.ones(7), agrees.init(jnp.ones(7)))
     updates, _ = agrees.update(jnp.where(jnp.arange(7) < 3, 1.0, -0.1), state)

@@ -88,6 +88,7 @@ def _noise(size: int, seed: int) -> NDArray[np.float64]:
 
 _NOISE = _noise(7, 20260)
 _MATRIX_NOISE = _noise(22, 20261)
+_TREE_NOISE = _noise(31, 20262)
 
 
 def _stochastic(x: Array, k: int) -> Array:
@@ -100,11 +101,17 @@ def _matrices(x: Array, k: int) -> Array:
     return _MATRIX_NOISE[k] + 0.1 * x
 
 
+def _tree(x: Array, k: int) -> Array:
+    """As `_stochastic`, of another stream."""
+    return _TREE_NOISE[k] + 0.1 * x
+
+
 PROBLEMS: dict[str, Problem] = {
     "parabola": Problem(np.array([-1.0, 10.0, 1.0]), _parabola, ((3,),)),
     "rosenbrock": Problem(np.zeros(2), _rosenbrock, ((2,),)),
     "stochastic": Problem(np.array([1.0, -2.0, 0.5, 3.0, -0.1, 0.0, -4.0]), _stochastic, ((3,), (4,))),
     "matrices": Problem(np.arange(22) % 5 - np.float64(2), _matrices, ((3, 4), (5, 2))),
+    "tree": Problem(np.arange(31) % 7 - np.float64(3), _tree, ((), (2,), (2, 2), (2, 1, 3, 4))),
 }
 
 SCHEDULES: dict[str, Callable[[NDArray[np.int64]], Array]] = {
@@ -320,6 +327,7 @@ _TORCH: dict[str, dict[str, dict[str, Any]]] = {
             "ns_coefficients": (3.0, -3.2, 1.2),
             "adjust_lr_fn": "match_rms_adamw",
         },
+        "eps": {"eps": 5.0},
     },
 }
 
@@ -457,6 +465,19 @@ _KERAS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+_OF_A_TREE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+    ("torch", "adafactor"): {"floor": {"eps": (0.5, 1e-3)}},
+    ("keras", "adafactor"): {
+        "decay": {"weight_decay": 0.3, "epsilon_1": 1e-2, "relative_step": False, "clipvalue": _BY_PROBLEM}
+    },
+    ("keras", "ftrl"): {"shrinkage": {"learning_rate_power": -0.3, "l2_shrinkage_regularization_strength": 0.2}},
+    ("keras", "muon"): {
+        "iterations": {"muon_a": 3.0, "muon_b": -3.2, "muon_c": 1.2, "ns_steps": 3, "epsilon": 1e-2},
+        "everywhere": {"exclude_embeddings": False, "exclude_layers": [], "use_ema": True},
+    },
+}
+"""Further arguments, run on a tree with a scalar, a vector, a matrix and a leaf of four axes alone."""
+
 _PROBLEMS_OF = {
     ("torch", "muon"): ("matrices",),
     ("keras", "muon"): ("stochastic", "matrices"),
@@ -477,15 +498,18 @@ _SKIPPED = {
 
 def _case(framework: str, optimizer: str, variant: str, problem: str, schedule: str) -> Case:
     """One case: the variant's arguments with the problem's rate and thresholds filled in."""
-    table = {"torch": _TORCH, "keras": _KERAS}[framework][optimizer]
+    table = {"torch": _TORCH, "keras": _KERAS}[framework][optimizer] | _OF_A_TREE.get((framework, optimizer), {})
     kwargs: dict[str, Any] = {}
     clip = None
+    alike = "stochastic" if problem == "tree" else problem
     if variant != "default":
-        kwargs = {LR_NAME[framework]: _LRS[optimizer][problem], **table[variant]}
+        kwargs = {LR_NAME[framework]: _LRS[optimizer][alike], **table[variant]}
         kind = kwargs.pop("clip", None)
-        clip = kind and (kind, _CLIPS[kind][problem])
+        clip = kind and (kind, _CLIPS[kind][alike])
         for name in _CLIP_OF_NAME.keys() & kwargs.keys():
-            kwargs[name] = _CLIPS[_CLIP_OF_NAME[name]][problem]
+            kwargs[name] = _CLIPS[_CLIP_OF_NAME[name]][alike]
+        if (framework, problem) == ("torch", "tree"):
+            kwargs["maximize"] = True
     return Case(framework, optimizer, kwargs, problem, schedule, clip=clip, variant=variant)
 
 
@@ -502,6 +526,9 @@ def _cases() -> Iterator[Case]:
                         continue
                     for schedule in SCHEDULES:
                         yield _case(framework, optimizer, variant, problem, schedule)
+            if (framework, optimizer) != ("torch", "muon"):  # which takes matrices alone
+                for variant in ([*table][-1], *_OF_A_TREE.get((framework, optimizer), ())):
+                    yield _case(framework, optimizer, variant, "tree", "decaying")
 
 
 CASES: tuple[Case, ...] = tuple(_cases())
@@ -516,42 +543,61 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
     "rmsprop": (
         {},
         {"decay": 0.8, "eps": 1e-2, "eps_in_sqrt": False, "initial_scale": 0.5},
+        {"decay": 0.8, "centered": True, "bias_correction": True, "eps": 1e-2},
         {"momentum": 0.9, "nesterov": True},
         {"centered": True, "eps": 1e-3, "initial_scale": 0.5},
         {"bias_correction": True, "momentum": 0.5},
     ),
     "adam": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "eps_root": 1e-3, "nesterov": True}),
-    "adamw": ({}, {"weight_decay": 0.3, "nesterov": True}),
+    "adamw": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.3, "nesterov": True}),
     "amsgrad": (
         {},
-        {"b2": 0.9, "eps": 1e-2},
+        {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "eps_root": 1e-3},
         {"b2": 0.9, "bias_correction_mu": False},
         {"b2": 0.9, "bias_correction_nu": False},
         {"b2": 0.9, "bias_correction_mu": False, "bias_correction_nu": False},
     ),
-    "nadam": ({}, {"b1": 0.8, "eps_root": 1e-3}),
-    "nadamw": ({}, {"weight_decay": 0.3}),
-    "radam": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "threshold": 6.0, "nesterov": True}),
+    "nadam": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "eps_root": 1e-3}, {"nesterov": False}),
+    "nadamw": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.3}, {"nesterov": False}),
+    "radam": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "eps_root": 1e-3, "threshold": 6.0, "nesterov": True}),
     "adamax": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2}),
-    "adamaxw": ({}, {"weight_decay": 0.3}),
-    "adabelief": ({}, {"b1": 0.8, "eps": 1e-2, "eps_root": 1e-3}, {"eps_root": 1e-3, "eps": 1e-2, "nesterov": True}),
-    "acprop": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "weight_decay": 0.1}),
+    "adamaxw": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "weight_decay": 0.3}),
+    "adabelief": (
+        {},
+        {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "eps_root": 1e-3},
+        {"eps_root": 1e-3, "eps": 1e-2, "nesterov": True},
+    ),
+    "acprop": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.1}),
     "adadelta": ({}, {"rho": 0.8, "eps": 1e-3, "weight_decay": 0.1}),
     "yogi": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2}),
     "adafactor": (
         {},
         {"min_dim_size_to_factor": 2, "decay_rate": 0.6, "momentum": 0.5, "dtype_momentum": None, "eps": 1e-3},
+        {"min_dim_size_to_factor": 2, "factored": False, "decay_offset": -3},
         {"multiply_by_parameter_scale": False, "clipping_threshold": None, "weight_decay_rate": 0.01},
     ),
-    "lamb": ({}, {"b1": 0.8, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.3}),
+    "lamb": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.3}),
     "lars": ({}, {"weight_decay": 0.1, "trust_coefficient": 0.1, "eps": 1e-2, "momentum": 0.8, "nesterov": True}),
     "fromage": ({}, {"min_norm": 3.0}),
     "optimistic_gradient_descent": ({}, {"alpha": 0.5, "beta": 0.8}),
-    "optimistic_adam_v2": ({}, {"alpha": 0.5, "beta": 0.8, "nesterov": False}),
-    "adan": ({}, {"b1": 0.9, "b2": 0.8, "weight_decay": 0.1}),
-    "ademamix": ({}, {"b3": 0.95, "alpha": 3.0, "eps_root": 1e-3, "weight_decay": 0.1}),
-    "simplified_ademamix": ({}, {"b1": 0.9, "alpha": 2.0, "eps_root": 1e-3, "weight_decay": 0.1}),
-    "adopt": ({}, {"b2": 0.9, "nesterov": True}, {"b2": 0.9, "use_clipping": False, "eps": 0.1}),
+    "optimistic_adam_v2": (
+        {},
+        {"alpha": 0.5, "beta": 0.8, "b1": 0.8, "b2": 0.9, "eps": 1e-2, "eps_root": 1e-3, "nesterov": False},
+    ),
+    "adan": ({}, {"b1": 0.9, "b2": 0.8, "b3": 0.7, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.1}),
+    "ademamix": (
+        {},
+        {"b1": 0.8, "b2": 0.95, "b3": 0.95, "alpha": 3.0, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.1},
+    ),
+    "simplified_ademamix": (
+        {},
+        {"b1": 0.9, "b2": 0.95, "alpha": 2.0, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.1},
+    ),
+    "adopt": (
+        {},
+        {"b1": 0.8, "b2": 0.9, "nesterov": True, "clip_value_fn": lambda count: (count + 1.0) ** 0.1},
+        {"b2": 0.9, "use_clipping": False, "eps": 0.1},
+    ),
     "novograd": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.1}),
     "sm3": ({}, {"momentum": 0.8}),
     "madgrad": ({}, {"momentum": 0.5, "eps": 1e-2, "weight_decay": 0.1}),
@@ -564,7 +610,11 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
         {"estim_lr0": 0.5, "estim_lr_coef": 3.0, "eps": 1e-2, "weight_decay": 0.1},
         {"estim_lr0": 0.05, "betas": (0.8, 0.9), "beta3": 0.8, "estim_lr_coef": 9.0, "safeguard_warmup": True},
     ),
-    "dadapt_adamw": ({}, {"estim_lr0": 0.5, "betas": (0.8, 0.9), "eps": 1e-2}),
+    "dadapt_adamw": (
+        {},
+        {"estim_lr0": 0.5, "betas": (0.8, 0.9), "eps": 1e-2},
+        {"estim_lr0": 0.05, "weight_decay": 0.3},
+    ),
     "mechanize": ({"s_init": 1.0}, {"weight_decay": 0.5, "eps": 1e-2, "s_init": 0.1, "num_betas": 3}),
     "momo": (
         {},
@@ -576,13 +626,18 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
         {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "lower_bound": -25.0, "weight_decay": 3.0},
         {"lower_bound": -400.0, "weight_decay": 0.5, "adapt_lower_bound": True},
     ),
-    "polyak_sgd": ({}, {"f_min": -50.0, "eps": 0.1, "variant": "sps+"}),
+    "polyak_sgd": ({}, {"max_learning_rate": 0.1, "f_min": -50.0, "eps": 0.1, "variant": "sps+"}),
     "schedule_free_sgd": ({}, {"b1": 0.8, "weight_decay": 0.1, "weight_lr_power": 1.0}),
-    "schedule_free_adamw": ({}, {"b1": 0.8, "weight_decay": 0.1, "weight_lr_power": 0.0}),
+    "schedule_free_adamw": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2, "weight_decay": 0.1, "weight_lr_power": 0.0}),
     "muon": (
         {},
-        {"nesterov": False, "ns_coeffs": "dion", "beta": 0.8, "eps": 1e-2, "consistent_rms": 0.3},
-        {"weight_decay": 0.1, "adam_b1": 0.8, "adam_weight_decay": 0.2, "adam_learning_rate": 0.02},
+        {"nesterov": False, "ns_coeffs": "dion", "beta": 0.8, "eps": 1e-2, "consistent_rms": 0.3, "adaptive": True},
+        {
+            **{"weight_decay": 0.1, "adam_b1": 0.8, "adam_b2": 0.9, "adam_eps_root": 1e-3, "adam_weight_decay": 0.2},
+            **{"adam_learning_rate": 0.02, "preconditioning": "spectral", "eps": 1e-2},
+        },
+        {"preconditioning": "schatten", "ns_steps": 3},
+        {"preconditioning": "aol", "adaptive": True},
     ),
     "galore": ({}, {"rank": 2, "scale": 0.25, "weight_decay": 0.1}),
 }

@@ -3,17 +3,22 @@
 python -m tests.oracles.compare > docs/dialects.md
 """
 
+import contextlib
 import functools
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
+from optax._src import factorized
+from optax.contrib import _galore, _madgrad
 
 import gradtx as gx
 from gradtx import dialects, rules
@@ -91,8 +96,31 @@ def _of_rate(name: str, module: Any):
         sgd = {dialects.optax: dialects.optax.sgd}.get(module, optax.sgd)
         return lambda rate, **kwargs: module.mechanize(sgd(rate), **kwargs)
     if name == "polyak_sgd":
-        return lambda rate, **kwargs: module.polyak_sgd(0.3, rate, **kwargs)
+        return lambda rate, max_learning_rate=0.3, **kwargs: module.polyak_sgd(max_learning_rate, rate, **kwargs)
     return getattr(module, name)
+
+
+class Wide:
+    """``jax.numpy`` for modules of optax that compute in float32 whatever the parameters are: float64 instead."""
+
+    float32 = jnp.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
+
+    @staticmethod
+    def sqrt(x: Any) -> jax.Array:
+        """The root, of a count too."""
+        return jnp.sqrt(jnp.asarray(x, jnp.float64))
+
+
+@contextlib.contextmanager
+def optax_in_float64() -> Iterator[None]:
+    """Adafactor's decay, MADGRAD's root of the count, and GaLore's decomposition in float64, as all else is."""
+    with contextlib.ExitStack() as patches:
+        for module in (factorized, _madgrad, _galore):
+            patches.enter_context(mock.patch.object(module, "jnp", Wide()))
+        yield
 
 
 def loss(params: Any, grads: Any) -> jax.Array:
@@ -100,6 +128,7 @@ def loss(params: Any, grads: Any) -> jax.Array:
     return sum(jnp.sum(p * g - 0.05 * p * p) for p, g in zip(*map(jax.tree.leaves, (params, grads)), strict=True))  # pyright: ignore[reportReturnType] - not of nothing
 
 
+@optax_in_float64()
 def optax_difference(name: str, kwargs: dict[str, Any]) -> float:
     """The largest difference to optax on the noisy problems together, at a falling rate, as in ``difference``."""
     problems = PROBLEMS["stochastic"], PROBLEMS["matrices"]
@@ -217,22 +246,22 @@ def row(framework: str, optimizer: str, tx: gx.Chain, number: int, largest: str)
 PAGE = """# Dialects beside the real frameworks
 
 `gradtx.dialects.torch` and `gradtx.dialects.keras` against trajectories of the real torch 2.13 and Keras 3.15 in
-float64: a parabola, Rosenbrock's function, a noisy problem in two leaves, or one of two matrices, with default and
-with other arguments, at a constant and at a falling learning rate, 60 steps each. `gradtx.dialects.optax` against
-optax 0.2.8 on the last two together, at a falling rate; likewise chains of rules against timm and the packages of
-authors, with the arguments that `tests/oracles/authors.py` has. Differences are relative to parameters greater than 1.
-Where a framework evaluates an average of the parameters, that is compared too. Written by
-`python -m tests.oracles.compare`.
+float64: a parabola, Rosenbrock's function, a noisy problem in two leaves, one of two matrices, or one of a tree with
+a scalar, a vector, a matrix and a leaf of four axes, with default and with all other arguments, at a constant and at
+a falling learning rate, 60 steps each. `gradtx.dialects.optax` against optax 0.2.8 on the last two together, at a
+falling rate; likewise chains of rules against timm and the packages of authors, with the arguments that
+`tests/oracles/authors.py` has. Differences are relative to parameters greater than 1. Where a framework evaluates an
+average of the parameters, that is compared too. Written by `python -m tests.oracles.compare`.
 
 {table}
 
 The table has {optimizers} optimizers in {frameworks} packages, made of {rules} rules.
 
-What the frameworks keep in float32 even then: Keras the means of squares in Adafactor and a norm in Muon; optax the
-decay of Adafactor, MADGRAD's root of the count, and GaLore's decomposition. torch's NAdam keeps its momentum product,
-and ASGD its step size, in the default dtype, and Keras its learning rate in `floatx`; all were float64 here. In float32
-they shift trajectories by 1e-7 and 3e-7. torch's Muon iterates in bfloat16, and galore-torch decomposes in float32;
-here they were made to do so in float64, so that all else shows.
+What the frameworks keep in float32 even then, and what was made float64 here, so that all else shows: Keras's means
+of squares in Adafactor and a norm in Muon; optax's decay of Adafactor, MADGRAD's root of the count, and GaLore's
+decomposition, as that of galore-torch; the momentum product of torch's NAdam, the step size of its ASGD, and Keras's
+learning rate. In float32 they shift trajectories by 1e-8 to 3e-7. torch's Muon iterates in bfloat16, which shifts them
+by hundredths; that, too, was float64.
 """
 
 

@@ -16,6 +16,8 @@ trajectory that it causes, and what is done about it here:
 - torch ASGD keeps its step size and share in tensors that follow the default dtype too, but reads
   them as Python floats; float64 here. Muon iterates in bfloat16, whatever the parameters are, which
   changes it by hundredths: here its `bfloat16()` is replaced, so that all else can be compared.
+- Keras takes no 64-bit dtype for the result of two, which makes the means of squares in Adafactor
+  and a norm in Muon float32: 1e-7. Here it does.
 - Keras keeps the learning rate in a variable of `floatx`: 3e-7 if that is float32, and nothing for
   learning rates that float32 holds exactly, so it is the only such scalar. `floatx` is float64
   here. `iterations` is an int32 and exact. Nothing remains with the JAX backend.
@@ -31,6 +33,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,13 +126,14 @@ def _keras_float64() -> Iterator[Any]:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import jax
     import keras
+    from keras.src.backend.common import dtypes
 
     if keras.config.backend() != "jax":
         raise RuntimeError(f"float64 needs the JAX backend of Keras, not {keras.config.backend()}")
     before = keras.config.floatx()
     keras.config.set_floatx("float64")
     try:
-        with jax.enable_x64(True):
+        with jax.enable_x64(True), mock.patch.dict(dtypes.BIT64_TO_BIT32_DTYPE, float64="float64"):
             yield keras
     finally:
         keras.config.set_floatx(before)

@@ -111,6 +111,11 @@ OUT_OF_RANGE = [
     (lambda: gx.scale_by_factored_rms(1.1), "power must be above 0 and at most 1"),
     (lambda: gx.scale_by_factored_rms(eps=0.0), "eps must be greater than 0"),
     (lambda: gx.scale_by_factored_rms(least=0), "least must be at least 1"),
+    (lambda: gx.scale_by_factored_rms(floor=-1.0), "floor must be 0 or more, or None, found -1.0"),
+    (lambda: gx.scale_by_factored_rms(axes="first"), "axes must be"),
+    (lambda: gx.orthogonalize(norm="l1"), "norm must be"),
+    (lambda: gx.orthogonalize(form="min"), "form must be"),
+    (lambda: gx.ftrl_proximal(0.1, power=1.5), "power must be from 0 to 1, found 1.5"),
     (lambda: gx.skip_first(-1), "steps must be an integer, 0 or more"),
     (lambda: gx.lookahead(0), "must be an integer"),
 ]
@@ -199,6 +204,60 @@ def test_factored_second_moments():
     np.testing.assert_allclose(steps(tx, [g])[0], expected, rtol=1e-12)
     np.testing.assert_array_equal(steps(tx, [np.zeros((3, 4))])[0], np.zeros((3, 4)))
     np.testing.assert_allclose(steps(tx, [[3.0, -4.0]])[0], [1.0, -1.0], rtol=1e-12)
+
+
+def test_factored_second_moments_with_their_options():
+    """The last two axes; a floor of the mean and, squared, of the divisor; steps before the count of the decay."""
+    g = 0.5 * np.random.default_rng(0).normal(size=(4, 3, 2))
+    rows, columns = (g**2).mean(2, keepdims=True), (g**2).mean(1, keepdims=True)
+    (last,) = steps(gx.scale_by_factored_rms(least=1, axes="last"), [g])
+    np.testing.assert_allclose(last, g / np.sqrt(rows * columns / rows.mean(1, keepdims=True)), rtol=1e-12)
+    means = rows.mean(1, keepdims=True)
+    floor = np.median(means)
+    (floored,) = steps(gx.scale_by_factored_rms(least=1, axes="last", floor=floor), [g])
+    divisors = np.maximum(rows * columns / np.maximum(means, floor), floor**2)
+    np.testing.assert_allclose(floored, g / np.sqrt(divisors), rtol=1e-12)
+    assert 0 < (divisors == floor**2).sum() < 24
+    for leaf in (g, g.mT):  # one of their axes is too short
+        (whole,) = steps(gx.scale_by_factored_rms(least=3, axes="last"), [leaf])
+        np.testing.assert_allclose(whole, np.sign(leaf), rtol=1e-12)
+    np.testing.assert_allclose(steps(gx.scale_by_factored_rms(floor=2.0), [[3.0, 1.0]])[0], [1.0, 0.5], rtol=1e-12)
+    tiny = jnp.full(2, 1e-10, jnp.float32)
+    found, _ = (tx := gx.scale_by_factored_rms(floor=None)).update(tiny, tx.init(tiny))
+    np.testing.assert_allclose(found, 1e-10 / np.finfo(np.float32).eps, rtol=1e-6)
+    wide = jnp.array([[0.0, 1e-20], [1e18, 1e18], [2.0, -2.0]], jnp.float32)  # quotients of squares below all floats
+    found, _ = (tx := gx.scale_by_factored_rms(least=1, axes="last")).update(wide, tx.init(wide))
+    np.testing.assert_allclose(found, [[0.0, 1e-5], [1.0, 1.0], [1.0, -1.0]], rtol=1e-6)
+    for offset, shares in ((2, [1, 1, 1, 0.5]), (-1, [0.5, 1 / 3, 0.25, 0.2])):
+        tx, v = gx.scale_by_factored_rms(1.0, offset=offset), 0.0
+        for g, share, found in zip((3.0, 4.0, 1.0, 2.0), shares, steps(tx, [[3.0], [4.0], [1.0], [2.0]]), strict=True):
+            v += share * (g**2 - v)
+            np.testing.assert_allclose(found, [g / np.sqrt(v)], rtol=1e-12)
+
+
+def test_norms_in_front_of_orthogonalize():
+    """For one iteration f(x) = 2x, the matrix itself over half of its norm; and times its inner product with it."""
+    u = np.random.default_rng(0).normal(size=(4, 3))
+    sigma = np.linalg.svd(u)[1]
+    rows = np.sqrt(abs(u.T @ u).sum(1))
+    norms = {"frobenius": np.sqrt(sigma @ sigma), "spectral": sigma[0], "schatten": (sigma**4).sum() ** 0.25}
+    for norm, size in (norms | {"aol": rows}).items():
+        double = gx.orthogonalize(coefficients=((2.0, 0.0, 0.0),), norm=norm)
+        np.testing.assert_allclose(steps(double, [u])[0], 2 * u / size, rtol=1e-10)
+        if norm != "aol":
+            least = gx.orthogonalize(coefficients=((2.0, 0.0, 0.0),), norm=norm, eps=1.0, form="max")
+            np.testing.assert_allclose(steps(least, [0.1 * u / size])[0], 0.2 * u / size, rtol=1e-10)
+            np.testing.assert_allclose(steps(least, [3 * u / size])[0], 2 * u / size, rtol=1e-10)
+    dual = gx.orthogonalize(coefficients=((2.0, 0.0, 0.0),), dual=True)
+    np.testing.assert_allclose(steps(dual, [u, 3 * u]), [4 * u, 12 * u], rtol=1e-10)
+    assert gx.orthogonalize().normalizes and not dual.normalizes
+
+
+def test_rectified_steps_with_an_epsilon_inside_the_root():
+    tx = gx.chain(gx.rms(0.0, start="first"), gx.rectified_precondition(0.99, 1.0, eps_root=7.0))
+    plain = gx.chain(gx.rms(0.0, start="first"), gx.rectified_precondition(0.99, 0.0))
+    with_eps, without = (steps(tx, [[3.0]] * 7)[6] for tx in (tx, plain))
+    np.testing.assert_allclose(with_eps / without, [3.0 / 5.0], rtol=1e-12)
 
 
 def test_rectified_steps_are_debiased_by_what_they_are():

@@ -242,11 +242,12 @@ def madgrad(t, g, w, s):
     return 0.7 * w + 0.3 * (start - s["sum"] / (np.cbrt(s["v"]) + 1e-6))
 
 
-def ftrl(t, g, w, s):
-    """McMahan's Algorithm 1, element by element as it is written."""
+def ftrl(t, g, w, s, power=0.5, shrinkage=0.0):
+    """McMahan's Algorithm 1, element by element as it is written; and with what TensorFlow adds."""
     z, n = s.get("z", 0.0 * g), s.get("n", 0.0 * g + 0.1)
-    s["z"], s["n"] = z + g - (np.sqrt(n + g * g) - np.sqrt(n)) / 0.3 * w, n + g * g
-    sides = (0.7 + np.sqrt(s["n"])) / 0.3 + 2 * 0.2
+    pulled = g + 2 * shrinkage * w
+    s["z"], s["n"] = z + pulled - ((n + g * g) ** power - n**power) / 0.3 * w, n + g * g
+    sides = (0.7 + s["n"] ** power) / 0.3 + 2 * 0.2
     return np.where(np.abs(s["z"]) <= 0.4, 0.0, -(s["z"] - 0.4 * np.sign(s["z"])) / sides)
 
 
@@ -308,6 +309,10 @@ PAPERS = {
     "madgrad": (gx.madgrad(LR, 0.7), madgrad),
     "cocob": (gx.coin_betting(3.0), cocob),
     "ftrl": (gx.ftrl_proximal(0.3, 0.4, 0.2, 0.7, 0.1), ftrl),
+    "ftrl, shrinking": (
+        gx.ftrl_proximal(0.3, 0.4, 0.2, 0.7, 0.1, 0.25, power=0.3),
+        lambda *step: ftrl(*step, power=0.3, shrinkage=0.25),
+    ),
     "cautious decay": (gx.chain(gx.momentum(0.9), gx.add_cautious_decay(2.0), rate(LR)), cautious_decay),
     "shampoo": (gx.shampoo(LR, 0.8, 1e-2), shampoo),
     "soap": (gx.soap(LR, 0.8, 0.9, 1e-3, every=3), soap),

@@ -26,6 +26,7 @@ from gradtx.dialects.optax.adaptive import *
 from gradtx.dialects.optax.averaged import *
 from gradtx.dialects.optax.classics import *
 from gradtx.dialects.optax.distances import *
+from gradtx.dialects.optax.distances import decayed_at_bound as decayed_at_bound
 from gradtx.dialects.optax.layerwise import *
 from gradtx.dialects.optax.leaders import *
 from gradtx.dialects.optax.matrices import *
@@ -107,7 +108,7 @@ _INSTEAD = {
 
 MYPY = False  # but True to mypy. It and pyright go by the imports, and read no list that is put together.
 if not MYPY:
-    __all__: list[str] = sorted({*_exports(vars())} - {"one_late", "start_averages"})  # pyright: ignore[reportUnsupportedDunderAll] - as above
+    __all__: list[str] = sorted({*_exports(vars())} - {"decayed_at_bound", "one_late", "start_averages"})  # pyright: ignore[reportUnsupportedDunderAll] - as above
 
 
 def __getattr__(name: str) -> _Any:

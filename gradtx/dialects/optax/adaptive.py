@@ -191,20 +191,16 @@ def radam(
     Args:
         learning_rate: η.
         b1, b2, eps, nesterov: as in ``adam``.
-        eps_root: 0; any other is refused.
+        eps_root: ε inside the root.
         threshold: of the number of gradients that the second moment averages.
-
-    Raises:
-        ValueError: for an ``eps_root`` that is not 0.
 
     >>> from gradtx.dialects import optax
     >>> [rule.label for rule in optax.radam(0.1).rules][:4]
     ['momentum', 'rms', 'debias', 'rectified_precondition']
     """
-    if not is_zero(eps_root):
-        raise ValueError("optax.radam: eps_root is not an argument of rectified_precondition; pass eps")
     averages = chain(first_moment(b1, None, nesterov), rules.rms(b2), rules.debias())
-    direction = chain(averages, rules.rectified_precondition(b2, eps, threshold))
+    inside = None if is_zero(eps_root) else eps_root
+    direction = chain(averages, rules.rectified_precondition(b2, eps, threshold, inside))
     return chain(direction, rules.scale_by_learning_rate(learning_rate))
 
 

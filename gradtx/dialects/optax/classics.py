@@ -9,6 +9,7 @@ from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
 from gradtx.dialects._arguments import is_zero
 from gradtx.dialects.optax._parts import adam_direction, start_averages, unmasked
+from gradtx.optimizers._parts import derived
 from gradtx.rules.base import Hyper, Rule
 
 __all__ = ["adagrad", "adam", "adamw", "amsgrad", "clip", "clip_by_global_norm", "nadam", "nadamw", "rmsprop", "sgd"]
@@ -173,17 +174,20 @@ def rmsprop(
         centered: whether to divide by the root of the variance.
         momentum: μ of a heavy ball, or None.
         nesterov: whether the momentum looks ahead; without momentum it does nothing, as in optax.
-        bias_correction: whether to debias the average; not together with ``centered``.
+        bias_correction: whether to debias the average. With ``centered`` that is a decay of β(1−βᵗ)/(1−βᵗ⁺¹), 0 at
+            first, in which mean and square are debiased each by itself.
 
     Raises:
-        ValueError: for ``centered`` with ``bias_correction`` (optax debiases both of its averages: write the chain).
+        ValueError: for an ``initial_scale`` with both ``centered`` and ``bias_correction``.
 
     >>> from gradtx.dialects import optax
     >>> print(optax.rmsprop(0.1, momentum=0.9))
     rms(0.9) → precondition(0, 1e-08) → scale_by_learning_rate(0.1) → trace(0.9, False)
     """
     if centered and bias_correction:
-        raise ValueError("optax.rmsprop: centered=True with bias_correction=True is not an order of these rules")
+        if not is_zero(initial_scale):
+            raise ValueError("optax.rmsprop: initial_scale is no start of a debiased variance; leave it 0")
+        decay = derived(lambda b, count: b * (1 - b**count) / (1 - b ** (count + 1)), decay, lambda count: count)
     second_moment = rules.centered_rms(decay) if centered else rules.rms(decay)
     start = [] if is_zero(initial_scale) else [start_averages(0.0, initial_scale)]
     debias = [rules.debias()] if bias_correction else []

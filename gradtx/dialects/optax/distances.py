@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -13,7 +14,7 @@ from gradtx._core.selectors import Select
 from gradtx.dialects._arguments import is_zero
 from gradtx.dialects.optax._parts import coupled
 from gradtx.optimizers._parts import decoupled, derived
-from gradtx.rules.base import Hyper
+from gradtx.rules.base import Hyper, Rule, hyper
 
 __all__ = ["dadapt_adamw", "dog", "dowg", "mechanize", "prodigy"]
 
@@ -135,24 +136,57 @@ def dadapt_adamw(
         betas: β₁ and β₂.
         eps: ε outside the root.
         estim_lr0: the first bound.
-        weight_decay: 0 alone.
-
-    Raises:
-        ValueError: for a ``weight_decay``.
+        weight_decay: λ, decoupled, times γ and the bound.
 
     >>> from gradtx.dialects import optax
     >>> [rule.label for rule in optax.dadapt_adamw().rules]
     ['rms', 'scale_by_distance_bound', 'momentum', 'precondition', 'scale']
     """
-    if not is_zero(weight_decay):
-        raise ValueError(
-            "optax.dadapt_adamw: weight_decay would be one at the bound, which no rule behind knows. Use prodigy, "
-            "or seal optax's own into a chain: gradtx.seal(optax.contrib.dadapt_adamw(...))"
-        )
     b1, b2 = betas
     rate = derived(_debiased, learning_rate, b1, b2, lambda count: count)
     bound = rules.scale_by_distance_bound(rate, estim_lr0, derived(lambda b2: b2**0.5, b2), eps, lagged=True)
-    return chain(rules.rms(b2), bound, rules.momentum(b1), rules.precondition(eps), rules.scale(-1.0))
+    adam = chain(rules.rms(b2), bound, rules.momentum(b1), rules.precondition(eps))
+    direction = adam if is_zero(weight_decay) else chain(decayed_at_bound(adam, weight_decay))
+    return chain(direction, rules.scale(-1.0))
+
+
+class decayed_at_bound(Rule):
+    r"""A chain with a ``scale_by_distance_bound``, and a weight decay in units of that bound: u ← tx(g) + γdλp.
+
+    The bound d is that of before the step. Needs ``params`` in ``update``. State: ``state``, that of the chain.
+
+    Args:
+        tx: the chain.
+        weight_decay: λ ≥ 0.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> from gradtx.dialects.optax import decayed_at_bound
+    >>> bounded = gradtx.chain(gradtx.rms(0.5), gradtx.scale_by_distance_bound(initial=0.5), gradtx.precondition())
+    >>> tx, p = decayed_at_bound(bounded, 0.2), jnp.array([3.0])
+    >>> print(tx.update(jnp.zeros(1), tx.init(p), p)[0])
+    [0.3]
+    """
+
+    equation = r"u \leftarrow \mathrm{tx}(g) + \gamma d \lambda p"
+    maps_trees = True
+    accumulates = True
+    needs_params = True
+
+    tx: Chain
+    weight_decay: Hyper = hyper(low=0)
+
+    def init_tree(self, params):
+        return self.tx.init(params)
+
+    def apply_tree(self, trees, state):
+        updates, after = self.tx.update(trees.direction, state, trees.params, **trees.extra)
+        h, distance = after.hyperparams[_BOUND], state.slots[_BOUND]["state"]["distance"]
+        d = h["learning_rate"] * jnp.maximum(distance, h["initial"])
+        share = trees.scalars(d.dtype).weight_decay * d
+        return jax.tree.map(lambda u, p: u + share.astype(u.dtype) * p, updates, trees.params), after
+
+
+_BOUND = "scale_by_distance_bound"
 
 
 def mechanize(

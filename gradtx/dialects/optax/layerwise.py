@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from gradtx import optimizers, rules
 from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
-from gradtx.dialects._arguments import is_zero
 from gradtx.dialects.optax._parts import adam_direction, unmasked
 from gradtx.optimizers._parts import decoupled
 from gradtx.rules.base import Hyper
@@ -38,7 +37,7 @@ def adafactor(
         learning_rate: η, inside the momentum and not on the decay; None: 1.
         min_dim_size_to_factor: the least size of both axes for a leaf to be factored.
         decay_rate: p of the decay 1 − t^(−p).
-        decay_offset: 0; any other is refused.
+        decay_offset: the number of steps before t counts; in them t is 1, where optax's updates are NaN.
         multiply_by_parameter_scale: whether steps are relative to the root mean square of the weights.
         clipping_threshold: of each leaf's root mean square, or None.
         momentum: β of an average of the steps, or None.
@@ -48,15 +47,10 @@ def adafactor(
         factored: whether to factor at all.
         weight_decay_mask: which leaves decay; None: all.
 
-    Raises:
-        ValueError: for a ``decay_offset`` that is not 0.
-
     >>> from gradtx.dialects import optax
     >>> [rule.label for rule in optax.adafactor(0.1).rules]
     ['scale_by_factored_rms', 'clip_by_rms', 'scale_by_learning_rate', 'scale_by_parameter_rms']
     """
-    if not is_zero(decay_offset):
-        raise ValueError("optax.adafactor: decay_offset is not an argument of scale_by_factored_rms; leave it 0")
     least = min_dim_size_to_factor if factored else sys.maxsize
     clips = [] if clipping_threshold is None else [rules.clip_by_rms(clipping_threshold)]
     rate = rules.scale(-1.0) if learning_rate is None else rules.scale_by_learning_rate(learning_rate)
@@ -64,7 +58,7 @@ def adafactor(
     average = [] if momentum is None else [rules.momentum(momentum, state_dtype=dtype_momentum)]
     where = unmasked(weight_decay_mask)
     decay = [] if weight_decay_rate is None else [rules.decay_weights(1.0, weight_decay_rate, where=where)]
-    direction = chain(rules.scale_by_factored_rms(decay_rate, eps, least), *clips)
+    direction = chain(rules.scale_by_factored_rms(decay_rate, eps, least, offset=decay_offset), *clips)
     return chain(direction, rate, *size, *average, *decay)
 
 

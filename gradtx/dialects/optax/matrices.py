@@ -67,12 +67,14 @@ def muon(
         weight_decay, weight_decay_mask: λ of the matrices, and which of them decay.
         mu_dtype: the dtype that first moments are held in; None: the parameters'.
         nesterov: whether momentum is Nadam's, also for the other leaves.
-        adaptive, preconditioning, muon_weight_dimension_numbers: their defaults; others are refused.
+        adaptive: whether steps are as long as the sum of the singular values of what is orthogonalized.
+        preconditioning: "frobenius", "spectral", "schatten" or "aol": what a matrix is divided by at first.
+        muon_weight_dimension_numbers: None; others are refused.
         adam_b1, adam_b2, adam_eps_root, adam_weight_decay, adam_learning_rate: AdamW's.
         consistent_rms: None to scale by √max(1, out/in), or the root mean square to scale to.
 
     Raises:
-        ValueError: for more coefficients than steps, and for arguments that are no rules here.
+        ValueError: for more coefficients than steps, another ``preconditioning``, and for dimension numbers.
 
     >>> from gradtx.dialects import optax
     >>> import jax.numpy as jnp
@@ -81,8 +83,6 @@ def muon(
     >>> print(updates["kernel"].round(4)[0], updates["bias"].round(4))
     [-0.0348 -0.0348] [-0.1474 -0.1474]
     """
-    if adaptive or preconditioning != "frobenius":
-        raise ValueError("optax.muon: adaptive=True and preconditioning other than 'frobenius' are no rules here")
     if muon_weight_dimension_numbers is not None:
         raise ValueError(
             "optax.muon: muon_weight_dimension_numbers are the arguments matrices, stacked and output of gradtx.muon"
@@ -94,9 +94,10 @@ def muon(
         raise ValueError(f"optax.muon: ns_coeffs for {len(coefficients)} iterations, and ns_steps={ns_steps}")
     coefficients = tuple((float(a), float(b), float(c)) for a, b, c in coefficients)
     average = [first_moment(beta, mu_dtype, nesterov), *([] if nesterov else [rules.debias()])]
-    direction = chain(
-        *average, rules.orthogonalize(coefficients=coefficients, eps=eps), rules.scale_by_shape(consistent_rms)
-    )
+    added = preconditioning in ("frobenius", "spectral")
+    guard: dict[str, Any] = {"eps": eps} if added else {"eps": 1e-4, "form": "max"}  # of squares, optax's own 1e-8
+    orthogonal = rules.orthogonalize(coefficients=coefficients, norm=preconditioning, dual=adaptive, **guard)
+    direction = chain(*average, orthogonal, rules.scale_by_shape(consistent_rms))
     decay = decoupled(weight_decay, unmasked(weight_decay_mask))
     matrices = chain(direction, *decay, rules.scale_by_learning_rate(learning_rate))
     rate = learning_rate if adam_learning_rate is None else adam_learning_rate

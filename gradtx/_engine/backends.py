@@ -60,6 +60,11 @@ class Executor(Protocol):
         """True if ``when`` costs less than a condition around the step."""
         ...
 
+    @property
+    def behind_trees(self) -> Executor:
+        """The executor of a pass that goes on with arrays that a rule of whole trees makes, which XLA does."""
+        ...
+
 
 _SMALL_SUMS = SmallSums()
 
@@ -80,6 +85,10 @@ class Reference:
     @property
     def takes_flags(self) -> bool:
         return False
+
+    @property
+    def behind_trees(self) -> Executor:
+        return self
 
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=(), when=None):
         assert when is None
@@ -136,6 +145,10 @@ class Native:
     def takes_flags(self) -> bool:
         return True
 
+    @property
+    def behind_trees(self) -> Executor:
+        return REFERENCE
+
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=(), when=None):
         return map_leaves(fn, leaves, shared, local, aliases, reduces, when)
 
@@ -181,6 +194,11 @@ class Survey(Reference):
             reason = f"{', '.join(dict.fromkeys(names))}: {reason}" if 0 < len(names) < len(fn.rules) else reason
         self.reasons.append(reason)
         return super().map_leaves(fn, leaves, shared, local, aliases, reduces)
+
+    @property
+    def behind_trees(self) -> Executor:
+        self.reasons.append("XLA makes the directions")
+        return REFERENCE
 
     @property
     def place(self) -> Place:

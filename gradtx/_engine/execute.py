@@ -182,7 +182,20 @@ class _Run:
             if one.acts_on(batch.leaf):
                 launch = self.plan.launch(k, batch.leaf)
                 shared, local = self._coefficients(one, launch, batch, measured, factors)
-                self._map(launch, batch, shared, local)
+                executor = self.executor.behind_trees if self._continues(k, launch, batch) else self.executor
+                self._map(launch, batch, shared, local, executor)
+
+    def _continues(self, k: int, launch: Launch, batch: Batch) -> bool:
+        """True if XLA, which makes the directions of whole trees, does best to go on: a pass writes few arrays of them.
+
+        It makes them while it writes, anew for each array, and none of the directions.
+        """
+        one, before = self.plan.passes[k], self.plan.passes[max(k - 1, 0)]
+        behind = before.maps_trees and before.acts_on(batch.leaf) and not (one.measures or one.scales)
+        slots = sum(isinstance(buffer.key, Slot) for buffer in launch.writes)
+        stored = any(buffer.codec is not None for buffer in (*launch.reads, *launch.writes))
+        observes = any(self.plan.rules[r].observes for r in launch.rules)
+        return behind and slots <= 1 and not (stored or observes or self.work.is_packed)
 
     def skip(self, k: int) -> None:
         """A pass over whole trees as if it gave what it got."""
@@ -196,7 +209,8 @@ class _Run:
     def _finish(self, batch: Batch) -> None:
         """The step, or a cast of the direction, if no pass has done it."""
         if (launch := self.plan.last_launch(batch.leaf)) is not None:
-            self._map(launch, batch, [], [])
+            behind = self.plan.last_pass(batch.leaf) is not None
+            self._map(launch, batch, [], [], self.executor.behind_trees if behind else self.executor)
         for i in batch.leaves:
             if not self.plan.applies and Lane.UPDATE not in self.arrays[i]:
                 update = self.arrays[i][Lane.DIRECTION].astype(batch.leaf.update)
@@ -205,7 +219,12 @@ class _Run:
     # -- One function over a batch ------------------------------------------------------------------------------------
 
     def _map(
-        self, launch: Launch, batch: Batch, shared: Sequence[Coefficients], local: Sequence[Mapping[str, Numbers]]
+        self,
+        launch: Launch,
+        batch: Batch,
+        shared: Sequence[Coefficients],
+        local: Sequence[Mapping[str, Numbers]],
+        executor: Executor,
     ) -> None:
         """Runs a launch over a batch; ``local``: of its first rules, the coefficients that each leaf has of its own."""
         fn = Fused(
@@ -230,7 +249,7 @@ class _Run:
         terms = fn.terms(*itertools.starmap(jax.ShapeDtypeStruct, [*arrays, *(((), x.dtype) for x in scalars)]))
         for r, _ in terms:
             check_types(methods.named(self.plan.rules[r]))
-        mapped, numbers = self.executor.map_leaves(
+        mapped, numbers = executor.map_leaves(
             fn,
             operands,
             [x for one in shared for x in one.values()],

@@ -96,6 +96,17 @@ class TestNative:
         assert memory.temp_size_in_bytes < 8_000  # less than a fifth of one leaf
         assert memory.alias_size_in_bytes >= (2 + 4 + 5 + 4) * 40_000
 
+    def test_xla_goes_on_with_directions_of_whole_trees(self):
+        """If few arrays are written of them, and they need not be measured; directions are no array then."""
+        step, params = gx.scale_by_learning_rate(0.1), {"w": jnp.ones((100, 100))}
+        behind = [gx.momentum(0.9), gx.adam(0.1), gx.clip_by_norm(1.0), gx.monitor()]
+        txs = [gx.chain(gx.scale_by_sm3(), rule, step) for rule in behind]
+        with gx.executor("native"):
+            texts = [compiled_text(lambda p, s, tx=tx: gx.step(tx, p, p, s), params, tx.init(params)) for tx in txs]
+            described = " ".join(str(gx.describe(txs[0], params)).split())
+        assert ["custom_call_target" in text for text in texts] == [False, True, True, True]
+        assert "one pass in XLA: momentum, scale_by_learning_rate (at least 24" in described
+
     def test_derivatives_and_vmap_are_the_references(self):
         params = tree()
         tx = gx.adam(0.1)

@@ -5,6 +5,7 @@ python -m tests.oracles.compare > docs/dialects.md
 
 import contextlib
 import functools
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -236,11 +237,15 @@ def counted(lines: str) -> dict[str, int]:
 
 def row(framework: str, optimizer: str, tx: gx.Chain, number: int, largest: str) -> str:
     """A line of the table; of a chain whose rate falls by itself, the schedule has no name."""
+    return f"| {framework} | `{optimizer}` | {shown(tx)} | {number} | {largest} |"
+
+
+def shown(tx: gx.Chain) -> str:
+    """A chain, or the chains of its parts, without coefficients and the names of functions."""
     inner = getattr(tx.rules[-1], "tx", None)
     parts = inner.named_parts.values() if isinstance(inner, gx.partition) else [tx]
-    shown = re.sub(r"<function .*?>", "a schedule", "; others: ".join(map(str, parts)))
-    shown = re.sub(r"orthogonalize\(.*?\)\), ", "orthogonalize(…, ", shown)
-    return f"| {framework} | `{optimizer}` | {shown} | {number} | {largest} |"
+    text = re.sub(r"<function .*?>", "a schedule", "; others: ".join(map(str, parts)))
+    return re.sub(r"orthogonalize\(.*?\)\), ", "orthogonalize(…, ", text)
 
 
 PAGE = """# Dialects beside the real frameworks
@@ -257,6 +262,15 @@ average of the parameters, that is compared too. Written by `python -m tests.ora
 
 The table has {optimizers} optimizers in {frameworks} packages, made of {rules} rules.
 
+## Each optimizer of gradtx
+
+Each of the {own} optimizers, with the arguments that the chain shows, beside whom a test compares it with: 60 steps in
+float64, or as many as the test has. The tests are `tests/rules/test_every_optimizer.py`, `tests/rules/test_zoo.py` and
+`tests/optimizers/test_against_optax.py`. {identities} identities between optimizers are laws over random gradients, in
+`tests/optimizers/test_identities.py`.
+
+{evidence}
+
 What the frameworks keep in float32 even then, and what was made float64 here, so that all else shows: Keras's means
 of squares in Adafactor and a norm in Muon; optax's decay of Adafactor, MADGRAD's root of the count, and GaLore's
 decomposition, as that of galore-torch; the momentum product of torch's NAdam, the step size of its ASGD, and Keras's
@@ -267,8 +281,15 @@ by hundredths; that, too, was float64.
 
 def main() -> None:
     """Write the page."""
+    tests = Path(__file__).parents[1]
+    sys.path[:0] = [str(tests), *(str(tests / folder) for folder in ("rules", "optimizers"))]
+    every = importlib.import_module("test_every_optimizer")
+    laws = importlib.import_module("test_identities")
+    alone = [name for name in vars(laws) if name.startswith("test_")]
+    identities = len(laws.IDENTITIES) + len(laws.LAWS) + len(alone) - 2  # which are those of the two tables
     with jax.enable_x64(True):
-        sys.stdout.write(PAGE.format(table=(lines := table()), **counted(lines)))
+        numbers = {"own": len(every.evidence()), "evidence": every.table(), "identities": identities}
+        sys.stdout.write(PAGE.format(table=(lines := table()), **counted(lines), **numbers))
 
 
 if __name__ == "__main__":

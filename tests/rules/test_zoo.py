@@ -353,9 +353,8 @@ def test_prodigy():
     assert d > 0.1  # it estimated something
 
 
-@pytest.mark.parametrize("eps", [1e-2, 0.0])
-def test_d_adaptation(eps):
-    """Algorithm 4 of its paper, D-Adapted Adam, over both leaves together."""
+def d_adaptation(eps):
+    """Algorithm 4 of its paper, D-Adapted Adam, over both leaves together; and the last distance."""
     noise, w = stream(), {k: np.asarray(p) for k, p in start().items()}
     m, v, s = (dict.fromkeys(w, 0.0) for _ in range(3))
     d, r, rows = 0.02, 0.0, []
@@ -369,9 +368,15 @@ def test_d_adaptation(eps):
         s = {k: 0.95 * s[k] + 0.05 * 0.5 * d * g[k] for k in w}
         d = max(d, r / (0.05 * sum(np.abs(x).sum() for x in s.values())))
         rows.append(w)
+    return {k: np.stack([row[k] for row in rows]) for k in w}, d
+
+
+@pytest.mark.parametrize("eps", [1e-2, 0.0])
+def test_d_adaptation(eps):
+    paper, d = d_adaptation(eps)
     bound = gx.scale_by_distance_bound(0.5, 0.02, 0.95, eps)
     ours = run(gx.chain(gx.rms(0.9025), bound, gx.momentum(0.9), gx.precondition(eps), gx.scale(-1.0)))
-    chex.assert_trees_all_close(ours, {k: np.stack([row[k] for row in rows]) for k in w}, rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(ours, paper, rtol=1e-10, atol=1e-12)
     assert d > 0.04  # it found something
 
 
@@ -428,10 +433,12 @@ def test_momo_as_optax(name):
     chex.assert_trees_all_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_momo_adam_as_its_paper(decay):
-    """The weights and the step, both divided by 1 + ηλ; the averages as its Algorithm 2 has them, not debiased."""
-    eta, lower, w = 0.3, 0.5, {k: np.asarray(p) for k, p in start().items()}
+def by_the_model(tx, eta, decay, lower=0.5, adam=False):
+    """MoMo, or MoMo-Adam, as its paper has it, and as the chain: parameters of twenty steps.
+
+    The weights and the step, both divided by 1 + ηλ; the averages are not debiased, as in its Algorithm 2.
+    """
+    w = {k: np.asarray(p) for k, p in start().items()}
     m, v, f, along, rows = dict.fromkeys(w, 0.0), dict.fromkeys(w, 0.0), 0.0, 0.0, []
 
     def loss_of(p):
@@ -443,21 +450,49 @@ def test_momo_adam_as_its_paper(decay):
         v = {k: 0.9 * v[k] + 0.1 * g[k] ** 2 for k in w}
         f = 0.8 * f + 0.2 * float(loss_of(w))
         along = 0.8 * along + 0.2 * sum(np.sum(g[k] * w[k]) for k in w)
-        divisor, rest = {k: 1e-2 + np.sqrt(v[k] / (1 - 0.9**t)) for k in w}, 1 - 0.8**t
+        divisor = {k: 1e-2 + np.sqrt(v[k] / (1 - 0.9**t)) if adam else 1.0 for k in w}
+        rest = 1 - 0.8**t
         model = (1 + eta * decay) * (f - along - rest * lower) + sum(np.sum(m[k] * w[k]) for k in w)
         step = min(eta / rest, max(model, 0.0) / sum(np.sum(m[k] ** 2 / divisor[k]) for k in w))
         w = {k: (w[k] - step * m[k] / divisor[k]) / (1 + eta * decay) for k in w}
         rows.append(w)
-    tx, p, ours = gx.momo_adam(eta, 0.8, 0.9, 1e-2, lower, decay), start(), []
+    p, ours = start(), []
     state = tx.init(p)
     for _ in rows:
         value, g = jax.value_and_grad(loss_of)(p)
         p, state = gx.step(tx, p, g, state, value=value)
         ours.append(p)
-    chex.assert_trees_all_close(ours, rows, rtol=1e-10, atol=1e-12)
+    return ours, rows
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_momo_as_its_paper(decay):
+    tx = gx.momo_adam(0.3, 0.8, 0.9, 1e-2, 0.5, decay)
+    chex.assert_trees_all_close(*by_the_model(tx, 0.3, decay, adam=True), rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(*by_the_model(gx.momo(0.3, 0.8, 0.5, decay), 0.3, decay), rtol=1e-10, atol=1e-12)
 
 
 LAYERS = {"short, wide": (3, 5), "short, tall": (5, 3), "square": (4, 4), "layers": (2, 3, 5), "vector": (4,)}
+
+
+def signed(new, old):
+    """Each column turned towards its predecessor, as the sign of their product says."""
+    return new * np.sign(np.sum(new * old, axis=0)) if old.ndim else new
+
+
+def galore(rows, side):
+    """The updates of a matrix for its gradients, in a basis that is taken anew in steps 0, 4 and 8."""
+    left = (rows[0].shape[0] <= rows[0].shape[1]) if side == "short" else rows[0].shape[0] >= rows[0].shape[1]
+    m, v, basis, out = 0.0, 0.0, np.zeros(()), []
+    for t, g in enumerate(rows, 1):
+        if t % 4 == 1:
+            u, _, vt = np.linalg.svd(g)
+            basis = signed((u if left else vt.T)[:, :2], basis)
+        r = basis.T @ g if left else g @ basis
+        m, v = 0.9 * m + 0.1 * r, 0.99 * v + 0.01 * r**2
+        u = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.99**t)) + 1e-3)
+        out.append(0.25 * (basis @ u if left else u @ basis.T))
+    return np.stack(out)
 
 
 @pytest.mark.parametrize("side", ["short", "long"])
@@ -465,23 +500,6 @@ def test_galore_in_numpy(side):
     """Adam on m by r or r by n numbers, in a basis that is taken anew in steps 0, 4 and 8."""
     rng = np.random.default_rng(0)
     grads = [{k: rng.normal(size=shape) for k, shape in LAYERS.items()} for _ in range(11)]
-
-    def signed(new, old):
-        """Each column turned towards its predecessor, as the sign of their product says."""
-        return new * np.sign(np.sum(new * old, axis=0)) if old.ndim else new
-
-    def of_one(rows):
-        left = (rows[0].shape[0] <= rows[0].shape[1]) if side == "short" else rows[0].shape[0] >= rows[0].shape[1]
-        m, v, basis, out = 0.0, 0.0, np.zeros(()), []
-        for t, g in enumerate(rows, 1):
-            if t % 4 == 1:
-                u, _, vt = np.linalg.svd(g)
-                basis = signed((u if left else vt.T)[:, :2], basis)
-            r = basis.T @ g if left else g @ basis
-            m, v = 0.9 * m + 0.1 * r, 0.99 * v + 0.01 * r**2
-            u = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.99**t)) + 1e-3)
-            out.append(0.25 * (basis @ u if left else u @ basis.T))
-        return np.stack(out)
 
     adam = gx.chain(gx.momentum(0.9), gx.rms(0.99), gx.debias(), gx.precondition(1e-3))
     tx = gx.in_subspace(adam, 2, 0.25, every=4, side=side)
@@ -491,9 +509,9 @@ def test_galore_in_numpy(side):
         if k == "vector":
             expected = updates(adam, rows)
         elif k == "layers":
-            expected = np.stack([of_one([row[i] for row in rows]) for i in range(shape[0])], axis=1)
+            expected = np.stack([galore([row[i] for row in rows], side) for i in range(shape[0])], axis=1)
         else:
-            expected = of_one(rows)
+            expected = galore(rows, side)
         found = updates(stacked if k == "layers" else tx, rows)
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11, err_msg=k)
 

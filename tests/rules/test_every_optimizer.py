@@ -1,0 +1,177 @@
+"""The evidence for each optimizer of gradtx: whom it is compared with, and what is between the two.
+
+Most are compared in ``test_zoo.py`` and in ``optimizers/test_against_optax.py``; here are those that are left, and the
+table of all for ``docs/dialects.md``, which ``python -m tests.oracles.compare`` writes.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+from oracles import authors
+from oracles.compare import optax_in_float64, shown, trajectory_of_authors
+from test_zoo import LR, OPTAX, PAPERS, by_the_model, d_adaptation, ema, galore, trajectory
+from trajectories import run
+
+import gradtx as gx
+from gradtx import optimizers
+
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
+
+
+class Evidence(NamedTuple):
+    """A chain, whom it is compared with, and what makes both trajectories."""
+
+    tx: Any
+    beside: str
+    both: Callable[[], tuple[Any, Any]]
+
+    def difference(self) -> float:
+        """The largest difference, relative to parameters greater than 1."""
+        ours, theirs = (jax.tree.leaves(side) for side in self.both())
+        pairs = zip(map(np.asarray, ours), map(np.asarray, theirs), strict=True)
+        return max(float((abs(x - y) / np.maximum(1, abs(y))).max()) for x, y in pairs)
+
+
+def of_optax(ours, theirs):
+    return Evidence(ours, "optax", lambda: (run(ours), run(theirs)))
+
+
+def of_paper(ours, step):
+    return Evidence(ours, "its paper, in numpy", lambda: (run(ours), trajectory(step)))
+
+
+def qhm(t, g, w, s):
+    return w - LR * (0.7 * ema(s, "m", 0.9, g) + 0.3 * g)
+
+
+def article_adam(t, g, w, s):
+    return w - LR * ema(s, "m", 0.9, g) / np.sqrt(ema(s, "v", 0.99, g * g))
+
+
+def article_max_v(t, g, w, s):
+    """The largest v is what the next average goes on from."""
+    m = ema(s, "m", 0.9, g)
+    s["v"] = np.maximum(s.get("v", 0.0), 0.9 * s.get("v", 0.0) + 0.1 * g * g)
+    return w - LR * m / np.sqrt(s["v"])
+
+
+def amsgrad(t, g, w, s):
+    """As torch has it: the maximum of v, and then 1 − β₂ᵗ."""
+    m, v = ema(s, "m", 0.9, g), ema(s, "v", 0.99, g * g)
+    s["most"] = np.maximum(s.get("most", 0.0), v)
+    return w - LR * m / (1 - 0.9**t) / (np.sqrt(s["most"] / (1 - 0.99**t)) + 1e-3)
+
+
+def nag(t, g, w, s):
+    """The point that is held is β·the last step ahead of the one that moves by the average."""
+    d = -LR * ema(s, "m", 0.9, g)
+    before = s.get("d", 0.0)
+    s["d"] = d
+    return w - 0.9 * before + d + 0.9 * d
+
+
+def of_matrices(ours, theirs):
+    """The updates of some gradients of a matrix, taller than wide."""
+    rows = np.random.default_rng(0).normal(size=(11, 5, 3))
+
+    def updates(tx):
+        params = jnp.zeros((5, 3))
+        return jax.lax.scan(lambda state, g: tx.update(g, state, params)[::-1], tx.init(params), rows)[1]
+
+    other = theirs if callable(theirs) else lambda rows: jax.jit(lambda: updates(theirs))()
+    return lambda: (jax.jit(lambda: updates(ours))(), other(rows))
+
+
+def _galore(rows):
+    return -LR * galore([*rows], "short")
+
+
+MODEL, BOUND = (0.3, 0.8, 0.5, 0.3), (0.5, 0.9, 0.9025, 1e-2, 0.02)
+FURTHER = {
+    "nag": of_paper(gx.nag(LR, 0.9, 0.9), nag),
+    "article_adam": of_paper(gx.article_adam(LR, 0.9, 0.99), article_adam),
+    "article_max_v": of_paper(gx.article_max_v(LR, 0.9, 0.9), article_max_v),
+    "amsgrad": of_paper(gx.amsgrad(LR, 0.9, 0.99, 1e-3), amsgrad),
+    "qhm": of_paper(gx.qhm(LR, 0.9, 0.7), qhm),
+    "cocob": of_optax(gx.cocob(1.0, 3.0), optax.contrib.cocob(1.0, 3.0, 0.0)),
+    "asgd": of_paper(
+        gx.asgd(LR, 0.01, 0.75, 10), lambda t, g, w, s: w - LR / (1 + 0.01 * LR * (t - 1)) ** 0.75 * (g + 0.01 * w)
+    ),
+    "dadapt_adam": Evidence(
+        gx.dadapt_adam(*BOUND), "its paper, in numpy", lambda: (run(gx.dadapt_adam(*BOUND)), d_adaptation(1e-2)[0])
+    ),
+    "momo": Evidence(gx.momo(*MODEL), "its paper, in numpy", lambda: by_the_model(gx.momo(*MODEL), 0.3, 0.3)),
+    "momo_adam": Evidence(
+        gx.momo_adam(0.3, 0.8, 0.9, 1e-2, 0.5, 0.3),
+        "its paper, in numpy",
+        lambda: by_the_model(gx.momo_adam(0.3, 0.8, 0.9, 1e-2, 0.5, 0.3), 0.3, 0.3, adam=True),
+    ),
+    "galore": Evidence(
+        (tx := gx.galore(LR, rank=2, factor=0.25, every=4, b2=0.99, eps=1e-3)),
+        "its paper, in numpy",
+        of_matrices(tx, _galore),
+    ),
+    "muon": Evidence(
+        (tx := gx.muon(LR, nesterov=False)), "optax", of_matrices(tx, optax.contrib.muon(LR, nesterov=False, eps=0.0))
+    ),
+}
+"""Optimizers that no other test compares as they are, or only within a chain."""
+
+CLASSICS = {
+    "sgd": of_optax(gx.sgd(LR, 0.9), optax.sgd(LR, 0.9)),
+    "momentum_sgd": of_optax(
+        gx.momentum_sgd(LR, 0.85), optax.chain(optax.ema(0.85, debias=False), optax.scale_by_learning_rate(LR))
+    ),
+    "adagrad": of_optax(gx.adagrad(LR, 0.1, 0.0, 1e-7), optax.adagrad(LR)),
+    "rmsprop": of_optax(gx.rmsprop(LR, 0.95, eps=1e-2), optax.rmsprop(LR, 0.95, eps=1e-2, eps_in_sqrt=False)),
+    **{
+        name: of_optax(getattr(gx, name)(LR), getattr(optax, name)(LR)) for name in ("adam", "adamw", "nadam", "nadamw")
+    },
+}
+PRODIGY = Evidence(
+    gx.prodigy(LR, initial=0.01, weight_decay=0.1),
+    "prodigyopt",
+    lambda: (trajectory_of_authors("prodigy"), np.load(authors.STORED)["prodigy"]),
+)
+
+
+def evidence() -> dict[str, Evidence]:
+    """That for each optimizer."""
+    papers = {name: of_paper(*pair) for name, pair in PAPERS.items()}
+    made = (
+        papers
+        | {name: of_optax(*pair) for name, pair in OPTAX.items() if name not in ("yogi", "adafactor")}
+        | CLASSICS
+        | FURTHER
+    )
+    made |= {"prodigy": PRODIGY, "cautious_adamw": papers["cautious"]}
+    return {name: made[name] for name in optimizers.__all__}
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_what_no_other_test_compares(name):
+    assert FURTHER[name].difference() < 1e-11
+
+
+@optax_in_float64()
+def table(measure: bool = True) -> str:
+    """Markdown: each optimizer, whom it is compared with, its chain there, and the largest difference."""
+    lines = ["| optimizer | beside | chain | largest difference |", "|---|---|---|---:|"]
+    for name, one in evidence().items():
+        largest = f"{one.difference():.0e}" if measure else ""
+        lines.append(f"| `{name}` | {one.beside} | {shown(one.tx)} | {largest} |")
+    return "\n".join(lines)
+
+
+def test_the_table_in_the_docs_is_up_to_date():
+    """It has all of them, and their chains; the figures are those of the run that wrote it."""
+    written = (Path(__file__).parents[2] / "docs" / "dialects.md").read_text()
+    for line in table(measure=False).splitlines():
+        assert line.rsplit("|", 2)[0] in written, f"python -m tests.oracles.compare > docs/dialects.md: {line}"

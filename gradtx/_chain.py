@@ -102,6 +102,14 @@ class Chain(Transformation[ChainState]):
         """The rules, in order."""
         return self._rules
 
+    def source(self) -> Any:
+        """The code of the rules."""
+        return tuple(rule.source() for rule in self._rules)
+
+    def blank(self) -> Chain:
+        """The chain of the blank rules."""
+        return Chain(tuple(rule.blank() for rule in self._rules))
+
     @property
     def takes_stored(self) -> bool:
         """True if a rule of it sees parameters as they are stored."""

@@ -31,8 +31,9 @@ class Inside(NamedTuple):
 
     @property
     def is_pure(self) -> bool:
-        """True if nothing in it has to be called outside of a trace, as a schedule in plain Python."""
-        return not any(callable(x) for rule in self.tx.rules for x in rule.hyperparameters().values())
+        """True if nothing in it has to be called outside of a trace, as a schedule in plain Python or a predicate."""
+        rules = self.tx.rules
+        return all(rule.where is None and not any(map(callable, rule.hyperparameters().values())) for rule in rules)
 
     def slots(self, state: ChainState) -> dict[str, Any]:
         """The slots with one array for each leaf, each a tree."""

@@ -110,6 +110,14 @@ class Transformation(optax.GradientTransformationExtraArgs, Generic[State]):
         """The name of each rule in the state, unique: as given, or its label, then label_1, label_2, ..."""
         return self._engine.names
 
+    def blank(self) -> Transformation[Any]:
+        """The same without the values of hyperparameters, if it is made of rules alone: one for all values."""
+        return self
+
+    def source(self) -> Any:
+        """The code of its rules, if it is made of rules alone."""
+        return None
+
     def acts_on(self, leaves: Leaves, treedef: Any) -> list[list[bool]]:
         """For each rule, for each leaf, whether the rule acts on it (see ``where``).
 

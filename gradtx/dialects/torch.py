@@ -13,9 +13,11 @@ element.
 
 Where gradtx differs: torch treats a complex parameter as two real ones, so its second moments are of the real and the
 imaginary part apart, while every rule of gradtx takes |g|². ``clip_grad_norm`` makes every leaf NaN for a gradient
-that is not finite, where torch leaves zeros beside the NaN. A momentum of 1 and more is refused. torch's Muon iterates
-in bfloat16, which moves it by some hundredths; its ASGD holds the step size in float32. Pass ``clip_grad_value`` or
-``clip_grad_norm`` in front: ``chain(clip_grad_norm(1.0), adam())``.
+that is not finite, where torch leaves zeros beside the NaN. A beta may be a schedule: averages are divided by the
+weight that they have, while torch, whose ``OneCycleLR`` moves β₁, divides by 1 − βᵗ with the β of this step. A
+momentum of 1 and more is refused. torch's Muon iterates in bfloat16, which moves it by some hundredths; its ASGD
+holds the step size in float32. Pass ``clip_grad_value`` or ``clip_grad_norm`` in front: ``chain(clip_grad_norm(1.0),
+adam())``.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from gradtx._core.selectors import Select
 from gradtx.dialects._arguments import falling_rate, is_zero, missing, refuse, scalar
 from gradtx.optimizers._parts import decoupled
 from gradtx.rules.base import Hyper, Rule
+from gradtx.rules.clipping import shortening
 
 __all__ = [
     "adadelta",
@@ -558,4 +561,4 @@ class clip_grad_norm(rules.clip_by_global_norm):
     equation = r"u \leftarrow u \min(1, c / (\lVert (u_1, u_2, \dots)\rVert + 10^{-6}))"
 
     def settle(self, c: Named, measured: jax.Array) -> Arrays:
-        return rules.clipping.shortening(measured + 1e-6, c.limit)
+        return shortening(measured + 1e-6, c.limit)

@@ -23,7 +23,8 @@ from gradtx._core.selectors import selector
 from gradtx._core.state import ChainState
 from gradtx._engine.checks import check_injected
 from gradtx._engine.engine import Engine
-from gradtx._engine.transformation import Value, unfilled
+from gradtx._engine.inside import Inside
+from gradtx._engine.transformation import Transformation, Value, unfilled
 
 Hyper = ArrayLike | Callable[[jax.Array], Any]
 """A numeric hyperparameter: a number, a scalar array (traced ones too), or a schedule of the count."""
@@ -143,13 +144,24 @@ class Rule(Value[ChainState], AbstractRule):
         return {field.name: field.metadata["hyper"] for field in dataclasses.fields(self) if "hyper" in field.metadata}
 
     def source(self) -> Any:
-        """The code of its methods, and whether they read its hyperparameters from the rule itself."""
-        return code_of(type(self), Rule), reads_itself(type(self))
+        """The code of its methods and of rules in it, and whether they read hyperparameters from the rule itself."""
+        if self._is_blank:
+            return vars(self)["_source"]
+        inside = [tx.source() for tx in vars(self).values() if isinstance(tx, Transformation)]
+        return code_of(type(self), Rule), reads_itself(type(self)), *inside
+
+    @property
+    def _is_blank(self) -> bool:
+        return "_source" in vars(self)
 
     def blank(self) -> Rule:
-        """The rule with blanks for its hyperparameters, and with nothing said of where."""
+        """The rule with blanks for its hyperparameters, those of chains in it too, and with nothing said of where."""
+        if self._is_blank:
+            return self
         kind = type(self)
         fields = {name: value for name, value in vars(self).items() if name != "_engine"} | {"where": None}
+        inside = {name: tx for name, tx in fields.items() if isinstance(tx, Transformation) and Inside(tx).is_pure}
+        fields |= {name: tx.blank() for name, tx in inside.items()}
         if not reads_itself(kind):
             for name, value in self.hyperparameters().items():
                 fields[name] = BlankSchedule(kind, name) if callable(value) else Blank(kind, name)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from gradtx._core.limits import check_choice, integer
 from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import safe_divide
+from gradtx._engine.inside import Inside
 from gradtx._engine.transformation import Transformation
 from gradtx.rules.base import Hyper, Rule, hyper
 
@@ -256,7 +257,7 @@ class in_subspace(Rule):
 
     @property
     def pure(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the chain
-        return all(rule.pure or not rule.maps_trees for rule in self.tx.rules)
+        return Inside(self.tx).is_pure and all(rule.pure or not rule.maps_trees for rule in self.tx.rules)
 
     def _axis(self, x: jax.Array) -> int | None:
         """The side of a matrix that the basis is of, -2 or -1; None of what is no matrix."""

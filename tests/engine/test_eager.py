@@ -77,6 +77,7 @@ AROUND: dict[str, Any] = {
     "switch": lambda tx: gx.switch(2, tx, tx, carry="reset"),
     "chain of optax": lambda tx: gx.chain(optax.identity(), tx),
     "optax": lambda tx: optax.chain(optax.identity(), tx),
+    "subspace": lambda tx: gx.chain(gx.in_subspace(tx, 1)),
 }
 
 
@@ -183,13 +184,13 @@ def test_a_method_that_is_replaced():
     def fourfold(self, signal, slots, param, c):
         return signal._replace(direction=4 * c.factor * signal.direction), {}
 
-    plain, mixed = times(), gx.chain(optax.identity(), times())
+    plain, mixed, inside = times(), gx.chain(optax.identity(), times()), gx.in_subspace(times(), 1)
     for expected in (2, 3, 4):
         if expected == 3:
             times.apply = thrice
         if expected == 4:
             thrice.__code__ = fourfold.__code__
-        for tx in (plain, mixed):
+        for tx in (plain, mixed, inside):
             assert float(updates_of(tx, 1)[0]["b"]) == 3.0 * expected
 
 
@@ -299,14 +300,19 @@ def test_numbers_and_variables_for_parameters():
 
 
 def test_other_numbers_are_not_compiled_anew():
-    """Of any hyperparameter, of schedules, and of chains in wrappers."""
+    """Of any hyperparameter, of schedules, and of chains in wrappers and in rules."""
 
     def steps(x: float) -> None:
+        inside = (gx.in_units_of_distance(gx.adam(x)), gx.at_learned_rate(gx.sgd(x)), gx.in_subspace(gx.sgd(x), 1))
         tx: Any
-        for tx in (gx.nadamw(x, 1 - x, eps=x), gx.packed(gx.adam(lambda count: x)), gx.skip_nonfinite(gx.sgd(x, x))):
+        for tx in (
+            *(gx.nadamw(x, 1 - x, eps=x), gx.packed(gx.adam(lambda count: x)), gx.skip_nonfinite(gx.sgd(x, x))),
+            *inside,
+        ):
             state = tx.init(P)
             for _ in range(2):
-                _, state = tx.update(P, state, P)
+                updates, state = tx.update(P, state, P)
+        assert float(updates["b"]) == pytest.approx(-3 * x)
 
     steps(0.5)
     with compilations() as found:

@@ -140,6 +140,11 @@ class TestFirstStep:
             _, state = tx.update(g, tx.init(g))
             np.testing.assert_allclose(tx.update(0 * g, state)[0], share - 1, rtol=2 * ULP)
 
+    def test_of_debiasing_in_the_learning_rate(self):
+        for decay in (0.0, 0.9, 0.999, 1 - 1e-6, 1 - 1e-9):
+            tx = dialects.optax.dadapt_adamw(1.0, (0.5, decay), eps=0.0, estim_lr0=1.0)
+            assert float(update(tx)) == pytest.approx(-1, rel=4 * ULP)
+
     def test_of_a_sweep(self):
         decays = [0.9, 0.999, 0.9999, 1 - 1e-6, 1 - 1e-9]
         for chunk in (1, 5):

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradtx import rules
@@ -116,7 +117,14 @@ def prodigy(
 
 def _debiased(eta: Any, b1: Any, b2: Any, count: Any) -> Any:
     """The learning rate with Adam's debiasing in it."""
-    return jnp.asarray(eta, float) * (1 - b2 ** (count + 1.0)) ** 0.5 / (1 - b1 ** (count + 1.0))
+    return jnp.asarray(eta, float) * _weight(b2, count) ** 0.5 / _weight(b1, count)
+
+
+def _weight(beta: Any, count: Any) -> Any:
+    """1 − βᵗ, of a β near 1, too: that of a number is in no float32."""
+    with np.errstate(divide="ignore"):
+        log = np.log(beta) if isinstance(beta, int | float) else jnp.log(beta)
+    return -jnp.expm1((count + 1.0) * log)
 
 
 def dadapt_adamw(

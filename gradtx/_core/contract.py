@@ -93,6 +93,7 @@ class Trees(NamedTuple):
         executor: how the step runs over many leaves: it sums functions of them, and maps functions over them.
         coefficients: this step's scalars by name, from ``tick``; ``scalars`` casts them.
         second_moment: the second moment, for a rule that declares ``second_moment`` as "edits" or "uses"; else None.
+        factors: what the gradient is still to be multiplied by, a tree of one number for each leaf; None: nothing.
     """
 
     incoming: Any
@@ -104,6 +105,7 @@ class Trees(NamedTuple):
     executor: Any
     coefficients: Arrays
     second_moment: Any = None
+    factors: Any = None
 
     def scalars(self, dtype: Any) -> Named:
         """The coefficients of this step in the dtype of a leaf, or in its real counterpart."""
@@ -185,6 +187,10 @@ class AbstractRule:
 
     One that does more than multiply has an ``apply`` of its own, for which ``apply_tree`` gives the coefficients, a
     dict of numbers by name; ``slots_in`` its state are arrays that this maps too."""
+
+    takes_factors: ClassVar[bool] = False
+    """Reads the gradient, as a rule that scales with scope = "tree", and knows from c and g what it makes of c·g. Behind
+    others that scale it joins their pass, and has their factors in ``trees.factors``."""
 
     pure: ClassVar[bool] = False
     """True of a rule that maps whole trees, makes the same of the same arrays, and reads no extra arguments, so that

@@ -34,6 +34,7 @@ DECLARATIONS: dict[str, tuple[Any, ...]] = {
     "observes": ("incoming", "gradient", "direction", "param"),
     "maps_trees": (True, False),
     "scales": (True, False),
+    "takes_factors": (True, False),
     "holds": tuple(MomentKind),
     "debiases": (True, False),
     "normalizes": (True, False),

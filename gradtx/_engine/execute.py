@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -177,7 +178,9 @@ class _Run:
         measured = self.work.first if k == 0 else None
         if measured is None and one.measures:
             measured = self._measured_then(one.rules.start)
-        factors = {r: self.factors(r) for r in one.scales}
+        factors: dict[int, Factors | None] = {}
+        for r in one.scales:
+            factors[r] = self.factors(r, factors)
         for batch in self.plan.batches:
             if one.acts_on(batch.leaf):
                 launch = self.plan.launch(k, batch.leaf)
@@ -367,8 +370,11 @@ class _Run:
 
     # -- Whole trees --------------------------------------------------------------------------------------------------
 
-    def _of_trees(self, r: int) -> Any:
-        """What ``apply_tree`` of a rule gives for the trees, which have None where it does not act; None if nowhere."""
+    def _of_trees(self, r: int, before: Mapping[int, Factors | None]) -> Any:
+        """What ``apply_tree`` of a rule gives for the trees, which have None where it does not act; None if nowhere.
+
+        ``before``: the factors of the rules before it in the pass.
+        """
         rule, work = self.plan.rules[r], self.work
         acts = self._acted_on(r)
         coefficients = next((given[r] for members, given in work.coefficients.items() if members[r]), {})
@@ -406,6 +412,7 @@ class _Run:
             self.executor,
             coefficients,
             tree({i: self.arrays[i][Lane.SECOND_MOMENT] for i in acts}) if rule.second_moment else None,
+            tree(self._to_come(r, acts, before)) if rule.takes_factors and before else None,
         )
         mapping = _mapped if rule.pure and not rule.maps_slots else methods.tree_applied
         returned, self.trees[r] = mapping(rule, trees, self.trees[r])
@@ -413,7 +420,7 @@ class _Run:
 
     def _map_trees(self, r: int) -> None:
         """A rule that maps whole trees: the directions, and what it makes of leaves of other dtypes."""
-        directions = self._of_trees(r)
+        directions = self._of_trees(r, {})
         if directions is None:
             return
         acts, resting = self._acted_on(r), self.work.inputs.resting
@@ -424,9 +431,21 @@ class _Run:
                 before, dtype = self.arrays[i][Lane.DIRECTION], acts[i].dtype
                 self._write_direction(r, i, acts[i], before.astype(dtype), u.astype(dtype))
 
-    def factors(self, r: int) -> Factors | None:
+    def _to_come(self, r: int, acts: Mapping[int, Leaf], before: Mapping[int, Factors | None]) -> dict[int, jax.Array]:
+        """The product of the factors that a pass will multiply the gradient by, of leaves, until rule ``r``."""
+        known = [given for given in before.values() if given is not None]
+
+        def product(i: int, leaf: Leaf) -> jax.Array:
+            multiply = (
+                [] if self.plan.is_accumulated(leaf, r) else [given[i]["factor"] for given in known if i in given]
+            )
+            return math.prod(multiply, start=jnp.ones(()))
+
+        return {i: product(i, leaf) for i, leaf in acts.items()}
+
+    def factors(self, r: int, before: Mapping[int, Factors | None]) -> Factors | None:
         """The factors of a rule that scales, of the leaves that it acts on; None if there are none."""
-        factors, acts = self._of_trees(r), sorted(self._acted_on(r))
+        factors, acts = self._of_trees(r, before), sorted(self._acted_on(r))
         if factors is None or not acts:
             return None
         if self.plan.rules[r].scope == "tree":
@@ -443,12 +462,12 @@ class _Run:
 class _Surveyed(_Run):
     """A step of which nothing but the places of its passes is of interest."""
 
-    def factors(self, r: int) -> Factors | None:
+    def factors(self, r: int, before: Mapping[int, Factors | None]) -> Factors | None:
         """Ones, where the rule but multiplies."""
         if not self.plan.rules[r].maps_slots:
             return {i: {"factor": jnp.ones(())} for i in self._acted_on(r)}
         executor, self.executor = self.executor, REFERENCE
-        factors, self.executor = super().factors(r), executor
+        factors, self.executor = super().factors(r, before), executor
         return factors
 
 

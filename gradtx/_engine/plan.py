@@ -354,9 +354,17 @@ def _borders(rules: tuple[AbstractRule, ...]) -> set[int]:
     for r, rule in enumerate(rules):
         if rule.maps_trees and not rule.scales:
             borders |= {r, r + 1}
-        elif rule.scope is not None and not (rule.scales and rule.scope == "tree" and rule.reads == ("param",)):
+        elif rule.scope is not None and not _joins(rule, rules[max(border for border in borders if border <= r) : r]):
             borders.add(r)
     return borders
+
+
+def _joins(rule: AbstractRule, before: Sequence[AbstractRule]) -> bool:
+    """True if the measurement of a rule needs nothing that the rules before it in the pass write."""
+    if not rule.scales or rule.scope != "tree":
+        return False
+    multiply = all(one.scales and one.scope == "tree" and not (one.maps_slots or one.accumulates) for one in before)
+    return rule.reads == ("param",) or (rule.takes_factors and multiply)
 
 
 def plan(rules: Sequence[AbstractRule], leaves: Sequence[Leaf | None], applies: bool = False) -> Plan:

@@ -78,6 +78,7 @@ class scale_by_gradient_norm(Rule):
     normalizes = True
     accumulates = True
     reads = ("gradient",)
+    takes_factors = True
     nonnegative = ("state",)
 
     decay: Hyper | None = hyper(default=None, low=0, below=1)
@@ -101,7 +102,11 @@ class scale_by_gradient_norm(Rule):
     def apply_tree(self, trees, state):
         leaves, treedef = jax.tree.flatten(trees.gradient)
         before = [state] if self.over == "tree" else treedef.flatten_up_to(state)
-        lengths = norms([leaves] if self.over == "tree" else [[x] for x in leaves], trees.executor.total)
+        apart = self.over == "leaf" or trees.factors is not None
+        lengths = norms([[x] for x in leaves] if apart else [leaves], trees.executor.total)
+        if trees.factors is not None:
+            factors = stacked(jax.tree.leaves(trees.factors))
+            lengths = [norm_of_norms(stacked(lengths) * factors)]
         after = [self._after(trees, s, norm.astype(s.dtype)) for s, norm in zip(before, lengths, strict=True)]
 
         def factor(s: jax.Array) -> jax.Array:

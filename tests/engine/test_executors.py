@@ -286,6 +286,11 @@ class TestPlans:
         )
         rules = gx.chain(gx.sign(), gx.scale_by_distance(), gx.sign(), gx.scale_by_gradient_norm(), gx.sign()).rules
         assert [list(part.rules) for part in passes(rules)] == [[0, 1, 2], [3, 4]]
+        norm, distance = gx.scale_by_gradient_norm(over="tree"), gx.scale_by_distance()
+        assert (
+            len(passes((distance, norm, distance, *gx.sgd(0.1).rules))) == 1
+        )  # DoWG: the norm of c·g is |c| times that of g
+        assert [list(part.rules) for part in passes((distance, gx.sign(), norm, norm))] == [[0, 1], [2], [3]]
 
     def test_a_chain_inside_of_a_rule_that_scales_runs_in_its_pass(self):
         assert str(self.plan(gx.prodigy())) == (

@@ -209,6 +209,26 @@ def test_gradient_norms(decay, over):
             np.testing.assert_allclose(updates[k], g[k][t] / (np.sqrt(s[k] + 0.2) + 0.1), rtol=1e-12)
 
 
+@pytest.mark.parametrize("averages", [False, True])
+def test_the_norm_of_a_gradient_that_some_leaves_scale(averages):
+    """DoWG on one leaf, DoG's divisor on the other; behind an average the gradient is what came into that."""
+    some = gx.scale_by_distance(0.5, relative=False, where="a")
+    tx = gx.chain(*[gx.momentum(0.5)] * averages, some, gx.scale_by_gradient_norm(over="tree"), gx.sgd(1.0))
+    p, s, m, far = {"a": G[0], "b": G[1]}, 0.0, {"a": 0.0, "b": 0.0}, 0.5
+    params = jax.tree.map(jnp.asarray, p)
+    state, start, step = tx.init(params), p["a"], jax.jit(lambda p, g, s: gx.step(tx, p, g, s))
+    for t in range(2, 6):
+        g = {"a": G[t], "b": 2 * G[t - 1]}
+        params, state = step(params, jax.tree.map(jnp.asarray, g), state)
+        m = {name: 0.5 * m[name] + 0.5 * g[name] for name in g} if averages else g
+        far = max(far, np.linalg.norm(p["a"] - start))
+        seen = g if averages else g | {"a": far * g["a"]}
+        s += sum(np.sum(x**2) for x in seen.values())
+        p = {"a": p["a"] - far * m["a"] / s**0.5, "b": p["b"] - m["b"] / s**0.5}
+    for name in p:
+        np.testing.assert_allclose(params[name], p[name], rtol=1e-12)
+
+
 def test_distance_does_not_fall():
     tx, p = gx.scale_by_distance(0.1), {"a": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}
     state, factors = tx.init(p), []

@@ -63,6 +63,9 @@ def dowg(
 ) -> Chain:
     """optax.contrib.dowg: distance over gradients, each gradient times the distance of its step.
 
+    The two rules of the distance measure it each for itself: a step reads and writes 32 bytes for each parameter, where
+    optax's moves 24.
+
     Args:
         learning_rate: η.
         init_estim_sq_dist: the square of the first distance; None: ``eps``.

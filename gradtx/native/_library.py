@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-FORMAT = 8
+FORMAT = 9
 """The format of programs and calls, as in kernel.cc: changes with instructions, their meaning, and operands' order."""
 
 # A compiled module may be kept on disk and run by a later version of the kernel.

@@ -90,8 +90,11 @@ class Selection:
     def _reduction(self, reduce: Reduce, node: int) -> tuple[str, tuple[int, ...]]:
         """The instruction: of products they are made again, which is cheaper than to keep them."""
         factors = self.graph[node].args
-        if reduce == Reduce.SUM and self.graph[node].op == "mul" and not self.scalar_set(factors):
-            return "sumprod", factors
+        if reduce == Reduce.SUM and self.graph[node].op == "mul":
+            if not self.scalar_set(factors):
+                return "sumprod", factors
+            if self.graph.is_constant(factors[0], 0):
+                return "nought", factors[1:]
         return _REDUCTIONS[reduce], (node,)
 
     def _compute(self, nodes: Sequence[int]) -> None:

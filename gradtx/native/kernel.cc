@@ -50,7 +50,7 @@ namespace {
 namespace ffi = xla::ffi;
 
 // Changes with the meaning of programs and calls; _library.py writes the same.
-constexpr int32_t kFormat = 8;
+constexpr int32_t kFormat = 9;
 
 // ---- Numbers -------------------------------------------------------------------------------------------------------
 
@@ -238,11 +238,13 @@ GRADTX_INLINE T divide_or_zero(T x, T y) {
   X(logical_xor, 2, a ^ b, 0, 1)                                               \
   X(logical_copy, 1, a, 0, 1)
 // From numbers to one number for each leaf, which has a place of its own, no slot: what is added up over the elements
-// in double, or, for `largest`, what no element exceeds. Of `norm` it is the root that is taken at the end.
+// in double, or, for `largest`, what no element exceeds. Of `norm` it is the root that is taken at the end. `nought` is
+// the sum of 0·a, which is NaN if an element is not finite: as what no element exceeds, times 0.
 #define GRADTX_REDUCTIONS(X)                                                   \
   X(sum, 1, a, 0)                                                              \
   X(sumprod, 2, a * b, 0)                                                      \
   X(norm, 1, static_cast<double>(a) * static_cast<double>(a), 0)               \
+  X(nought, 1, bits<Word<T>>(a) & (~Word<T>{0} >> 1), 0)                       \
   X(largest, 1, bits<Word<T>>(a) & (~Word<T>{0} >> 1), 0)
 // From numbers to numbers, by random bits that follow from the place of an element in its leaf and from a seed, a
 // scalar: name, expression over the number a, its place i and the seed.
@@ -484,6 +486,10 @@ struct Add {
   static GRADTX_INLINE T of(T x, T y) {
     return x + y;
   }
+  template <class T>
+  static GRADTX_INLINE double number(double x) {
+    return x;
+  }
 };
 struct Largest {  // of bits without a sign, as integers: a NaN is above all numbers
   template <class T>
@@ -492,9 +498,19 @@ struct Largest {  // of bits without a sign, as integers: a NaN is above all num
   static GRADTX_INLINE T of(T x, T y) {
     return x > y ? x : y;
   }
+  template <class T>
+  static GRADTX_INLINE double number(Word<T> x) {
+    return flushed(bits<T>(x));
+  }
+};
+struct Nought : Largest {
+  template <class T>
+  static GRADTX_INLINE double number(Word<T> x) {
+    return 0 * bits<T>(x);
+  }
 };
 template <Op op>
-using Joined = std::conditional_t<op == largest_, Largest, Add>;
+using Joined = std::conditional_t<op == largest_, Largest, std::conditional_t<op == nought_, Nought, Add>>;
 
 // Unrolled, so that lanes stay in registers.
 template <class Join, int kHalf, class Lane>
@@ -515,8 +531,7 @@ GRADTX_INLINE double reduced(void* const* slots, const Instruction& in, int n) {
     for (int j = 0; j < kLanes; ++j) lanes[j] = Join::of(lanes[j], static_cast<Lane>(F::of(a[j], b[j], T{}, T{})));
   fold<Join, kLanes / 2>(lanes);
   for (int i = 0; i < n; ++i) lanes[0] = Join::of(lanes[0], static_cast<Lane>(F::of(a[i], b[i], T{}, T{})));
-  if constexpr (std::is_same_v<Lane, double>) return lanes[0];
-  else return flushed(bits<T>(lanes[0]));
+  return Join::template number<T>(lanes[0]);
 }
 
 // Each is a function of its own: in a large one the compiler makes no vectors of these loops.
@@ -547,7 +562,7 @@ GRADTX_CLONES void scales_block(void* const* slots, const Instruction& in, int n
 // The numbers of two blocks as one.
 GRADTX_INLINE double joined(Op op, double x, double y) { return op != largest_ ? x + y : x > y || x != x ? x : y; }
 
-// What to bring into the cache while a block is computed: the same inputs, one block on, a share with each instruction.
+// What to bring into the cache while a block is computed: the same inputs, some blocks on, a share with each instruction.
 struct Ahead {
   const char* next;
   const char* end;
@@ -705,6 +720,7 @@ constexpr int64_t kBlockBytes =
     2048;  // of one temporary: a few of them, the arrays' blocks and the next fit into 32 KiB
 constexpr int64_t kFewestBlocks = 64, kMostBlocks = 1024;  // of a task
 constexpr int64_t kTasks = 64;                             // in between
+constexpr int64_t kAheadBytes = 8192;                      // on their way from memory while a block is computed
 
 constexpr int64_t scales_of(int64_t elements) { return (elements + kBlocked - 1) / kBlocked; }
 
@@ -729,6 +745,7 @@ struct Call {
   std::vector<Op> reductions;  // of a leaf, as the instructions say; kOps for one that none is for
   int64_t temporaries;
   int64_t block;                   // elements
+  int64_t blocks_ahead;            // from the block that is computed to the one that is brought into the cache
   int64_t blocks_per_task;         // by the number of blocks alone, since rounding depends on it
   std::vector<Array> leaf_arrays;  // of all leaves
   std::vector<int64_t> sizes;      // elements of each leaf
@@ -790,10 +807,11 @@ struct Call {
           const Array& array = leaf_arrays[leaf * arrays + i];
           slots[i] = array.at(offset);
         }
-        int64_t next_leaf = leaf;  // of the next block of this task
-        while (number < last && first[next_leaf + 1] <= number + 1) ++next_leaf;
-        const int64_t next = (number + 1 - first[next_leaf]) * block;
-        const int64_t rest = number < last ? std::min(block, sizes[next_leaf] - next) : 0;
+        const int64_t later = std::min(number + blocks_ahead, last);
+        int64_t next_leaf = leaf;
+        while (first[next_leaf + 1] <= later) ++next_leaf;
+        const int64_t next = (later - first[next_leaf]) * block;
+        const int64_t rest = later == number + blocks_ahead ? std::min(block, sizes[next_leaf] - next) : 0;
         for (int64_t i = 0; i < inputs; ++i) {
           const Array& array = leaf_arrays[next_leaf * arrays + i];
           const int64_t bytes = array.bytes(rest);
@@ -1130,6 +1148,9 @@ Words prepare(Call& call, const Attributes& given, const ffi::RemainingArgs& arg
     call.first.push_back(call.first.back() + (size + call.block - 1) / call.block);
   }
   call.blocks_per_task = std::clamp(call.blocks() / kTasks, kFewestBlocks, kMostBlocks);
+  int64_t bytes = 0;
+  for (int64_t i = 0; i < call.inputs; ++i) bytes += call.leaf_arrays[i].bytes(call.block);
+  call.blocks_ahead = std::max<int64_t>(kAheadBytes / bytes, 1);
 
   const FloatMode keep(Subnormals::kKeep);  // a subnormal scalar stays one in the other type
   const auto scalar = [](double x) { return Scalar{x, static_cast<float>(x), x != 0}; };

@@ -394,6 +394,7 @@ def test_what_is_one_instruction():
         assert instructions(fn, 4) == ([name], 0), name
     assert {*ALONE} >= {op for op, _, _ in FUSED}
     assert instructions(lambda x, s: abs_sq(x), 1, reduces=["sum"]) == (["sumprod"], 0)
+    assert instructions(lambda x, s: 0 * x, 1, reduces=["sum"]) == (["nought"], 0)
     assert instructions(lambda x, s: x, 1, reduces=["norm"]) == (["norm"], 0)
     found, temporaries = instructions(adam, 4, {0: 0, 1: 1, 2: 2})
     assert (len(found), temporaries) == (6, 1), found
@@ -653,9 +654,10 @@ def test_a_norm_is_of_numbers_of_any_size_and_finite_if_they_are():
         exact = {kind: x.astype(np.float32) for kind, x in reduced([x for (x,) in leaves]).items()}
 
     def measure(leaves):
-        return map_and_reduce(lambda x: (x, x, x), leaves, reduces=["norm", "max", "sum"])[1]
+        return map_and_reduce(lambda x: (x, x, x, 0 * x), leaves, reduces=["norm", "max", "sum", "sum"])[1]
 
-    for norm, largest, total in (jax.jit(measure)(leaves), jax.vmap(measure)([(x[None],) for (x,) in leaves])):
+    for norm, largest, total, nought in (jax.jit(measure)(leaves), jax.vmap(measure)([(x[None],) for (x,) in leaves])):
+        np.testing.assert_array_equal(nought.ravel(), [0 if np.all(np.isfinite(x)) else np.nan for (x,) in leaves])
         np.testing.assert_allclose(norm.ravel(), exact["norm"], rtol=1e-6)
         np.testing.assert_array_equal(largest.ravel(), exact["max"])
         np.testing.assert_allclose(total.ravel(), exact["sum"], rtol=1e-6)
@@ -785,7 +787,7 @@ def test_another_set_of_instructions_has_another_format_number():
     source = (Path(native.__file__).parent / "kernel.cc").read_text()
     instructions = source.partition("// ---- Instructions")[2].partition("#define GRADTX_ENUM")[0]
     digest = hashlib.sha256("".join(instructions.split()).encode()).hexdigest()[:16]
-    assert (_library.FORMAT, digest) == (8, "b4409f9b9ba6ee7b")
+    assert (_library.FORMAT, digest) == (9, "08760fa1bcb640d4")
     assert f"constexpr int32_t kFormat = {_library.FORMAT};" in source
 
 

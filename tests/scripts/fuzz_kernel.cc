@@ -244,7 +244,9 @@ void require(bool holds, const char* what) {
 }
 
 bool reduces(const Op& op) {
-  return op.name == "sum" || op.name == "sumprod" || op.name == "norm" || op.name == "largest";
+  for (const char* name : {"sum", "sumprod", "norm", "nought", "largest"})
+    if (op.name == name) return true;
+  return false;
 }
 
 // Types of an instruction by its name: of the operands and of the result.
@@ -345,6 +347,7 @@ const std::map<std::string, Function<T>>& arithmetic() {
       {"sum", [](T a, T, T, T) { return a; }},
       {"sumprod", [](T a, T b, T, T) { return times(a, b); }},
       {"norm", [](T a, T, T, T) { return a; }},
+      {"nought", [](T a, T, T, T) { return times(T(0), a); }},
       {"largest", [](T a, T, T, T) { return std::fabs(a); }},
   };
   return all;

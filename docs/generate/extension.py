@@ -232,7 +232,8 @@ def _check_entries(app: Sphinx, env: Any) -> None:
 
 
 def _inline_equation(translator: Any, node: nodes.math) -> None:
-    translator.body.append(mathml(node.astext()))
+    parts = node.astext().split(r", \quad ")  # between which lines may break
+    translator.body.append(", &ensp;".join(map(mathml, parts)))
     raise nodes.SkipNode
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import html
 import itertools
 import sys
@@ -11,13 +13,16 @@ from typing import Any
 import gradtx as gx
 from gradtx import optimizers
 
-__all__ = ["chains", "map_svg", "page", "steps_apart"]
+__all__ = ["around", "chains", "map_svg", "page", "steps_apart", "table"]
 
-ROW, COLUMN, LEFT, RIGHT, TOP = 17, 17, 142, 92, 132
+ROW, COLUMN, LEFT, RIGHT, TOP = 17, 12.5, 136, 48, 140
 
 
 def chains() -> dict[str, tuple[str, ...]]:
-    """The rules of each optimizer, in order; of one that treats parts differently, those of its first part."""
+    """The rules of each optimizer, in order; of one that treats parts differently, those of its first part.
+
+    A rule that holds a chain stands in front of the chain's rules.
+    """
     return {name: _rules(getattr(gx, name)(0.001)) for name in optimizers.__all__}
 
 
@@ -27,7 +32,9 @@ def _rules(tx: Any) -> tuple[str, ...]:
     labels: list[str] = []
     for rule in gx.chain(tx).rules:
         inner = getattr(rule, "tx", None)
-        labels += _rules(inner) if isinstance(inner, gx.Chain | gx.Rule | gx.partition) else [rule.label]
+        holds = isinstance(inner, gx.Chain | gx.Rule | gx.partition)
+        labels += [] if holds and isinstance(rule, gx.seal) else [rule.label]
+        labels += _rules(inner) if holds else []
     return tuple(labels)
 
 
@@ -48,6 +55,8 @@ def steps_apart(one: Sequence[str], other: Sequence[str]) -> str:
     '`adagrad_sum` for `rms`'
     >>> steps_apart(["momentum", "rms"], ["rms", "momentum"])
     '`momentum` moved to behind `rms`'
+    >>> steps_apart(["momentum", "sign"], ["in_subspace", "momentum", "sign"])
+    '`in_subspace` around `momentum`'
     >>> steps_apart(["rms"], ["momentum"] * 3)
     ''
     """
@@ -58,6 +67,8 @@ def steps_apart(one: Sequence[str], other: Sequence[str]) -> str:
     if not a and not b:
         return "the same rules with other numbers"
     before = other[start - 1] if start else ""
+    if not a and len(b) == 1 and "tx" in getattr(gx, b[0]).__dataclass_fields__:
+        return f"`{b[0]}` around `{other[start + 1]}`"
     if not a and len(b) == 1:
         return f"`{b[0]}` added" + (f" behind `{before}`" if before else " in front")
     if len(a) == len(b) == 1:
@@ -67,6 +78,7 @@ def steps_apart(one: Sequence[str], other: Sequence[str]) -> str:
     return ""
 
 
+@functools.cache
 def neighbours() -> list[tuple[str, str, str]]:
     """All pairs of optimizers that are one rule apart, each once: the longer, or the later, from the other."""
     found = []
@@ -104,7 +116,7 @@ def map_svg() -> str:
     ]
     for name, i in place.items():
         x, y = LEFT + COLUMN * (i + 0.5), TOP - 6
-        parts.append(f'<text transform="translate({x + 3:g} {y}) rotate(-55)">{html.escape(name)}</text>')
+        parts.append(f'<text transform="translate({x + 3:g} {y}) rotate(-70)">{html.escape(name)}</text>')
         parts.append(f'<path d="M{x:g} {TOP}V{height - 8}" stroke="currentColor" stroke-opacity=".12"/>')
     for j, (name, labels) in enumerate(made.items()):
         y = TOP + ROW * (j + 0.5)
@@ -113,8 +125,8 @@ def map_svg() -> str:
         for rule in dict.fromkeys(labels):
             x, at = LEFT + COLUMN * (place[rule] + 0.5), [k for k, label in enumerate(labels, 1) if label == rule]
             text = ",".join(map(str, at))
-            size = 10 if len(text) < 2 else 7
-            parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="7.4" fill="#0072B2"/>')
+            size = 9 if len(text) < 2 else 6
+            parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="6" fill="#0072B2"/>')
             parts.append(
                 f'<text x="{x:g}" y="{y + size * 0.36:.4g}" text-anchor="middle" fill="#fff" '
                 f'font-size="{size}">{text}</text>'
@@ -122,20 +134,61 @@ def map_svg() -> str:
     return "".join([*parts, "</svg>"])
 
 
+def changes(one: Sequence[str], other: Sequence[str]) -> list[str]:
+    """The rules that are exchanged, added and left out on the way from one chain to another, in order.
+
+    >>> changes(["momentum", "sign", "scale"], ["momentum", "orthogonalize", "scale_by_shape", "scale"])
+    ['`orthogonalize` for `sign`', '`scale_by_shape` added behind `orthogonalize`']
+    >>> changes(["rms", "debias", "scale"], ["rms", "scale"])
+    ['`debias` left out']
+    """
+    said = []
+    for kind, i, end, j, last in difflib.SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+        before, after = ([], []) if kind == "equal" else (one[i:end], other[j:last])
+        said += [f"`{b}` for `{a}`" for a, b in zip(before, after, strict=False)]
+        said += [f"`{a}` left out" for a in before[len(after) :]]
+        for k in range(j + len(before), j + len(after)):
+            said.append(f"`{other[k]}` added " + (f"behind `{other[k - 1]}`" if k else "in front"))
+    return said
+
+
+def around(name: str) -> list[tuple[str, str, str]]:
+    """The neighbours of an optimizer that are one rule apart; of one that has none, the nearest, or the two nearest."""
+    if rows := [pair for pair in neighbours() if name in pair[:2]]:
+        return rows
+    made = _ordered()
+    steps = {other: changes(made[other], made[name]) for other in made if other != name}
+
+    def unlike(other: str) -> tuple[int, float]:
+        return len(steps[other]), -difflib.SequenceMatcher(None, made[other], made[name]).ratio()
+
+    nearest, second = sorted(steps, key=unlike)[:2]
+    others = [nearest, *([second] if len(steps[second]) < 4 else [])]
+    return [(other, name, ", ".join(steps[other])) for other in others]
+
+
+def table(rows: Sequence[tuple[str, str, str]]) -> str:
+    lines = [f"| `{one}` | `{other}` | {how} |" for one, other, how in rows]
+    return "\n".join(["| from | to | by |", "|---|---|---|", *lines])
+
+
 def page() -> str:
     """The page of the map: the picture, and a table of what is one rule apart."""
-    rows = [f"| `{one}` | `{other}` | {how} |" for one, other, how in neighbours()]
     return "\n\n".join(
         [
             "# A map of the family",
             "Each row is an optimizer, each column a rule. The number in a dot is the rule's place in the chain. Full\n"
             "columns are what most optimizers share; a row differs from its neighbours by a dot or two. Of Muon it is\n"
-            "the chain for matrices. Nothing is drawn by hand: the map is made from the chains.",
+            "the chain for matrices; a rule that holds a chain, as `in_subspace`, stands in front of its rules.\n"
+            "Nothing is drawn by hand: the map is made from the chains.",
             f'<figure class="picture map">{map_svg()}</figure>',
             "## One rule apart",
             "Pairs of optimizers whose chains differ by one rule that is added, exchanged or moved, whatever its\n"
             "numbers are. What equal numbers and other orders show beyond that is drawn in\n"
             "[They are all one family](../notebooks/one_family.ipynb).",
-            "\n".join(["| from | to | by |", "|---|---|---|", *rows]),
+            table(neighbours()),
+            "## Further apart",
+            "Optimizers without such a neighbour, and what is nearest to them.",
+            table([row for name in _ordered() for row in around(name) if row not in neighbours()]),
         ]
     )

@@ -58,7 +58,8 @@ def of_optimizer(name: str) -> str:
     """The page of an optimizer."""
     same = _same_name(name)
     elsewhere = [f"## Under this name elsewhere\n\n{same}"] if same else []
-    return _page(name, _reference("function", f"gradtx.{name}"), *elsewhere)
+    neighbours = f"## Neighbours\n\n{family.table(family.around(name))}\n\nAll of them are in [the map](family.md)."
+    return _page(name, _reference("function", f"gradtx.{name}"), *elsewhere, neighbours)
 
 
 def _page(title: str, *parts: str) -> str:
@@ -136,14 +137,18 @@ def _equation(rule: Any) -> str:
     return rule.equation if isinstance(rule.equation, str) else rule().equation
 
 
+OTHER_NAMES = {"dadapt_adam": "dadapt_adamw"}
+"""Optimizers whose nearest relative in the frameworks has another name."""
+
+
 def _same_name(name: str) -> str:
     """The optimizers of torch, Keras and optax with this name, with their defaults: a table of chains."""
     rows = []
     for framework in (dialects.torch, dialects.keras, dialects.optax):
-        if name in framework.__all__:
-            make = getattr(framework, name)
-            tx = make(0.001)
-            label = framework.__name__.rpartition(".")[2]
+        named = OTHER_NAMES.get(name, name)
+        if named in framework.__all__:
+            tx = getattr(framework, named)(0.001)
+            label = framework.__name__.rpartition(".")[2] + (f": `{named}`" if named != name else "")
             inner = getattr(tx.rules[-1], "tx", None)
             if isinstance(inner, gx.partition):  # the part of the matrices
                 tx = next(iter(inner.named_parts.values()))

@@ -128,7 +128,12 @@ def test_the_map_is_made_from_the_chains():
         ("adam", "amsgrad", "`max_v` added behind `rms`"),
         ("adam", "yogi", "`yogi_rms` for `rms`"),
         ("signum", "lion", "`quasi_hyperbolic` added behind `momentum`"),
+        ("adam", "galore", "`in_subspace` around `momentum`"),
+        ("article_adam", "prodigy", "`in_units_of_distance` around `momentum`"),
     } <= set(pairs)
+    of_muon = ("lion", "muon", "`orthogonalize` for `sign`, `scale_by_shape` added behind `orthogonalize`")
+    assert of_muon in family.around("muon") and "laprop" in dict(pair[:2] for pair in family.around("adopt"))
+    assert all(family.around(name) for name in chains)
     figure = ElementTree.fromstring(family.map_svg())
     shown = ["".join(node.itertext()) for node in figure.iter("{http://www.w3.org/2000/svg}text")]
     assert set(chains) <= set(shown) and {rule for labels in chains.values() for rule in labels} <= set(shown)

@@ -164,7 +164,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Call(
                 ast.Attribute(node.func.value, FUNCTIONS[node.func.attr], ast.Load()), node.args, node.keywords
             )
-        if node.func.attr == "where":
+        if node.func.attr == "where" and len(node.args) == 3:
             yield ast.Call(node.func, [node.args[0], node.args[2], node.args[1]], [])
 
 

@@ -7,14 +7,14 @@ name: they ask a rule only what is declared here.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 
 from gradtx._core.limits import Limits
-from gradtx._core.numerics import Numbers, SumOver, complement, real_dtype
+from gradtx._core.numerics import Numbers, SumOver, complement, real_dtype, stacked
 from gradtx._core.signal import Signal, Weights
 
 Total = SumOver
@@ -107,6 +107,24 @@ class Trees(NamedTuple):
     second_moment: Any = None
     factors: Any = None
 
+    def mapped(
+        self,
+        fn: Callable[..., tuple[jax.Array, ...]],
+        columns: Sequence[Any],
+        scalars: Sequence[jax.Array] = (),
+        in_place: Mapping[int, int] = MappingProxyType({}),
+        reduces: Sequence[str] = (),
+    ) -> tuple[list[Any], list[jax.Array]]:
+        """The trees that an elementwise function makes of trees, in one pass, and numbers of its last results.
+
+        Of each number there is a vector, with one for each leaf. The scalars come last; ``in_place`` and ``reduces``
+        are as in ``map_leaves``.
+        """
+        treedef = jax.tree.structure(columns[0])
+        rows = list(zip(*map(jax.tree.leaves, columns), strict=True))
+        results, numbers = self.executor.map_leaves(fn, rows, scalars, [], in_place, reduces)
+        return [treedef.unflatten(column) for column in zip(*results, strict=True)], [*map(stacked, numbers)]
+
     def scalars(self, dtype: Any) -> Named:
         """The coefficients of this step in the dtype of a leaf, or in its real counterpart."""
         return Named(**{name: value.astype(real_dtype(dtype)) for name, value in self.coefficients.items()})
@@ -185,12 +203,13 @@ class AbstractRule:
     all leaves, with scope = "tree", or a tree of one for each, with scope = "leaf". It sees the lanes that it declares
     to read, and the pass of the rules behind it multiplies: it makes no array.
 
-    One that does more than multiply has an ``apply`` of its own, for which ``apply_tree`` gives the coefficients, a
-    dict of numbers by name; ``slots_in`` its state are arrays that this maps too."""
+    One that does more than multiply has an ``apply`` of its own, with ``c.factor`` beside the coefficients of ``tick``
+    where there is one for the tree. It may map arrays in its state, ``slots_in`` it; ``apply_tree`` then gives
+    coefficients, a dict of numbers by name."""
 
     takes_factors: ClassVar[bool] = False
-    """Reads the gradient, as a rule that scales with scope = "tree", and knows from c and g what it makes of c·g. Behind
-    others that scale it joins their pass, and has their factors in ``trees.factors``."""
+    """Reads the gradient, as a rule that scales with scope = "tree", and knows from c and g what it makes of c·g. So it
+    joins the pass of others that scale, right behind them, and has their factors in ``trees.factors``."""
 
     pure: ClassVar[bool] = False
     """True of a rule that maps whole trees, makes the same of the same arrays, and reads no extra arguments, so that
@@ -217,8 +236,13 @@ class AbstractRule:
 
     @property
     def maps_slots(self) -> bool:
-        """True if a rule that scales does more than multiply: it has an ``apply`` of its own."""
-        return self.scales and type(self).apply is not AbstractRule.apply
+        """True if a rule that scales maps arrays in its state, by an ``apply`` of its own."""
+        return self.scales and type(self).slots_in is not AbstractRule.slots_in
+
+    @property
+    def multiplies(self) -> bool:
+        """True if a rule that scales does nothing else."""
+        return self.scales and type(self).apply is AbstractRule.apply
 
     @property
     def takes_stored(self) -> bool:

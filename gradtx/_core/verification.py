@@ -72,7 +72,7 @@ def _check_complete(rule: AbstractRule) -> None:
     if rule.observes:
         mine, others = "terms", ("apply", "apply_tree", "slots", "measure", "settle")
     elif rule.maps_trees:
-        one = () if _overrides(rule, "slots_in") else ("apply",)
+        one = () if rule.scales or _overrides(rule, "slots_in") else ("apply",)
         mine, others = "apply_tree", (*one, "slots", "measure", "settle")
     for name in others:
         if _overrides(rule, name):

@@ -294,7 +294,7 @@ class _Run:
         for k, r in enumerate(launch.rules):
             if (known := factors.get(r)) is not None:
                 each = [_cast(known[i], dtype) for i in batch.leaves]
-                shared[k] = each[0]
+                shared[k] = each[0] if self.plan.rules[r].multiplies else shared[k] | each[0]
                 if self.plan.rules[r].scope == "leaf":
                     local = [{name: [one[name] for one in each] for name in each[0]}]
         if measured is None or launch.rules[0] != one.rules.start:

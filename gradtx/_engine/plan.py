@@ -363,7 +363,7 @@ def _joins(rule: AbstractRule, before: Sequence[AbstractRule]) -> bool:
     """True if the measurement of a rule needs nothing that the rules before it in the pass write."""
     if not rule.scales or rule.scope != "tree":
         return False
-    multiply = all(one.scales and one.scope == "tree" and not (one.maps_slots or one.accumulates) for one in before)
+    multiply = all(one.multiplies and one.scope == "tree" and not one.accumulates for one in before)
     return rule.reads == ("param",) or (rule.takes_factors and multiply)
 
 

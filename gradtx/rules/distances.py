@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -169,7 +167,7 @@ class scale_by_distance(Rule):
 
     def apply_tree(self, trees, state):
         unit = state["unit"]
-        _, (ways,) = _mapped(trees, _way, [trees.params, state["start"]], reduces=["norm"])
+        _, (ways,) = trees.mapped(_way, [trees.params, state["start"]], reduces=["norm"])
         gone = jnp.maximum(norm_of_norms(ways).astype(unit.dtype), trees.scalars(unit.dtype).initial * unit)
         largest = jnp.maximum(state["largest"], gone)
         return largest, state | {"largest": largest}
@@ -249,7 +247,7 @@ class scale_by_distance_bound(Rule):
         columns = [state["sum"], trees.gradient, trees.second_moment, *([state["before"]] if self.lagged else [])]
         scalars = [rate, c.decay, c.decay_complement, c.eps]
         bounded, in_place = (_bounded_late, {0: 0, 3: 1}) if self.lagged else (_bounded, {0: 0})
-        (sums, *before), (gains, lengths) = _mapped(trees, bounded, columns, scalars, in_place, ["sum", "sum"])
+        (sums, *before), (gains, lengths) = trees.mapped(bounded, columns, scalars, in_place, ["sum", "sum"])
         along = mix(c.decay, c.decay_complement, state["along"], rate * jnp.sum(gains).astype(d.dtype))
         bound = safe_divide(along, c.decay_complement * jnp.sum(lengths).astype(d.dtype))
         after = {"sum": sums, "distance": jnp.maximum(d, bound), "along": along}
@@ -365,7 +363,7 @@ class in_units_of_distance(_AroundChain):
         rate = weight * c.learning_rate
         columns = [state["sum"], trees.direction, state["start"], trees.params]
         scalars = [rate if self.weighted else weight, c.decay, c.decay_complement]
-        (sums,), (gains, lengths) = _mapped(trees, _estimated, columns, scalars, {0: 0}, ["sum", "sum"])
+        (sums,), (gains, lengths) = trees.mapped(_estimated, columns, scalars, {0: 0}, ["sum", "sum"])
         along = fade(c.decay, c.decay_complement, state["along"], rate * jnp.sum(gains).astype(d.dtype))
         after = jnp.maximum(d, c.coefficient * safe_divide(along, jnp.sum(lengths).astype(d.dtype)))
         estimate = {"start": state["start"], "sum": sums, "distance": after, "along": along}
@@ -387,24 +385,6 @@ class in_units_of_distance(_AroundChain):
 
 def _times(d: jax.Array, tree: Any) -> Any:
     return jax.tree.map(lambda x: d.astype(real_dtype(x.dtype)) * x, tree)
-
-
-def _mapped(
-    trees: Any,
-    fn: Callable[..., tuple[jax.Array, ...]],
-    columns: Sequence[Any],
-    scalars: Sequence[jax.Array] = (),
-    in_place: Mapping[int, int] = MappingProxyType({}),
-    reduces: Sequence[str] = (),
-) -> tuple[list[Any], list[jax.Array]]:
-    """The trees that an elementwise function makes of trees, in one pass, and numbers of its last results.
-
-    Of each number a vector, with one for each leaf; the scalars come last, and ``in_place`` is as in ``map_leaves``.
-    """
-    treedef = jax.tree.structure(columns[0])
-    rows = list(zip(*map(jax.tree.leaves, columns), strict=True))
-    results, numbers = trees.executor.map_leaves(fn, rows, scalars, [], in_place, reduces)
-    return [treedef.unflatten(column) for column in zip(*results, strict=True)], [*map(stacked, numbers)]
 
 
 def _way(p: jax.Array, start: jax.Array) -> tuple[jax.Array, ...]:
@@ -533,7 +513,7 @@ class at_learned_rate(_AroundChain):
         """Each better's numbers after the step; s is what they said before it."""
         c, n = trees.scalars(s.dtype), self.betters
         columns, reduces = [trees.direction, trees.params, state["start"]], ["sum", "sum", "norm", "norm"]
-        _, (*sums, gradients, weights) = _mapped(trees, _gained, columns, [divisor], reduces=reduces)
+        _, (*sums, gradients, weights) = trees.mapped(_gained, columns, [divisor], reduces=reduces)
         gain, drift = (jnp.sum(x).astype(s.dtype) for x in sums)
         lengths = [norm_of_norms(x).astype(s.dtype) for x in (gradients, weights)]
         h = gain + c.weight_decay * jnp.sum(s) * lengths[0] / (lengths[1] + c.eps) * drift

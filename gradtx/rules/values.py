@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from gradtx._core.contract import Tick
 from gradtx._core.mesh import check_whole
-from gradtx._core.numerics import mix, norms, real_dtype, real_product, safe_divide, safe_sqrt, sum_over, widest
+from gradtx._core.numerics import mix, norms, real_dtype, real_product, safe_divide, safe_sqrt, widest
+from gradtx._core.signal import Signal
 from gradtx.rules.base import Hyper, Rule, hyper
 
 __all__ = ["add_noise", "scale_by_model", "scale_by_polyak"]
@@ -115,6 +116,8 @@ class scale_by_model(Rule):
         r"u \leftarrow u \min(\eta, (\bar{f} + \langle m, p\rangle - \gamma - f^*)_+ / \langle m, u\rangle)"
     )
     maps_trees = True
+    scales = True
+    scope = "tree"
     accumulates = True
     normalizes = True
     needs_params = True
@@ -131,6 +134,10 @@ class scale_by_model(Rule):
     def second_moment(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on eps
         return None if self.eps is None else "uses"
 
+    @property
+    def reads(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on eps
+        return ("direction", "gradient", "param", *([] if self.eps is None else ["second_moment"]))
+
     def scalars(self):
         return {"weight": 0.0}
 
@@ -146,20 +153,16 @@ class scale_by_model(Rule):
         dtype = state["loss"].dtype
         c, loss = trees.scalars(dtype), _loss(self, trees).astype(dtype)
 
-        def product(one: Any, other: Any) -> jax.Array:
-            return sum_over(real_product, jax.tree.leaves(one), jax.tree.leaves(other)).astype(dtype)
-
-        def divided(u: jax.Array, v: jax.Array) -> jax.Array:
-            return safe_divide(u, safe_sqrt(v) + trees.scalars(v.dtype).eps)
-
-        u = trees.direction
-        if self.eps is not None:
-            u = jax.tree.map(divided, u, trees.second_moment)
+        columns, reduces = [trees.direction, trees.gradient, trees.params], ("sum",) * 3
+        if self.eps is None:
+            _, products = trees.mapped(_modelled, columns, reduces=reduces)
+        else:
+            _, products = trees.mapped(_divided_and_modelled, [*columns, trees.second_moment], [c.eps], reduces=reduces)
+        along, ahead, divisor = (jnp.sum(x).astype(dtype) for x in products)
         after = {
             "loss": mix(c.decay, c.decay_complement, state["loss"], loss),
-            "along": mix(c.decay, c.decay_complement, state["along"], product(trees.gradient, trees.params)),
+            "along": mix(c.decay, c.decay_complement, state["along"], along),
         }
-        ahead, divisor = product(trees.direction, trees.params), product(trees.direction, u)
         model, grown = (after["loss"] - after["along"]) / c.weight, self._grown(c)
         minimum = c.minimum
         if self.adapt:
@@ -169,11 +172,32 @@ class scale_by_model(Rule):
         step = jnp.minimum(step, c.most)
         if self.adapt:
             after["bound"] = jnp.maximum(model + ahead - step * divisor / 2, c.minimum)
-        return jax.tree.map(lambda x: step.astype(real_dtype(x.dtype)) * x, u), after
+        return step, after
+
+    def apply(self, signal, slots, param, c):
+        if self.eps is None:
+            return super().apply(signal, slots, param, c)
+        return Signal(signal.gradient, c.factor * _divided(signal.direction, signal.second_moment, c.eps)), {}
 
     def _grown(self, c: Any) -> jax.Array:
         """1 + ηλ."""
         return jnp.ones_like(c.most) if self.weight_decay is None else 1 + c.most * c.weight_decay
+
+
+def _divided(m: jax.Array, v: jax.Array, eps: jax.Array) -> jax.Array:
+    return safe_divide(m, safe_sqrt(v) + eps.astype(v.dtype))
+
+
+def _modelled(m: jax.Array, g: jax.Array, p: jax.Array) -> tuple[jax.Array, ...]:
+    """The products with the parameters, and of the momentum and the direction."""
+    return real_product(g, p), real_product(m, p), real_product(m, m)
+
+
+def _divided_and_modelled(
+    m: jax.Array, g: jax.Array, p: jax.Array, v: jax.Array, eps: jax.Array
+) -> tuple[jax.Array, ...]:
+    """The same with a direction that the second moment divides."""
+    return real_product(g, p), real_product(m, p), real_product(m, _divided(m, v, eps))
 
 
 def _loss(rule: Rule, trees: Any) -> jax.Array:

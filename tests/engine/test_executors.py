@@ -284,6 +284,10 @@ class TestPlans:
             "measured, then one pass: scale_by_gradient_norm, scale_by_distance, scale_by_learning_rate, scale "
             "(at least 20 bytes/parameter)"
         )
+        assert [len(one.rules) for one in self.plan(gx.momo_adam()).passes] == [
+            3,
+            2,
+        ]  # averages; the model and the rate
         rules = gx.chain(gx.sign(), gx.scale_by_distance(), gx.sign(), gx.scale_by_gradient_norm(), gx.sign()).rules
         assert [list(part.rules) for part in passes(rules)] == [[0, 1, 2], [3, 4]]
         norm, distance = gx.scale_by_gradient_norm(over="tree"), gx.scale_by_distance()

@@ -73,7 +73,8 @@ class scale_by_sm3(Rule):
         """The maxima of each axis over all others."""
         if v.ndim < 2:
             return (v,)
-        return tuple(v.max([b for b in range(v.ndim) if b != axis], initial=0) for axis in range(v.ndim))
+        initial = None if v.size else 0
+        return tuple(v.max([b for b in range(v.ndim) if b != axis], initial=initial) for axis in range(v.ndim))
 
     def _least(self, maxima: tuple[jax.Array, ...], g: jax.Array) -> jax.Array:
         """The least, for each element, of the maxima of its axes."""

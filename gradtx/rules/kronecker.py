@@ -287,7 +287,7 @@ def _root(factor: jax.Array, eps: jax.Array, power: jax.Array) -> jax.Array:
         return _inverse_power(factor + eps, power)
     factor, overflowed = _finite(factor)
     values, vectors = jnp.linalg.eigh(factor)
-    rounding = jnp.finfo(values.dtype).eps * values[-1]  # what is less is no digit of the matrix
+    rounding = jnp.finfo(values.dtype).eps * jnp.max(values, initial=0)  # what is less is no digit of the matrix
     root = (vectors * _inverse_power(jnp.maximum(values, rounding) + eps, power)[None, :]) @ vectors.mT.conj()
     return jnp.where(overflowed, 0, root)
 

@@ -636,8 +636,8 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
             **{"weight_decay": 0.1, "adam_b1": 0.8, "adam_b2": 0.9, "adam_eps_root": 1e-3, "adam_weight_decay": 0.2},
             **{"adam_learning_rate": 0.02, "preconditioning": "spectral", "eps": 1e-2},
         },
-        {"preconditioning": "schatten", "ns_steps": 3},
-        {"preconditioning": "aol", "adaptive": True},
+        {"preconditioning": "schatten", "ns_steps": 2},
+        {"preconditioning": "aol", "adaptive": True, "ns_steps": 2},
     ),
     "galore": ({}, {"rank": 2, "scale": 0.25, "weight_decay": 0.1}),
 }

@@ -155,7 +155,12 @@ def evidence() -> dict[str, Evidence]:
     return {name: made[name] for name in optimizers.__all__}
 
 
-@pytest.mark.parametrize("name", FURTHER)
+IN_OTHER_TESTS = {"dadapt_adam", "momo", "momo_adam", "galore", "muon"}  # chains like these, or they themselves
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.exhaustive] * (name in IN_OTHER_TESTS)) for name in FURTHER]
+)
 def test_what_no_other_test_compares(name):
     assert FURTHER[name].difference() < 1e-11
 

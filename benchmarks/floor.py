@@ -9,22 +9,30 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from benchmarks.data import CORES, Data
 
-__all__ = ["Floor", "why_missing"]
+__all__ = ["Floor", "Kind", "why_missing"]
 
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread"]
+
+
+Kind = Literal["adam", "measured", "accumulated", "bfloat16"]
+"""Adam alone; after a reading of all gradients, if they are finite; of the mean of some; with moments in bfloat16."""
+
+_ADAM, _MEASURED, _ADDED, _SUMMED, _IN_BFLOAT16 = range(5)
 
 
 class _Work(ctypes.Structure):
     _fields_ = [
         ("leaves", ctypes.c_int64),
         ("sizes", ctypes.c_void_p),
-        *((name, ctypes.c_void_p) for name in "pmvg"),
-        *((name, ctypes.c_float) for name in ("rate", "b1", "b2", "eps", "w1", "w2")),
+        *((name, ctypes.c_void_p) for name in "pamvg"),
+        *((name, ctypes.c_float) for name in ("rate", "b1", "b2", "eps", "w1", "w2", "over_steps")),
+        ("kind", ctypes.c_int32),
     ]
 
 
@@ -41,7 +49,7 @@ def _library() -> ctypes.CDLL | str:
         if run.returncode:
             return f"{compiler} refuses floor.c: {run.stderr.strip()}"
         library = ctypes.CDLL(str(target))
-    library.step.restype = None
+    library.step.restype = ctypes.c_int32
     library.step.argtypes = [ctypes.POINTER(_Work), ctypes.c_int64]
     return library
 
@@ -53,7 +61,15 @@ def why_missing() -> str | None:
 
 
 class Floor:
-    """Adam as one loop over p, m, v and g."""
+    """Adam as one loop over p, m, v and g.
+
+    Args:
+        data: what is trained.
+        learning_rate, b1, b2, eps: Adam's.
+        threads: how many take a share.
+        kind: what is done besides.
+        every: how many gradients Adam gets the mean of, if it is "accumulated".
+    """
 
     def __init__(
         self,
@@ -63,14 +79,21 @@ class Floor:
         b2: float = 0.999,
         eps: float = 1e-8,
         threads: int = CORES,
+        kind: Kind = "adam",
+        every: int = 1,
     ):
         library = _library()
         assert not isinstance(library, str), library
-        self._step, self._data, self._count = library.step, data, 0
+        self._step, self._data, self._taken = library.step, data, 0
+        self._kind, self._every, self.details = kind, every, dict[str, float]()
         self._p = [x.copy() for x in data.start]
-        self._m, self._v = ([np.zeros_like(x) for x in self._p] for _ in range(2))
+        moment = np.uint16 if kind == "bfloat16" else np.float32
+        self._m, self._v = ([np.zeros(x.shape, moment) for x in self._p] for _ in range(2))
+        self._a = [np.zeros_like(x) for x in self._p] if kind == "accumulated" else []
         self._sizes = np.array([x.size for x in self._p], np.int64)
-        self._pointers = {name: _pointers(xs) for name, xs in (("p", self._p), ("m", self._m), ("v", self._v))}
+        self._pointers = {
+            name: _pointers(xs) for name, xs in {"p": self._p, "a": self._a, "m": self._m, "v": self._v}.items()
+        }
         self._threads = threads
         self._rates = (learning_rate, b1, b2, eps)
         self.use(0)
@@ -82,15 +105,22 @@ class Floor:
 
     def step(self) -> None:
         """One step."""
-        self._count += 1
+        count, rest = divmod(self._taken + 1, self._every)
+        kinds = {
+            "adam": _ADAM,
+            "measured": _MEASURED,
+            "accumulated": _ADDED if rest else _SUMMED,
+            "bfloat16": _IN_BFLOAT16,
+        }
         rate, b1, b2, eps = self._rates
         work = _Work(
             len(self._p),
             self._sizes.ctypes.data,
-            *(ctypes.addressof(self._pointers[name]) for name in "pmvg"),
-            *(rate, b1, b2, eps, 1 - b1**self._count, 1 - b2**self._count),
+            *(ctypes.addressof(self._pointers[name]) for name in "pamvg"),
+            *(rate, b1, b2, eps, 1 - b1 ** max(count, 1), 1 - b2 ** max(count, 1), 1 / self._every),
+            kinds[self._kind],
         )
-        self._step(work, self._threads)
+        self._taken += self._step(work, self._threads)
 
     def leaf(self, i: int) -> np.ndarray:
         """A leaf of the parameters as they are now."""

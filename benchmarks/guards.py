@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import optax
 
 import gradtx
-from benchmarks.contestants import WARMUP, Jitted, check, jax_contestants
-from benchmarks.data import Data, Shapes
+from benchmarks.contestants import WARMUP, Jitted, Stepper, check, jax_contestants
+from benchmarks.data import CORES, Data, Shapes
+from benchmarks.floor import Floor, Kind, why_missing
 from benchmarks.recipes import RATE, RECIPES
 from benchmarks.timing import Against, Contestant, Steps
 
@@ -23,6 +24,9 @@ ADAM_BYTES = 28.0
 """Parameter, gradient and two moments are read, and all but the gradient written, in float32."""
 
 
+_IN_C = "floor (C)"
+
+
 class Guard(NamedTuple):
     """A row of the table.
 
@@ -31,12 +35,14 @@ class Guard(NamedTuple):
         optax: its counterpart; None if optax has none.
         steps: how many steps one measurement is the mean of: those from one emission to the next.
         bytes: those that a step has to read and write of each parameter, in the mean.
+        floor: how it is done in C; None if it is not.
     """
 
     gradtx: optax.GradientTransformation
     optax: optax.GradientTransformation | None = None
     steps: int = 1
     bytes: float = ADAM_BYTES
+    floor: Kind | None = None
 
 
 def _multi_steps(every: int) -> optax.GradientTransformation:
@@ -52,9 +58,13 @@ _CLIPPED = RECIPES["clip-adamw"]
 _READ = ADAM_BYTES + 4  # the gradient is read once more, before
 
 GUARDS = {
-    BARE: Guard(_ADAM, optax.adam(RATE)),
-    "skip_nonfinite": Guard(gradtx.skip_nonfinite(_ADAM), optax.apply_if_finite(optax.adam(RATE), 10), bytes=_READ),
-    "accumulate 4": Guard(gradtx.accumulate(_ADAM, 4), _multi_steps(4), 4, (3 * 12 + ADAM_BYTES + 8) / 4),
+    BARE: Guard(_ADAM, optax.adam(RATE), floor="adam"),
+    "skip_nonfinite": Guard(
+        gradtx.skip_nonfinite(_ADAM), optax.apply_if_finite(optax.adam(RATE), 10), bytes=_READ, floor="measured"
+    ),
+    "accumulate 4": Guard(
+        gradtx.accumulate(_ADAM, 4), _multi_steps(4), 4, (3 * 12 + ADAM_BYTES + 8) / 4, floor="accumulated"
+    ),
     "accumulate 1": Guard(gradtx.accumulate(_ADAM, 1), _multi_steps(1)),
     "loss_scale": Guard(gradtx.loss_scale(_ADAM), bytes=_READ),
     "partition": Guard(gradtx.partition({"": _ADAM}), optax.partition({"all": optax.adam(RATE)}, _labels)),
@@ -66,14 +76,14 @@ GUARDS = {
     "skip_nonfinite(clip-adamw)": Guard(
         gradtx.skip_nonfinite(_CLIPPED.gradtx), optax.apply_if_finite(_CLIPPED.optax, 10), bytes=_READ
     ),
-    "slots in bfloat16": Guard(gradtx.chain(_ADAM, state_dtype="bfloat16"), bytes=ADAM_BYTES - 8),
+    "slots in bfloat16": Guard(gradtx.chain(_ADAM, state_dtype="bfloat16"), bytes=ADAM_BYTES - 8, floor="bfloat16"),
 }
 
 
 class _Several:
     """Several steps as one."""
 
-    def __init__(self, stepper: Jitted, steps: int):
+    def __init__(self, stepper: Stepper, steps: int):
         self._step, self._steps = stepper.step, steps
 
     def step(self) -> None:
@@ -81,8 +91,8 @@ class _Several:
             self._step()
 
 
-def guards(shapes: Shapes, executors: Sequence[str], burst: float) -> dict[str, Contestant]:
-    """Each row divided by Adam alone, run by the same executor; optax's counterparts are divided by gradtx's Adam.
+def guards(shapes: Shapes, executors: Sequence[str], burst: float, threads: int = CORES) -> dict[str, Contestant]:
+    """Each row divided by Adam alone, run by the same executor; optax and what is in C are divided by gradtx's Adam.
 
     Contestants of one row have done the same work.
     """
@@ -93,12 +103,17 @@ def guards(shapes: Shapes, executors: Sequence[str], burst: float) -> dict[str, 
         entries = jax_contestants(guard.gradtx, guard.optax or guard.gradtx, executors)
         if guard.optax is None:
             del entries["optax"]
-        steppers = {name.removeprefix("gradtx "): Jitted(entry, data) for name, entry in entries.items()}
+        steppers: dict[str, Stepper] = {
+            name.removeprefix("gradtx "): Jitted(entry, data) for name, entry in entries.items()
+        }
+        if guard.floor is not None and why_missing() is None:
+            steppers[_IN_C] = Floor(data, RATE, threads=threads, kind=guard.floor, every=guard.steps)
         check(steppers, data, warmup=WARMUP * guard.steps)
         for name, stepper in steppers.items():
-            steps = Steps(_Several(stepper, guard.steps), burst, guard.steps, stepper.details)
-            if row == BARE and name != "optax":
+            details = getattr(stepper, "details", None)
+            steps = Steps(_Several(stepper, guard.steps), burst, guard.steps, details)
+            if row == BARE and name in executors:
                 bare[name] = steps
                 continue
-            made[f"{row}, {name}"] = Against(steps, bare[executors[-1] if name == "optax" else name])
+            made[f"{row}, {name}"] = Against(steps, bare[name if name in executors else executors[-1]])
     return made

@@ -206,7 +206,7 @@ def _guards(shapes: Shapes, small: Shapes) -> Callable[[Setting], Any]:
     """A line-up of wrappers."""
 
     def line_up(setting: Setting) -> dict[str, Contestant]:
-        return guards(small if setting.quick else shapes, setting.executors, setting.burst)
+        return guards(small if setting.quick else shapes, setting.executors, setting.burst, setting.threads)
 
     return line_up
 

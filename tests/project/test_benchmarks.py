@@ -6,7 +6,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -14,6 +16,7 @@ from rich.console import Console
 from benchmarks.__main__ import main
 from benchmarks.contestants import Same, check
 from benchmarks.data import Data, affordable, gpt2, parameters_of
+from benchmarks.floor import Floor, why_missing
 from benchmarks.guards import GUARDS
 from benchmarks.picture import draw_costs
 from benchmarks.recipes import ZOO
@@ -100,7 +103,11 @@ def test_torch_in_the_zoo_does_what_it_is_said_to_do():
     ("names", "unit", "samples"),
     [
         (["gradtx reference", "gradtx native", "gradtx packed", "optax", "plain SGD by hand"], "s", [0.652, 0.00123]),
-        ([f"{row}, {how}" for row in GUARDS for how in ("reference", "native", "optax")], "cost", [10.52, 0.992]),
+        (
+            [f"{row}, {how}" for row in GUARDS for how in ("reference", "native", "optax", "floor (C)")],
+            "cost",
+            [10.52, 0.992],
+        ),
         ([f"{name}, reference" for name in ZOO], "ratio", [10.52, 0.992]),
         (["gradtx reference", "gradtx native", "optax"], "bytes", [2.0**33, 2.0**33]),
     ],
@@ -123,6 +130,37 @@ def test_no_number_is_cut(names, unit, samples, room):
 def test_units():
     assert [scale(x, "s")[1] for x in (2.0, 0.5, 2e-6, 0.0)] == ["s", "ms", "µs", "ns"]
     assert [scale(x, "bytes")[1] for x in (2**21, 2000, 3)] == ["MiB", "KiB", "B"]
+
+
+@pytest.mark.skipif(why_missing() is not None, reason="no C compiler")
+@pytest.mark.parametrize("kind", ["adam", "measured", "accumulated", "bfloat16"])
+def test_the_floors_take_steps_of_adam(kind):
+    """Beside float64: of means of three, without a step that is not finite, with moments rounded to bfloat16."""
+    every = 3 if kind == "accumulated" else 1
+    data = Data([(7,), (130, 3)])
+    floor = Floor(data, 0.1, threads=2, kind=kind, every=every)
+    first, second = ([np.asarray(g, np.float64) for g in gradients.values()] for gradients in data.gradients)
+    bad = {name: g.at[-1].set(np.nan) for name, g in data.gradients[0].items()}
+    data.gradients.append(bad)
+    rounded = (lambda x: np.asarray(np.asarray(x, jnp.bfloat16), np.float64)) if kind == "bfloat16" else lambda x: x
+    expected: list[Any] = [np.float64(x) for x in data.start]
+    m: list[Any] = [0.0, 0.0]
+    v: list[Any] = [0.0, 0.0]
+    for t in range(1, 5):
+        for which in (0, 1, 1)[:every] if every > 1 else [t % 2]:
+            floor.use(which)
+            floor.step()
+        if kind == "measured":
+            floor.use(2)
+            floor.step()
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            g = (a + 2 * b) / 3 if every > 1 else (a, b)[t % 2]
+            m[i], v[i] = 0.9 * m[i] + 0.1 * g, 0.999 * v[i] + 0.001 * g * g
+            w1, w2 = (1 - 0.9**t, 1 - 0.999**t)
+            expected[i] -= 0.1 * (m[i] / w1) / (np.sqrt(v[i] / w2) + 1e-8)
+            m[i], v[i] = rounded(m[i]), rounded(v[i])
+    for i, x in enumerate(expected):
+        np.testing.assert_allclose(floor.leaf(i), x, rtol=0, atol=3e-6 if kind != "bfloat16" else 2e-3)
 
 
 def test_gpt2_has_its_leaves():

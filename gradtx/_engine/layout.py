@@ -147,7 +147,7 @@ def first_slots(rule: AbstractRule, param: jax.Array, storage: Any, name: str, p
     return {slot: one(slot, x) for slot, x in slots.items()}
 
 
-@functools.partial(jax.jit, inline=True)  # traced once for all leaves that are alike
+@jax.jit  # traced once for all leaves that are alike, one equation for each
 def _sharded_as(param: jax.Array, slots: dict[str, Any]) -> dict[str, Any]:
     """The slots through a comparison of the parameter, whose sharding a selection by it has."""
     never = (param.real < 0) & (param.real > 0)

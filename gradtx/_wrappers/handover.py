@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,8 @@ from gradtx._core.contract import FIRST_MOMENTS, AbstractRule
 from gradtx._core.declarations import alternatives, those_of_gradtx
 from gradtx._core.numerics import compute_dtype, real_dtype, safe_divide
 from gradtx._core.state import ChainState
+from gradtx._engine.backends import current
+from gradtx._engine.layout import have_values
 from gradtx._engine.transformation import Transformation
 
 Hyperparams = dict[str, dict[str, jax.Array]]
@@ -122,10 +123,12 @@ def _this_step(tx: Transformation[Any], state: ChainState) -> Hyperparams:
 
 def scaled(factor: jax.Array, tree: Any) -> Any:
     """Each leaf times a real scalar, in the leaf's dtype, float32 at least."""
-    return jax.tree.map(functools.partial(_scaled, factor), tree)
+    leaves, treedef = jax.tree.flatten(tree)
+    executor: Any = current(traced=not have_values(leaves))
+    after, _ = executor.map_leaves(_scaled, [(x,) for x in leaves], [factor], [], {})
+    return treedef.unflatten([x for (x,) in after])
 
 
-@functools.partial(jax.jit, inline=True)  # traced once for all leaves that are alike
-def _scaled(factor: jax.Array, x: jax.Array) -> jax.Array:
+def _scaled(x: jax.Array, factor: jax.Array) -> tuple[jax.Array]:
     wide = compute_dtype(x)
-    return (factor.astype(real_dtype(wide)) * x.astype(wide)).astype(x.dtype)
+    return ((factor.astype(real_dtype(wide)) * x.astype(wide)).astype(x.dtype),)

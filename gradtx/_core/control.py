@@ -84,9 +84,9 @@ def kept(flag: Any, after: T, before: T) -> T:
 def either(flag: Any, yes: Callable[[], T], no: Callable[[], T]) -> T:
     """``yes()`` or ``no()``, by a flag: ``lax.cond``, or ``if`` where the flag is known, so that nothing is compiled.
 
-    The two give trees of one structure with the same shapes and dtypes. Arrays that ``yes`` alone changes are changed in
-    place; of those that ``no`` changes, or both, XLA makes copies. Where only one result differs between the shards of
-    a ``shard_map`` both are taken to; on a mesh of explicit axes the second gets the sharding of the first.
+    The two give trees of one structure with the same shapes and dtypes. Arrays that ``yes`` alone changes are changed
+    in place; of those that ``no`` changes, or both, XLA makes copies. Where only one result differs between the shards
+    of a ``shard_map`` both are taken to; on a mesh of explicit axes the second gets the sharding of the first.
     """
     if not isinstance(flag, jax.core.Tracer):
         return yes() if flag else no()

@@ -7,6 +7,7 @@ the same result, and is tested against it.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -19,7 +20,7 @@ from gradtx._core.numerics import Numbers, SumOver, in_order, stacked
 from gradtx._engine.blocks import observed
 from gradtx._engine.fuse import Fused
 from gradtx._engine.plan import Place
-from gradtx._engine.small import SmallSums, reduced
+from gradtx._engine.small import SmallSums, after, alike, reduced
 from gradtx._engine.turns import in_turn
 from gradtx.native._leaves import map_leaves, sum_each, sum_leaves
 from gradtx.native._views import as_array
@@ -93,20 +94,33 @@ class Reference:
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=(), when=None):
         assert when is None
         operands = [(*map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
-        large = [observed(fn, xs, reduces) if reduces else in_turn(fn, xs, aliases) for xs in operands]
+        if not reduces:
+            return [in_turn(fn, xs, aliases) or _run(fn, *xs) for xs in operands], []
+        together = alike(fn, operands, reduces)
+        small = {i for members, _ in together for i in members}
+        if small:  # what is read together is read before the first of it is overwritten
+            held = after([x for _, columns in together for x in columns], shared)
+            first = len(operands[0]) - len(shared)
+            operands = [(*xs[:first], *held) if i in small else xs for i, xs in enumerate(operands)]
+        large = [None if i in small else observed(fn, xs, reduces) for i, xs in enumerate(operands)]
         rows = [results or _run(fn, *xs) for results, xs in zip(large, operands, strict=True)]
-        written = len(rows[0]) - len(reduces) if rows else 0
-        results, last = [row[:written] for row in rows], [row[written:] for row in rows]
-        terms = [row for row, known in zip(last, large, strict=True) if known is None]
-        found = reduced(reduces, [[row[k] for row in terms] for k in range(len(reduces))])
-        if len(terms) < len(rows):
-            # The places of all leaves among those that were taken here, and those that were known, behind them.
-            order = [*(i for i, x in enumerate(large) if x is None), *(i for i, x in enumerate(large) if x)]
-            places = [order.index(i) for i in range(len(rows))]
-            alone = [[last[i][k] for i in order[len(terms) :]] for k in range(len(reduces))]
-            pairs = zip(found, alone, strict=True)
-            found = [in_order(jnp.concatenate([stacked(x) for x in pair if len(x)]), places) for pair in pairs]
-        return results, found
+        results, last = [row[: -len(reduces)] for row in rows], [[*row[-len(reduces) :]] for row in rows]
+        numbers: list[tuple[list[int], Sequence[Numbers]]] = [*together]
+        numbers += [([i], [[x] for x in last[i]]) for i, known in enumerate(large) if known]
+        if rest := [i for i, known in enumerate(large) if not known and i not in small]:
+            numbers.insert(0, (rest, reduced(reduces, [[last[i][k] for i in rest] for k in range(len(reduces))])))
+        return results, _in_leaf_order(numbers)
+
+
+def _in_leaf_order(parts: Sequence[tuple[list[int], Sequence[Numbers]]]) -> Sequence[Numbers]:
+    """The numbers of some leaves, of others, and so on, as those of all leaves."""
+    if len(parts) == 1:
+        ((_, columns),) = parts
+        return columns
+    place = {i: k for k, i in enumerate(itertools.chain(*(members for members, _ in parts)))}
+    places = [place[i] for i in range(len(place))]
+    joined = zip(*(columns for _, columns in parts), strict=True)
+    return [in_order(jnp.concatenate([*map(stacked, column)]), places) for column in joined]
 
 
 class _NativeSums(SumOver):

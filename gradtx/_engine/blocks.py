@@ -52,13 +52,18 @@ class Observed(Local):
     def plain(self, *operands: jax.Array) -> list[jax.Array]:
         """The outputs and the numbers, with what is reduced as arrays."""
         results = self._function(*operands)
-        terms = [[_wide(x)] for x in results[self.written :]]
+        terms = [[wide(x)] for x in results[self.written :]]
         return [*results[: self.written], *(number for (number,) in reductions(self.reduces, terms))]
 
     def local(self, *operands: jax.Array) -> list[jax.Array]:
         """The same of a leaf that is all on one device, without such arrays."""
         numbers = self._numbers(operands)
         return [*self._function(*_after(numbers, operands))[: self.written], *numbers]
+
+    def terms(self, *operands: jax.Array, shape: tuple[int, ...] | None = None) -> list[jax.Array]:
+        """The terms as arrays; of others than it was traced for, of this shape."""
+        results = self._function(*operands) if shape is None else evaluated(self.jaxpr, operands, shape)
+        return [*map(wide, results[self.written :])]
 
     def _function(self, *operands: jax.Array) -> list[jax.Array]:
         return core.jaxpr_as_fun(core.ClosedJaxpr(self.jaxpr, ()))(*operands)
@@ -92,8 +97,8 @@ class Observed(Local):
 
         def terms(start: Any) -> list[jax.Array]:
             own = [jax.lax.dynamic_slice(x, (start,), (PART,)) if x.ndim else x for x in flat]
-            found = map(_wide, _evaluated(self.jaxpr, own, (PART,))[self.written :])
-            squared = [x if scale is None else scaled_sq(x, scale) for x, scale in zip(found, scales, strict=True)]
+            found = zip(self.terms(*own, shape=(PART,)), scales, strict=True)
+            squared = [x if scale is None else scaled_sq(x, scale) for x, scale in found]
             if size % (PART * PARTS) == 0:
                 return _paired(squared)
             fresh = jnp.arange(PART) >= start - (size - PART)  # the last part begins in the one before it
@@ -120,12 +125,13 @@ def _unpaired(sums: Sequence[jax.Array]) -> list[jax.Array]:
     return [part for x in sums for part in ((x.real, x.imag) if is_complex(x.dtype) else (x,))]
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def wide(x: jax.Array) -> jax.Array:
+    """An array in float32, or in its own dtype if that is wider."""
     return x.astype(promoted(jnp.float32, x.dtype))
 
 
-def _evaluated(jaxpr: core.Jaxpr, operands: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:
-    """An elementwise function of parts of the arrays that it was traced for, of this shape."""
+def evaluated(jaxpr: core.Jaxpr, operands: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:
+    """An elementwise function of arrays of this shape: parts of those that it was traced for, or several at once."""
     values: dict[Any, Any] = dict(zip(jaxpr.invars, operands, strict=True))
 
     def read(atom: Any) -> Any:
@@ -137,7 +143,7 @@ def _evaluated(jaxpr: core.Jaxpr, operands: Sequence[Any], shape: tuple[int, ...
             inner = eqn.params[CALLS[name]]
             inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, [])
             values |= zip(inner.constvars, consts, strict=True)
-            results = _evaluated(inner, inputs, shape)
+            results = evaluated(inner, inputs, shape)
         elif name in SAME_VALUE | SAME_ELEMENTS:
             results = inputs[:1]
         else:
@@ -166,14 +172,20 @@ def observed(
     """
     if not is_worthwhile(operands, LEAST):
         return None
-    avals = tuple(map(jax.typeof, operands))
-    of = _observation(fn, avals, tuple(reduces), jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+    of = observation(fn, operands, reduces)
     return None if of is None else of(*operands)
+
+
+def observation(
+    fn: Callable[..., Sequence[jax.Array]], operands: Sequence[jax.Array], reduces: Sequence[str]
+) -> Observed | None:
+    """One for all leaves of one kind: a function that is not elementwise for sure has none."""
+    x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    return _observation(fn, tuple(map(jax.typeof, operands)), tuple(reduces), x64)
 
 
 @functools.lru_cache(maxsize=256)
 def _observation(fn: Any, avals: tuple[Any, ...], reduces: tuple[str, ...], x64: bool) -> Observed | None:
-    """One for all leaves of one kind: a function that is not elementwise for sure has none."""
     del x64  # which a trace depends on
     closed = jax.make_jaxpr(fn)(*avals)
     try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,7 +23,10 @@ from jax.sharding import PartitionSpec
 
 from gradtx._core.mesh import is_split, varying
 from gradtx._core.numerics import Numbers, SumOver, in_order, reductions, stacked
+from gradtx._engine.blocks import Observed, observation
+from gradtx._engine.local import Local, is_worthwhile
 from gradtx.native._primitive import is_local
+from gradtx.native._program import aval_of
 
 SMALL = 2**12
 """The elements up to which an array is small: to copy it, or to add it up in float64, takes no longer than a call."""
@@ -52,6 +56,83 @@ def reduced(hows: Sequence[str], columns: Sequence[Sequence[jax.Array]]) -> list
         return reductions(hows, columns)
     ends = np.cumsum([0, *map(len, columns)])
     return [found[i:j] for i, j in itertools.pairwise(ends)]
+
+
+@dataclass(frozen=True, eq=False)
+class Alike(Local):
+    """The numbers of an elementwise function of several leaves of one shape: for each term a vector.
+
+    The leaves stand in one matrix for each operand, and what is computed is computed once, not for each leaf.
+
+    Attributes:
+        of: the function.
+        rows: of each leaf the places of its operands among the distinct ones.
+    """
+
+    of: Observed
+    rows: tuple[tuple[int, ...], ...]
+
+    def avals(self, *operands: Any) -> list[Any]:
+        """Vectors in float32."""
+        return [_vector(operands[0], len(self.rows)) for _ in self.of.reduces]
+
+    def plain(self, *operands: jax.Array) -> list[jax.Array]:
+        """The numbers, leaf by leaf."""
+        leaves = [self.of.terms(*(operands[place] for place in row)) for row in self.rows]
+        return [*map(stacked, reductions(self.of.reduces, [*zip(*leaves, strict=True)]))]
+
+    def local(self, *operands: jax.Array) -> list[jax.Array]:
+        """The numbers of matrices."""
+        columns = [[operands[place] for place in column] for column in zip(*self.rows, strict=True)]
+        size = max(x.size for (x, *_) in columns)
+        rows = [_matrix(xs) if xs[0].ndim or any(x is not xs[0] for x in xs) else xs[0] for xs in columns]
+        terms = self.of.terms(*jax.lax.optimization_barrier(rows), shape=(len(self.rows), size))
+        with jax.enable_x64(True):
+            return [_number(how, x) for how, x in zip(self.of.reduces, terms, strict=True)]
+
+
+def _matrix(xs: Sequence[jax.Array]) -> jax.Array:
+    """Arrays as they are in memory as rows; numbers, which the compiler shall not compute again in it, as a column."""
+    return jnp.stack([x.reshape(-1) for x in xs]) if xs[0].ndim else stacked([*xs])[:, None]
+
+
+def alike(
+    fn: Callable[..., Sequence[jax.Array]], rows: Sequence[Sequence[jax.Array]], reduces: Sequence[str]
+) -> list[tuple[list[int], list[jax.Array]]]:
+    """The numbers of small leaves, of those of one shape at once: which leaves, and for each term a vector.
+
+    None of other leaves, and where it is of no use (see ``numbers_of``).
+
+    Args:
+        fn: a function of the operands of a leaf.
+        rows: the operands of each leaf, arrays and then scalars.
+        reduces: how its last outputs are reduced.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, xs in enumerate(rows):
+        shapes = {x.shape for x in xs if x.ndim}
+        if len(shapes) == 1 and xs[0].ndim and 0 < xs[0].size <= SMALL and all(x.dtype == jnp.float32 for x in xs):
+            if is_worthwhile(xs, 1) and not any(map(is_split, xs)):
+                groups.setdefault(xs[0].shape, []).append(i)
+    found: list[tuple[list[int], list[jax.Array]]] = []
+    for members in groups.values():
+        of = observation(fn, rows[members[0]], reduces)
+        if of is None or any(aval_of(x).dtype != jnp.float32 for x in of.jaxpr.outvars[of.written :]):
+            continue
+        distinct = list({id(x): x for i in members for x in rows[i]}.values())
+        place = {id(x): k for k, x in enumerate(distinct)}
+        found.append((members, Alike(of, tuple(tuple(place[id(x)] for x in rows[i]) for i in members))(*distinct)))
+    return found
+
+
+def after(numbers: Sequence[jax.Array], scalars: Sequence[jax.Array]) -> list[jax.Array]:
+    """Scalars that are known when numbers are, so that nobody who needs one writes before: times 1.
+
+    A compiler does not know that it is one, and takes a smallest of several apart only where they are not in memory.
+    """
+    first = jax.lax.optimization_barrier(jnp.stack([x[0] for x in numbers]))
+    one = jnp.min(jnp.where((first < 0) & (first > 0), 0, 1))
+    return [x * one.astype(x.dtype) for x in scalars]
 
 
 class SmallSums(SumOver):
@@ -107,9 +188,14 @@ numbers_p.multiple_results = True
 
 
 def _avals(*avals: Any, hows: tuple[str, ...], vector: bool) -> list[Any]:
-    shape, axes = ((len(hows),), PartitionSpec(None)) if vector else ((), PartitionSpec())
-    sharding = avals[0].sharding.update(spec=axes)
-    return [avals[0].update(shape=shape, weak_type=False, sharding=sharding)] * (1 if vector else len(hows))
+    if vector:
+        return [_vector(avals[0], len(hows))]
+    scalar = avals[0].update(shape=(), weak_type=False, sharding=avals[0].sharding.update(spec=PartitionSpec()))
+    return [scalar] * len(hows)
+
+
+def _vector(like: Any, size: int) -> Any:
+    return like.update(shape=(size,), weak_type=False, sharding=like.sharding.update(spec=PartitionSpec(None)))
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """Observers: numbers that are taken in the pass of the rules around them, held to numpy's in float64."""
 
+import re
 from typing import Any
 
 import jax
@@ -222,3 +223,25 @@ def test_small_leaves_beside_large_ones():
     for k in sizes:
         np.testing.assert_allclose(seen[f"gradient_norm/{k}"], truth[k], rtol=3e-7)
         np.testing.assert_allclose(seen[f"update_norm/{k}"], factor * clipped[k], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_small_leaves_of_one_shape_are_read_together():
+    """With a factor for each, and before one of them is overwritten."""
+    shapes = {"a": (2, 3), "b": (6,), "c": (2, 3), "d": (), "e": (1,), "f": (6,), "g": (0,)}
+    rng = np.random.default_rng(6)
+    params, grads = ({k: jnp.asarray(rng.normal(size=n), jnp.float32) for k, n in shapes.items()} for _ in range(2))
+    grads["b"] = jnp.zeros(6)
+    tx = gx.chain(gx.clip_by_norm(0.5), gx.sgd(0.1, momentum=0.9), gx.monitor())
+    truth = {k: np.linalg.norm(np.asarray(g, np.float64)) for k, g in grads.items()}
+    lengths = {k: np.linalg.norm(np.asarray(p, np.float64)) for k, p in params.items()}
+    with gx.executor("reference"):
+        step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2))
+        step = step.lower(params, grads, tx.init(params)).compile()
+        assert not re.search(r"f32\[(6|2,3)\]\S* copy\(", step.as_text() or "")
+        seen = gx.metrics(step(params, grads, tx.init(params))[1])
+    for k in shapes:
+        np.testing.assert_allclose(seen[f"gradient_norm/{k}"], truth[k], rtol=3e-7)
+        np.testing.assert_allclose(seen[f"update_norm/{k}"], 0.1 * min(0.5, truth[k]), rtol=1e-6)
+        np.testing.assert_allclose(seen[f"param_norm/{k}"], lengths[k], rtol=3e-7)
+        assert seen[f"zeros/{k}"] == (k == "b") and seen[f"clipped/{k}"] == (truth[k] > 0.5)

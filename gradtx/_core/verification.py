@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gradtx._core.contract import AbstractRule, Named
 from gradtx._core.dataflow import Flow, flows
@@ -47,17 +48,21 @@ def check(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> None:
 
 
 def _structure(rule: AbstractRule) -> Hashable:
-    """The fields of a rule; of a hyperparameter only its kind, so that no schedule is kept alive."""
+    """The fields of a rule; of numbers, schedules and what has such in it only the kinds: none is kept alive."""
     return tuple(
         (type(value) if isinstance(value, float | None) else callable(value))
         if "hyper" in field.metadata
-        else id(value)
-        if isinstance(value, jax.Array)
-        else value
+        else _kinds(value)
         for field in dataclasses.fields(rule)  # pyright: ignore[reportArgumentType] - a rule is a dataclass
         if field.name not in ("name", "state_dtype", "where")
         for value in [getattr(rule, field.name)]
     )
+
+
+def _kinds(value: Any) -> Hashable:
+    if isinstance(value, optax.GradientTransformation):
+        return type(value), *map(type, getattr(value, "rules", ()))
+    return id(value) if isinstance(value, jax.Array) else value
 
 
 def _overrides(rule: AbstractRule, name: str) -> bool:

@@ -103,7 +103,19 @@ def check_kind(what: str, value: Any, kind: str, shape: tuple[int, ...] | None =
         raise TypeError(f"{who}: {what} of this state is {is_instead}, and must be {kind}, as init made it.")
     check_on_device(what, value, who)
     if shape is not None and jnp.shape(value) != shape:
-        raise ValueError(f"{who}: {what} of this state has shape {jnp.shape(value)}, and must be a scalar.")
+        wanted = f"of shape {shape}" if shape else "a scalar"
+        raise ValueError(f"{who}: {what} of this state has shape {jnp.shape(value)}, and must be {wanted}.")
+
+
+def check_tree(what: str, tree: Any, expected: Any) -> None:
+    """Refuses a tree in a state whose arrays are of other shapes, or no numbers where they were."""
+    found, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    if treedef != jax.tree.structure(expected):
+        return  # who holds it says what is in it
+    for (path, value), like in zip(found, jax.tree.leaves(expected), strict=True):
+        for kind in ("integer", "floating or complex"):
+            if jnp.issubdtype(like.dtype, _KINDS[kind]):
+                check_kind(f"{what}{jax.tree_util.keystr(path)}", value, kind, like.shape)
 
 
 def check_on_device(what: str, tree: Any, who: str = "gradtx") -> None:

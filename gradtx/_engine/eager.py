@@ -69,6 +69,9 @@ class Blanks(Engine):
     def __hash__(self) -> int:
         return self._hash
 
+    def check_trees(self, state: ChainState, updates: Any, params: Any) -> None:
+        """Nothing: blank rules cannot begin, and their engine has done it."""
+
     def plain_rules(self) -> tuple[AbstractRule, ...]:
         """The rules themselves."""
         return self.rules
@@ -148,6 +151,8 @@ def _stepped(
         return around(engine).run(updates, state, params, extra, apply_updates)
     if engine.asks:
         blanks = blanks.acting_on(engine.mask(FlatTree.of(filled(updates, params)[0], "updates")))
+    if isinstance(state, ChainState):
+        engine.check_trees(state, updates, params)
     state, ahead = engine.scalars.now(state)
     out, after = _compiled(around(blanks), apply_updates, updates, state, params, ahead)
     kind: Any = ChainState if isinstance(after, ChainState) else PackedState

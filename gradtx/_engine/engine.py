@@ -20,7 +20,7 @@ from gradtx._core.mesh import like_parameters, spread_as, starts
 from gradtx._core.numerics import added, compute_dtype, widest
 from gradtx._core.state import ChainState, knowing
 from gradtx._engine.backends import Executor, current
-from gradtx._engine.checks import check_order
+from gradtx._engine.checks import check_order, check_tree, dtype_of
 from gradtx._engine.execute import Measured, Result, Work, execute, measured_first, survey, unchanged
 from gradtx._engine.inputs import FlatTree, Inputs, Mask, array_of, has_no_gradient, is_number, masks, read
 from gradtx._engine.layout import first_slots, have_values, layout_of, nonempty, unique_names, with_buffers
@@ -30,6 +30,8 @@ from gradtx._engine.scalars import NOTHING, Ahead, Scalars, StepScalars
 
 class Engine:
     """Named rules that act on trees: the ``init`` and the ``run`` of a rule or a chain."""
+
+    _checked: Any = None  # the types of trees that were found right
 
     def __init__(self, rules: Sequence[AbstractRule]):
         self.rules = tuple(rules)
@@ -200,8 +202,35 @@ class Engine:
         arrays = [x if i in inputs.resting else array_of(x) for i, x in enumerate(inputs.leaves)]
         stored = param_leaves and [x if i in inputs.resting else array_of(x) for i, x in enumerate(param_leaves)]
         trees = {r: state.slots[self.names[r]]["state"] for r, rule in enumerate(self.rules) if rule.holds_tree}
+        self.check_trees(state, updates, params)
         how = self._plan(inputs, arrays, stored, slots, apply_updates)
         return Work(how, inputs, {}, arrays, stored, slots, trees, extra, state.count)
+
+    def check_trees(self, state: ChainState, updates: Any, params: Any) -> None:
+        """The trees that pure rules hold, beside those that they begin with; once for all of the same types.
+
+        Raises:
+            TypeError: for arrays that are no numbers where they were.
+            ValueError: for arrays of other shapes.
+        """
+        held = [
+            (name, rule) for name, rule in zip(self.names, self.rules, strict=True) if rule.holds_tree and rule.pure
+        ]
+        trees = [state.slots.get(name, {}).get("state") for name, _ in held]
+        types = [(jnp.shape(x), dtype_of(x)) for x in jax.tree.leaves((trees, updates))]
+        if not held or types == self._checked:
+            return
+        inputs = self.inputs(updates, "updates", params)
+        arrays = [None if i in inputs.resting else array_of(x) for i, x in enumerate(inputs.leaves)]
+        for (name, rule), tree in zip(held, trees, strict=True):
+            acts_on = inputs.mask[self.names.index(name)]
+            leaves = [
+                jax.ShapeDtypeStruct(x.shape, compute_dtype(x)) if acts and x is not None else None
+                for x, acts in zip(arrays, acts_on, strict=True)
+            ]
+            started = jax.eval_shape(functools.partial(methods.started, rule), inputs.unflatten(leaves))
+            check_tree(f"slot {name}.state", tree, started)
+        self._checked = types
 
     def _slots(self, state: ChainState, inputs: Inputs) -> list[dict[str, Sequence[Any]]]:
         """For each rule the arrays of each leaf that a pass maps, by slot: those in the states of whole trees too."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gradtx._core.limits import check_choice, integer
 from gradtx._core.numerics import (
+    abs_sq,
     fade,
     mix,
     norm_of_norms,
@@ -117,9 +118,9 @@ class scale_by_gradient_norm(Rule):
 
     def _after(self, trees: Any, s: jax.Array, norm: jax.Array) -> jax.Array:
         if self.decay is None:
-            return s + norm**2
-        c = trees.scalars(s.dtype)
-        return jnp.where(trees.count == 0, norm**2, mix(c.decay, c.decay_complement, s, norm**2))
+            return s + abs_sq(norm)
+        c, square = trees.scalars(s.dtype), abs_sq(norm)
+        return jnp.where(trees.count == 0, square, mix(c.decay, c.decay_complement, s, square))
 
 
 class scale_by_distance(Rule):
@@ -519,7 +520,7 @@ class at_learned_rate(_AroundChain):
         h = gain + c.weight_decay * jnp.sum(s) * lengths[0] / (lengths[1] + c.eps) * drift
         decay = 1 - 0.1 ** jnp.arange(1, n + 1, dtype=s.dtype)
         most = jnp.maximum(decay * state["most"], jnp.abs(h) + c.eps)
-        square = decay**2 * state["square"] + h**2
+        square = decay**2 * state["square"] + abs_sq(h)
         gain = decay * state["gain"] + jnp.clip(h, -state["most"], state["most"]) * s
         factor = (c.initial / n * most + jnp.maximum(gain, 0)) / (safe_sqrt(square) + c.eps)
         return {"most": most, "square": square, "gain": gain, "factor": factor}

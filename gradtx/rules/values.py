@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from gradtx._core.contract import Tick
 from gradtx._core.mesh import check_whole
-from gradtx._core.numerics import mix, norms, real_dtype, real_product, safe_divide, safe_sqrt, widest
+from gradtx._core.numerics import abs_sq, mix, norms, real_dtype, real_product, safe_divide, safe_sqrt, widest
 from gradtx._core.signal import Signal
 from gradtx.rules.base import Hyper, Rule, hyper
 
@@ -62,7 +62,7 @@ class scale_by_polyak(Rule):
         c, norm = trees.scalars(wide), norms([leaves])[0].astype(wide)
         gap = loss.astype(wide) - c.minimum
         gap = gap if self.signed else jnp.maximum(gap, 0)
-        divisor = norm**2 + c.eps
+        divisor = abs_sq(norm) + c.eps
         step = jnp.where(divisor == 0, 0, jnp.minimum(safe_divide(gap, divisor), c.most))
         return step, state
 

@@ -350,7 +350,14 @@ def test_nothing_is_kept():
 
 def test_no_tracer_leaks():
     def trained(rate: Any, p: Any) -> Any:
-        for tx in (gx.adam(rate), gx.nag(rate), gx.scale(rate), gx.skip_nonfinite(gx.chain(CLIP, gx.sgd(rate)))):
+        inside = (gx.in_subspace(gx.sgd(rate), 1), gx.seal(optax.sgd(rate)))
+        for tx in (
+            gx.adam(rate),
+            gx.nag(rate),
+            gx.scale(rate),
+            gx.skip_nonfinite(gx.chain(CLIP, gx.sgd(rate))),
+            *inside,
+        ):
             p, _ = gx.step(tx, p, p, tx.init(p))
         return p
 

@@ -1,5 +1,6 @@
 """Rules that see whole leaves and trees: leaves of any number of axes, what is refused, what is zero, huge or NaN."""
 
+import re
 from typing import Any
 
 import jax
@@ -359,3 +360,28 @@ def test_what_an_accumulator_behind_it_reads(rule):
     _, state = tx.update(g, tx.init(p), p)
     read = g if rule in READ_HISTORY else rule.update(g, rule.init(p), p)[0]
     np.testing.assert_allclose(state.slots["adagrad_sum"]["s"], read**2, rtol=1e-12, atol=1e-30)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_tree_that_does_not_fit_is_refused_by_name(jit):
+    """As a cast or another program may have made it: of a rule that holds one array, several, or a chain."""
+    p = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    cases = [
+        (gx.soap(0.1), "['factors']['w'][0]", "int32, and must be floating"),
+        (gx.dadapt_adam(), "['along']", r"shape \(1,\), and must be a scalar"),
+        (gx.chain(gx.at_learned_rate(gx.adam(0.1))), "['gain']", r"must be of shape \(6,\)"),
+        (gx.galore(0.1), "['basis']['w']", r"must be of shape \(2, 2\)"),
+    ]
+    for tx, at, message in cases:
+        state = tx.init(p)
+        update = jax.jit(tx.update) if jit else tx.update
+        update(p, state, p)
+        for k, (path, x) in enumerate(jax.tree_util.tree_leaves_with_path(state)):
+            if jax.tree_util.keystr(path).endswith(at):
+                leaves = jax.tree.leaves(state)
+                leaves[k] = x.astype(jnp.int32) if "int32" in message else x[None]
+                with pytest.raises((TypeError, ValueError), match=rf"slot .*{re.escape(at)} of this state.*{message}"):
+                    update(p, jax.tree.unflatten(jax.tree.structure(state), leaves), p)
+                break
+        else:
+            pytest.fail(at)

@@ -22,7 +22,7 @@ from gradtx._engine.backends import REFERENCE, Executor, Survey
 from gradtx._engine.checks import check_on_device
 from gradtx._engine.fuse import Fused, widened_to
 from gradtx._engine.inputs import Inputs, Members
-from gradtx._engine.plan import Batch, Key, Lane, Launch, Leaf, Pass, Place, Plan, Slot
+from gradtx._engine.plan import Batch, Key, Lane, Launch, Leaf, Place, Plan, Slot
 from gradtx.native._views import View
 
 Coefficients = dict[str, jax.Array]
@@ -175,16 +175,16 @@ class _Run:
     def take(self, k: int) -> None:
         """One pass over the leaves."""
         one = self.plan.passes[k]
-        measured = self.work.first if k == 0 else None
-        if measured is None and one.measures:
-            measured = self._measured_then(one.rules.start)
+        measuring = [*[one.rules.start] * one.measures, *one.alongside]
+        known = {0: self.work.first} if k == 0 and self.work.first is not None else {}
+        measured = {r: known[r] if r in known else self._measured_then(r) for r in measuring}
         factors: dict[int, Factors | None] = {}
         for r in one.scales:
             factors[r] = self.factors(r, factors)
         for batch in self.plan.batches:
             if one.acts_on(batch.leaf):
                 launch = self.plan.launch(k, batch.leaf)
-                shared, local = self._coefficients(one, launch, batch, measured, factors)
+                shared, local = self._coefficients(launch, batch, measured, factors)
                 executor = self.executor.behind_trees if self._continues(k, launch, batch) else self.executor
                 self._map(launch, batch, shared, local, executor)
 
@@ -213,7 +213,7 @@ class _Run:
         """The step, or a cast of the direction, if no pass has done it."""
         if (launch := self.plan.last_launch(batch.leaf)) is not None:
             behind = self.plan.last_pass(batch.leaf) is not None
-            self._map(launch, batch, [], [], self.executor.behind_trees if behind else self.executor)
+            self._map(launch, batch, [], {}, self.executor.behind_trees if behind else self.executor)
         for i in batch.leaves:
             if not self.plan.applies and Lane.UPDATE not in self.arrays[i]:
                 update = self.arrays[i][Lane.DIRECTION].astype(batch.leaf.update)
@@ -226,17 +226,18 @@ class _Run:
         launch: Launch,
         batch: Batch,
         shared: Sequence[Coefficients],
-        local: Sequence[Mapping[str, Numbers]],
+        local: Mapping[int, Mapping[str, Numbers]],
         executor: Executor,
     ) -> None:
         """Runs a launch over a batch; ``local``: of its first rules, the coefficients that each leaf has of its own."""
         fn = Fused(
             launch,
             tuple(self.plan.rules[r] for r in launch.rules),
-            tuple(tuple(one) for one in (*local, *shared)),
+            tuple(tuple(local.get(k, one)) for k, one in enumerate(shared)),
             batch.leaf.dtype,
             batch.leaf.update,
             self.observing,
+            tuple(local),
         )
         operands = [
             tuple(itertools.chain(*(parts(self.arrays[i][buffer.key]) for buffer in launch.reads)))
@@ -245,7 +246,7 @@ class _Run:
         noise = [self._seeds(buffer.key, batch.leaves) for buffer in launch.rounded]
         scalars = [
             *(x[0] for x in noise),
-            *(x[0] for one in local for x in one.values()),
+            *(x[0] for one in local.values() for x in one.values()),
             *(x for one in shared for x in one.values()),
         ]
         arrays = [(x.shape, x.dtype) for x in operands[0]]
@@ -256,7 +257,7 @@ class _Run:
             fn,
             operands,
             [x for one in shared for x in one.values()],
-            [*noise, *(x for one in local for x in one.values())],
+            [*noise, *(x for one in local.values() for x in one.values())],
             dict(launch.in_place if self.work.when is None else launch.kept),
             tuple(terms.values()),
             self.work.when,
@@ -282,39 +283,51 @@ class _Run:
         return seeds(self.work.count, names, [parts(of[i])[0] for i in leaves])
 
     def _coefficients(
-        self, one: Pass, launch: Launch, batch: Batch, measured: Measured | None, factors: Mapping[int, Factors | None]
-    ) -> tuple[list[Coefficients], list[Mapping[str, Numbers]]]:
-        """The coefficients of each rule that are the same for the batch, and those that each leaf has of its own.
+        self,
+        launch: Launch,
+        batch: Batch,
+        measured: Mapping[int, Measured | None],
+        factors: Mapping[int, Factors | None],
+    ) -> tuple[list[Coefficients], dict[int, Mapping[str, Numbers]]]:
+        """The coefficients of each rule that are the same for the batch, and by its place those that leaves have.
 
-        Of a rule that measured each leaf, which is the first, all are the leaf's own.
+        Of a rule that measured each leaf, all are the leaf's own.
         """
         dtype = real_dtype(batch.leaf.dtype)
         shared = [_cast(self.work.coefficients[batch.leaf.members][r], dtype) for r in launch.rules]
-        local: list[Mapping[str, Numbers]] = []
+        local: dict[int, Mapping[str, Numbers]] = {}
         for k, r in enumerate(launch.rules):
             if (known := factors.get(r)) is not None:
                 each = [_cast(known[i], dtype) for i in batch.leaves]
                 shared[k] = each[0] if self.plan.rules[r].multiplies else shared[k] | each[0]
                 if self.plan.rules[r].scope == "leaf":
-                    local = [{name: [one[name] for one in each] for name in each[0]}]
-        if measured is None or launch.rules[0] != one.rules.start:
-            return shared[len(local) :], local
-        rule, numbers, places = self.plan.rules[launch.rules[0]], measured.numbers, measured.places
+                    shared[k], local[k] = {}, {name: [one[name] for one in each] for name in each[0]}
+            elif (of_groups := measured.get(r)) is not None:
+                settled = self._settled(self.plan.rules[r], batch, of_groups, shared[k])
+                if self.plan.rules[r].scope == "leaf":
+                    shared[k], local[k] = {}, settled
+                else:
+                    shared[k] = settled
+        return shared, local
+
+    def _settled(self, rule: AbstractRule, batch: Batch, measured: Measured, given: Coefficients) -> Any:
+        """The coefficients that follow from what was measured: of the tree, or a column of those of each leaf."""
+        dtype, numbers, places = real_dtype(batch.leaf.dtype), measured.numbers, measured.places
         columns = numbers if isinstance(numbers, dict) else {"": numbers}
         # A norm over leaves of two widths may be none of the narrow.
         wide = promoted(dtype, *(x[0].dtype for x in columns.values()))
-        given = _cast(shared[0], wide)
+        given = _cast(given, wide)
 
         def settled(number: Coefficients) -> Coefficients:
             return _settled(rule, wide, dtype, given, number if isinstance(numbers, dict) else number[""])
 
         if rule.scope == "tree":
-            return [settled({name: x[0] for name, x in columns.items()}), *shared[1:]], []
+            return settled({name: x[0] for name, x in columns.items()})
         order = [places[i] for i in batch.leaves]
         if not any(isinstance(x, list) for x in columns.values()):
-            return shared[1:], [jax.vmap(settled)({name: in_order(x, order) for name, x in columns.items()})]
+            return jax.vmap(settled)({name: in_order(x, order) for name, x in columns.items()})
         each = [settled({name: x[i] for name, x in columns.items()}) for i in order]
-        return shared[1:], [{name: [one[name] for one in each] for name in each[0]}]
+        return {name: [one[name] for one in each] for name in each[0]}
 
     def _acted_on(self, r: int) -> dict[int, Leaf]:
         """The leaves that a rule acts on, by their positions."""

@@ -49,11 +49,12 @@ class Fused:
     Attributes:
         launch: the buffers.
         rules: those of the launch.
-        coefficients: per rule, the names of its coefficients, which come in this order behind the buffers and the
-            seeds of those that are rounded at random.
+        coefficients: per rule, the names of its coefficients, which come behind the buffers and the seeds of those that
+            are rounded at random: first of the rules whose coefficients are a leaf's own.
         dtype: that arithmetic happens in.
         update: the dtype that the update is rounded to.
         observing: whether observers take numbers.
+        local: the places of the rules whose coefficients are a leaf's own.
     """
 
     launch: Launch
@@ -62,6 +63,7 @@ class Fused:
     dtype: jnp.dtype
     update: jnp.dtype
     observing: bool = True
+    local: tuple[int, ...] = ()
 
     def __call__(self, *operands: jax.Array) -> tuple[jax.Array, ...]:
         outputs, terms = self._run(operands)
@@ -89,8 +91,10 @@ class Fused:
         terms: dict[tuple[int, str], tuple[Any, jax.Array]] = {}
         stored = arrays.get(Lane.PARAM)
         param = None if stored is None else widened_to(stored, self.dtype)
-        for r, rule, names in zip(self.launch.rules, self.rules, self.coefficients, strict=True):
-            c = {name: next(rest) for name in names}
+        of_leaf = {k: {name: next(rest) for name in self.coefficients[k]} for k in self.local}
+        rules = zip(self.launch.rules, self.rules, self.coefficients, strict=True)
+        for k, (r, rule, names) in enumerate(rules):
+            c = of_leaf[k] if k in of_leaf else {name: next(rest) for name in names}
             if rule.observes:
                 given = {
                     "incoming": incoming,
@@ -146,7 +150,7 @@ class Fused:
             slots = [b for b in self.launch.reads if isinstance(b.key, Slot) and b.key.rule == r]
             kept = [*(b for b in self.launch.reads if b.key is Lane.PARAM), *slots]
             launch = Launch((r,), (*reads, *kept), (Buffer(Lane.UPDATE, self.update), *slots), ())
-            alone = replace(self, launch=launch, rules=(rule,), coefficients=(names,))
+            alone = replace(self, launch=launch, rules=(rule,), coefficients=(names,), local=())
             lanes = [jax.ShapeDtypeStruct(like.shape, buffer.dtype) for buffer in reads]
             yield rule, alone, [*lanes, *(x for buffer in kept for x in given[buffer.key])]
 

@@ -111,12 +111,14 @@ class Pass(NamedTuple):
         measures: whether the first of them needs a number from whole leaves, which is measured before.
         maps_trees: whether it is one rule that maps whole trees.
         scales: the positions of those that get their factors from whole trees, before.
+        alongside: the positions of others that need a number, of parameters alone, which is measured before as well.
     """
 
     rules: range
     measures: bool
     maps_trees: bool
     scales: tuple[int, ...] = ()
+    alongside: tuple[int, ...] = ()
 
     def acts_on(self, leaf: Leaf) -> bool:
         """True if there is anything to do for a leaf."""
@@ -277,13 +279,13 @@ class Plan(NamedTuple):
     def measured(self, k: int, leaf: Leaf) -> dict[Lane, Buffer]:
         """The lanes that the measurement before pass ``k`` reads of a leaf, and the buffers that they are in."""
         one, r = self.passes[k], self.passes[k].rules.start
-        if not (one.measures or one.scales):
+        if not (one.measures or one.scales or one.alongside):
             return {}
         lanes = self.lanes(leaf, r)
         lanes.setdefault(Lane.GRADIENT, lanes[Lane.DIRECTION])
         if leaf.param is not None:
             lanes[Lane.PARAM] = leaf.param
-        measuring = {*one.scales} | ({r} if one.measures else set())
+        measuring = {*one.scales, *one.alongside} | ({r} if one.measures else set())
         read = dict.fromkeys(lane for i in measuring if leaf.members[i] for lane in self.rules[i].reads)
         return {Lane(lane): lanes[Lane(lane)] for lane in read if Lane(lane) in lanes}
 
@@ -301,7 +303,7 @@ class Plan(NamedTuple):
         lines = []
         for k, one in enumerate(self.passes):
             labels = [self.rules[r].name or self.rules[r].label for r in one.rules]
-            measured = one.measures or one.scales
+            measured = one.measures or one.scales or one.alongside
             how = "whole trees" if one.maps_trees else "measured, then one pass" if measured else "one pass"
             where, why, exact = places[k] if places else Place()
             per_parameter = self.traffic(k) / total if total else 0.0
@@ -344,7 +346,8 @@ def passes(rules: tuple[AbstractRule, ...]) -> tuple[Pass, ...]:
     def of(start: int, stop: int) -> Pass:
         first, scales = rules[start], [r for r in range(start, stop) if rules[r].scales]
         measures, maps_trees = first.scope is not None and not first.scales, first.maps_trees and not first.scales
-        return Pass(range(start, stop), measures, maps_trees, tuple(scales))
+        alongside = [r for r in range(start + 1, stop) if rules[r].scope is not None and not rules[r].scales]
+        return Pass(range(start, stop), measures, maps_trees, tuple(scales), tuple(alongside))
 
     return tuple(itertools.starmap(of, itertools.pairwise(sorted(_borders(rules)))))
 
@@ -361,7 +364,7 @@ def _borders(rules: tuple[AbstractRule, ...]) -> set[int]:
 
 def _joins(rule: AbstractRule, before: Sequence[AbstractRule]) -> bool:
     """True if the measurement of a rule needs nothing that the rules before it in the pass write."""
-    if not rule.scales or rule.scope != "tree":
+    if rule.scales and rule.scope != "tree":
         return False
     multiply = all(one.multiplies and one.scope == "tree" and not one.accumulates for one in before)
     return rule.reads == ("param",) or (rule.takes_factors and multiply)

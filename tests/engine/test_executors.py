@@ -296,6 +296,18 @@ class TestPlans:
         )  # DoWG: the norm of c·g is |c| times that of g
         assert [list(part.rules) for part in passes((distance, gx.sign(), norm, norm))] == [[0, 1], [2], [3]]
 
+    def test_what_is_measured_of_parameters_joins_a_pass(self):
+        """Alone, and beside a measurement of the direction: numbers of each leaf for two rules of one pass."""
+        rules = gx.chain(gx.scale_by_factored_rms(), gx.clip_by_rms(), gx.sgd(0.1), gx.scale_by_parameter_rms()).rules
+        assert [(*one.rules, one.measures, *one.alongside) for one in passes(rules)] == [(0, False), (1, 2, 3, True, 3)]
+        p, g = {"a": np.array([3.0, 4.0]), "b": np.array([0.5])}, {"a": np.array([1.0, -7.0]), "b": np.array([0.1])}
+        limit = gx.clip_by_rms(1.0)
+        tx = gx.chain(gx.momentum(0.0), limit, gx.sign(where="b"), gx.scale_by_parameter_rms(), gx.sgd(0.5))
+        updates, _ = jax.jit(tx.update)(g, tx.init(p), p)
+        a = g["a"] / 5 * (12.5**0.5)  # rms 5 is clipped to 1, and times that of p
+        np.testing.assert_allclose(updates["a"], -0.5 * a, rtol=1e-6)
+        np.testing.assert_allclose(updates["b"], [-0.25], rtol=1e-6)
+
     def test_a_chain_inside_of_a_rule_that_scales_runs_in_its_pass(self):
         assert str(self.plan(gx.prodigy())) == (
             "measured, then one pass: in_units_of_distance, scale_by_learning_rate (at least 36 bytes/parameter)"

@@ -136,7 +136,14 @@ def after(numbers: Sequence[jax.Array], scalars: Sequence[jax.Array]) -> list[ja
 
 
 class SmallSums(SumOver):
-    """Sums, and norms of small arrays by one reading."""
+    """Sums of small arrays of one shape together, and their norms by one reading."""
+
+    def of_arrays(self, fn, *columns):
+        rows = [*zip(*columns, strict=True)]
+        together = alike(lambda *xs: (fn(*xs),), rows, ["sum"]) if len(rows) > 1 else []
+        small = {i for members, _ in together for i in members}
+        others = [row for i, row in enumerate(rows) if i not in small]
+        return [*(jnp.sum(sums) for _, (sums,) in together), *super().of_arrays(fn, *zip(*others, strict=True))]
 
     def norms(self, xs, vector=False):
         return numbers_of(xs, ["norm"] * len(xs), vector)

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import gradtx as gx
+from gradtx._engine.small import SmallSums
 
 RNG = np.random.default_rng(0)
 PARAMS = {"a": jnp.asarray(RNG.normal(size=(40, 5)), jnp.float32), "b": jnp.asarray(RNG.normal(size=7), jnp.bfloat16)}
@@ -245,3 +246,13 @@ def test_small_leaves_of_one_shape_are_read_together():
         np.testing.assert_allclose(seen[f"update_norm/{k}"], 0.1 * min(0.5, truth[k]), rtol=1e-6)
         np.testing.assert_allclose(seen[f"param_norm/{k}"], lengths[k], rtol=3e-7)
         assert seen[f"zeros/{k}"] == (k == "b") and seen[f"clipped/{k}"] == (truth[k] > 0.5)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_sums_over_small_arrays(scaled):
+    """Together those of one shape, of a function that is known alone; and of one with a scalar of the step."""
+    rng = np.random.default_rng(7)
+    xs = [jnp.asarray(rng.normal(size=n), jnp.float32) for n in (5, (2, 2), 5, (), (2, 2), 0, 9000)]
+    sum_of = jax.jit(lambda c: SmallSums()(lambda x, y: x * y * (c if scaled else 2), xs, xs))
+    truth = 2 * sum(np.sum(np.square(np.asarray(x, np.float64))) for x in xs)
+    np.testing.assert_allclose(sum_of(jnp.float32(2)), truth, rtol=1e-6)

@@ -452,7 +452,8 @@ class _Run:
             multiply = (
                 [] if self.plan.is_accumulated(leaf, r) else [given[i]["factor"] for given in known if i in given]
             )
-            return math.prod(multiply, start=jnp.ones(()))
+            one = jnp.ones((), real_dtype(leaf.dtype))
+            return math.prod((factor.astype(one.dtype) for factor in multiply), start=one)
 
         return {i: product(i, leaf) for i, leaf in acts.items()}
 

@@ -21,11 +21,16 @@ def scalar(value: Any) -> Any:
     return value.reshape(()) if isinstance(value, np.ndarray | jax.Array) and value.size == 1 else value
 
 
+def steps(count: Any) -> jax.Array:
+    """The count of steps as a float, which strict promotion of dtypes lets into arithmetic."""
+    return jnp.asarray(count, float)
+
+
 def falling_rate(rate: Hyper) -> Hyper:
     """Adafactor's learning rate, at most 1/√t in step t, as a schedule."""
 
     def schedule(count: jax.Array) -> jax.Array:
-        return jnp.minimum(rate(count) if callable(rate) else rate, (count + 1.0) ** -0.5)
+        return jnp.minimum(rate(count) if callable(rate) else rate, (steps(count) + 1) ** -0.5)
 
     return schedule
 

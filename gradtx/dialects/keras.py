@@ -32,7 +32,7 @@ from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
 from gradtx._engine.transformation import Transformation
 from gradtx._wrappers.partition import partition
-from gradtx.dialects._arguments import falling_rate, is_zero, missing, refuse
+from gradtx.dialects._arguments import falling_rate, is_zero, missing, refuse, steps
 from gradtx.optimizers._parts import derived
 from gradtx.rules.base import Hyper, Rule
 
@@ -624,7 +624,9 @@ def schedule_free_adamw(
     rate = learning_rate
     if warmup_steps:
         rate = derived(
-            lambda eta, share: eta * share, learning_rate, lambda count: jnp.minimum(1.0, (count + 1.0) / warmup_steps)
+            lambda eta, share: eta * share,
+            learning_rate,
+            lambda count: jnp.minimum(1.0, (steps(count) + 1) / warmup_steps),
         )
     direction = chain(rules.rms(beta_2), rules.debias(), rules.precondition(epsilon))
     rest = [rules.scale_by_learning_rate(rate), rules.average_iterates(pull=beta_1)]

@@ -32,7 +32,7 @@ from gradtx import rules
 from gradtx._chain import Chain, chain
 from gradtx._core.contract import Arrays, Named
 from gradtx._core.selectors import Select
-from gradtx.dialects._arguments import falling_rate, is_zero, missing, refuse, scalar
+from gradtx.dialects._arguments import falling_rate, is_zero, missing, refuse, scalar, steps
 from gradtx.optimizers._parts import decoupled
 from gradtx.rules.base import Hyper, Rule
 from gradtx.rules.clipping import shortening
@@ -479,10 +479,10 @@ def asgd(
     def rate(count: jax.Array) -> Any:
         late: Any = eta(jnp.maximum(count - 1, 0)) if callable(eta) else eta
         shrinking: Any = lam(count) if callable(lam) else lam
-        return late / (1 + shrinking * late * count) ** alpha
+        return late / (1 + shrinking * late * steps(count)) ** alpha
 
     front = [*_front("asgd", maximize, switches), *decoupled(weight_decay, decay_mask)]
-    average = rules.average_iterates(lambda count: 1 / jnp.maximum(1.0, count - t0))
+    average = rules.average_iterates(lambda count: 1 / jnp.maximum(1.0, steps(count) - t0))
     return chain(*front, rules.add_decayed_weights(lam), rules.scale_by_learning_rate(rate), average)
 
 

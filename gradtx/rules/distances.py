@@ -104,8 +104,8 @@ class scale_by_gradient_norm(Rule):
         apart = self.over == "leaf" or trees.factors is not None
         lengths = norms([[x] for x in leaves] if apart else [leaves], trees.executor.total)
         if trees.factors is not None:
-            factors = stacked(jax.tree.leaves(trees.factors))
-            lengths = [norm_of_norms(stacked(lengths) * factors)]
+            pairs = zip(lengths, jax.tree.leaves(trees.factors), strict=True)
+            lengths = [norm_of_norms(stacked([x.astype(state.dtype) * f.astype(state.dtype) for x, f in pairs]))]
         after = [self._after(trees, s, norm.astype(s.dtype)) for s, norm in zip(before, lengths, strict=True)]
 
         def factor(s: jax.Array) -> jax.Array:

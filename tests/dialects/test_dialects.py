@@ -29,7 +29,7 @@ from oracles.generate import run_keras, run_torch
 from trajectories import in_groups, run as run_stream, run_each
 
 import gradtx as gx
-from gradtx import dialects
+from gradtx import dialects, testing
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
@@ -391,6 +391,15 @@ def test_maximize_is_to_turn_the_gradient_around(name, arguments):
     decay = {} if name == "rprop" else {"weight_decay": 0.1}
     up = make(0.1, **arguments, **decay, maximize=True, foreach=True, capturable=False, differentiable=False)
     chex.assert_trees_all_equal(moved(up), moved(make(0.1, **arguments, **decay), sign=-1.0))
+
+
+def test_schedules_of_dialects_keep_to_strict_types():
+    """Those that a dialect makes of the count of steps, and DoWG's norm of what is scaled."""
+    theirs, keras, torch = dialects.optax, dialects.keras, dialects.torch
+    made = [torch.adafactor(), torch.asgd(), keras.adafactor(), keras.schedule_free_adamw(warmup_steps=3)]
+    made += [theirs.adopt(0.1), theirs.dadapt_adamw(weight_decay=0.1), theirs.prodigy(), theirs.dowg()]
+    for tx in [*made, theirs.rmsprop(0.1, centered=True, bias_correction=True)]:
+        testing.check(tx, only=["keeps to strict types"], report=lambda line: None)
 
 
 def test_arrays_of_one_element_are_numbers():

@@ -69,6 +69,7 @@ INNER = "the inner constant of a double where: any number without a singularity;
 LAST = "the rule stands last: there is nothing behind it to read another gradient"
 SIDE = "a polynomial of XXᴴ before X is that of XᴴX behind it: the shorter side is only cheaper"
 BELOW = "any number below all squares"
+COMPLEMENT = "mix goes by the complement of a decay, which is share, where the two differ"
 AFTER_V = "the second moment that it needs was made by a rule that accumulates"
 EQUIVALENT: dict[str, str] = {
     "numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
@@ -83,6 +84,8 @@ EQUIVALENT: dict[str, str] = {
     "jnp.asarray(least)) != 2": "sums that are in range are taken again, of numbers times 1",
     "numerics:scale_of: norm < 1 -> norm < 2": "norms out of range are far from 1 and from 2",
     "numerics:scale_of: info.maxexp // 2 - 1 -> info.maxexp // 2 + 1": "four times as large is in range, too",
+    "factored:scale_by_factored_rms.apply_tree: 1 - share -> 1 + share": COMPLEMENT,
+    "factored:scale_by_factored_rms.apply_tree: 1 - share -> 2 - share": COMPLEMENT,
     "averaging:average_iterates.accumulates: True -> False": LAST,
     "averaging:lookahead.accumulates: True -> False": LAST,
     "averaging:average_iterates.tick: jnp.where(total == 0, 1, total) -> jnp.where(total == 0, 2, total)": (

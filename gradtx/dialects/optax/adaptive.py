@@ -10,7 +10,7 @@ import jax
 from gradtx import optimizers, rules
 from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
-from gradtx.dialects._arguments import is_zero
+from gradtx.dialects._arguments import is_zero, steps
 from gradtx.dialects.optax._parts import adam_direction, first_moment, start_averages, unmasked
 from gradtx.optimizers._parts import decoupled, derived
 from gradtx.rules.base import Hyper
@@ -354,7 +354,7 @@ def simplified_ademamix(
 
 
 def _fourth_root(count: jax.Array) -> jax.Array:
-    return count**0.25
+    return steps(count) ** 0.25
 
 
 def adopt(

@@ -7,7 +7,7 @@ from typing import Any
 from gradtx import optimizers, rules
 from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
-from gradtx.dialects._arguments import is_zero
+from gradtx.dialects._arguments import is_zero, steps
 from gradtx.dialects.optax._parts import adam_direction, start_averages, unmasked
 from gradtx.optimizers._parts import derived
 from gradtx.rules.base import Hyper, Rule
@@ -187,7 +187,7 @@ def rmsprop(
     if centered and bias_correction:
         if not is_zero(initial_scale):
             raise ValueError("optax.rmsprop: initial_scale is no start of a debiased variance; leave it 0")
-        decay = derived(lambda b, count: b * (1 - b**count) / (1 - b ** (count + 1)), decay, lambda count: count)
+        decay = derived(lambda b, count: b * (1 - b**count) / (1 - b ** (count + 1)), decay, steps)
     second_moment = rules.centered_rms(decay) if centered else rules.rms(decay)
     start = [] if is_zero(initial_scale) else [start_averages(0.0, initial_scale)]
     debias = [rules.debias()] if bias_correction else []

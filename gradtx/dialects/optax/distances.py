@@ -12,7 +12,7 @@ import optax
 from gradtx import rules
 from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
-from gradtx.dialects._arguments import is_zero
+from gradtx.dialects._arguments import is_zero, steps
 from gradtx.dialects.optax._parts import coupled
 from gradtx.optimizers._parts import decoupled, derived
 from gradtx.rules.base import Hyper, Rule, hyper
@@ -111,7 +111,7 @@ def prodigy(
     """
     b1, b2 = betas
 
-    rate = derived(_debiased, learning_rate, b1, b2, lambda count: count)
+    rate = derived(_debiased, learning_rate, b1, b2, steps)
     beta3 = derived(lambda b2: b2**0.5, b2) if beta3 is None else beta3
     adam = chain(rules.momentum(b1), rules.rms(b2), rules.precondition(eps), *decoupled(weight_decay, None))
     units = rules.in_units_of_distance(adam, rate, estim_lr0, beta3, estim_lr_coef, weighted=not safeguard_warmup)
@@ -154,7 +154,7 @@ def dadapt_adamw(
     ['rms', 'scale_by_distance_bound', 'momentum', 'precondition', 'scale']
     """
     b1, b2 = betas
-    rate = derived(_debiased, learning_rate, b1, b2, lambda count: count)
+    rate = derived(_debiased, learning_rate, b1, b2, steps)
     bound = rules.scale_by_distance_bound(rate, estim_lr0, derived(lambda b2: b2**0.5, b2), eps, lagged=True)
     adam = chain(rules.rms(b2), bound, rules.momentum(b1), rules.precondition(eps))
     direction = adam if is_zero(weight_decay) else chain(decayed_at_bound(adam, weight_decay))

@@ -109,6 +109,8 @@ EQUIVALENT: dict[str, str] = {
     ),
     "distances:scale_by_distance_bound.accumulates: True -> False": AFTER_V,
     "distances:scale_by_distance_bound.apply_tree: {0: 0} -> {1: 0}": "in which memory the sums are, not what they are",
+    "distances:scale_by_distance_bound.apply_tree: {0: 0, 3: 1} -> {1: 0, 3: 1}": "the same",
+    "covers:scale_by_sm3._maxima: None if v.size else 0 -> None if v.size else 1": "no element has that maximum",
     "matrices:orthogonalize._orthogonal: -2 -> 2": SIDE,
     "matrices:orthogonalize._orthogonal: -2 -> -3": SIDE,
     "matrices:orthogonalize._orthogonal: -1 -> 1": SIDE,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import optax
 
 import gradtx
-from benchmarks.contestants import WARMUP, Jitted, Stepper, check, jax_contestants
+from benchmarks.contestants import WARMUP, Eager, Entry, Jitted, Stepper, check, jax_contestants
 from benchmarks.data import CORES, Data, Shapes
 from benchmarks.floor import Floor, Kind, why_missing
 from benchmarks.recipes import RATE, RECIPES
 from benchmarks.timing import Against, Contestant, Steps
 
-__all__ = ["ADAM_BYTES", "BARE", "GUARDS", "guards"]
+__all__ = ["ADAM_BYTES", "BARE", "EAGER", "GUARDS", "JITTED", "SCANNED", "Way", "guards"]
 
 BARE = "adam"
 """The row that the others are divided by."""
@@ -91,27 +92,59 @@ class _Several:
             self._step()
 
 
-def guards(shapes: Shapes, executors: Sequence[str], burst: float, threads: int = CORES) -> dict[str, Contestant]:
+class Way(NamedTuple):
+    """A way to take steps.
+
+    Attributes:
+        stepper: who takes them.
+        steps: how many a call takes.
+    """
+
+    stepper: Callable[[Entry, Data], Stepper]
+    steps: int = 1
+
+
+_IN_A_LOOP = 20
+
+
+def _scanned(entry: Entry, data: Data) -> Stepper:
+    def steps(params: Any, grads: Any, state: Any) -> tuple[Any, Any]:
+        def step(carry: Any, _: None) -> tuple[Any, None]:
+            params, state = carry
+            return entry.step(params, grads, state), None
+
+        return jax.lax.scan(step, (params, state), None, _IN_A_LOOP)[0]
+
+    return Jitted(Entry(entry.init, steps, entry.context), data)
+
+
+JITTED, EAGER, SCANNED = Way(Jitted), Way(Eager), Way(_scanned, _IN_A_LOOP)
+
+
+def guards(
+    shapes: Shapes, executors: Sequence[str], burst: float, threads: int = CORES, way: Way = JITTED
+) -> dict[str, Contestant]:
     """Each row divided by Adam alone, run by the same executor; optax and what is in C are divided by gradtx's Adam.
 
-    Contestants of one row have done the same work.
+    Contestants of one row have done the same work. What is in C is there beside whole steps in ``jit`` alone.
     """
     made: dict[str, Contestant] = {}
     bare: dict[str, Contestant] = {}
     for row, guard in GUARDS.items():
         data = Data(shapes)
         entries = jax_contestants(guard.gradtx, guard.optax or guard.gradtx, executors)
-        if guard.optax is None:
+        if guard.optax is None or way is EAGER:  # which compiles its conditions in every step, for a second each
             del entries["optax"]
         steppers: dict[str, Stepper] = {
-            name.removeprefix("gradtx "): Jitted(entry, data) for name, entry in entries.items()
+            name.removeprefix("gradtx "): way.stepper(entry, data) for name, entry in entries.items()
         }
-        if guard.floor is not None and why_missing() is None:
+        if way is JITTED and guard.floor is not None and why_missing() is None:
             steppers[_IN_C] = Floor(data, RATE, threads=threads, kind=guard.floor, every=guard.steps)
-        check(steppers, data, warmup=WARMUP * guard.steps)
+        calls = -(-guard.steps // way.steps)  # of whole cycles
+        check(steppers, data, warmup=WARMUP * calls)
         for name, stepper in steppers.items():
             details = getattr(stepper, "details", None)
-            steps = Steps(_Several(stepper, guard.steps), burst, guard.steps, details)
+            steps = Steps(_Several(stepper, calls), burst, calls * way.steps, details)
             if row == BARE and name in executors:
                 bare[name] = steps
                 continue

@@ -21,7 +21,7 @@ from benchmarks.contestants import (
     rivals,
 )
 from benchmarks.data import CORES, Data, Shapes, affordable, gpt2
-from benchmarks.guards import guards
+from benchmarks.guards import EAGER, JITTED, SCANNED, Way, guards
 from benchmarks.recipes import RECIPES, ZOO, Recipe, scales
 from benchmarks.timing import Against, Contestant, Steps
 
@@ -202,11 +202,11 @@ def beside_optax(recipes: Mapping[str, Recipe], shapes: Shapes, small: Shapes) -
     return line_up
 
 
-def _guards(shapes: Shapes, small: Shapes) -> Callable[[Setting], Any]:
+def _guards(shapes: Shapes, small: Shapes, way: Way = JITTED) -> Callable[[Setting], Any]:
     """A line-up of wrappers."""
 
     def line_up(setting: Setting) -> dict[str, Contestant]:
-        return guards(small if setting.quick else shapes, setting.executors, setting.burst, setting.threads)
+        return guards(small if setting.quick else shapes, setting.executors, setting.burst, setting.threads, way)
 
     return line_up
 
@@ -252,6 +252,20 @@ WORKLOADS = {
     "guards1000": Workload(
         "wrappers around Adam beside Adam alone: 1000 leaves of 1024",
         _guards([(1024,)] * 1000, [(64,)] * 3),
+        unit="cost",
+        slow=True,
+        rounds=9,
+    ),
+    "guards-scan": Workload(
+        "wrappers around Adam beside Adam alone: 22 small leaves in lax.scan",
+        _guards([(32, 32), (32,)] * 11, [(4,), (2,)], SCANNED),
+        unit="cost",
+        slow=True,
+        rounds=9,
+    ),
+    "guards-eager": Workload(
+        "wrappers around Adam beside Adam alone: 4 small leaves without jit",
+        _guards([(32, 32), (32,), (32, 10), (10,)], [(4,), (2,)], EAGER),
         unit="cost",
         slow=True,
         rounds=9,

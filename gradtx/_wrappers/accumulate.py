@@ -336,11 +336,17 @@ def _added(sums: Any, updates: Any, params: Any, weight: jax.Array | None, when:
     given, treedef, counted = _gradients(updates, params)
     held = treedef.flatten_up_to(sums)
     rows = [(a, jnp.asarray(g)) for a, g, counts in zip(held, given, counted, strict=True) if counts]
-    executor: Any = current(traced=not have_values(rows))
-    flag = None if when is True else when
-    after, _ = executor.map_leaves(_joined, rows, [] if weight is None else [weight], [], {0: 0}, when=flag)
-    sums_after = iter(after)
-    return treedef.unflatten([next(sums_after)[0] if counts else a for a, counts in zip(held, counted, strict=True)])
+    executor = current(traced=not have_values(rows))
+    after = iter(_each_added(executor, rows, weight, None if when is True else when))
+    return treedef.unflatten([next(after) if counts else a for a, counts in zip(held, counted, strict=True)])
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)  # outside of jit traced once
+def _each_added(
+    executor: Any, rows: list[tuple[jax.Array, jax.Array]], weight: jax.Array | None, when: jax.Array | None
+) -> list[jax.Array]:
+    after, _ = executor.map_leaves(_joined, rows, [] if weight is None else [weight], [], {0: 0}, when=when)
+    return [a for (a,) in after]
 
 
 def _joined(a: jax.Array, gradient: jax.Array, weight: jax.Array | None = None) -> tuple[jax.Array]:

@@ -553,6 +553,21 @@ def test_one_bad_shard_skips_on_every_device():
     assert done.stdout.split() == "skip_nonfinite 2 loss_scale 0 accumulate 0 accumulate 0 skip_nonfinite 2".split()
 
 
+def test_outside_of_jit_sums_are_traced_once(monkeypatch):
+    module = sys.modules[accumulate.__module__]
+    added, traced = module._joined, []
+    monkeypatch.setattr(module, "_joined", lambda *operands: traced.append(operands) or added(*operands))
+    tx, g = accumulate(gx.sgd(0.5), 4), jnp.arange(17.0)
+    with gx.executor("native"):
+        state = tx.init(g)
+        updates, state = tx.update(g, state)
+        first = len(traced)
+        for _ in range(3):
+            updates, state = tx.update(g, state)
+    assert first == len(traced) > 0
+    np.testing.assert_array_equal(updates, -0.5 * g)
+
+
 # loss_scale
 
 

@@ -253,6 +253,6 @@ def test_sums_over_small_arrays(scaled):
     """Together those of one shape, of a function that is known alone; and of one with a scalar of the step."""
     rng = np.random.default_rng(7)
     xs = [jnp.asarray(rng.normal(size=n), jnp.float32) for n in (5, (2, 2), 5, (), (2, 2), 0, 9000)]
-    sum_of = jax.jit(lambda c: SmallSums()(lambda x, y: x * y * (c if scaled else 2), xs, xs))
+    sum_of = jax.jit(lambda c, xs: SmallSums()(lambda x, y: x * y * (c if scaled else 2), xs, xs))
     truth = 2 * sum(np.sum(np.square(np.asarray(x, np.float64))) for x in xs)
-    np.testing.assert_allclose(sum_of(jnp.float32(2)), truth, rtol=1e-6)
+    np.testing.assert_allclose(sum_of(jnp.float32(2), xs), truth, rtol=1e-6)

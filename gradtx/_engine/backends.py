@@ -103,7 +103,7 @@ class Reference:
             held = after([x for _, columns in together for x in columns], shared)
             first = len(operands[0]) - len(shared)
             operands = [(*xs[:first], *held) if i in small else xs for i, xs in enumerate(operands)]
-        large = [None if i in small else observed(fn, xs, reduces) for i, xs in enumerate(operands)]
+        large = [None if i in small else observed(fn, xs, reduces, aliases) for i, xs in enumerate(operands)]
         rows = [results or _run(fn, *xs) for results, xs in zip(large, operands, strict=True)]
         results, last = [row[: -len(reduces)] for row in rows], [[*row[-len(reduces) :]] for row in rows]
         numbers: list[tuple[list[int], Sequence[Numbers]]] = [*together]

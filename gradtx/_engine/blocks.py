@@ -8,7 +8,7 @@ terms of one block after another, and when it has ended the pass that writes beg
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from jax.extend import core
 from gradtx._core.dtypes import promoted
 from gradtx._core.numerics import is_complex, least_norm, reductions, scale_of, scaled_sq
 from gradtx._engine.local import Local, is_worthwhile
+from gradtx._engine.turns import Turns, turns_of
 from gradtx.native._lowering import CALLS, SAME_ELEMENTS, SAME_VALUE, lowered
 from gradtx.native._program import Unsupported, aval_of
 
@@ -39,10 +40,12 @@ class Observed(Local):
     Attributes:
         jaxpr: the function.
         reduces: how its last outputs are reduced: "sum" or "norm".
+        turns: how the others are written, if not all at once.
     """
 
     jaxpr: core.Jaxpr
     reduces: tuple[str, ...]
+    turns: Turns | None
 
     @property
     def written(self) -> int:
@@ -58,7 +61,8 @@ class Observed(Local):
     def local(self, *operands: jax.Array) -> list[jax.Array]:
         """The same of a leaf that is all on one device, without such arrays."""
         numbers = self._numbers(operands)
-        return [*self._function(*_after(numbers, operands))[: self.written], *numbers]
+        write = self._function if self.turns is None else self.turns.local
+        return [*write(*_after(numbers, operands))[: self.written], *numbers]
 
     def terms(self, *operands: jax.Array, shape: tuple[int, ...] | None = None) -> list[jax.Array]:
         """The terms as arrays; of others than it was traced for, of this shape."""
@@ -96,7 +100,7 @@ class Observed(Local):
         size = flat[0].size
 
         def terms(start: Any) -> list[jax.Array]:
-            own = [jax.lax.dynamic_slice(x, (start,), (PART,)) if x.ndim else x for x in flat]
+            own = [_part(x, start) if x.ndim else x for x in flat]
             found = zip(self.terms(*own, shape=(PART,)), scales, strict=True)
             squared = [x if scale is None else scaled_sq(x, scale) for x, scale in found]
             if size % (PART * PARTS) == 0:
@@ -156,40 +160,63 @@ def evaluated(jaxpr: core.Jaxpr, operands: Sequence[Any], shape: tuple[int, ...]
 
 
 def _after(numbers: Sequence[jax.Array], operands: Sequence[jax.Array]) -> list[jax.Array]:
-    """The operands, in which nobody can write before the numbers are known: times 1, which a compiler cannot know."""
+    """The operands, in which nobody can write before the numbers are known: 0 where what never holds does.
+
+    Of narrow ones, which XLA would write out for it, only if there are no others that what is written depends on.
+    """
     number = sum(numbers[1:], start=numbers[0])
-    one = jnp.where((number < 0) & (number > 0), 0, 1)
-    return [x * one.astype(x.dtype) if x.ndim else x for x in operands]
+    never = (number < 0) & (number > 0)  # which a compiler cannot know
+    least = 1 if all(x.dtype.itemsize <= 2 for x in operands if x.ndim) else 4
+    held = [x.ndim > 0 and x.dtype.itemsize >= least for x in operands]
+    return [jnp.where(never, jnp.zeros((), x.dtype), x) if of else x for x, of in zip(operands, held, strict=True)]
+
+
+def _part(x: jax.Array, start: Any) -> jax.Array:
+    """The elements from there on. Of a narrow array they are cut out as bits: else XLA widens it whole before."""
+    if x.dtype.itemsize > 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        return jax.lax.dynamic_slice(x, (start,), (PART,))
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint16 if x.dtype.itemsize == 2 else jnp.uint8)
+    return jax.lax.bitcast_convert_type(jax.lax.dynamic_slice(bits, (start,), (PART,)), x.dtype)
 
 
 def observed(
-    fn: Callable[..., Sequence[jax.Array]], operands: Sequence[jax.Array], reduces: Sequence[str]
+    fn: Callable[..., Sequence[jax.Array]],
+    operands: Sequence[jax.Array],
+    reduces: Sequence[str],
+    places: Mapping[int, int],
 ) -> list[jax.Array] | None:
     """The outputs of a function of a leaf's arrays and of scalars, and numbers of the last ones, block by block.
 
     None where that is of no use: of small leaves, of shards, on other devices than a CPU, outside of ``jit``; and of
-    functions of which it is not sure that they map each element by itself.
+    functions of which it is not sure that they map each element by itself. ``places``: see ``in_turn``.
     """
     if not is_worthwhile(operands, LEAST):
         return None
-    of = observation(fn, operands, reduces)
+    of = observation(fn, operands, reduces, places)
     return None if of is None else of(*operands)
 
 
 def observation(
-    fn: Callable[..., Sequence[jax.Array]], operands: Sequence[jax.Array], reduces: Sequence[str]
+    fn: Callable[..., Sequence[jax.Array]],
+    operands: Sequence[jax.Array],
+    reduces: Sequence[str],
+    places: Mapping[int, int] | None = None,
 ) -> Observed | None:
     """One for all leaves of one kind: a function that is not elementwise for sure has none."""
     x64 = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-    return _observation(fn, tuple(map(jax.typeof, operands)), tuple(reduces), x64)
+    return _observation(fn, tuple(map(jax.typeof, operands)), tuple(reduces), tuple((places or {}).items()), x64)
 
 
 @functools.lru_cache(maxsize=256)
-def _observation(fn: Any, avals: tuple[Any, ...], reduces: tuple[str, ...], x64: bool) -> Observed | None:
+def _observation(
+    fn: Any, avals: tuple[Any, ...], reduces: tuple[str, ...], places: tuple[tuple[int, int], ...], x64: bool
+) -> Observed | None:
     del x64  # which a trace depends on
     closed = jax.make_jaxpr(fn)(*avals)
     try:
         lowered(closed.jaxpr, sum(x.ndim > 0 for x in avals))
     except Unsupported:
         return None
-    return None if closed.consts else Observed(closed.jaxpr, reduces)
+    written = closed.jaxpr.replace(outvars=closed.jaxpr.outvars[: len(closed.jaxpr.outvars) - len(reduces)])
+    turns = turns_of(written, dict(places)) if places else None
+    return None if closed.consts else Observed(closed.jaxpr, reduces, turns)

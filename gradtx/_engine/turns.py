@@ -222,10 +222,16 @@ def _turns(fn: Any, avals: tuple[Any, ...], places: tuple[tuple[int, int], ...],
     """One for all leaves of one kind."""
     del x64  # which a trace depends on
     closed = jax.make_jaxpr(fn)(*avals)
-    arrays = [aval for aval in (*avals, *closed.out_avals) if aval.shape]
-    if closed.consts or len(closed.out_avals) < 2 or any(not _is_plain(aval, avals[0].shape) for aval in arrays):
+    return None if closed.consts else turns_of(closed.jaxpr, dict(places))
+
+
+def turns_of(jaxpr: core.Jaxpr, places: Mapping[int, int]) -> Turns | None:
+    """The turns of a function, as ``in_turn`` takes it; None where there is nothing to copy, and of codes."""
+    avals = [aval_of(var) for var in (*jaxpr.invars, *jaxpr.outvars)]
+    arrays = [aval for aval in avals if aval.shape]
+    if len(jaxpr.outvars) < 2 or any(not _is_plain(aval, arrays[0].shape) for aval in arrays):
         return None
-    return _planned(closed.jaxpr, dict(places))
+    return _planned(jaxpr, places)
 
 
 def _is_plain(aval: Any, shape: tuple[int, ...]) -> bool:

@@ -142,6 +142,16 @@ def test_numbers_of_large_leaves_in_xla(size):
     assert np.isnan(seen["gradient_norm"]) and seen["nonfinite"] == 1
 
 
+def test_numbers_of_large_leaves_with_narrow_slots_in_xla():
+    """The trace of two equal gradients is 1.5 times one, up to the rounding of what is stored."""
+    tx = gx.chain(gx.trace(0.5), gx.monitor(), state_dtype="bfloat16")
+    g = jnp.asarray(np.random.default_rng(8).normal(size=2**18), jnp.float32)
+    with gx.executor("reference"):
+        step = jax.jit(tx.update)
+        seen = gx.metrics(step(g, step(g, tx.init(g))[1])[1])
+    np.testing.assert_allclose(seen["update_norm"], 1.5 * np.linalg.norm(np.asarray(g, np.float64)), rtol=2e-3)
+
+
 class centered(gx.Rule):
     """A rule that is no function of each element by itself."""
 

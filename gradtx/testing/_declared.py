@@ -90,6 +90,8 @@ def _check(rule: AbstractRule) -> None:
     first_moments = [slot for slot, kind in rule.holds.items() if kind in FIRST_MOMENTS]
     if first_moments and "weight" in rule.scalars():
         _check_moment(rule, h, first_moments[0])
+    if rule.second_moment not in ("edits", "uses"):
+        _check_slots(rule, h, first_moments)
     if not rule.slots(jnp.zeros(())) and rule.second_moment is None and not rule.freezes:
         _check_factor(rule, h)
 
@@ -105,6 +107,30 @@ def _check_moment(rule: AbstractRule, h: Named, slot: str) -> None:
     _, slots, scalars = _first_step(rule, h, jnp.ones((3, 2)))
     same = np.allclose(slots[slot], float(scalars["weight"]), rtol=1e-5)
     check(same or rule.debiases, f"{who} holds in {slot!r} something else than its weight times a constant gradient")
+
+
+def _check_slots(rule: AbstractRule, h: Named, first_moments: list[str]) -> None:
+    """The slots after a first gradient of 2: it, or its square, times the weight, which is 1 where none is held."""
+    who, before = named(rule), slotted(rule, jnp.full((3, 2), 2.0))
+    _, slots, scalars = _first_step(rule, h, jnp.full((3, 2), 2.0))
+    weight = float(scalars.get("weight", 1.0))
+    if "weight" not in rule.scalars() and not rule.debiases:
+        for slot in first_moments:
+            check(
+                np.allclose(slots[slot], 2, rtol=1e-5),
+                f"{who} holds in {slot!r} an average whose weight is not 1, and no weight: give it one by scalars, and "
+                "carry it on in tick, so that debias knows of it",
+            )
+    for slot in (slot for slot, kind in rule.holds.items() if kind == "square"):
+        check(
+            np.allclose(slots[slot], 4 * weight, rtol=1e-5),
+            f"{who} declares that {slot!r} holds an average of squares, and {float(slots[slot][0, 0]):.6g} is in it "
+            f"after a gradient of 2, with a weight of {weight:.6g}",
+        )
+    check(
+        not (rule.accumulates and slots) or bool(scalars) or any(np.any(slots[slot] != before[slot]) for slot in slots),
+        f"{who} declares accumulates = True, and a step leaves its slots as they were: apply returns those after it",
+    )
 
 
 def _check_factor(rule: AbstractRule, h: Named) -> None:

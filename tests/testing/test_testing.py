@@ -279,6 +279,44 @@ def test_a_count_that_overflows_before_it_is_a_float():
         testing.check(ages(), only=["has one clock"], report=lambda _: None)
 
 
+class unweighted(gx.Rule):
+    """An average that starts at zero and says nothing of its weight, so that ``debias`` does nothing."""
+
+    accumulates = True
+    holds = {"m": "average"}
+
+    def slots(self, param):
+        return {"m": jnp.zeros_like(param)}
+
+    def apply(self, signal, slots, param, c):
+        m = 0.9 * slots.m + 0.1 * signal.direction
+        return signal._replace(direction=m), {"m": m}
+
+
+class sizes(gx.Rule):
+    """An average of |g| that is handed over as one of |g|²."""
+
+    accumulates = True
+    holds = {"s": "square"}
+    second_moment = "makes"
+
+    def slots(self, param):
+        return {"s": jnp.zeros_like(param.real)}
+
+    def apply(self, signal, slots, param, c):
+        s = 0.9 * slots.s + 0.1 * abs(signal.gradient)
+        return signal._replace(second_moment=s), {"s": s}
+
+
+class stands_still(unweighted):
+    """A slot that is returned as it came."""
+
+    holds = {}
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=0.9 * slots.m + signal.direction), {"m": slots.m}
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
@@ -290,6 +328,12 @@ def test_a_count_that_overflows_before_it_is_a_float():
         (late(), "goes on in the direction of gradients that are past"),
         (gx.chain(squares_that_it_forgets(0.9), gx.precondition()), "goes on in the direction of gradients"),
         (sums_of_trees(), "goes on in the direction of gradients that are past"),
+        (unweighted(), "holds in 'm' an average whose weight is not 1, and no weight"),
+        (
+            gx.chain(sizes(), gx.precondition()),
+            "'s' holds an average of squares, and 0.2 is in it after a gradient of 2",
+        ),
+        (stands_still(), "a step leaves its slots as they were"),
     ],
 )
 def test_says_what_it_holds(rule, message):

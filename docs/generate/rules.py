@@ -740,7 +740,7 @@ RULES: dict[str, Entry] = {
         "All but the smallest singular values come out between 0.68 and 1.13.",
         "torch and its author's Muon iterate in bfloat16 whatever the weights are, and agree with this to a hundredth; "
         "optax and Keras do as here. A guard of 1e-8 or 1e-7 on the norm, which all of them have, shrinks a matrix of "
-        "norm 1e-6 by a tenth.",
+        "norm 1e-6 by a tenth. optax's Muon has the other norms, too, and `dual` as `adaptive`.",
     ),
     "scale_by_shape": Entry(
         _shapes,
@@ -769,8 +769,9 @@ RULES: dict[str, Entry] = {
         ),
         "One element has no rows and columns to factor: what is left is an average of squares, whose memory grows.",
         "torch clamps: the mean of rows to at least 1.2e-7, and v to its square, so that gradients below 3e-4 are "
-        "inflated; optax, Keras and transformers add 1e-30 to the squares, as here. optax factors the two largest "
-        "axes if both have 128 or more, torch and transformers the last two of any size.",
+        "inflated (`floor=None`); optax, Keras and transformers add 1e-30 to the squares, as here. optax factors the "
+        "two largest axes if both have 128 or more, torch, Keras and transformers the last two of any size "
+        '(`axes="last"`).',
     ),
     "scale_by_trust_ratio": Entry(
         partial(

@@ -15,6 +15,9 @@ Everywhere, beside the arguments that each function names:
 - ``name`` is taken and changes nothing; ``ema_overwrite_frequency`` and ``gradient_accumulation_steps`` are errors
   that say what to use.
 
+Refused, with what to use instead, are also the ``weight_decay`` of Ftrl and of schedule-free AdamW, and a
+``decay_mask`` beside that of Lamb and Adafactor.
+
 Where gradtx differs: a clip threshold that is not positive is an error, where Keras silently clips nothing.
 ``clipnorm`` makes a whole leaf NaN for a gradient that is not finite.
 """

@@ -253,6 +253,13 @@ def test_norms_in_front_of_orthogonalize():
     assert gx.orthogonalize().normalizes and not dual.normalizes
 
 
+def test_slope_of_ftrl_where_there_was_no_gradient():
+    """A root whose slope at 0 is infinite would make it NaN."""
+    tx, p = gx.ftrl_proximal(0.1, l1=1.0), jnp.ones(1)
+    slope = jax.grad(lambda g: tx.update(g, tx.init(p), p)[0].sum())(jnp.zeros(1))
+    np.testing.assert_array_equal(slope, [0.0])
+
+
 def test_rectified_steps_with_an_epsilon_inside_the_root():
     tx = gx.chain(gx.rms(0.0, start="first"), gx.rectified_precondition(0.99, 1.0, eps_root=7.0))
     plain = gx.chain(gx.rms(0.0, start="first"), gx.rectified_precondition(0.99, 0.0))

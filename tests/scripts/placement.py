@@ -580,7 +580,10 @@ def the_host_is_named_where_it_is_wrong():
     refused(
         (lambda: gx.step(ADAM, params, params, state), "slot rms.s, leaf 'both', of this state is in the memory"),
         (lambda: gx.step(whole, params, params, away), "slot chain.state of this state is in the memory of the host"),
-        (lambda: gx.step(soap, params, params, of_soap), "slot scale_by_eigenbasis_rms.state of this state is in"),
+        (
+            lambda: gx.step(soap, params, params, of_soap),
+            "slot scale_by_eigenbasis_rms.state['bases']['both'][0] of this state is in",
+        ),
         (lambda: jax.eval_shape(inside.update, params, inside.init(params)), "offload(skip_nonfinite(tx))"),
         (lambda: gx.offload(ADAM, "tape"), "memory_kind must be 'pinned_host'"),
         (lambda: gx.offload(ADAM, where="nowhere").init(params), "'nowhere', chooses no leaf"),

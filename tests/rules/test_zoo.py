@@ -516,6 +516,20 @@ def test_galore_in_numpy(side):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11, err_msg=k)
 
 
+def test_directions_of_complex_matrices_turn_towards_those_of_before():
+    """Their inner products are real and positive, whatever phases the decomposition has."""
+    rng = np.random.default_rng(0)
+    gradients = jnp.asarray(rng.normal(size=(2, 5, 3)) + 1j * rng.normal(size=(2, 5, 3)))
+    tx, bases = gx.in_subspace(gx.scale(1.0), 2, every=1), []
+    state = tx.init(gradients[0])
+    for g in gradients:
+        _, state = tx.update(g, state)
+        bases.append(np.asarray(state.slots["in_subspace"]["state"]["basis"]))
+    along = np.sum(bases[1].conj() * bases[0], axis=0)
+    assert np.all(along.real > 0)
+    np.testing.assert_allclose(along.imag, 0, atol=1e-12)
+
+
 def test_what_galore_holds():
     """A basis of each matrix, none of what is no matrix; one element is a matrix, too."""
     leaves = {"tall": (5, 3), "layer": (1, 3, 5), "vector": (4,), "none": (0, 3), "number": (1, 1)}

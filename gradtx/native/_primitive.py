@@ -168,14 +168,13 @@ class Call:
         arrays, local, flat, shared = self._split(operands)
         dtype = jnp.float64 if self.program.wide else jnp.float32
 
-        def coefficients(*scalars: jax.Array) -> jax.Array:
-            values = self.program.scalars(*scalars, *shared)
-            return jnp.stack([value.astype(dtype) for value in values]) if values else jnp.zeros(0, dtype)
+        def coefficients(*scalars: jax.Array) -> list[jax.Array]:
+            return [value.astype(dtype) for value in self.program.scalars(*scalars, *shared)]
 
         if self.local and self.program.coefficients:
-            tables = self._in_chunks(jax.vmap(coefficients)(*local))
+            tables = self._in_chunks(jax.vmap(lambda *scalars: jnp.stack(coefficients(*scalars)))(*local))
         else:
-            tables = [coefficients(*(x[0] for x in local))[None]] * len(self.chunks)
+            tables = [_row(coefficients(*(x[0] for x in local)), dtype)[None]] * len(self.chunks)
         for rows, chunk, columns in zip(tables, self._in_chunks(arrays), flat, strict=True):
             yield [rows, *(x for leaf in chunk for x in leaf), *columns]
 
@@ -191,6 +190,14 @@ class Call:
             "temporaries": np.int64(self.program.temporaries),
             "scales": np.asarray(self.program.scales, np.int64),
         }
+
+
+def _row(numbers: Sequence[jax.Array], dtype: Any) -> jax.Array:
+    """Numbers as a vector, which XLA computes in one loop; of numbers that are stacked it makes a loop of each."""
+    places, row = jnp.arange(len(numbers)), jnp.zeros(len(numbers), dtype)
+    for place, number in enumerate(numbers):
+        row = jnp.where(places == place, number, row)
+    return row
 
 
 class _LocalSums(SumOver):

@@ -249,6 +249,13 @@ WORKLOADS = {
         slow=True,
         rounds=9,
     ),
+    "guards-large": Workload(
+        "wrappers around Adam beside Adam alone: one leaf of 2**24, out of every cache",
+        _guards(_one(2**24), _one(2**12)),
+        unit="cost",
+        slow=True,
+        rounds=9,
+    ),
     "guards1000": Workload(
         "wrappers around Adam beside Adam alone: 1000 leaves of 1024",
         _guards([(1024,)] * 1000, [(64,)] * 3),

@@ -20,7 +20,7 @@ from benchmarks.timing import interleave
 from benchmarks.workloads import WORKLOADS, Setting, Workload, sweeps
 from gradtx.workbench.files import check_writable, write_whole
 
-COSTS = ("guards", "guards1000")
+COSTS = ("guards", "guards-large", "guards1000")
 """The workloads of wrappers."""
 
 

@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     asked = parser.parse_args(arguments)
     if asked.list:
+        width = 1 + max(map(len, WORKLOADS))
         for name, workload in WORKLOADS.items():
-            print(f"{name:12}{workload.about}{' (slow)' * workload.slow}")
+            print(f"{name:{width}}{workload.about}{' (slow)' * workload.slow}")
         return 0
     try:
         setting = Setting(executors(asked.executor), asked.quick)

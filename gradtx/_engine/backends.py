@@ -19,7 +19,6 @@ from gradtx import native
 from gradtx._core.numerics import Numbers, SumOver, in_order, stacked
 from gradtx._engine.blocks import observed
 from gradtx._engine.fuse import Fused
-from gradtx._engine.local import alone
 from gradtx._engine.plan import Place
 from gradtx._engine.small import SmallSums, after, alike, reduced
 from gradtx._engine.turns import in_turn
@@ -230,7 +229,7 @@ class Survey(Reference):
 @functools.partial(jax.jit, static_argnums=0)
 def _run(fn: Fused, *operands: jax.Array) -> tuple[jax.Array, ...]:
     """Traced once for all leaves of one kind, and inlined by XLA."""
-    return fn(*alone(operands))
+    return fn(*operands)
 
 
 Name = Literal["auto", "reference", "native"]

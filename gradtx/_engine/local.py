@@ -40,15 +40,6 @@ def is_worthwhile(operands: Sequence[jax.Array], least: int) -> bool:
     return any(isinstance(x, jax.core.Tracer) for x in operands)
 
 
-def alone(operands: Sequence[jax.Array]) -> Sequence[jax.Array]:
-    """The operands of one leaf, which has its scalars to itself: XLA then makes the same loops of leaves of one shape.
-
-    Scalars that leaves share it takes into the loops of the first in another order than into those of the rest. Loops
-    that are the same it compiles once, and for each other one it takes as long again.
-    """
-    return jax.lax.optimization_barrier(operands) if jax.default_backend() == "cpu" else operands
-
-
 local_p = core.Primitive("local")
 local_p.multiple_results = True
 

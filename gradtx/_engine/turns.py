@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from gradtx._core.numerics import has_few_bits
-from gradtx._engine.local import Local, alone, is_worthwhile
+from gradtx._engine.local import Local, is_worthwhile
 from gradtx.native._lowering import CALLS
 from gradtx.native._program import aval_of
 
@@ -61,7 +61,7 @@ class Turns(Local):
 
     def local(self, *operands: jax.Array) -> list[jax.Array]:
         """The outputs one after another."""
-        known: dict[Any, jax.Array] = dict(zip(self.jaxpr.invars, alone(operands), strict=True))
+        known: dict[Any, jax.Array] = dict(zip(self.jaxpr.invars, operands, strict=True))
         outvars: Sequence[Any] = self.jaxpr.outvars
         outputs = {k: known[var] for k, var in enumerate(outvars) if k not in self.order}
         last: Any = None

@@ -55,11 +55,13 @@ def norms(shape, executor, automatic=True):
     by_jit = jax.jit(step, in_shardings=(placed, placed))
     with gx.executor(executor):
         # One sum before the clip, one of all that the monitor takes behind it; XLA takes one for each axis of the mesh.
-        runs = [(inside, (1, 1e25, 1e-25), 2)] + [(by_jit, (1,), 2 * len(shape))] * automatic
-        for run, factors, most in runs:
+        # In loops are sums that are taken again where a norm is out of range, and only there: of arrays in groups by
+        # shapes, of which XLA adds up each by itself.
+        runs = [(inside, (1, 1e25, 1e-25), 2, 2)] + [(by_jit, (1,), 2 * len(shape), 2 * len(shape) + 2)] * automatic
+        for run, factors, most, most_again in runs:
             compiled = run.lower(params, grads).compile()
             counts = collectives(compiled)
-            assert counts["step"] == most and counts.get("loops", 0) <= most, (shape, executor, counts)
+            assert counts["step"] == most and counts.get("loops", 0) <= most_again, (shape, executor, counts)
             for factor in factors:
                 scaled = {name: (g * factor).astype(np.float32) for name, g in grads.items()}
                 given = (params, scaled) if run is inside else jax.device_put((params, scaled), (placed, placed))

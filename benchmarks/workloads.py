@@ -202,13 +202,14 @@ def beside_optax(recipes: Mapping[str, Recipe], shapes: Shapes, small: Shapes) -
     return line_up
 
 
-def _guards(shapes: Shapes, small: Shapes, way: Way = JITTED) -> Callable[[Setting], Any]:
-    """A line-up of wrappers."""
+def _guards(of: str, shapes: Shapes, small: Shapes, way: Way = JITTED) -> Workload:
+    """The workload of wrappers around Adam of these leaves."""
 
     def line_up(setting: Setting) -> dict[str, Contestant]:
         return guards(small if setting.quick else shapes, setting.executors, setting.burst, setting.threads, way)
 
-    return line_up
+    about = f"wrappers around Adam beside Adam alone: {of}"
+    return Workload(about, line_up, unit="cost", slow=True, rounds=9)
 
 
 def _one(n: int) -> Shapes:
@@ -242,41 +243,11 @@ WORKLOADS = {
         slow=True,
         rounds=9,
     ),
-    "guards": Workload(
-        "wrappers around Adam beside Adam alone: one leaf of 2**22",
-        _guards(_one(2**22), _one(2**12)),
-        unit="cost",
-        slow=True,
-        rounds=9,
-    ),
-    "guards-large": Workload(
-        "wrappers around Adam beside Adam alone: one leaf of 2**24, out of every cache",
-        _guards(_one(2**24), _one(2**12)),
-        unit="cost",
-        slow=True,
-        rounds=9,
-    ),
-    "guards1000": Workload(
-        "wrappers around Adam beside Adam alone: 1000 leaves of 1024",
-        _guards([(1024,)] * 1000, [(64,)] * 3),
-        unit="cost",
-        slow=True,
-        rounds=9,
-    ),
-    "guards-scan": Workload(
-        "wrappers around Adam beside Adam alone: 22 small leaves in lax.scan",
-        _guards([(32, 32), (32,)] * 11, [(4,), (2,)], SCANNED),
-        unit="cost",
-        slow=True,
-        rounds=9,
-    ),
-    "guards-eager": Workload(
-        "wrappers around Adam beside Adam alone: 4 small leaves without jit",
-        _guards([(32, 32), (32,), (32, 10), (10,)], [(4,), (2,)], EAGER),
-        unit="cost",
-        slow=True,
-        rounds=9,
-    ),
+    "guards": _guards("one leaf of 2**22", _one(2**22), _one(2**12)),
+    "guards-large": _guards("one leaf of 2**24, out of every cache", _one(2**24), _one(2**12)),
+    "guards1000": _guards("1000 leaves of 1024", [(1024,)] * 1000, [(64,)] * 3),
+    "guards-scan": _guards("22 small leaves in lax.scan", [(32, 32), (32,)] * 11, [(4,), (2,)], SCANNED),
+    "guards-eager": _guards("4 small leaves without jit", [(32, 32), (32,), (32, 10), (10,)], [(4,), (2,)], EAGER),
     "eager": Workload(
         "Adam without jit, 4 leaves: dispatch",
         _steps(RECIPES["adam"], [(32, 32), (32,), (32, 10), (10,)], [(4,), (2,)], eager=True),

@@ -20,7 +20,7 @@ from gradtx._core.dtypes import promoted
 from gradtx._core.numerics import is_complex, least_norm, reductions, scale_of, scaled_sq
 from gradtx._engine.local import Local, is_worthwhile
 from gradtx._engine.turns import Turns, turns_of
-from gradtx.native._lowering import CALLS, SAME_ELEMENTS, SAME_VALUE, lowered
+from gradtx.native._lowering import SAME_ELEMENTS, SAME_VALUE, callee, lowered
 from gradtx.native._program import Unsupported, aval_of
 
 PART = 2**15
@@ -66,7 +66,8 @@ class Observed(Local):
 
     def terms(self, *operands: jax.Array, shape: tuple[int, ...] | None = None) -> list[jax.Array]:
         """The terms as arrays; of others than it was traced for, of this shape."""
-        results = self._function(*operands) if shape is None else evaluated(self.jaxpr, operands, shape)
+        closed = core.ClosedJaxpr(self.jaxpr, ())
+        results = self._function(*operands) if shape is None else evaluated(closed, operands, shape)
         return [*map(wide, results[self.written :])]
 
     def _function(self, *operands: jax.Array) -> list[jax.Array]:
@@ -134,19 +135,17 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(promoted(jnp.float32, x.dtype))
 
 
-def evaluated(jaxpr: core.Jaxpr, operands: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:
+def evaluated(closed: core.ClosedJaxpr, operands: Sequence[Any], shape: tuple[int, ...]) -> list[Any]:
     """An elementwise function of arrays of this shape: parts of those that it was traced for, or several at once."""
-    values: dict[Any, Any] = dict(zip(jaxpr.invars, operands, strict=True))
+    jaxpr = closed.jaxpr
+    values: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*closed.consts, *operands), strict=True))
 
     def read(atom: Any) -> Any:
         return jnp.asarray(atom.val, aval_of(atom).dtype) if isinstance(atom, core.Literal) else values[atom]
 
     for eqn in jaxpr.eqns:
         name, inputs = eqn.primitive.name, [*map(read, eqn.invars)]
-        if name in CALLS:
-            inner = eqn.params[CALLS[name]]
-            inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, [])
-            values |= zip(inner.constvars, consts, strict=True)
+        if (inner := callee(eqn)) is not None:
             results = evaluated(inner, inputs, shape)
         elif name in SAME_VALUE | SAME_ELEMENTS:
             results = inputs[:1]

@@ -22,7 +22,7 @@ from jax.extend import core
 
 from gradtx._core.numerics import has_few_bits
 from gradtx._engine.local import Local, is_worthwhile
-from gradtx.native._lowering import CALLS
+from gradtx.native._lowering import callee
 from gradtx.native._program import aval_of
 
 LEAST = 2**16
@@ -113,21 +113,13 @@ def _evaluated(eqns: Sequence[core.JaxprEqn], known: Mapping[core.Var, jax.Array
 
     for eqn in eqns:
         inputs = [*map(read, eqn.invars)]
-        if (inner := _inner(eqn)) is not None:
+        if (inner := callee(eqn)) is not None:
             results = core.jaxpr_as_fun(inner)(*inputs)
         else:
             results = eqn.primitive.bind(*inputs, **eqn.params)
             results = results if eqn.primitive.multiple_results else [results]
         values |= {var: x for var, x in zip(eqn.outvars, results, strict=True) if var not in known}
     return values
-
-
-def _inner(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
-    """The function that an equation calls."""
-    if eqn.primitive.name not in CALLS:
-        return None
-    inner = eqn.params[CALLS[eqn.primitive.name]]
-    return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
 
 
 # -- The order --------------------------------------------------------------------------------------------------------

@@ -70,17 +70,17 @@ def _read_jaxpr(graph: Graph, jaxpr: core.Jaxpr, variables: dict[core.Var, Value
 def _read_equation(graph: Graph, eqn: core.JaxprEqn, values: list[Value], shape: Any) -> list[Any]:
     name = eqn.primitive.name
     before, beginning, op = str(eqn.params.get("name", "")).partition(INSTRUCTION)
-    if name in CALLS and beginning and not before and op in NAMED:
+    inner = callee(eqn)
+    if inner is not None and beginning and not before and op in NAMED:
         (out,) = eqn.outvars
         return [Vector(graph.instruction(op, values), aval_of(out).dtype)]
-    if name in CALLS:
-        inner = eqn.params[CALLS[name]]
-        inner, consts = (inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, [])
+    if inner is not None:
+        jaxpr, consts = inner.jaxpr, inner.consts
         if any(np.ndim(const) for const in consts):
             raise Unsupported("a constant array in a nested function")
-        constants = [Uniform(Constant.of(c), aval_of(v).dtype) for v, c in zip(inner.constvars, consts, strict=True)]
-        variables = zip((*inner.constvars, *inner.invars), (*constants, *values), strict=True)
-        return _read_jaxpr(graph, inner, dict(variables), shape)
+        constants = [Uniform(Constant.of(c), aval_of(v).dtype) for v, c in zip(jaxpr.constvars, consts, strict=True)]
+        variables = zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *values), strict=True)
+        return _read_jaxpr(graph, jaxpr, dict(variables), shape)
     uniform = [value for value in values if isinstance(value, Uniform)]
     if len(uniform) == len(values):
         return _read_uniform(graph, eqn, uniform, shape)
@@ -95,6 +95,14 @@ CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_cal
 CALLS |= {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
 CALLS |= {"remat2": "jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
 """The primitives that stand for a function, and what they call it."""
+
+
+def callee(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
+    """The function that an equation calls; None if it calls none."""
+    if eqn.primitive.name not in CALLS:
+        return None
+    inner = eqn.params[CALLS[eqn.primitive.name]]
+    return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
 
 
 def _read_uniform(graph: Graph, eqn: core.JaxprEqn, values: list[Uniform], shape: Any) -> list[Uniform]:

@@ -85,7 +85,7 @@ class seal(Rule):
 
     def apply_tree(self, trees: Trees, state: Any) -> tuple[Any, Any]:
         """The transformation's own update of the direction."""
-        name = self.name or self.label
+        name = self.title
         return run_inside(self.tx, trees.direction, state, trees.params, trees.extra, apply_updates=False, name=name)
 
 

@@ -254,6 +254,11 @@ class AbstractRule:
         """The name of the rule in a chain, if the user gives none."""
         raise NotImplementedError
 
+    @property
+    def title(self) -> str:
+        """The name that the user gives the rule, or else its label."""
+        return self.name or self.label
+
     def hyperparameters(self) -> dict[str, Any]:
         """The numeric hyperparameters by name: a number, a scalar array, or a schedule of the count."""
         return {}

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 
+from gradtx._core.dataflow import never
 from gradtx._core.dtypes import promoted
 
 P = ParamSpec("P")
@@ -187,8 +188,7 @@ def sharded_as(x: jax.Array, other: jax.Array) -> jax.Array:
     """The same array, over the devices as another of its shape, of which in ``jit`` only the compiler knows."""
     if not isinstance(other, jax.core.Tracer):
         return x
-    never = (other.real < 0) & (other.real > 0)  # what is chosen by an array is sharded as it is
-    return jnp.where(never, jnp.ones_like(x), x)
+    return jnp.where(never(other), jnp.ones_like(x), x)
 
 
 def largest_divided(lengths: Sequence[int], size: int, block: int = 1) -> int | None:

@@ -277,7 +277,7 @@ def _arrays(values: Mapping[str, Any]) -> Arrays:
 
 def named(rule: AbstractRule) -> str:
     """The beginning of a message about a rule."""
-    return f"gradtx: rule {rule.name or rule.label!r}"
+    return f"gradtx: rule {rule.title!r}"
 
 
 def _listing(names: Iterable[Any]) -> str:

@@ -270,11 +270,6 @@ def l2_norm(xs: Sequence[jax.Array]) -> jax.Array:
     return norms([xs])[0]
 
 
-def l2_norms(groups: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -> jax.Array:
-    """``norms`` as a vector."""
-    return stacked(norms(groups, total))
-
-
 def norms(groups: Sequence[Sequence[jax.Array]], total: SumOver = sum_over) -> Numbers:
     """The L2 norm of each group of arrays, over all their elements: real numbers in the widest of their dtypes.
 

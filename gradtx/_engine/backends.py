@@ -201,7 +201,7 @@ class Survey(Reference):
         reason = native.supports(fn, avals, len(local) + len(shared))
         if reason is not None:
             names = [
-                rule.name or rule.label
+                rule.title
                 for rule, alone, own in fn.apart(avals)
                 if native.supports(alone, own, len(alone.launch.rounded) + len(alone.coefficients[0])) is not None
             ]

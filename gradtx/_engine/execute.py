@@ -522,7 +522,7 @@ def _compiled(
 
 def _mapped(rule: AbstractRule, trees: Trees, state: Any) -> tuple[Any, Any]:
     """A pure rule outside of ``jit`` compiled once; it reads no extra arguments. One array stays one in all trees."""
-    check_on_device(f"slot {rule.name or rule.label}.state", state)
+    check_on_device(f"slot {rule.title}.state", state)
     leaves, treedef = jax.tree.flatten(trees._replace(extra={}))
     distinct = {id(x): x for x in leaves}
     place = {key: i for i, key in enumerate(distinct)}

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from gradtx._core import methods
 from gradtx._core.codecs import check_blocks, is_encoded, stored
 from gradtx._core.contract import AbstractRule
+from gradtx._core.dataflow import never
 from gradtx._core.numerics import is_complex, without_residuals
 from gradtx._core.state import ChainState, PackedState
 from gradtx._engine.checks import check_counts, check_kind, difference
@@ -150,8 +151,7 @@ def first_slots(rule: AbstractRule, param: jax.Array, storage: Any, name: str, p
 @jax.jit  # traced once for all leaves that are alike, one equation for each
 def _sharded_as(param: jax.Array, slots: dict[str, Any]) -> dict[str, Any]:
     """The slots through a comparison of the parameter, whose sharding a selection by it has."""
-    never = (param.real < 0) & (param.real > 0)
-    return {slot: jnp.where(never, jnp.ones_like(x), x) for slot, x in slots.items()}
+    return {slot: jnp.where(never(param), jnp.ones_like(x), x) for slot, x in slots.items()}
 
 
 def with_buffers(slots: Any, params: Sequence[jax.Array]) -> Any:

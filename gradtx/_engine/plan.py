@@ -302,7 +302,7 @@ class Plan(NamedTuple):
         total = sum(batch.size for batch in self.batches)
         lines = []
         for k, one in enumerate(self.passes):
-            labels = [self.rules[r].name or self.rules[r].label for r in one.rules]
+            labels = [self.rules[r].title for r in one.rules]
             measured = one.measures or one.scales or one.alongside
             how = "whole trees" if one.maps_trees else "measured, then one pass" if measured else "one pass"
             where, why, exact = places[k] if places else Place()

@@ -62,7 +62,7 @@ class scale_by_sm3(Rule):
         out, after = [], []
         for g, u, maxima in zip(gradients, directions, before, strict=True):
             if g.ndim > 1:
-                check_whole(self.name or self.label, g)
+                check_whole(self.title, g)
             v = self._least(maxima, g) + abs_sq(g)
             root = safe_sqrt(v + trees.scalars(g.dtype).eps)
             out.append(safe_divide(u, jnp.where(v > 0, root, 0)))

@@ -99,7 +99,7 @@ class scale_by_factored_rms(Rule):
         gradients, treedef = jax.tree.flatten(trees.gradient)
         for g in gradients:
             if self._axes(g.shape) is not None:
-                check_whole(self.name or self.label, g)
+                check_whole(self.title, g)
         before = [treedef.flatten_up_to(state[kind]) for kind in ("rows", "columns", "s")]
         out, after = [], []
         for g, rows, columns, s in zip(gradients, *before, strict=True):

@@ -105,7 +105,7 @@ class scale_by_eigenbasis_rms(Rule):
         out, after = [], []
         for g, u, slots in zip(gradients, jax.tree.leaves(trees.direction), before, strict=True):
             if g.ndim > 1:
-                check_whole(self.name or self.label, g)
+                check_whole(self.title, g)
             g, u, wide = _widened(g, u, slots)
             direction, new = self._of_leaf(g, u, wide, trees.scalars(g.dtype), trees.count)
             out.append(direction)
@@ -203,7 +203,7 @@ class scale_by_kronecker_root(Rule):
         out, after = [], []
         for g, u, slots in zip(gradients, jax.tree.leaves(trees.direction), before, strict=True):
             if g.ndim > 1:
-                check_whole(self.name or self.label, g)
+                check_whole(self.title, g)
             g, u, (factors, roots) = _widened(g, u, slots)
             c = trees.scalars(g.dtype)
             factors = tuple(self._factor(c, x, outer(g, a) if x.ndim > 1 else squares(g, a)) for a, x in

@@ -94,7 +94,7 @@ class orthogonalize(Rule):
             if leaf.ndim < self.stacked + 2:
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise ValueError(
-                    f"gradtx: rule {self.name or self.label!r} needs matrices, and leaf {name!r} has shape {leaf.shape}"
+                    f"gradtx: rule {self.title!r} needs matrices, and leaf {name!r} has shape {leaf.shape}"
                     f"{f', of which {self.stacked} axes count matrices' if self.stacked else ''}. Give such leaves "
                     "another optimizer (see partition), or leave the rule out there (see where)."
                 )
@@ -102,7 +102,7 @@ class orthogonalize(Rule):
     def apply_tree(self, trees, state):
         leaves, treedef = jax.tree.flatten(trees.direction)
         for x in leaves:
-            check_whole(self.name or self.label, x)
+            check_whole(self.title, x)
         views = [as_matrices(x, self.stacked, self.output) for x in leaves]
         alike: dict[Any, list[int]] = {}
         for i, view in enumerate(views):
@@ -186,9 +186,9 @@ class scale_by_shape(Rule):
 
     def apply(self, signal, slots, param, c):
         u = signal.direction
-        check_whole(self.name or self.label, u)
+        check_whole(self.title, u)
         if u.ndim < self.stacked + 2:
-            raise ValueError(f"{self.name or self.label}: needs matrices, found a leaf of shape {u.shape}")
+            raise ValueError(f"{self.title}: needs matrices, found a leaf of shape {u.shape}")
         _, inputs, outputs = matrices_shape(u.shape, self.stacked, self.output)
         if self.rms is None:
             return signal._replace(direction=math.sqrt(max(1.0, outputs / max(inputs, 1))) * u), {}
@@ -279,7 +279,7 @@ class in_subspace(Rule):
         def turned(g: jax.Array, basis: jax.Array) -> jax.Array:
             if self._axis(g) is None:
                 return basis
-            check_whole(self.name or self.label, g)
+            check_whole(self.title, g)
             return jax.lax.cond(trees.count % self.every == 0, self._leading, lambda g, old: old, g, basis)
 
         def back(u: jax.Array, g: jax.Array, basis: jax.Array) -> jax.Array:

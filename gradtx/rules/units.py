@@ -51,7 +51,7 @@ class centralize(Rule):
         def one(u: jax.Array) -> jax.Array:
             if u.ndim < 2 or u.size == 0:
                 return u
-            check_whole(self.name or self.label, u)
+            check_whole(self.title, u)
             return u - u.mean(others(u, self.output), keepdims=True)
 
         return jax.tree.map(one, trees.direction), state
@@ -100,7 +100,7 @@ class adaptive_clip(Rule):
         def one(u: jax.Array, p: jax.Array) -> jax.Array:
             if u.size == 0:
                 return u
-            check_whole(self.name or self.label, u)
+            check_whole(self.title, u)
             c = trees.scalars(u.dtype)
             most = c.limit * jnp.maximum(self._norms(p).astype(real_dtype(u.dtype)), c.floor)
             shorter = shortening(self._norms(u), most)

@@ -202,7 +202,7 @@ def _divided_and_modelled(
 
 def _loss(rule: Rule, trees: Any) -> jax.Array:
     """The loss that came with the gradient."""
-    who = f"gradtx: rule {rule.name or rule.label!r}"
+    who = f"gradtx: rule {rule.title!r}"
     if trees.extra.get("value") is None:
         raise TypeError(f"{who} needs the loss: step(tx, params, grads, state, value=loss)")
     if jnp.shape(trees.extra["value"]):
@@ -254,7 +254,7 @@ class add_noise(Rule):
         return treedef.unflatten([self._noisy(trees, u, key, i) for i, u in enumerate(leaves)]), state
 
     def _noisy(self, trees: Any, u: jax.Array, key: jax.Array, leaf: int) -> jax.Array:
-        check_whole(self.name or self.label, u)
+        check_whole(self.title, u)
         c = trees.scalars(u.dtype)
         deviation = jnp.sqrt(c.variance * (trees.count.astype(c.power.dtype) + 1) ** -c.power)
         return u + deviation * jax.random.normal(jax.random.fold_in(key, leaf), u.shape, u.dtype)

@@ -206,7 +206,7 @@ def _unread(tx: Transformation[Any]) -> str:
     for rule in tx.rules:
         if names := verification.unread(rule, jax.ShapeDtypeStruct((3, 2), jnp.dtype("float32"))):
             read, meant = (", ".join(f"{where}.{name}" for name in names) for where in ("c", "self"))
-            reads.append(f"rule {rule.name or rule.label!r} does not depend on {read}: does it read {meant}?")
+            reads.append(f"rule {rule.title!r} does not depend on {read}: does it read {meant}?")
     return f" ({' '.join(reads)})" if reads else ""
 
 

@@ -142,7 +142,7 @@ def shows_itself(tx: Transformation[Any]) -> None:
     """an equation for each rule; str, repr, describe within the terminal or 80 columns, and tables for notebooks"""
     for rule in tx.rules:
         words = r'write equation = r"u \leftarrow ..." in its class'
-        check(bool(rule.equation), f"rule {rule.name or rule.label!r} does not say what it does: {words}")
+        check(bool(rule.equation), f"rule {rule.title!r} does not say what it does: {words}")
     described = gx.describe(tx, params())
     for text in (str(tx), repr(tx), tx._repr_markdown_(), described._repr_markdown_()):
         check(isinstance(text, str) and bool(text), f"it shows itself as {text!r}")

@@ -91,11 +91,11 @@ class Vectors(numerics.SumOver):
 
 
 def test_norms_of_sums_that_are_a_vector():
-    found = numerics.l2_norms([[jnp.array([x])] for x in (3e-200, 4.0, 5e200)], Vectors())
+    found = numerics.norms([[jnp.array([x])] for x in (3e-200, 4.0, 5e200)], Vectors())
     np.testing.assert_allclose(found, [3e-200, 4.0, 5e200], rtol=1e-15)
 
 
 def test_norms_of_groups_whose_arrays_have_norms():
     arrays = [jnp.array([3.0, 4.0]), jnp.array([12.0]), jnp.array([[8.0]])]
     for groups, expected in (([arrays[:2], arrays[2:]], [13.0, 8.0]), ([[x] for x in arrays], [5.0, 12.0, 8.0])):
-        np.testing.assert_allclose(numerics.l2_norms(groups, OneReading()), expected, rtol=1e-15)
+        np.testing.assert_allclose(numerics.norms(groups, OneReading()), expected, rtol=1e-15)

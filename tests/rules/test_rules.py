@@ -11,7 +11,7 @@ from equations import damped, divide, ema, heavy_ball, nadam_moment, steps, weig
 from test_zoo import OPTAX, PAPERS
 
 import gradtx as gx
-from gradtx._core.numerics import l2_norm, l2_norms, safe_divide, safe_sqrt
+from gradtx._core.numerics import l2_norm, norms, safe_divide, safe_sqrt, stacked
 
 pytestmark = pytest.mark.usefixtures("x64")
 STEPS = 30
@@ -27,6 +27,10 @@ def run(tx, gradients=G, params=P):
         return state, updates
 
     return np.asarray(jax.jit(lambda: jax.lax.scan(one, tx.init(jnp.asarray(params)), jnp.asarray(gradients))[1])())
+
+
+def l2_norms(groups):
+    return stacked(norms(groups))
 
 
 T = steps(G)
@@ -223,26 +227,31 @@ class TestNumbers:
         """It reorders products of constants: (0·s)·(0·s) becomes 0·(s·s), which is NaN where s² overflows."""
         value = np.float32(value)
 
-        def norms(times):
+        def three_norms(times):
             three, two = jnp.full(3, value) * times, jnp.full(2, value) * times
             return l2_norms([[three[:1]], [two], [two[:1], jnp.zeros(3, "float32")]])
 
         one = jnp.ones((), "float32")
-        for found in (jax.jit(lambda: norms(one))(), jax.jit(norms)(one), jax.vmap(norms)(one[None])[0], norms(one)):
+        for found in (
+            jax.jit(lambda: three_norms(one))(),
+            jax.jit(three_norms)(one),
+            jax.vmap(three_norms)(one[None])[0],
+            three_norms(one),
+        ):
             np.testing.assert_allclose(found, value * np.array([1, 2**0.5 if value < 3e38 else np.inf, 1]), rtol=1e-6)
 
     def test_norm_of_complex_numbers(self):
         for scale in (1e-30, 1.0, 1e30):
-            norms = l2_norms([[jnp.array([3 + 4j, 12j], "complex64") * np.float32(scale)]])
-            assert norms.dtype == jnp.float32
-            np.testing.assert_allclose(norms, [13 * scale], rtol=1e-6)
+            lengths = l2_norms([[jnp.array([3 + 4j, 12j], "complex64") * np.float32(scale)]])
+            assert lengths.dtype == jnp.float32
+            np.testing.assert_allclose(lengths, [13 * scale], rtol=1e-6)
 
     def test_a_factor_of_zeros_may_be_as_large_as_it_is(self):
-        def norms(s):
+        def two_norms(s):
             return jnp.stack([l2_norm([np.zeros(3, "f") * s]), l2_norm([np.full(3, 1e25, "f") * (s * 1e-30)])])
 
         for s in (1e30, 1e10):
-            np.testing.assert_allclose(jax.jit(norms)(jnp.float32(s)), [0, 3**0.5 * s * 1e-5], rtol=1e-6)
+            np.testing.assert_allclose(jax.jit(two_norms)(jnp.float32(s)), [0, 3**0.5 * s * 1e-5], rtol=1e-6)
 
     @pytest.mark.parametrize("jit", [False, True])
     def test_norms_of_several_widths(self, jit):
@@ -250,11 +259,11 @@ class TestNumbers:
         with jax.enable_x64(True):
             for wide, narrow in itertools.product((0.0, 1e-200, 1e-30, 1.0, 1e200), (0.0, 1e-30, 1.0, 1e30)):
                 arrays = [jnp.full(2, wide, "float64"), jnp.full(2, narrow, "float32"), jnp.ones(2, "float16")]
-                norms = (jax.jit(l2_norms) if jit else l2_norms)([arrays[:2], [arrays[1]], arrays[1:], arrays])
+                lengths = (jax.jit(l2_norms) if jit else l2_norms)([arrays[:2], [arrays[1]], arrays[1:], arrays])
                 exact = [np.asarray(x, np.longdouble) for x in arrays]
                 expected = [np.hypot.reduce(np.concatenate(xs)) for xs in (exact[:2], [exact[1]], exact[1:], exact)]
-                assert norms.dtype == jnp.float64
-                np.testing.assert_allclose(norms, np.asarray(expected, float), rtol=1e-6)
+                assert lengths.dtype == jnp.float64
+                np.testing.assert_allclose(lengths, np.asarray(expected, float), rtol=1e-6)
 
     def test_clips_of_several_widths(self):
         tree = {"a": jnp.full(2, 3e200), "b": jnp.full(2, 1e25, "float32"), "c": jnp.full(2, 1e-30, "float32")}

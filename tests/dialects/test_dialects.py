@@ -344,6 +344,7 @@ OF_CLASS = {"ScheduleFreeAdamW": "schedule_free_adamw", "LossScaleOptimizer": No
 
 @pytest.mark.parametrize("framework", ["torch", pytest.param("keras", marks=pytest.mark.slow)])
 def test_every_optimizer_and_argument_is_here_or_says_what_to_use(framework, monkeypatch):
+    """With the defaults of its namesake."""
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     theirs = pytest.importorskip({"torch": "torch.optim", "keras": "keras.optimizers"}[framework])
     module, seen = getattr(dialects, framework), 0
@@ -356,8 +357,10 @@ def test_every_optimizer_and_argument_is_here_or_says_what_to_use(framework, mon
                 getattr(module, name)
             continue
         seen += 1
-        for argument in inspect.signature(made).parameters:
+        ours = inspect.signature(function).parameters
+        for argument, parameter in inspect.signature(made).parameters.items():
             assert argument in ("params", "name", "kwargs") or taken_by(function, argument), f"{name}: {argument}"
+            assert argument not in ours or ours[argument].default == parameter.default, f"{name}: {argument}"
     assert seen >= 13
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradtx._core.mesh import in_host_memory
 from gradtx._core.numerics import real_dtype
 from gradtx._core.selectors import flatten_with_paths, listing
 from gradtx._core.state import ChainState, PackedState
@@ -19,6 +20,8 @@ from gradtx._wrappers.partition import PartitionState
 from gradtx._wrappers.switch import SwitchState
 
 __all__ = ["evaluation_point", "gradient_point", "lookahead_iterate", "lookahead_point"]
+
+_SLOTS = ("average_offset", "offset", "ahead")
 
 Offsets = dict[str, Any]
 """Arrays by the paths of their leaves, since Flax and ``packed`` have them in boxes of another kind."""
@@ -141,10 +144,17 @@ def _moved(params: Any, moves: Offsets, sign: int) -> Any:
     leaves, treedef = flatten_with_paths(params)
     unknown = [(path, None) for path in moves if path not in dict(leaves)]
     if unknown:
-        raise ValueError(f"gradtx: the state has a lookahead for leaves that are no parameters: {listing(unknown)}")
+        raise ValueError(f"gradtx: the state holds offsets of leaves that are no parameters: {listing(unknown)}")
 
     def moved(path: str, p: Any) -> Any:
-        return (p + sign * moves[path]).astype(jnp.result_type(p)) if path in moves else p
+        if path not in moves:
+            return p
+        if jnp.shape(p) != moves[path].shape:
+            raise ValueError(
+                f"gradtx: leaf {path!r} of the parameters has shape {jnp.shape(p)}, and its offset in the state "
+                f"{moves[path].shape}. Pass the parameters that this state was made for."
+            )
+        return (p + sign * moves[path]).astype(jnp.result_type(p))
 
     return treedef.unflatten([moved(path, p) for path, p in leaves])
 
@@ -169,7 +179,8 @@ def _offsets(state: Any, read: Reader) -> list[Offsets]:
     for _, node in walk(state, kinds, within=False):
         if isinstance(node, ChainState | PackedState):
             for rule, slots in node.slots.items():
-                tree = read({slot: _unpacked(x) for slot, x in slots.items()}, node.hyperparams.get(rule, {}))
+                points = {slot: _unpacked(x) for slot, x in slots.items() if slot in _SLOTS}
+                tree = read(points, node.hyperparams.get(rule, {}))
                 offsets += [] if tree is None else [dict(flatten_with_paths(tree)[0])]
             offsets += _offsets(node.slots, read)
         elif isinstance(node, SwitchState):
@@ -181,7 +192,9 @@ def _offsets(state: Any, read: Reader) -> list[Offsets]:
 
 
 def _unpacked(slot: Any) -> Any:
-    return slot.by_path() if isinstance(slot, PackedSlot) else slot
+    """The offsets of all leaves, on the device: ``offload`` has them on the host."""
+    tree = slot.by_path() if isinstance(slot, PackedSlot) else slot
+    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device) if in_host_memory(x) else x, tree)
 
 
 def _of_phase(switched: jax.Array, first: list[Offsets], then: list[Offsets]) -> list[Offsets]:

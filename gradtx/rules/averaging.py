@@ -16,7 +16,7 @@ class average_iterates(Rule):
 
     z are the iterates that the chain before it makes, x their average, c its rate. With e = x − z::
 
-        u ← (1 − κ(1−c))u − κce;   e ← (1−c)(e − u)      (u on the right as it comes in)
+        e ← (1−c)(e₋ − u);   u ← u + κe − κ₋e₋      (for a κ that stays (1 − κ(1−c))u − κce₋)
 
     So there is one more array, no copy of the parameters, and none is read. ``evaluation_point(state, params)`` is x:
     the parameters to evaluate and to keep. With κ = 0 training goes on as without the rule, and x is
@@ -31,11 +31,12 @@ class average_iterates(Rule):
 
     Args:
         rate: c in [0, 1], a number or a schedule; None: γ/Σγ with weights γ of the iterates.
-        pull: κ in [0, 1], where between z (0) and x (1) the parameters are. 0; the schedule-free method takes 0.9.
+        pull: κ in [0, 1], where between z (0) and x (1) the parameters are, a number that stays or a schedule. 0; the
+            schedule-free method takes 0.9.
         learning_rate: η of the chain, for γ = (the largest η so far)²; None: γ = 1. Only without ``rate``.
 
     State: ``average_offset`` like the parameters, x − z; with ``learning_rate`` ``largest``, the largest η so far; and
-    ``total``, Σγ (scalars).
+    ``total``, Σγ (scalars). With a schedule of κ also ``pull``, that of the step before.
 
     Inf and NaN stay in their element, and in its slot from then on.
 
@@ -54,10 +55,10 @@ class average_iterates(Rule):
     [9.] [4.3333]
     """
 
-    equation = r"e \leftarrow (1-c)(e - u), \quad u \leftarrow (1-\kappa(1-c)) u - \kappa c e_{t-1}"
+    equation = r"e \leftarrow (1-c)(e - u), \quad u \leftarrow u + \kappa e - \kappa_{t-1} e_{t-1}"
     accumulates = True
     last = True
-    nonnegative = ("total", "largest")
+    nonnegative = ("total", "largest", "pull")
 
     rate: Hyper | None = hyper(default=None, low=0, high=1)
     pull: Hyper = hyper(default=0.0, low=0, high=1)
@@ -76,26 +77,32 @@ class average_iterates(Rule):
         return {"average_offset": jnp.zeros_like(param)}
 
     def scalars(self):
+        before = {"pull": 0.0} if callable(self.pull) else {}
         if self.rate is not None:
-            return {}
-        return {"total": 0.0} if self.learning_rate is None else {"total": 0.0, "largest": 0.0}
+            return before
+        return before | ({"total": 0.0} if self.learning_rate is None else {"total": 0.0, "largest": 0.0})
 
     def tick(self, h, scalars, weights, count):
+        c = {"pull": h.pull, "pull_complement": h.pull_complement}
+        after = {}
+        if callable(self.pull):
+            c["turn"], after["pull"] = h.pull - scalars.pull, h.pull
         if self.rate is not None:
-            return Tick(vars(h), {}, weights)
-        after, weight = {}, jnp.ones_like(scalars.total)
+            return Tick(c | {"rate": h.rate}, after, weights)
+        weight = jnp.ones_like(scalars.total)
         if self.learning_rate is not None:
-            after = {"largest": jnp.maximum(scalars.largest, h.learning_rate)}
+            after["largest"] = jnp.maximum(scalars.largest, h.learning_rate)
             weight = after["largest"] ** 2
-        total = scalars.total + weight
-        rate = weight / jnp.where(total == 0, 1, total)
-        coefficients = {"rate": rate, "pull": h.pull, "pull_complement": h.pull_complement}
-        return Tick(coefficients, {"total": total} | after, weights)
+        after["total"] = scalars.total + weight
+        c["rate"] = weight / jnp.where(after["total"] == 0, 1, after["total"])
+        return Tick(c, after, weights)
 
     def apply(self, signal, slots, param, c):
-        u = signal.direction
-        behind = slots.average_offset - u
+        u, before = signal.direction, slots.average_offset
+        behind = before - u
         step = c.pull_complement * u - c.pull * c.rate * behind
+        if callable(self.pull):
+            step = step + c.turn * before
         return signal._replace(direction=step), {"average_offset": behind - c.rate * behind}
 
 

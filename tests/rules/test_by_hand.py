@@ -70,6 +70,22 @@ def test_an_average_of_iterates_that_count_for_nothing():
     np.testing.assert_allclose(second, [5.0])  # from there to the second iterate, 6, which is the average
 
 
+@pytest.mark.parametrize("rate", [None, 0.3])
+def test_a_pull_that_follows_a_schedule(rate):
+    """The parameters are (1−κ)z + κx with the κ of the day, z and x summed up in numpy, and x is found from them."""
+    table = np.array([0.0, 0.9, 0.9, 0.2, 1.0, 0.0, 0.5])
+    tx = gx.chain(gx.sgd(0.1), gx.average_iterates(rate, lambda count: jnp.asarray(table)[count]))
+    step, p = jax.jit(lambda p, g, state: gx.step(tx, p, g, state)), jnp.ones(2)
+    state, z, x = tx.init(p), np.ones(2), np.ones(2)
+    for t, kappa in enumerate(table):
+        g = np.array([np.cos(3.0 * t), t - 2.0])
+        z = z - 0.1 * g
+        x = x + (1 / (t + 1) if rate is None else rate) * (z - x)
+        p, state = step(p, jnp.asarray(g), state)
+        np.testing.assert_allclose(p, (1 - kappa) * z + kappa * x, rtol=1e-12)
+        np.testing.assert_allclose(gx.evaluation_point(state, p), x, rtol=1e-12)
+
+
 def test_a_bet_of_a_gambler_who_loses():
     """Two gradients that agree, then one against them and the way gone, which takes all of the reward."""
     tx, p = gx.coin_betting(0.0, 2.0), jnp.zeros(1)

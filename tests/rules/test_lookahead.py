@@ -155,6 +155,11 @@ def test_errors():
     both = optax.chain(gx.nag(0.1), gx.nag(0.1)).init(START)
     with pytest.raises(ValueError, match="has 2 slots 'offset'"):
         gx.lookahead_iterate(both, START)
+    state = gx.schedule_free_sgd(0.1).init(START)
+    with pytest.raises(ValueError, match=r"leaf 'b' of the parameters has shape \(1,\), and its offset"):
+        gx.evaluation_point(state, {"a": START["a"], "b": np.ones(1)})
+    with pytest.raises(ValueError, match="holds offsets of leaves that are no parameters: 'b'"):
+        gx.evaluation_point(state, {"a": START["a"]})
 
 
 def test_the_slot_is_that_of_the_phase_that_is_on():
@@ -185,7 +190,7 @@ def test_parts_without_lookahead_hold_the_iterate():
     np.testing.assert_allclose([w["a"][0], y["a"][0], w["b"][0]], [0.9, 0.8, 0.9], rtol=1e-6)
 
 
-def test_packed_states_hold_the_same_points():
+def test_states_in_wrappers_hold_the_same_points():
     params = {"a": jnp.ones((2, 2)), "b": jnp.full(3, 2.0)}
     for tx, point in (
         (gx.nag(0.1), gx.lookahead_iterate),
@@ -199,3 +204,7 @@ def test_packed_states_hold_the_same_points():
             held, state = gx.step(wrapped, params, params, wrapped.init(params))
             for found in (point(state, held), jax.jit(point)(state, held)):
                 jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found, expected)
+    away = gx.offload(gx.nag(0.1))
+    held, state = gx.step(away, params, params, away.init(params))
+    found = gx.evaluation_point(state, held)
+    jax.tree.map(lambda p, w: np.testing.assert_allclose(w, 0.99 * p, rtol=1e-6), params, found)

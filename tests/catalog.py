@@ -92,6 +92,7 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
     "scale_by_trust_ratio": gx.scale_by_trust_ratio(0.1),
     "cautious": gx.chain(gx.momentum(0.9), gx.cautious()),
     "clip_by_rms": gx.clip_by_rms(1.0),
+    "project_out": gx.project_out(),
     "scale_by_parameter_rms": gx.chain(gx.scale_by_parameter_rms(), gx.scale(1e-4)),
     "scale_by_gradient_norm": gx.scale_by_gradient_norm(0.9),
     "scale_by_gradient_norm(tree)": gx.scale_by_gradient_norm(eps_root=1e-8, over="tree"),
@@ -193,7 +194,7 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "coin_betting", "scale_by_distance_bound"),
     *("damped_trace", "normalized_lookahead", "quasi_hyperbolic", "belief_rms", "lag_v", "sign", "add_difference"),
     *("clip_by_norm", "in_units_of_distance", "precondition"),  # "rms" stands in front of one, "debias" is Adam
-    *("at_learned_rate", "in_subspace"),
+    *("at_learned_rate", "in_subspace", "project_out"),
 }
 VARIANTS = {name for name in ALL if "(" in name or name in OPTIMIZERS} - FEW  # of rules that are tried anyway
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]

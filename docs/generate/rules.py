@@ -319,6 +319,18 @@ def _at_a_distance() -> Figure:
     return lines("on the loss ½w²", {"gradient taken here": np.asarray(held), "iterate": np.asarray(iterate)}, first=1)
 
 
+def _turned() -> Figure:
+    """The length of weights that are multiplied with a vector once their length is divided out."""
+
+    def length(*rules: Transformation) -> np.ndarray:
+        tx = gx.chain(gx.sgd(0.1, 0.9), *rules)
+        gradient = jax.grad(lambda w: w[0] / jnp.linalg.norm(w))
+        return np.linalg.norm(descend(tx, [0.8, 0.6], gradient), axis=1)
+
+    curves = {"and project_out": length(gx.project_out()), "momentum": length()}
+    return lines("‖w‖ of weights of which w/‖w‖ alone matters", curves)
+
+
 def _cautious_decay() -> Figure:
     def way(decay: Transformation) -> np.ndarray:
         tx = gx.chain(gx.momentum(0.9), decay, gx.scale_by_learning_rate(0.1))
@@ -800,6 +812,13 @@ RULES: dict[str, Entry] = {
         partial(over_time, OUT, {"clip_by_rms(1)": gx.clip_by_rms(1.0), "g": gx.chain()}),
         "With one element to a leaf, it is a clip by value.",
         "`optax.clip_by_block_rms` is it.",
+    ),
+    "project_out": Entry(
+        _turned,
+        "Gradients are orthogonal to such weights, and momentum, which knows those of before, is not.",
+        "AdamP (timm, pytorch_optimizer) projects its direction where the cosine between gradient and weights is below "
+        "0.1/√n, by output and else by leaf, and decays such weights by a tenth. OrthoGrad projects the gradient, and "
+        "gives it the length that it had.",
     ),
     "scale_by_parameter_rms": Entry(
         partial(

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import size_of
-from gradtx._core.numerics import in_two, norms, on_each, real_dtype
+from gradtx._core.numerics import in_two, norms, on_each, real_dtype, real_product, safe_divide
 from gradtx.rules.base import Hyper, Rule, hyper
 from gradtx.rules.clipping import shortening
 
-__all__ = ["cautious", "clip_by_rms", "scale_by_parameter_rms", "scale_by_trust_ratio"]
+__all__ = ["cautious", "clip_by_rms", "project_out", "scale_by_parameter_rms", "scale_by_trust_ratio"]
 
 
 class scale_by_trust_ratio(Rule):
@@ -146,6 +146,42 @@ class clip_by_rms(Rule):
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=c.length * (c.inverse * signal.direction)), {}
+
+
+class project_out(Rule):
+    r"""Take away what lies along the weights: u ← u − ⟨p, u⟩/‖p‖²·p, p being the parameters of the leaf.
+
+    What is left turns the weights, and hardly makes them longer. For weights whose length does not matter, since a
+    normalization follows, say: momentum makes them longer, and so its own steps shorter. At the end of a chain steps
+    are orthogonal to the weights, in front of one gradients are. In front of ``fromage`` each step is a turn by atan η.
+    Of complex leaves ⟨p, u⟩ is the real part. Where p is 0, u stays as it is. Needs ``params`` in ``update``.
+
+    Inf and NaN: a leaf with one in it, or whose ⟨p, u⟩ overflows, becomes NaN or inf as a whole.
+
+    Source: Heo et al. (2021), "AdamP: slowing down the slowdown for momentum optimizers on scale-invariant weights";
+    Prieto et al. (2025), "Grokking at the edge of numerical stability".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx, p = gradtx.project_out(), jnp.array([3.0, 4.0])
+    >>> print(tx.update(jnp.array([5.0, 0.0]), tx.init(p), p)[0].round(4))
+    [ 3.2 -2.4]
+    """
+
+    equation = r"u \leftarrow u - \frac{\langle p, u\rangle}{\lVert p\rVert^2} p"
+    scope = "leaf"
+    reads = ("direction", "param")
+    needs_params = True
+
+    def measure(self, groups, total):
+        columns = [[getattr(x, lane) for (x,) in groups] for lane in ("param", "direction")]
+        return {"along": total.each(real_product, *columns), "param": norms([[p] for p in columns[0]], total)}
+
+    def settle(self, c, measured):
+        along, length = measured["along"], measured["param"]
+        return {"along": safe_divide(along, length), "inverse": safe_divide(jnp.ones_like(length), length)}
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=signal.direction - c.along * (c.inverse * param)), {}
 
 
 class scale_by_parameter_rms(Rule):

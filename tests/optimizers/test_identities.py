@@ -544,13 +544,13 @@ def test_factored_squares_of_rank_one_are_exact(seed):
 
 @settings(max_examples=4)
 @given(seed=seeds)
-def test_fromage_keeps_the_length_of_weights_that_gradients_are_orthogonal_to(seed):
-    """It is a turn by atan η, and there it is what sets the length anew after a step of η‖p‖, as HyperBall does."""
+def test_fromage_is_a_turn_where_gradients_are_orthogonal_to_weights(seed):
+    """By atan η; and there it is what sets the length anew after a step of η‖p‖, as HyperBall does."""
     rng = np.random.default_rng(seed)
     p, g = rng.normal(size=6), rng.normal(size=6)
-    g = g - p * (p @ g) / (p @ p)
-    tx = gx.fromage(0.3)
+    tx = gx.chain(gx.project_out(), gx.fromage(0.3))
     after, _ = gx.step(tx, jnp.asarray(p), jnp.asarray(g), tx.init(jnp.asarray(p)))
+    g = g - p * (p @ g) / (p @ p)
     longer = p - 0.3 * np.linalg.norm(p) * g / np.linalg.norm(g)
     same(after, longer * np.linalg.norm(p) / np.linalg.norm(longer), 1e-12)
     np.testing.assert_allclose(np.linalg.norm(after), np.linalg.norm(p), rtol=1e-12)

@@ -62,6 +62,16 @@ def test_sizes_of_parameters():
     np.testing.assert_allclose(steps(gx.clip_by_rms(1.0), [[7.0, 1.0]])[0], [1.4, 0.2])
 
 
+def test_what_lies_along_the_weights():
+    """All of a number's gradient does; nothing where the weights are 0, nor in what is left."""
+    tx = gx.project_out()
+    np.testing.assert_allclose(steps(tx, [[7.0, 1.0], [4.0, -3.0]], [3.0, 4.0]), [[4.0, -3.0]] * 2, atol=1e-12)
+    np.testing.assert_allclose(steps(tx, [[7.0]], [2.0])[0], [0.0], atol=1e-12)
+    np.testing.assert_allclose(steps(tx, [[7.0, 1.0]], 0.0)[0], [7.0, 1.0])
+    (found,) = steps(tx, [[7.0, 1.0]], [3e-200, 4e-200])  # ‖p‖² is no number
+    np.testing.assert_allclose(found, [4.0, -3.0], rtol=1e-12)
+
+
 def test_an_average_of_iterates_that_count_for_nothing():
     """Of a rate that starts at 0: the average stays at the start, and the first iterate with a weight is all of it."""
     tx = gx.average_iterates(pull=0.5, learning_rate=lambda count: 0.1 * count)
@@ -106,6 +116,7 @@ def test_the_first_weight_of_prodigy_is_the_first_distance():
 
 READ_PARAMETERS = [
     *(gx.scale_by_trust_ratio(), gx.scale_by_parameter_rms(), gx.adaptive_clip(), gx.add_decayed_weights(0.1)),
+    gx.project_out(),
     *(gx.decay_weights(0.1, 0.1), gx.add_cautious_decay(0.1), gx.scale_by_distance(), gx.dual_averaging()),
     *(gx.ftrl_proximal(0.1), gx.in_units_of_distance(gx.sgd(1.0), initial=0.1), gx.coin_betting()),
     *(gx.scale_by_model(), gx.at_learned_rate(gx.sgd(1.0))),

@@ -4,6 +4,7 @@ Most are compared in ``test_zoo.py`` and in ``optimizers/test_against_optax.py``
 table of all for ``docs/dialects.md``, which ``python -m tests.oracles.compare`` writes.
 """
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +94,7 @@ def _galore(rows):
     return -LR * galore([*rows], "short")
 
 
+FALLING = optax.exponential_decay(1.0, 1, 0.95)
 MODEL, BOUND = (0.3, 0.8, 0.5, 0.3), (0.5, 0.9, 0.9025, 1e-2, 0.02)
 FURTHER = {
     "nag": of_paper(gx.nag(LR, 0.9, 0.9), nag),
@@ -100,7 +102,7 @@ FURTHER = {
     "article_max_v": of_paper(gx.article_max_v(LR, 0.9, 0.9), article_max_v),
     "amsgrad": of_paper(gx.amsgrad(LR, 0.9, 0.99, 1e-3), amsgrad),
     "qhm": of_paper(gx.qhm(LR, 0.9, 0.7), qhm),
-    "cocob": of_optax(gx.cocob(1.0, 3.0), optax.contrib.cocob(1.0, 3.0, 0.0)),
+    "cocob": of_optax(gx.cocob(FALLING, 3.0, 0.1), optax.contrib.cocob(FALLING, 3.0, 0.0, 0.1)),
     "asgd": of_paper(
         gx.asgd(LR, 0.01, 0.75, 10), lambda t, g, w, s: w - LR / (1 + 0.01 * LR * (t - 1)) ** 0.75 * (g + 0.01 * w)
     ),
@@ -163,6 +165,19 @@ IN_OTHER_TESTS = {"dadapt_adam", "momo", "momo_adam", "galore", "muon"}  # chain
 )
 def test_what_no_other_test_compares(name):
     assert FURTHER[name].difference() < 1e-11
+
+
+def test_every_decay_mask():
+    """Without a gradient only the leaf that decays moves; with a decay of 1, which is no way to say none."""
+    p = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2))}
+    zeros = jax.tree.map(jnp.zeros_like, p)
+    makers = {name: getattr(optimizers, name) for name in optimizers.__all__}
+    decaying = {k: make for k, make in makers.items() if "decay_mask" in inspect.signature(make).parameters}
+    txs = {name: make(LR, weight_decay=1.0, decay_mask="a") for name, make in decaying.items()}
+    updates = jax.jit(lambda: {k: tx.update(zeros, tx.init(p), p, value=jnp.ones(()))[0] for k, tx in txs.items()})()
+    for name, update in updates.items():
+        assert not update["b"].any() and (update["a"] < 0).all(), name
+    assert len(updates) > 20
 
 
 @optax_in_float64()

@@ -23,6 +23,11 @@ def averages(b1=0.9, b2=0.999):
     return gx.chain(gx.momentum(b1), gx.rms(b2), gx.debias())
 
 
+def decayed(direction):
+    """optax's direction, decoupled weight decay and learning rate."""
+    return optax.chain(direction, optax.add_decayed_weights(0.1), optax.scale_by_learning_rate(LR))
+
+
 OPTAX = {
     "signum": (gx.signum(LR, 0.8), optax.signum(LR, beta=0.8)),
     "lion": (gx.lion(LR, 0.8, 0.95, 0.1), optax.lion(LR, 0.8, 0.95, weight_decay=0.1)),
@@ -31,7 +36,10 @@ OPTAX = {
         gx.chain(gx.momentum(0.9), gx.infinity(0.9, 1e-2), gx.debias(), gx.precondition(0.0), rate(LR)),
         optax.adamax(LR, b2=0.9, eps=1e-2),
     ),
-    "adabelief": (gx.adabelief(LR, eps=1e-3), optax.adabelief(LR, eps=1e-3, eps_root=1e-3)),
+    "adabelief": (
+        gx.adabelief(LR, eps=1e-3, weight_decay=0.1),
+        decayed(optax.scale_by_belief(eps=1e-3, eps_root=1e-3)),
+    ),
     "acprop": (
         gx.chain(
             gx.belief_rms(0.9, 0.999, 1e-16, lagged=True),
@@ -45,12 +53,15 @@ OPTAX = {
     "yogi": (gx.dialects.optax.yogi(LR), optax.yogi(LR)),
     "adadelta": (gx.adadelta(0.5, 0.9), optax.adadelta(0.5, rho=0.9, eps=1e-6)),
     "ademamix": (gx.ademamix(LR, b3=0.95), optax.contrib.ademamix(LR, b3=0.95, alpha=5.0)),
-    "adopt": (gx.adopt(LR, b2=0.99), optax.contrib.adopt(LR, b2=0.99)),
+    "adopt": (gx.adopt(LR, b2=0.99, weight_decay=0.1), decayed(optax.contrib.scale_by_adopt(b2=0.99))),
     "optimistic": (
         gx.chain(gx.extrapolate(0.5, first="same"), rate(LR)),
         optax.optimistic_gradient_descent(LR, alpha=1.0, beta=0.5),
     ),
-    "radam": (gx.radam(LR, b2=0.9), optax.radam(LR, b2=0.9)),
+    "radam": (
+        gx.radam(LR, b2=0.9, eps=1e-2, weight_decay=0.1),
+        decayed(optax.scale_by_radam(b2=0.9, eps=1e-2)),
+    ),
     "radam later": (gx.radam(LR, b2=0.99), optax.radam(LR, b2=0.99)),
     "adafactor": (
         gx.adafactor(LR, 0.7, 0.5, 0.9, least=2),
@@ -65,7 +76,10 @@ OPTAX = {
     ),
     "novograd": (gx.novograd(LR, 0.8, 0.9, 1e-3, 0.1), optax.novograd(LR, 0.8, 0.9, 1e-3, weight_decay=0.1)),
     "sm3": (gx.sm3(LR), optax.sm3(LR)),
-    "dog": (gx.dog(0.5, 0.1), optax.contrib.dog(0.5, ("heuristic", 0.1))),
+    "dog": (
+        gx.dog(0.5, 0.1, weight_decay=0.1),
+        optax.contrib.dog(0.5, ("heuristic", 0.1), weight_decay=0.1),
+    ),
     "mechanic": (
         gx.chain(gx.at_learned_rate(gx.sgd(1.0, 0.9), 0.5, 0.1, 0.3, betters=3)),
         optax.contrib.mechanize(optax.sgd(1.0, 0.9), 0.5, 0.1, 0.3, 3),
@@ -79,8 +93,14 @@ OPTAX = {
         gx.chain(gx.centralize(output=0), rate(LR)),
         optax.chain(optax.centralize(), optax.sgd(LR)),
     ),
-    "schedule_free_sgd": (gx.schedule_free_sgd(0.1), optax.contrib.schedule_free_sgd(0.1)),
-    "schedule_free_adamw": (gx.schedule_free_adamw(LR), optax.contrib.schedule_free_adamw(LR)),
+    "schedule_free_sgd": (
+        gx.schedule_free_sgd(0.1, weight_decay=0.1),
+        optax.contrib.schedule_free_sgd(0.1, weight_decay=0.1),
+    ),
+    "schedule_free_adamw": (
+        gx.schedule_free_adamw(LR, weight_decay=0.1),
+        optax.contrib.schedule_free_adamw(LR, weight_decay=0.1),
+    ),
 }
 
 
@@ -163,7 +183,7 @@ def yogi(t, g, w, s):
 
 def laprop(t, g, w, s):
     v = ema(s, "v", 0.99, g * g) / (1 - 0.99**t)
-    return w - LR * ema(s, "m", 0.9, g / (np.sqrt(v) + 1e-8)) / (1 - 0.9**t)
+    return w - LR * (ema(s, "m", 0.9, g / (np.sqrt(v) + 1e-8)) / (1 - 0.9**t) + 0.1 * w)
 
 
 def adan(t, g, w, s):
@@ -180,7 +200,7 @@ def mars(t, g, w, s):
     s["g"] = g
     c = c / max(1.0, np.sqrt((c * c).sum()))
     m, v = ema(s, "m", 0.95, c) / (1 - 0.95**t), ema(s, "v", 0.99, c * c) / (1 - 0.99**t)
-    return w - LR * m / (np.sqrt(v) + 1e-8)
+    return w - LR * (m / (np.sqrt(v) + 1e-2) + 0.1 * w)
 
 
 def adafactor(t, g, w, s):
@@ -193,7 +213,7 @@ def adafactor(t, g, w, s):
         v = s["v"] = beta * s.get("v", 0.0) + (1 - beta) * q
     u = g / np.sqrt(v)
     u = u / max(1.0, np.sqrt((u * u).mean()))
-    return w - 0.1 * max(1e-3, np.sqrt((w * w).mean())) * u
+    return w - 0.1 * (max(1e-3, np.sqrt((w * w).mean())) * u + 0.1 * w)
 
 
 def rprop(t, g, w, s):
@@ -276,18 +296,18 @@ def shampoo(t, g, w, s):
     m = ema(s, "m", 0.8, g)
     if g.ndim == 1:
         s["v"] = s.get("v", 0.0) + g * g
-        return w - LR * m / np.sqrt(s["v"] + 1e-2)
+        return w - LR * (m / np.sqrt(s["v"] + 1e-2) + 0.1 * w)
     roots = {}
     for name, x in outers(g).items():
         s[name] = s.get(name, 0.0) + x
         values, vectors = np.linalg.eigh(s[name] + 1e-2 * np.eye(len(x)))
         roots[name] = vectors @ np.diag(values**-0.25) @ vectors.T
-    return w - LR * roots["L"] @ m @ roots["R"]
+    return w - LR * (roots["L"] @ m @ roots["R"] + 0.1 * w)
 
 
 def soap(t, g, w, s):
     """Its authors' order: the first gradient makes the basis, each later one is divided in the basis of before."""
-    column = g.reshape(len(g), -1)
+    w, column = (1 - LR * 0.1) * w, g.reshape(len(g), -1)
     left, right = s.get("QL", np.eye(column.shape[0])), s.get("QR", np.eye(column.shape[1]))
     if t > 1:
         m, v = ema(s, "m", 0.8, column), ema(s, "v", 0.9, (left.T @ column @ right) ** 2)
@@ -314,8 +334,8 @@ PAPERS = {
         lambda *step: ftrl(*step, power=0.3, shrinkage=0.25),
     ),
     "cautious decay": (gx.chain(gx.momentum(0.9), gx.add_cautious_decay(2.0), rate(LR)), cautious_decay),
-    "shampoo": (gx.shampoo(LR, 0.8, 1e-2), shampoo),
-    "soap": (gx.soap(LR, 0.8, 0.9, 1e-3, every=3), soap),
+    "shampoo": (gx.shampoo(LR, 0.8, 1e-2, 0.1), shampoo),
+    "soap": (gx.soap(LR, 0.8, 0.9, 1e-3, 0.1, every=3), soap),
     "Muon's Nesterov momentum": (
         gx.chain(gx.momentum(0.9), gx.quasi_hyperbolic(0.9), rate(LR)),
         muon_momentum,
@@ -323,10 +343,10 @@ PAPERS = {
     "cautious": (gx.cautious_adamw(LR, weight_decay=0.1), cautious_adam),
     "qhadam": (gx.qhadam(LR, 0.9, 0.99, 0.7, 0.8), qhadam),
     "yogi": (gx.yogi(LR, 0.9, 0.9), yogi),
-    "laprop": (gx.laprop(LR, 0.9, 0.99), laprop),
+    "laprop": (gx.laprop(LR, 0.9, 0.99, weight_decay=0.1), laprop),
     "adan": (gx.adan(LR, weight_decay=0.1), adan),
-    "mars": (gx.mars(LR), mars),
-    "adafactor": (gx.adafactor(0.1, least=2), adafactor),
+    "mars": (gx.mars(LR, eps=1e-2, weight_decay=0.1), mars),
+    "adafactor": (gx.adafactor(0.1, least=2, weight_decay=0.1), adafactor),
     "rprop": (gx.rprop(0.1, 0.5, 1.2, 0.02, 0.3), rprop),
     "adam-atan2": (gx.chain(averages(0.9, 0.99), gx.precondition(0.0), gx.arctan(), rate(LR)), adam_atan2),
     "cube root": (gx.chain(gx.adagrad_sum(), gx.precondition(1e-6, power=1 / 3), rate(LR)), madgrad_root),
@@ -670,6 +690,14 @@ def test_average_of_all_iterates():
     counts = np.arange(1, STEPS + 1)
     expected = jax.tree.map(lambda x: np.cumsum(x, 0) / counts.reshape(-1, *[1] * (x.ndim - 1)), held)
     chex.assert_trees_all_close(average, expected, rtol=1e-11)
+
+
+def test_average_from_a_step_on():
+    """As torch's ASGD: the iterate itself, and from t − start = 1 on the mean of all since then."""
+    held, average = points(gx.asgd(LR, start=10))
+    for k in held:
+        np.testing.assert_allclose(average[k][:12], held[k][:12], rtol=1e-12)
+        np.testing.assert_allclose(average[k][-1], np.mean(held[k][11:], axis=0), rtol=1e-12)
 
 
 def test_exponential_average_of_iterates():

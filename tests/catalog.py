@@ -102,6 +102,9 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
     ),
     "in_units_of_distance": gx.in_units_of_distance(gx.adam(1.0), initial=0.1),
     "at_learned_rate": gx.at_learned_rate(gx.chain(gx.momentum(0.9), gx.scale(-1.0)), 0.1, initial=0.1, betters=2),
+    "as_matrices": gx.as_matrices(
+        gx.chain(gx.momentum(0.9), gx.scale(2.0)), lambda path, leaf: (-1, 0) if len(leaf.shape) > 1 else None
+    ),
     "in_subspace": gx.in_subspace(gx.chain(gx.momentum(0.9), gx.scale(2.0)), 1, 0.5, every=5),
     "scale_by_sm3": gx.scale_by_sm3(),
     "running_sum": gx.running_sum(),
@@ -194,7 +197,7 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "coin_betting", "scale_by_distance_bound"),
     *("damped_trace", "normalized_lookahead", "quasi_hyperbolic", "belief_rms", "lag_v", "sign", "add_difference"),
     *("clip_by_norm", "in_units_of_distance", "precondition"),  # "rms" stands in front of one, "debias" is Adam
-    *("at_learned_rate", "in_subspace", "project_out"),
+    *("at_learned_rate", "in_subspace", "project_out", "as_matrices"),
 }
 VARIANTS = {name for name in ALL if "(" in name or name in OPTIMIZERS} - FEW  # of rules that are tried anyway
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]
@@ -211,7 +214,7 @@ LACKING |= {("computes in float32", "master_weights")}  # and gives the way to w
 # Of gradients that stay the same, a basis of what has rank two at most: the rest of it is rounding.
 LACKING |= {(claim, "soap") for claim in ("turns with the gradient", "stores slots as told", "works under guards")}
 WHOLE = ("orthogonalize", "muon", "scale_by_shape", "scale_by_factored_rms", "scale_by_sm3", "sm3", *SIDES)
-WHOLE += ("centralize", "adaptive_clip", "add_noise")
+WHOLE += ("centralize", "adaptive_clip", "add_noise", "as_matrices")
 LACKING |= {("works in shard map", name) for name in WHOLE}
 LACKING |= {("shows what is like the parameters", "offload")}  # jax makes nothing like an array of the host
 # Noise is there at zero, too, and does not turn.

@@ -183,6 +183,17 @@ def _singular_values() -> Figure:
     )
 
 
+def _heads() -> Figure:
+    """Four heads whose gradients are of different sizes, as one matrix and each for itself."""
+    sizes = np.array([1.0, 0.3, 0.1, 0.03])
+    g = jnp.asarray(np.random.default_rng(0).normal(size=(16, 4, 4)) * sizes[:, None])
+    norms = {}
+    for name, axes in {"(0, (1, 2)), one matrix": (0, (1, 2)), "(0, 2), one for each head": (0, 2)}.items():
+        tx = gx.as_matrices(gx.orthogonalize(stacked=1), axes)
+        norms[name] = np.linalg.norm(np.asarray(tx.update(g, tx.init(g))[0]), axis=(0, 2))
+    return bars("the norm of a head's step, over that of its gradient", [f"{size:g}" for size in sizes], norms)
+
+
 def _shapes() -> Figure:
     sizes = (64, 256, 1024, 4096)
     names = [f"256 by {n}" for n in sizes]
@@ -950,6 +961,12 @@ RULES: dict[str, Entry] = {
         "Adam divides elements, SOAP what goes together. Here it starts more slowly, with equal steps along all axes.",
         "The authors and heavyball keep the momentum in the rotated basis and turn it with that; in the original one, "
         "as here, it is the same. heavyball debiases before it divides; the authors do so afterwards.",
+    ),
+    "as_matrices": Entry(
+        _heads,
+        "Heads whose gradients are small take smaller steps where all are one matrix, and the same where each is one.",
+        "`optax.contrib.muon` and `galore` take dimension numbers for it; torch's Muon takes matrices alone, Keras's "
+        "leaves others to Adam, and its author flattens the kernels of convolutions.",
     ),
     "in_subspace": Entry(
         partial(

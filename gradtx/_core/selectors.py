@@ -85,6 +85,16 @@ class MaskOf:
         return _without_address(self.function)
 
 
+@dataclass(frozen=True)
+class Not:
+    """The leaves that a selector does not choose; it may choose none, or all."""
+
+    select: Selector
+
+    def __repr__(self) -> str:
+        return f"not {_without_address(self.select)}"
+
+
 def _without_address(value: object) -> str:
     """The repr without addresses: objects are elsewhere in each process, and this is the name of a partition's part."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
@@ -94,8 +104,9 @@ Select = str | Callable[[str, jax.ShapeDtypeStruct], bool] | object
 """The selectors that a user may give: a regular expression, a predicate, a tree of booleans, or a function that makes
 one (an object: beside a second type of function, mypy would look into no predicate)."""
 
-Selector = str | Callable[[str, Any], Any] | Mask | MaskOf | tuple["Selector", ...]
-"""A regular expression to search for in the path, a predicate, a mask; or several, which must all agree."""
+Selector = str | Callable[[str, Any], Any] | Mask | MaskOf | Not | tuple["Selector", ...]
+"""A regular expression to search for in the path, a predicate, a mask, or what is none of one; or several, which must
+all agree."""
 
 
 def path(*keys: object) -> str:
@@ -127,12 +138,12 @@ def selector(select: Select) -> Selector:
         except re.error as error:
             raise ValueError(f"gradtx: {select!r} is no regular expression: {error}") from None
         return select
-    if isinstance(select, Mask | MaskOf):
+    if isinstance(select, Mask | MaskOf | Not):
         return select
     if (
         isinstance(select, tuple)
         and select
-        and all(isinstance(part, str | Mask | MaskOf) or _asks(part) for part in select)
+        and all(isinstance(part, str | Mask | MaskOf | Not) or _asks(part) for part in select)
     ):
         return tuple(map(selector, select))
     return _function(select) if _asks(select) else Mask(select)
@@ -167,7 +178,11 @@ def _function(select: Callable[..., Any]) -> Selector:
 
 def asks(select: Selector | None) -> bool:
     """True if a function of the user's is asked, whose answers may change."""
-    return any(not isinstance(part, str | Mask | None) for part in _each(select)) if select is not None else False
+    if isinstance(select, Not):
+        return asks(select.select)
+    if isinstance(select, tuple):
+        return any(map(asks, select))
+    return not isinstance(select, str | Mask | None)
 
 
 def chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[bool]:
@@ -194,6 +209,8 @@ def _chosen(select: Selector, leaves: Leaves, treedef: Any, what: str) -> list[b
         return [
             all(answers) for answers in zip(*(_chosen(part, leaves, treedef, what) for part in select), strict=True)
         ]
+    if isinstance(select, Not):
+        return [not answer for answer in _chosen(select.select, leaves, treedef, what)]
     if isinstance(select, MaskOf):
         select = Mask(select.function(treedef.unflatten([leaf for _, leaf in leaves])))
     if isinstance(select, Mask):

@@ -223,6 +223,8 @@ class Engine:
         inputs = self.inputs(updates, "updates", params)
         arrays = [None if i in inputs.resting else array_of(x) for i, x in enumerate(inputs.leaves)]
         for (name, rule), tree in zip(held, trees, strict=True):
+            if rule.blank() is rule:  # it cannot begin
+                continue
             acts_on = inputs.mask[self.names.index(name)]
             leaves = [
                 jax.ShapeDtypeStruct(x.shape, compute_dtype(x)) if acts and x is not None else None

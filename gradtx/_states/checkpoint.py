@@ -222,7 +222,7 @@ def _rules(tx: Any, state: Any, at: str) -> Iterator[tuple[str, AbstractRule, st
             yield at, rule, name
             if (inner := getattr(rule, "tx", None)) is not None:
                 held, place = state.slots[name]["state"], f"{at}/slots/{_escaped(name)}/state"
-                if not isinstance(rule, seal):
+                if not isinstance(rule, seal) and not isinstance(held, ChainState):
                     held, place = held["inner"], f"{place}/inner"
                 yield from _rules(inner, held, place)
 

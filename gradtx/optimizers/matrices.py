@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import optax
 
 from gradtx._chain import Chain, chain
-from gradtx._core.selectors import Select
+from gradtx._core.selectors import Not, Select, selector
 from gradtx._wrappers.partition import partition
 from gradtx.optimizers._parts import decoupled
 from gradtx.optimizers.classics import adamw
 from gradtx.rules import (
+    as_matrices,
     debias,
     in_subspace,
     momentum,
@@ -24,6 +26,7 @@ from gradtx.rules import (
     scale_by_shape,
 )
 from gradtx.rules.base import Hyper
+from gradtx.rules.matrices import Sides
 
 __all__ = ["galore", "muon"]
 
@@ -44,6 +47,7 @@ def muon(
     stacked: Select = None,
     output: int = -1,
     otherwise: optax.GradientTransformation | None = None,
+    axes: Mapping[str, Sides] | Iterable[tuple[Select, Sides]] = (),
 ) -> partition:
     """Muon: the momentum of each matrix, orthogonalized; and AdamW for what is no matrix.
 
@@ -62,6 +66,9 @@ def muon(
         stacked: leaves that are stacks of such matrices along their first axis, as in layers that ``scan`` runs over.
         output: the axis of a matrix's outputs: -1 as in Flax and Haiku, or 0 as in Equinox and torch.
         otherwise: what all other leaves get. None: ``adamw(3e-4, 0.9, 0.95)``.
+        axes: leaves of other shapes, and which of their axes are inputs and outputs (see ``as_matrices``), a dict or
+            pairs as in ``partition``: ``{"(query|key|value)/kernel": (0, (1, 2)), "out/kernel": ((0, 1), 2)}`` for
+            attention in Flax, whose kernels have three axes. They come before ``matrices`` and ``stacked``.
 
     When to use: hidden layers of transformers and convolutional networks; fewer steps than AdamW.
 
@@ -75,14 +82,20 @@ def muon(
     [-0.007 -0.007] [-0.0003 -0.0003]
     """
 
-    def chain_of(axes: int) -> Chain:
-        view: dict[str, Any] = {"stacked": axes, "output": output}
-        average = [momentum(decay), *([quasi_hyperbolic(decay)] if nesterov else [])]
-        direction = chain(*average, orthogonalize(**view), scale_by_shape(rms, **view))
-        return chain(direction, *decoupled(weight_decay, None), scale_by_learning_rate(learning_rate))
+    def orthogonal(stacked: int, output: int) -> Chain:
+        view: dict[str, Any] = {"stacked": stacked, "output": output}
+        return chain(orthogonalize(**view), scale_by_shape(rms, **view))
 
-    parts = [(matrices, chain_of(0))] + ([] if stacked is None else [(stacked, chain_of(1))])
-    return partition(parts, default=adamw(3e-4, 0.9, 0.95) if otherwise is None else otherwise)
+    def chain_of(direction: optax.GradientTransformation) -> Chain:
+        average = [momentum(decay), *([quasi_hyperbolic(decay)] if nesterov else [])]
+        return chain(*average, direction, *decoupled(weight_decay, None), scale_by_learning_rate(learning_rate))
+
+    given = [(selector(select), sides) for select, sides in (axes.items() if isinstance(axes, Mapping) else axes)]
+    viewed = [(select, chain_of(as_matrices(orthogonal(1, -1), sides))) for select, sides in given]
+    plain = [(matrices, orthogonal(0, output)), *([] if stacked is None else [(stacked, orthogonal(1, output))])]
+    others = tuple(Not(select) for select, _ in given)
+    parts = [((selector(select), *others) if others else select, chain_of(direction)) for select, direction in plain]
+    return partition([*viewed, *parts], default=adamw(3e-4, 0.9, 0.95) if otherwise is None else otherwise)
 
 
 def galore(

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx._core.limits import check_choice, integer
 from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import safe_divide
+from gradtx._core.selectors import flatten_with_paths
 from gradtx._engine.inside import Inside
 from gradtx._engine.transformation import Transformation
 from gradtx.rules.base import Hyper, Rule, hyper
 
-__all__ = ["in_subspace", "orthogonalize", "scale_by_shape"]
+__all__ = ["as_matrices", "in_subspace", "orthogonalize", "scale_by_shape"]
+
+Sides = tuple[int | Sequence[int], int | Sequence[int]]
+"""The axes of the inputs of a leaf's matrices, and those of their outputs, each a number or several."""
+
+Axes = tuple[tuple[int, ...], tuple[int, ...]]
+"""The same, each a tuple."""
 
 Coefficients = tuple[tuple[float, float, float], ...]
 
@@ -103,7 +112,7 @@ class orthogonalize(Rule):
         leaves, treedef = jax.tree.flatten(trees.direction)
         for x in leaves:
             check_whole(self.title, x)
-        views = [as_matrices(x, self.stacked, self.output) for x in leaves]
+        views = [stack_of(x, self.stacked, self.output) for x in leaves]
         alike: dict[Any, list[int]] = {}
         for i, view in enumerate(views):
             alike.setdefault((view.shape[1:], view.dtype), []).append(i)
@@ -195,6 +204,155 @@ class scale_by_shape(Rule):
         return signal._replace(direction=c.rms * math.sqrt(max(inputs, outputs)) * u), {}
 
 
+class as_matrices(Rule):
+    r"""A chain that sees each leaf as matrices of inputs by outputs, whichever of its axes these are.
+
+    The axes of the inputs are joined, and those of the outputs; all others count matrices. So with ``axes=(0, (1, 2))``
+    the kernel of an attention's queries, (width, heads, size), is one matrix of width by heads·size; with ``(0, 2)`` it
+    is one of width by size for each head; and ``(1, (2, 3))`` is for kernels of layers that ``scan`` runs over. The
+    chain sees leaves of three axes, the number of matrices, inputs and outputs, so that its rules take ``stacked=1``.
+
+    Args:
+        tx: a gradtx chain or rule. The parameters that it sees are matrices, too.
+        axes: the axes of the inputs and those of the outputs, a pair of numbers or tuples of them; or a function of
+            the path of a leaf and of its shape and dtype, as a predicate of ``where`` is, that returns such a pair, or
+            None for what is no matrix and stays as it is (but for an axis in front where it has three, so that no rule
+            takes it for matrices).
+
+    State: ``state``, that of the chain. Its slots have the shapes of the matrices; rules that map elements, as
+    ``momentum``, are better left in front, where theirs are like the parameters.
+
+    Inf and NaN: what the chain does.
+
+    Raises:
+        TypeError: for a ``tx`` that is no chain or rule of gradtx, and for other ``axes``.
+        ValueError: for axes that a leaf does not have, or that are inputs and outputs both, says which leaf. For a
+            shard of a leaf, inside of ``jax.shard_map``.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> tx = gradtx.as_matrices(gradtx.scale_by_shape(stacked=1), (0, (1, 2)))  # one input, four outputs
+    >>> g = jnp.ones((1, 2, 2))
+    >>> print(tx.update(g, tx.init(g))[0])
+    [[[2. 2.]
+      [2. 2.]]]
+    """
+
+    equation = r"u_{(n, i, o)} \leftarrow \mathrm{tx}(u_{(n, i, o)})"
+    maps_trees = True
+
+    tx: Transformation[Any]
+    axes: Sides | Callable[[str, Any], Sides | None]
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.tx, Transformation):
+            raise TypeError(f"{self.label}: tx must be a gradtx chain or rule, found {self.tx!r}")
+        if not callable(self.axes):
+            object.__setattr__(self, "axes", _pair(self.label, self.axes))
+
+    @property
+    def pure(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the chain
+        return not callable(self.axes) and is_pure(self.tx)
+
+    @property
+    def needs_params(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the chain
+        return any(rule.needs_params for rule in self.tx.rules)
+
+    @property
+    def accumulates(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the chain
+        return any(rule.accumulates for rule in self.tx.rules)
+
+    @property
+    def normalizes(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the chain
+        return any(rule.normalizes for rule in self.tx.rules)
+
+    def sides(self, tree: Any) -> list[Sides | None]:
+        """The axes of inputs and of outputs of each leaf; None of what is no matrix."""
+        leaves, _ = flatten_with_paths(tree)
+        axes = self.axes
+        if not callable(axes):
+            return [axes] * len(leaves)
+        return [axes(path, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)) for path, leaf in leaves]
+
+    def _views(self, tree: Any) -> list[View | None]:
+        """The view of each leaf; None of what is no matrix."""
+        views: list[View | None] = []
+        for (path, leaf), sides in zip(flatten_with_paths(tree)[0], self.sides(tree), strict=True):
+            what = f"{self.title}, leaf {path!r}"
+            views.append(None if sides is None else view_of(what, leaf.shape, _pair(what, sides)))
+        return views
+
+    def init_tree(self, params: Any) -> Any:
+        return self.tx.init(self._seen(params, self._views(params)))
+
+    def apply_tree(self, trees, state):
+        views = self._views(trees.direction)
+        params = None if trees.params is None else self._seen(trees.params, views)
+        updates, state = self.tx.update(self._seen(trees.direction, views), state, params, **trees.extra)
+        leaves, treedef = jax.tree.flatten(trees.direction)
+        rows = zip(views, leaves, treedef.flatten_up_to(updates), strict=True)
+        return treedef.unflatten([u.reshape(x.shape) if v is None else v.back(u, x.shape) for v, x, u in rows]), state
+
+    def _seen(self, tree: Any, views: list[View | None]) -> Any:
+        """The tree as the chain sees it."""
+        leaves, treedef = jax.tree.flatten(tree)
+        seen = []
+        for x, view in zip(leaves, views, strict=True):
+            if view is not None:
+                check_whole(self.title, x)
+            seen.append(view.into(x) if view is not None else x[None] if x.ndim == 3 else x)
+        return treedef.unflatten(seen)
+
+
+class View(NamedTuple):
+    """A leaf as a stack of matrices: the order of its axes, and the sizes of number, inputs and outputs."""
+
+    order: tuple[int, ...]
+    sides: tuple[int, int, int]
+
+    def into(self, x: jax.Array) -> jax.Array:
+        """The matrices of a leaf."""
+        return x.transpose(self.order).reshape(self.sides)
+
+    def back(self, u: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """The leaf of this shape with these matrices."""
+        return u.reshape([shape[axis] for axis in self.order]).transpose(np.argsort(self.order).tolist())
+
+
+def view_of(what: str, shape: tuple[int, ...], axes: Axes) -> View:
+    """The view of a leaf by its axes of inputs and outputs.
+
+    Raises:
+        ValueError: for axes that it does not have, or has twice.
+    """
+    given = [axis for side in axes for axis in side]
+    missing = any(not -len(shape) <= axis < len(shape) for axis in given)
+    if missing or len({axis % len(shape) for axis in given}) < len(given):
+        raise ValueError(
+            f"gradtx: {what}: the axes of inputs and outputs must be different ones of its {len(shape)}, found "
+            f"{axes[0]} and {axes[1]} for the shape {shape}"
+        )
+    inputs, outputs = ([axis % len(shape) for axis in side] for side in axes)
+    others = [axis for axis in range(len(shape)) if axis not in (*inputs, *outputs)]
+    number, rows, columns = (math.prod(shape[axis] for axis in group) for group in (others, inputs, outputs))
+    return View((*others, *inputs, *outputs), (number, rows, columns))
+
+
+def _pair(rule: str, axes: Any) -> Axes:
+    """Axes of inputs and of outputs, each a number or a tuple of them."""
+    sides = [(side,) if isinstance(side, int) else side for side in axes] if isinstance(axes, tuple | list) else []
+    if len(sides) != 2 or not all(
+        isinstance(side, tuple | list) and all(type(axis) is int for axis in side) for side in sides
+    ):
+        raise TypeError(f"{rule}: axes must be a pair, those of the inputs and those of the outputs, found {axes!r}")
+    return tuple(sides[0]), tuple(sides[1])
+
+
+def is_pure(tx: Transformation[Any]) -> bool:
+    """True if a chain in a rule makes the same of the same arrays, whatever it calls."""
+    return Inside(tx).is_pure and all(rule.pure or not rule.maps_trees for rule in tx.rules)
+
+
 class in_subspace(Rule):
     r"""A chain that sees a few directions of each matrix alone: u ← α·P·tx(Pᴴg), P being n by r. That is GaLore.
 
@@ -257,7 +415,7 @@ class in_subspace(Rule):
 
     @property
     def pure(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the chain
-        return Inside(self.tx).is_pure and all(rule.pure or not rule.maps_trees for rule in self.tx.rules)
+        return is_pure(self.tx)
 
     def _axis(self, x: jax.Array) -> int | None:
         """The side of a matrix that the basis is of, -2 or -1; None of what is no matrix."""
@@ -323,7 +481,7 @@ def matrices_shape(shape: tuple[int, ...], stacked: int, output: int) -> tuple[i
     return math.prod(shape[:stacked]), inputs, sides[output]
 
 
-def as_matrices(x: jax.Array, stacked: int, output: int) -> jax.Array:
+def stack_of(x: jax.Array, stacked: int, output: int) -> jax.Array:
     """A leaf as a stack of matrices, the outputs on the side where they are in the leaf."""
     number, inputs, outputs = matrices_shape(x.shape, stacked, output)
     return x.reshape(number, inputs, outputs) if output == -1 else x.reshape(number, outputs, inputs)

@@ -129,6 +129,96 @@ def test_masks_of_optax(mask):
         chex.assert_trees_all_close(run_stream(ours), run_stream(theirs), rtol=1e-11)
 
 
+SHAPES = {"s": (), "v": (3,), "m": (3, 4), "q": (4, 3, 2), "o": (3, 2, 4), "k": (2, 3, 4, 5)}
+"""A scalar, a vector, a matrix, attention's kernels and a leaf of four axes."""
+
+
+def run_on_shapes(txs):
+    """The parameters after each of 60 steps of each transformation, in one program."""
+    rng = np.random.default_rng(0)
+    start = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in SHAPES.items()}
+    noise = {name: jnp.asarray(rng.normal(size=(60, *shape))) for name, shape in SHAPES.items()}
+
+    def each(carry, noise):
+        after = {
+            name: update(tx, jax.tree.map(lambda n, p: n + 0.1 * p, noise, carry[name][0]), *carry[name][::-1])
+            for name, tx in txs.items()
+        }
+        return after, {name: params for name, (params, _) in after.items()}
+
+    carry = {name: (start, tx.init(start)) for name, tx in txs.items()}
+    return jax.jit(lambda: jax.lax.scan(each, carry, noise)[1])()
+
+
+M = optax.contrib.MuonDimensionNumbers
+G: Any = getattr(optax.contrib, "GaLoreDimensionNumbers", None)  # of optax 0.2.8
+NUMBERED: dict[str, tuple[str, dict[str, Any]]] = {
+    "a tree": (
+        "muon",
+        {
+            "muon_weight_dimension_numbers": {
+                **{"s": None, "v": None, "m": M(1, 0), "q": M(0, (1, 2)), "o": M((0, 1), 2), "k": M((1, -2), 3)}
+            },
+            **{"nesterov": False, "consistent_rms": 0.3, "weight_decay": 0.1},
+        },
+    ),
+    "a function": (
+        "muon",
+        {
+            "muon_weight_dimension_numbers": lambda params: jax.tree.map(
+                lambda x: M(-1, -2) if x.ndim > 1 else None, params
+            ),
+            **{"adaptive": True, "ns_steps": 2},
+        },
+    ),
+    "galore": (
+        "galore",
+        {
+            "weight_dimension_numbers": lambda params: {
+                **{"s": None, "v": None, "m": G(1, 0), "q": G(0, (1, 2)), "o": None, "k": G((1, 2), (3, 0))}
+            },
+            **{"rank": 2, "update_proj_gap": 7, "base_optimizer": optax.scale_by_rms(), "weight_decay": 0.1},
+        },
+    ),
+    "galore, a function": (
+        "galore",
+        {
+            "weight_dimension_numbers": lambda params: jax.tree.map(
+                lambda x: G(0, tuple(range(1, x.ndim))) if x.ndim > 2 else None, params
+            ),
+            "rank": 2,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [("a function",), pytest.param(("a tree", "galore", "galore, a function"), marks=pytest.mark.exhaustive)],
+    ids=" and ".join,
+)
+def test_dimension_numbers_of_optax(cases):
+    numbered = {case: NUMBERED[case] for case in cases if G is not None or "galore" not in case}
+    ours = run_on_shapes({case: of_dialect(name)(0.02, **kwargs) for case, (name, kwargs) in numbered.items()})
+    with optax_in_float64():
+        theirs = run_on_shapes({case: of_optax(name)(0.02, **kwargs) for case, (name, kwargs) in numbered.items()})
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(G is None, reason="this optax's GaLore has no dimension numbers")
+def test_dimension_numbers_for_all_leaves():
+    """In optax's GaLore a single one is for those that have enough axes."""
+    three, two = ({"a": jnp.eye(2), "b": jnp.ones((2, 3)), "c": x} for x in (jnp.ones((2, 3, 2)), jnp.ones(2)))
+    muon, galore = {"muon_weight_dimension_numbers": M(0, 1)}, {"rank": 1, "weight_dimension_numbers": G and G(0, 1)}
+    for name, kwargs, leaves in (("muon", muon, three), ("galore", galore, two)):
+        makers: Any = of_dialect(name), of_optax(name)
+        ours, theirs = (make_tx(0.1, **kwargs) for make_tx in makers)
+        with optax_in_float64():
+            expected, _ = theirs.update(leaves, theirs.init(leaves), leaves)
+        chex.assert_trees_all_close(ours.update(leaves, ours.init(leaves), leaves)[0], expected, rtol=1e-11, atol=1e-15)
+
+
 def test_dtypes_of_optax():
     """A dtype of optax is that of the slot."""
     params = {"w": jnp.ones((2, 2))}
@@ -227,7 +317,6 @@ class TestErrors:
             ),
             ("5 iterations, and ns_steps=4", lambda d: d.muon(0.1, "dion", 4)),
             ("norm must be .*'aol'.*found 'l1'", lambda d: d.muon(0.1, preconditioning="l1")),
-            ("the arguments matrices, stacked and output", lambda d: d.muon(0.1, muon_weight_dimension_numbers=0)),
         ):
             with pytest.raises(ValueError, match=error):
                 wrong(dialects.optax)
@@ -304,7 +393,6 @@ def test_every_transformation_of_optax_is_here_or_says_what_to_use():
 
 
 REFUSED = {
-    "optax": {"muon": {"muon_weight_dimension_numbers"}, "galore": {"weight_dimension_numbers"}},
     "keras": {"ftrl": {"weight_decay"}, "schedule_free_adamw": {"weight_decay"}},
 }
 """Arguments of which all values but the default are errors that say what to use instead, see ``TestErrors``."""
@@ -313,6 +401,7 @@ ELSEWHERE = {
     "optax": {
         *("mask", "weight_decay_mask", "trust_ratio_mask", "mu_dtype", "accumulator_dtype", "state_dtype"),
         *("base_optimizer", "warmup_steps", "update_proj_gap", "scaling"),
+        *("muon_weight_dimension_numbers", "weight_dimension_numbers"),
     },
     "torch": {"decay_mask", "switches"},
     "keras": {"decay_mask", "options", "clipnorm", "clipvalue", "global_clipnorm"},

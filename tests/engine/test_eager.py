@@ -184,7 +184,8 @@ def test_a_method_that_is_replaced():
     def fourfold(self, signal, slots, param, c):
         return signal._replace(direction=4 * c.factor * signal.direction), {}
 
-    plain, mixed, inside = times(), gx.chain(optax.identity(), times()), gx.in_subspace(times(), 1)
+    plain, mixed = times(), gx.chain(optax.identity(), times())
+    inside = gx.in_subspace(gx.in_subspace(times(), 1), 1)
     for expected in (2, 3, 4):
         if expected == 3:
             times.apply = thrice

@@ -112,7 +112,7 @@ def test_every_rule_has_its_equation_tested():
     tested = {type(rule).__name__ for tx in cases for rule in tx.rules} | {
         *("orthogonalize", "scale_by_shape", "in_units_of_distance", "add_noise", "scale_by_polyak"),
         "scale_by_model",
-        *("normalized_lookahead", "scale_by_distance_bound", "in_subspace"),
+        *("normalized_lookahead", "scale_by_distance_bound", "in_subspace", "as_matrices"),
     }
     rules = {
         name for name in gx.__all__ if isinstance(getattr(gx, name), type) and issubclass(getattr(gx, name), gx.Rule)

@@ -153,6 +153,78 @@ def test_matrices_that_are_made_orthogonal_together():
         np.testing.assert_allclose(together[k], x, rtol=1e-9)
 
 
+def of_singular_values(matrix):
+    """Muon's direction of a matrix, from numpy's decomposition, times √max(1, out/in)."""
+    u, sigma, v = np.linalg.svd(matrix, full_matrices=False)
+    sigma = sigma / np.linalg.norm(matrix)
+    for a, b, c in gx.orthogonalize().coefficients:
+        sigma = a * sigma + b * sigma**3 + c * sigma**5
+    return u * sigma @ v * max(1, matrix.shape[1] / matrix.shape[0]) ** 0.5
+
+
+MUON = gx.chain(gx.orthogonalize(stacked=1), gx.scale_by_shape(stacked=1))
+
+
+def test_as_matrices():
+    """Heads apart and joined, layers stacked, outputs first, and a leaf that is no matrix, beside numpy's SVD."""
+    x = RNG.normal(size=(5, 3, 2))
+    layers = RNG.normal(size=(2, 5, 3, 2))
+    heads = np.stack([of_singular_values(x[:, h]) for h in range(3)], 1)
+    joined, to_width = of_singular_values(x.reshape(5, 6)).reshape(x.shape), of_singular_values(x.reshape(15, 2))
+    stacked = np.stack([of_singular_values(one.reshape(5, 6)).reshape(x.shape) for one in layers])
+    transposed = of_singular_values(x.reshape(5, 6).T).T.reshape(x.shape)
+    cases = {
+        "heads": (x, (0, 2), heads),
+        "joined": (x, (0, (1, 2)), joined),
+        "out": (x, [[0, 1], -1], to_width.reshape(x.shape)),
+        "outputs first": (x, ((-2, -1), 0), transposed),
+        "layers": (layers, (1, (2, 3)), stacked),
+    }
+    axes, tree = {name: sides for name, (_, sides, _) in cases.items()}, {name: y for name, (y, *_) in cases.items()}
+    tx = gx.as_matrices(MUON, lambda path, leaf: axes[path])
+    updates = jax.jit(lambda: tx.update(tree, tx.init(tree))[0])()
+    for name, (*_, expected) in cases.items():
+        np.testing.assert_allclose(updates[name], expected, rtol=1e-9, err_msg=name)
+
+
+def test_what_is_no_matrix_stays_as_it_is():
+    """No rule in the chain takes it for matrices, though it has as many axes; parameters are seen likewise."""
+    seen = []
+
+    def shapes(tree):
+        seen.append(jax.tree.map(jnp.shape, tree))
+        return jax.tree.map(lambda _: True, tree)
+
+    decay = gx.chain(gx.in_subspace(gx.scale(2.0), 1, stacked=1), gx.add_decayed_weights(0.5, where=shapes))
+    tx = gx.as_matrices(decay, lambda path, leaf: (1, 0) if path == "w" else None)
+    tree = {"w": jnp.asarray(G[0, 0]), "v": jnp.ones(2), "three": jnp.asarray(G[0])}
+    updates, _ = tx.update(tree, tx.init(tree), tree)
+    assert seen[-1] == {"w": (1, 4, 2), "v": (2,), "three": (1, 3, 2, 4)}
+    np.testing.assert_allclose(updates["three"], 2.5 * G[0], rtol=1e-12)
+    u, sigma, v = np.linalg.svd(G[0, 0])
+    np.testing.assert_allclose(updates["w"], 2 * sigma[0] * np.outer(u[:, 0], v[0]) + 0.5 * G[0, 0], rtol=1e-9)
+    assert tx.needs_params and not gx.as_matrices(MUON, (0, 1)).needs_params
+    assert gx.as_matrices(MUON, (0, 1)).normalizes and not gx.as_matrices(MUON, (0, 1)).accumulates
+    assert gx.as_matrices(gx.momentum(), (0, 1)).accumulates and not gx.as_matrices(gx.momentum(), (0, 1)).normalizes
+
+
+def test_muon_by_axes():
+    """They come before the other choices of matrices."""
+    shapes = {"q/kernel": (3, 2, 2), "scan/kernel": (2, 4, 2, 2), "dense/kernel": (3, 4)}
+    params = {name: jnp.asarray(RNG.normal(size=shape)) for name, shape in shapes.items()} | {"bias": jnp.ones(3)}
+    axes = {"q/kernel": (0, (1, 2)), "scan/kernel": (1, (2, 3))}
+    tx = gx.muon(0.1, nesterov=False, axes=axes, weight_decay=0.1, otherwise="freeze")  # pyright: ignore[reportArgumentType] - as in partition
+    state, grads = tx.init(params), jax.tree.map(jnp.sin, params)
+    updates, _ = jax.jit(tx.update)(grads, state, params)
+    for name, shape in (("q/kernel", (3, 4)), ("scan/kernel", (2, 4, 4)), ("dense/kernel", (3, 4))):
+        directions = map(of_singular_values, np.asarray(grads[name]).reshape(-1, *shape[-2:]))
+        direction = np.stack(list(directions)).reshape(shapes[name])
+        np.testing.assert_allclose(updates[name], -0.1 * (direction + 0.1 * params[name]), rtol=1e-9)
+    assert state.parts["scan/kernel"].slots["momentum"]["m"]["scan/kernel"].shape == shapes["scan/kernel"]
+    chosen = gx.muon(axes=[(lambda path, leaf: leaf.ndim == 3, (0, (1, 2)))], matrices="dense", stacked="scan")
+    assert len(jax.tree.leaves(chosen.init(params).parts["default"].slots["momentum"]["m"])) == 1  # the bias
+
+
 def test_adaptive_clip_of_any_size():
     """Slices of any scale; one with a NaN becomes NaN, and only that one; a vector is one slice."""
     p, g = RNG.normal(size=(2, 3)), RNG.normal(size=(2, 3))
@@ -277,6 +349,18 @@ WRONG = {
     "tx must be a gradtx chain or rule, found 1": lambda: gx.in_units_of_distance(1),  # pyright: ignore[reportArgumentType] - wrong
     "at_learned_rate: tx must be a gradtx chain or rule, found 1": lambda: gx.at_learned_rate(1),  # pyright: ignore[reportArgumentType] - wrong
     "at_learned_rate: betters must be an integer from 1": lambda: gx.at_learned_rate(gx.sgd(1.0), betters=0),
+    "as_matrices: tx must be a gradtx chain or rule, found 1": lambda: gx.as_matrices(1, (0, 1)),  # pyright: ignore[reportArgumentType] - wrong
+    "as_matrices: axes must be a pair, those of the inputs and those of the outputs, found 0": lambda: gx.as_matrices(
+        gx.sign(),
+        0,  # pyright: ignore[reportArgumentType] - wrong
+    ),
+    "leaf 'w': the axes of inputs and outputs must be different ones of its 2, found (0,) and (2,) for the shape": (
+        lambda: of_axes((0, 2))
+    ),
+    "found (0, 1) and (-1,) for the shape (2, 3)": lambda: of_axes(((0, 1), -1)),
+    "leaf 'w': axes must be a pair, those of the inputs and those of the outputs, found (0, 1.5)": lambda: of_axes(
+        lambda path, leaf: (0, 1.5)
+    ),
     "in_subspace: tx must be a gradtx chain or rule, found 1": lambda: gx.in_subspace(1),  # pyright: ignore[reportArgumentType] - wrong
     "in_subspace: add_decayed_weights needs the parameters": lambda: gx.in_subspace(gx.adamw(1.0, weight_decay=0.1)),
     "in_subspace: rank must be an integer from 1": lambda: gx.in_subspace(gx.sign(), 0),
@@ -286,6 +370,10 @@ WRONG = {
     "eps must be a number and no schedule": lambda: gx.in_units_of_distance(gx.adam(1.0, eps=lambda count: 1e-8)),
     "value must be one number, found shape (1,)": lambda: outs_with_loss(jnp.ones(1)),
 }
+
+
+def of_axes(axes):
+    return gx.as_matrices(gx.sign(), axes).init({"w": jnp.ones((2, 3))})
 
 
 def outs_with_loss(loss):

@@ -639,7 +639,7 @@ def test_muon_as_optax(outputs):
 SEE_LEAVES = (
     *(gx.orthogonalize(), gx.scale_by_shape(), gx.scale_by_factored_rms(least=2), gx.scale_by_sm3(), gx.centralize()),
     *(gx.adaptive_clip(), gx.scale_by_kronecker_root(), gx.scale_by_eigenbasis_rms(), gx.add_noise()),
-    gx.in_subspace(gx.sign()),
+    *(gx.in_subspace(gx.sign()), gx.as_matrices(gx.sign(), (0, 1))),
 )
 
 

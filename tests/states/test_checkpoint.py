@@ -95,6 +95,7 @@ KINDS = {
     "keys": (gx.chain(optax.add_noise(0.1, 0.5, jax.random.key(3)), gx.sgd(0.1)), np.zeros(2)),
     "other keys": (gx.chain(optax.add_noise(0.1, 0.5, jax.random.key(3, impl="rbg"))), np.zeros(2)),
     "optax": (optax.chain(optax.clip(1.0), optax.adam(0.1)), {"w": np.zeros(2)}),
+    "a chain in a rule": (gx.dialects.optax.dadapt_adamw(weight_decay=0.1), {"w": np.ones(2)}),
     "nested": (gx.switch(2, gx.accumulate(gx.adam(0.1), 2), gx.sgd(0.1, 0.9), carry="reset"), {"w": np.zeros(2)}),
 }
 

@@ -9,7 +9,7 @@ late; GaLore's basis is that of the longer side; MoMo divides the weights by 1 +
 ``mask`` and ``weight_decay_mask`` are trees of booleans, functions that make them, or selectors as of ``where``.
 ``mu_dtype`` and the like are the ``state_dtype`` of the rule that holds the average.
 
-Every argument is taken. What is refused, with what to use instead: dimension numbers of ``muon`` and ``galore``; the
+Every argument is taken. What is refused, with what to use instead: the
 first learning rate of ``dog``; a ``b2`` of 0 in ``lion``, an ``alpha`` of 0 in optimistic methods, a
 ``weight_lr_power`` below 0, ``initial_scale`` of a debiased variance; and no learning rate in ``adadelta``, where
 optax climbs.

@@ -91,6 +91,7 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
     "scale_by_factored_rms": gx.scale_by_factored_rms(least=2),
     "scale_by_trust_ratio": gx.scale_by_trust_ratio(0.1),
     "cautious": gx.chain(gx.momentum(0.9), gx.cautious()),
+    "cautious(opposed)": gx.chain(gx.momentum(0.9), gx.cautious(0.1, -0.5)),
     "clip_by_rms": gx.clip_by_rms(1.0),
     "project_out": gx.project_out(),
     "scale_by_parameter_rms": gx.chain(gx.scale_by_parameter_rms(), gx.scale(1e-4)),

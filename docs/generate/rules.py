@@ -816,8 +816,8 @@ RULES: dict[str, Entry] = {
         ),
         "Where the gradient turns against the momentum there is no step.",
         "Five forms: the mean as here (the authors' AdamW, timm), n/(number + 1) (their Lion, pytorch_optimizer), "
-        "n/max(1, number) by the bits of the sign (heavyball), mean + ε (levanter), and a small factor instead of 0. "
-        "The authors' own path for many tensors masks with m·m > 0, which is nothing.",
+        "n/max(1, number) by the bits of the sign (heavyball), mean + ε (levanter), and a small factor instead of 0 "
+        "(lucidrains: `opposed`). The authors' own path for many tensors masks with m·m > 0, which is nothing.",
     ),
     "clip_by_rms": Entry(
         partial(over_time, OUT, {"clip_by_rms(1)": gx.clip_by_rms(1.0), "g": gx.chain()}),

@@ -70,7 +70,8 @@ class cautious(Rule):
     the direction and half of its size with the gradient's signs.
 
     Args:
-        floor: the least mean, so that few elements do not grow without bound; > 0. 1e-3, the authors'.
+        floor: the least mean, so that few elements do not grow without bound; > 0. 1e-3, the authors'. 1: no growth.
+        opposed: k where u·g < 0. None, the default: 0. With −1 and a floor of 1 it is Grams, |u|·sign(g).
 
     Inf and NaN: a NaN in u or g leaves its element out, an inf stays.
 
@@ -87,32 +88,46 @@ class cautious(Rule):
     [6. 0.]
     """
 
-    equation = r"u \leftarrow k u / \max(\bar{k}, f), \quad k = [u g > 0]"
     scope = "leaf"
     reads = ("direction", "gradient")
     real_only = True
 
     floor: Hyper = hyper(default=1e-3, low=0)
+    opposed: Hyper | None = hyper(default=None)
+
+    @property
+    def equation(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the form
+        opposed = "" if self.opposed is None else r" + a [u g < 0]"
+        return r"u \leftarrow k u / \max(\bar{k}, f), \quad k = [u g > 0]" + opposed
 
     def measure(self, groups, total):
-        def agreement(x):
-            share = total(self._agrees, [x.direction], [x.gradient]) / max(size_of(x.direction), 1)
+        def mean(x, way):
+            share = total(way, [x.direction], [x.gradient]) / max(size_of(x.direction), 1)
             return share.astype(dtype)
 
         dtype = promoted(*(real_dtype(x.direction.dtype) for (x,) in groups))
-        return jnp.stack([agreement(x) for (x,) in groups])
+        ways = {"agree": self._agree, **({} if self.opposed is None else {"oppose": self._oppose})}
+        return {name: jnp.stack([mean(x, way) for (x,) in groups]) for name, way in ways.items()}
 
     @staticmethod
-    def _agrees(u, g):
+    def _agree(u, g):
         return jnp.where(jnp.sign(u) * jnp.sign(g) > 0, jnp.ones_like(u), 0)
 
+    @staticmethod
+    def _oppose(u, g):
+        return jnp.where(jnp.sign(u) * jnp.sign(g) < 0, jnp.ones_like(u), 0)
+
     def settle(self, c, measured):
-        return {"growth": 1 / jnp.maximum(measured, c.floor)}
+        if self.opposed is None:
+            return {"growth": 1 / jnp.maximum(measured["agree"], c.floor)}
+        mean = measured["agree"] + c.opposed * measured["oppose"]
+        return {"growth": 1 / jnp.maximum(mean, c.floor), "opposed": c.opposed}
 
     def apply(self, signal, slots, param, c):
-        u = signal.direction
-        agrees = jnp.sign(u) * jnp.sign(signal.gradient) > 0
-        return signal._replace(direction=jnp.where(agrees, c.growth * u, 0)), {}
+        u, g = signal.direction, signal.gradient
+        agreement = jnp.sign(u) * jnp.sign(g)
+        other = 0 if self.opposed is None else jnp.where(agreement < 0, c.opposed * c.growth * u, 0)
+        return signal._replace(direction=jnp.where(agreement > 0, c.growth * u, other)), {}
 
 
 class clip_by_rms(Rule):

@@ -361,11 +361,10 @@ def squashed(g):
 
 
 def mean_of_two(g):
-    """Cautious, not rescaled, is the mean of the momentum and of its size with the gradient's signs."""
-    m = directions(MOMENTUM, g)
-    return directions(gx.chain(MOMENTUM, gx.cautious(1.0)), g), jax.tree.map(
-        lambda m, g: (m + np.abs(m) * np.sign(g)) / 2, m, g
-    )
+    """Cautious, not rescaled, is the mean of the momentum and of Grams, its size with the gradient's signs."""
+    m, grams = (directions(tx, g) for tx in (MOMENTUM, gx.chain(MOMENTUM, gx.cautious(1.0, -1.0))))
+    half = directions(gx.chain(MOMENTUM, gx.cautious(1.0)), g)
+    return [grams, half], [each(lambda m, g: abs(m) * np.sign(g), m, g), each(lambda m, n: (m + n) / 2, m, grams)]
 
 
 def mean_of_signs(g):

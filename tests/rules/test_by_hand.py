@@ -32,6 +32,8 @@ def test_cautious():
     np.testing.assert_allclose(second, [6.0, 6.0, 0.0, 0.0])  # (2 + 4)/2, twice as long for half of them
     np.testing.assert_allclose(steps(tx, [[4.0]])[0], [2.0])
     np.testing.assert_allclose(steps(tx, [[4.0] * 4, [4.0, 0.0, 0.0, 0.0]])[1], [6.0, 0.0, 0.0, 0.0])  # not 4 times
+    tx = gx.chain(gx.momentum(0.5), gx.cautious(0.1, -0.5))  # grown by 4/(1 − ½); a 0 is no side
+    np.testing.assert_allclose(steps(tx, [[4.0] * 4, [4.0, -1.0, 0.0, -2.0]])[1], np.array([3, -0.25, 0, 0]) * 4 / 0.5)
 
 
 @pytest.mark.parametrize(

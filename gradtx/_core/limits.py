@@ -60,15 +60,20 @@ def integer(rule: str, name: str, value: Any, low: int, otherwise: str = "") -> 
         ValueError: for one out of range.
     """
     wanted = f"an integer from {low} to {_MOST}{otherwise}"
-    try:
-        number = None if isinstance(value, bool | jax.core.Tracer) else operator.index(value)
-    except TypeError:
-        number = None
+    number = _index(value)
     if number is None:
         raise TypeError(f"{rule}: {name} must be {wanted}, found {value!r}")
     if not low <= number <= _MOST:
         raise ValueError(f"{rule}: {name} must be {wanted}, found {number}")
     return number
+
+
+def _index(value: Any) -> int | None:
+    """The value as an integer; None if it is something else."""
+    try:
+        return None if isinstance(value, bool | np.bool_ | jax.core.Tracer) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def number(rule: str, name: str, value: Any, otherwise: str = "", infinite: bool = False) -> float:
@@ -88,6 +93,38 @@ def number(rule: str, name: str, value: Any, otherwise: str = "", infinite: bool
     if np.isnan(number) or (np.isinf(number) and not infinite):
         raise ValueError(f"{rule}: {name} must be {'a number' if infinite else 'finite'}{otherwise}, found {number:g}")
     return float(number)
+
+
+def constant_of(annotation: Any) -> tuple[str, bool] | None:
+    """Of an annotation bool, int or float the name, and whether it may be None; None for any other annotation."""
+    words = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    kind = words.removesuffix(" | None")
+    return (kind, kind != words) if kind in ("bool", "int", "float") else None
+
+
+def constant(rule: str, name: str, value: Any, kind: str, optional: bool = False) -> Any:
+    """An argument that is a bool, an int or a float.
+
+    Args:
+        rule, name, value: as for ``integer``. A value under trace is not known, and is none.
+        kind: "bool", "int" or "float".
+        optional: whether it may be None.
+
+    Raises:
+        TypeError: for something else.
+        ValueError: for NaN.
+    """
+    otherwise = " or None" if optional else ""
+    if value is None and optional:
+        return value
+    if kind == "float":
+        return number(rule, name, value, otherwise, infinite=True)
+    if kind == "bool" and isinstance(value, bool | np.bool_):
+        return bool(value)
+    if kind == "int" and (index := _index(value)) is not None:
+        return index
+    wanted = "True or False" if kind == "bool" else "an integer"
+    raise TypeError(f"{rule}: {name} must be {wanted}{otherwise}, found {value!r}")
 
 
 def checked(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx._chain import Chain, chain
+from gradtx._core.limits import number
 from gradtx._core.selectors import Select
 from gradtx.optimizers._parts import decoupled
 from gradtx.rules import (
@@ -109,8 +110,8 @@ def asgd(
     ['add_decayed_weights', 'scale_by_learning_rate', 'average_iterates']
     """
     eta, weights = scale_by_learning_rate(learning_rate), add_decayed_weights(decay)
-    rate = functools.partial(_decaying, eta.learning_rate, weights.rate, power)
-    average = average_iterates(functools.partial(_share_from, start))
+    rate = functools.partial(_decaying, eta.learning_rate, weights.rate, number("asgd", "power", power))
+    average = average_iterates(functools.partial(_share_from, number("asgd", "start", start)))
     return chain(weights, scale_by_learning_rate(rate), average)
 
 
@@ -119,5 +120,5 @@ def _decaying(learning_rate: Hyper, decay: Hyper, power: float, count: jax.Array
     return eta / (1 + lam * eta * jnp.asarray(count, float)) ** power
 
 
-def _share_from(start: int, count: jax.Array) -> Any:
+def _share_from(start: float, count: jax.Array) -> Any:
     return 1 / jnp.asarray(jnp.maximum(1, count - start), float)

@@ -7,6 +7,7 @@ reviewed"), 28 May 2019. The copy at hand does not name its author.
 from __future__ import annotations
 
 from gradtx._chain import Chain, chain
+from gradtx._core.limits import constant
 from gradtx._core.selectors import Select
 from gradtx.rules import (
     adagrad_sum,
@@ -164,7 +165,8 @@ def rmsprop(
     if momentum is None and nesterov:
         raise ValueError("rmsprop: nesterov=True needs a momentum, for example momentum=0.9")
     heavy_ball = [] if momentum is None else [trace(momentum, nesterov)]
-    second_moment = centered_rms(decay) if centered else rms(decay)
+    is_centered = constant("rmsprop", "centered", centered, "bool")
+    second_moment = centered_rms(decay) if is_centered else rms(decay)
     return chain(second_moment, precondition(eps, eps_root), scale_by_learning_rate(learning_rate), *heavy_ball)
 
 

@@ -198,8 +198,8 @@ def fromage(learning_rate: Hyper, floor: Hyper = 0.0) -> Chain:
     >>> print(gradtx.fromage(0.01))
     scale_by_trust_ratio(1, 0, 0) → scale_by_learning_rate(0.0099995) → decay_weights(1, 4.99963e-05)
     """
-    rate = derived(lambda eta: eta / (1 + eta**2) ** 0.5, learning_rate)
-    shrink = derived(lambda eta: 1 - 1 / (1 + eta**2) ** 0.5, learning_rate)
+    rate = derived(lambda learning_rate: learning_rate / (1 + learning_rate**2) ** 0.5, learning_rate)
+    shrink = derived(lambda learning_rate: 1 - 1 / (1 + learning_rate**2) ** 0.5, learning_rate)
     return chain(scale_by_trust_ratio(floor=floor), scale_by_learning_rate(rate), decay_weights(1.0, shrink))
 
 

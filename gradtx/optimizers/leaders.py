@@ -34,12 +34,12 @@ def madgrad(learning_rate: Hyper, momentum: Hyper = 0.9, weight_decay: Hyper = 0
     >>> [rule.label for rule in gradtx.madgrad(0.01).rules]
     ['scale', 'adagrad_sum', 'scale', 'running_sum', 'precondition', 'scale', 'dual_averaging', 'scale']
     """
-    root = derived(_root_of_weight, learning_rate, lambda count: count)
+
+    def root_of_weight(learning_rate: Any, count: jax.Array) -> Any:
+        """√λ, with λ = η√t: the sum of squares is one of (√λ·g)², that of gradients of √λ·√λ·g."""
+        return jnp.asarray(learning_rate, float) ** 0.5 * (jnp.asarray(count, float) + 1) ** 0.25
+
+    root = derived(root_of_weight, learning_rate, lambda count: count)
     sums = chain(scale(root), adagrad_sum(), scale(root), running_sum())
     way = chain(sums, precondition(eps, power=1 / 3), scale(-1.0), dual_averaging())
-    return chain(*decoupled(weight_decay, None), way, scale(derived(lambda mu: 1 - mu, momentum)))
-
-
-def _root_of_weight(learning_rate: Any, count: jax.Array) -> Any:
-    """√λ, with λ = η√t: the sum of squares is one of (√λ·g)², that of gradients of √λ·√λ·g."""
-    return jnp.asarray(learning_rate, float) ** 0.5 * (jnp.asarray(count, float) + 1) ** 0.25
+    return chain(*decoupled(weight_decay, None), way, scale(derived(lambda momentum: 1 - momentum, momentum)))

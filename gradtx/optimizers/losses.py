@@ -13,7 +13,7 @@ __all__ = ["momo", "momo_adam"]
 
 def _decayed(learning_rate: Hyper, weight_decay: Hyper, decay_mask: Select) -> tuple[Rule, ...]:
     """The step downhill; w ← (w + u)/(1 + ηλ) with a decay, of the leaves that decay."""
-    if isinstance(weight_decay, int | float) and weight_decay == 0:
+    if _none(weight_decay) is None:
         return (scale(-1.0),)
     kept = derived(lambda eta, rate: 1 / (1 + eta * rate), learning_rate, weight_decay)
     lost = derived(lambda eta, rate: eta * rate / (1 + eta * rate), learning_rate, weight_decay)

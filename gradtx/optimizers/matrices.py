@@ -9,6 +9,7 @@ import jax
 import optax
 
 from gradtx._chain import Chain, chain
+from gradtx._core.limits import constant
 from gradtx._core.selectors import Not, Select, selector
 from gradtx._wrappers.partition import partition
 from gradtx.optimizers._parts import decoupled
@@ -87,7 +88,8 @@ def muon(
         return chain(orthogonalize(**view), scale_by_shape(rms, **view))
 
     def chain_of(direction: optax.GradientTransformation) -> Chain:
-        average = [momentum(decay), *([quasi_hyperbolic(decay)] if nesterov else [])]
+        mixes = constant("muon", "nesterov", nesterov, "bool")
+        average = [momentum(decay), *([quasi_hyperbolic(decay)] if mixes else [])]
         return chain(*average, direction, *decoupled(weight_decay, None), scale_by_learning_rate(learning_rate))
 
     given = [(selector(select), sides) for select, sides in (axes.items() if isinstance(axes, Mapping) else axes)]

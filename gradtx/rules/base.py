@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from gradtx._core import codecs, declarations
 from gradtx._core.blank import Blank, BlankSchedule, LooksAhead, code_of, reads_itself
 from gradtx._core.contract import AbstractRule, Named
-from gradtx._core.limits import Limits, checked, scheduled
+from gradtx._core.limits import Limits, checked, constant, constant_of, scheduled
 from gradtx._core.numerics import split
 from gradtx._core.selectors import selector
 from gradtx._core.state import ChainState
@@ -74,6 +74,9 @@ def _checked(rule: str, field: dataclasses.Field[Any], value: Any) -> Any:
 class Rule(Value[ChainState], AbstractRule):
     """An elementary rule, as a class to derive from: fields are its hyperparameters, methods its mathematics.
 
+    A field that is no ``hyper`` is a constant of the rule; of those annotated ``bool``, ``int`` or ``float`` (or one of
+    these or None) another value is refused.
+
     Deriving makes a frozen dataclass. A rule by itself is an optax transformation, and a chain of one. Methods are
     compiled, outside of ``jit`` too: a global that one reads stays as it was when it was compiled. What changes is a
     hyperparameter (a schedule is called in each step), a slot, or a scalar.
@@ -122,8 +125,12 @@ class Rule(Value[ChainState], AbstractRule):
         if self.where is not None:
             object.__setattr__(self, "where", selector(self.where))
         for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
             if "hyper" in field.metadata:
-                object.__setattr__(self, field.name, _checked(self.label, field, getattr(self, field.name)))
+                value = _checked(self.label, field, value)
+            elif value is not field.default and (kind := constant_of(field.type)):
+                value = constant(self.label, field.name, value, *kind)
+            object.__setattr__(self, field.name, value)
 
     @property
     def rules(self) -> tuple[Rule, ...]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from gradtx._core.contract import Tick
 from gradtx._core.dtypes import promoted
+from gradtx._core.limits import integer
 from gradtx._core.mesh import check_whole
 from gradtx._core.numerics import abs_sq, is_complex, mix, real_dtype, safe_divide, safe_sqrt
 from gradtx.rules.base import Hyper, Rule, hyper
@@ -81,7 +82,7 @@ class scale_by_eigenbasis_rms(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_every(self.label, self.every)
+        integer(self.label, "every", self.every, 1)
 
     def scalars(self):
         return {"weight": 0.0}
@@ -184,7 +185,7 @@ class scale_by_kronecker_root(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_every(self.label, self.every)
+        integer(self.label, "every", self.every, 1)
 
     def init_tree(self, params: Any) -> dict[str, Any]:
         def sides(p: jax.Array) -> Sides:
@@ -222,11 +223,6 @@ class scale_by_kronecker_root(Rule):
 
     def _factor(self, c: Any, x: jax.Array, new: jax.Array) -> jax.Array:
         return x + new if self.decay is None else mix(c.decay, c.decay_complement, x, new)
-
-
-def _check_every(rule: str, every: Any) -> None:
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise ValueError(f"{rule}: every must be a number of steps, 1 or more, found {every!r}")
 
 
 def _widened(g: jax.Array, u: jax.Array, slots: Any) -> tuple[jax.Array, jax.Array, Any]:

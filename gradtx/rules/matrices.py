@@ -32,6 +32,10 @@ Coefficients = tuple[tuple[float, float, float], ...]
 JORDAN: Coefficients = ((3.4445, -4.7750, 2.0315),) * 5
 
 
+def _triple(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(isinstance(x, int | float) for x in value)
+
+
 class orthogonalize(Rule):
     r"""The nearest matrix with singular values about 1: UΣVᵀ → U·f(Σ)·Vᵀ with f between 0.68 and 1.13.
 
@@ -91,6 +95,11 @@ class orthogonalize(Rule):
     def __post_init__(self):
         super().__post_init__()
         check_view(self.label, self.stacked, self.output)
+        if not isinstance(self.coefficients, tuple) or not all(map(_triple, self.coefficients)):
+            found = f"found {self.coefficients!r}"
+            raise TypeError(f"orthogonalize: coefficients must be a tuple of (a, b, c) for each iteration, {found}")
+        if not self.eps >= 0:
+            raise ValueError(f"orthogonalize: eps must be 0 or more, found {self.eps!r}")
         check_choice(self.label, "form", self.form, ("add", "max"))
         check_choice(self.label, "norm", self.norm, ("frobenius", "schatten", "spectral", "aol"))
 
@@ -468,9 +477,9 @@ class in_subspace(Rule):
 
 def check_view(rule: str, stacked: int, output: int) -> None:
     """Refuses what says no view of a leaf as matrices."""
-    if not isinstance(stacked, int) or isinstance(stacked, bool) or stacked < 0:
+    if stacked < 0:
         raise ValueError(f"{rule}: stacked must be a number of axes, 0 or more, found {stacked!r}")
-    if output not in (0, -1) or isinstance(output, bool):
+    if output not in (0, -1):
         raise ValueError(f"{rule}: output must be -1, the last axis, or 0, the first, found {output!r}")
 
 

@@ -78,7 +78,7 @@ class precondition(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.power, bool) or not isinstance(self.power, int | float) or not 0 <= self.power <= 1:
+        if not 0 <= self.power <= 1:
             raise ValueError(f"precondition: power must be a number from 0 to 1, found {self.power!r}")
         check_choice("precondition", "form", self.form, ("add", "max"))
 

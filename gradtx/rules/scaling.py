@@ -273,7 +273,7 @@ class skip_first(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 0:
+        if self.steps < 0:
             raise ValueError(f"skip_first: steps must be an integer, 0 or more, found {self.steps!r}")
 
     def tick(self, h, scalars, weights, count):

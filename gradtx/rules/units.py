@@ -115,9 +115,9 @@ class adaptive_clip(Rule):
         return most * safe_sqrt(abs_sq(safe_divide(x, most)).sum(axes, keepdims=True))
 
 
-def check_output(rule: str, output: object) -> None:
+def check_output(rule: str, output: int) -> None:
     """Refuses what is no axis of outputs."""
-    if output not in (0, -1) or isinstance(output, bool):
+    if output not in (0, -1):
         raise ValueError(f"{rule}: output must be -1, the last axis, or 0, the first, found {output!r}")
 
 

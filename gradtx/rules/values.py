@@ -243,11 +243,6 @@ class add_noise(Rule):
     power: Hyper = hyper(default=0.55, low=0)
     seed: int = dataclasses.field(default=0, kw_only=True)
 
-    def __post_init__(self):
-        super().__post_init__()
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise TypeError(f"add_noise: seed must be an integer, found {self.seed!r}")
-
     def apply_tree(self, trees, state):
         leaves, treedef = jax.tree.flatten(trees.direction)
         key = jax.random.fold_in(jax.random.key(self.seed), trees.count)

@@ -134,7 +134,6 @@ def test_what_reads_the_parameters_says_so(rule):
 OUT_OF_RANGE = [
     (lambda: gx.precondition(power=-0.1), "power must be a number from 0 to 1"),
     (lambda: gx.precondition(power=1.1), "power must be a number from 0 to 1"),
-    (lambda: gx.precondition(power=True), "power must be a number from 0 to 1"),
     (lambda: gx.rectified_precondition(threshold=3.9), "threshold must be at least 4"),
     (lambda: gx.scale_by_factored_rms(0.0), "power must be above 0 and at most 1"),
     (lambda: gx.scale_by_factored_rms(1.1), "power must be above 0 and at most 1"),
@@ -147,6 +146,8 @@ OUT_OF_RANGE = [
     (lambda: gx.ftrl_proximal(0.1, power=1.5), "power must be from 0 to 1, found 1.5"),
     (lambda: gx.skip_first(-1), "steps must be an integer, 0 or more"),
     (lambda: gx.lookahead(0), "must be an integer"),
+    (lambda: gx.orthogonalize(eps=-1.0), "eps must be 0 or more"),
+    (lambda: gx.mars(0.1, b1=1.0), "decay must be at least 0 and less than 1, found 1"),
 ]
 
 
@@ -154,6 +155,41 @@ OUT_OF_RANGE = [
 def test_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+WRONG: Any = gx
+"""The package, to be called with what its types refuse."""
+
+NO_NUMBERS = [
+    (lambda: WRONG.precondition(power=True), "precondition: power must be a number, found True"),
+    (lambda: WRONG.scale_by_factored_rms("0.8"), "scale_by_factored_rms: power must be a number, found '0.8'"),
+    (lambda: WRONG.scale_by_factored_rms(least=16.5), "least must be an integer, found 16.5"),
+    (lambda: WRONG.scale_by_factored_rms(floor=[0]), r"floor must be a number or None, found \[0\]"),
+    (lambda: WRONG.rectified_precondition(threshold=None), "threshold must be a number, found None"),
+    (lambda: WRONG.scale_by_polyak(signed="no"), "scale_by_polyak: signed must be True or False, found 'no'"),
+    (lambda: jax.jit(WRONG.scale_by_factored_rms)(0.8), "power must be a number, found .*Tracer"),
+    (lambda: WRONG.trace(0.9, 1), "trace: nesterov must be True or False, found 1"),
+    (lambda: WRONG.soap(largest="all"), "largest must be an integer, found 'all'"),
+    (
+        lambda: WRONG.orthogonalize(coefficients=(1.0, 2.0, 3.0)),
+        r"coefficients must be a tuple of \(a, b, c\)",
+    ),
+    (lambda: WRONG.lion(0.1, b1="0.9"), "lion: b1 must be a number, a scalar array or a schedule, found '0.9'"),
+    (lambda: WRONG.fromage([0.1]), "fromage: learning_rate must be a number"),
+    (lambda: WRONG.mars(0.1, gamma=None), "mars: gamma must be a number"),
+    (lambda: WRONG.madgrad("0.1"), "madgrad: learning_rate must be a number"),
+    (lambda: WRONG.asgd(0.1, start="late"), "asgd: start must be a number"),
+    (lambda: WRONG.muon(nesterov="no"), "muon: nesterov must be True or False, found 'no'"),
+    (lambda: WRONG.rmsprop(0.1, centered="no"), "rmsprop: centered must be True or False, found 'no'"),
+]
+
+
+def test_what_is_no_number():
+    for make, message in NO_NUMBERS:
+        with pytest.raises(TypeError, match=message):
+            make()
+    assert WRONG.trace(0.9, np.True_) == gx.trace(0.9, True)
+    assert WRONG.precondition(power=np.float32(0.5)) == gx.precondition()
 
 
 def test_the_ends_of_the_ranges_are_in_them():

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradtx import rules
+from gradtx._chain import Chain, chain
+from gradtx.optimizers._parts import derived
 from gradtx.rules.base import Hyper
 
 
@@ -33,6 +36,14 @@ def falling_rate(rate: Hyper) -> Hyper:
         return jnp.minimum(rate(count) if callable(rate) else rate, (steps(count) + 1) ** -0.5)
 
     return schedule
+
+
+def lion_mixture(b1: Hyper, b2: Hyper, state_dtype: Any = None) -> Chain:
+    """β₁m + (1−β₁)g with the m of before, whose decay is β₂; one of 0 holds the last gradient."""
+    if is_zero(b2):
+        return chain(rules.extrapolate(derived(lambda b1: -b1, b1), state_dtype=state_dtype))
+    mixture = rules.quasi_hyperbolic(derived(lambda b1, b2: b1 / b2, b1, b2))
+    return chain(rules.momentum(b2, state_dtype=state_dtype), mixture)
 
 
 def missing(framework: str, name: str, here: list[str], instead: dict[str, str]) -> NoReturn:

@@ -35,7 +35,7 @@ from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
 from gradtx._engine.transformation import Transformation
 from gradtx._wrappers.partition import partition
-from gradtx.dialects._arguments import falling_rate, is_zero, missing, refuse, steps
+from gradtx.dialects._arguments import falling_rate, is_zero, lion_mixture, missing, refuse, steps
 from gradtx.optimizers._parts import derived
 from gradtx.rules.base import Hyper, Rule
 
@@ -478,7 +478,7 @@ def lion(
     Args:
         learning_rate: η.
         beta_1: β₁ of the mixture, greater than 0 and at most 1.
-        beta_2: β₂ of the momentum, greater than 0.
+        beta_2: β₂ of the momentum; the number 0 for the last gradient in its place.
         weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
 
     Raises:
@@ -490,10 +490,7 @@ def lion(
     """
     if isinstance(beta_1, int | float) and not 0 < beta_1 <= 1:
         raise ValueError(f"keras.lion: beta_1 must be greater than 0 and at most 1, found {beta_1:g}")
-    if is_zero(beta_2):
-        raise ValueError("keras.lion: beta_2 must be greater than 0; with 0 there is no momentum")
-    mixture = rules.quasi_hyperbolic(derived(lambda b1, b2: b1 / b2, beta_1, beta_2))
-    direction = chain(rules.momentum(beta_2), mixture, rules.sign(), *_decay(weight_decay, options))
+    direction = chain(lion_mixture(beta_1, beta_2), rules.sign(), *_decay(weight_decay, options))
     step = rules.scale_by_learning_rate(learning_rate)
     return _framed("lion", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
 

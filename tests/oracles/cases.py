@@ -538,7 +538,7 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
     "sgd": ({}, {"momentum": 0.9}, {"momentum": 0.8, "nesterov": True}),
     "sign_sgd": ({},),
     "signum": ({"beta": 0.8},),
-    "lion": ({}, {"b1": 0.95, "b2": 0.8, "weight_decay": 0.3}),
+    "lion": ({}, {"b1": 0.95, "b2": 0.8, "weight_decay": 0.3}, {"b1": 0.7, "b2": 0.0}),
     "adagrad": ({}, {"initial_accumulator_value": 0.0, "eps": 1e-3}),
     "rmsprop": (
         {},
@@ -547,6 +547,7 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
         {"momentum": 0.9, "nesterov": True},
         {"centered": True, "eps": 1e-3, "initial_scale": 0.5},
         {"bias_correction": True, "momentum": 0.5},
+        {"decay": 0.8, "centered": True, "bias_correction": True, "eps": 1e-2, "initial_scale": 0.5},
     ),
     "adam": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "eps_root": 1e-3, "nesterov": True}),
     "adamw": ({}, {"b1": 0.8, "b2": 0.95, "eps": 1e-2, "eps_root": 1e-3, "weight_decay": 0.3, "nesterov": True}),
@@ -603,7 +604,11 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
     "madgrad": ({}, {"momentum": 0.5, "eps": 1e-2, "weight_decay": 0.1}),
     "rprop": ({}, {"eta_minus": 0.3, "eta_plus": 1.5, "min_step_size": 0.01, "max_step_size": 0.1}),
     "cocob": ({}, {"alpha": 2.0, "eps": 1e-2, "weight_decay": 0.1}),
-    "dog": ({}, {"init_step": ("distance", 30.0), "eps": 1e-2, "weight_decay": 0.1}),
+    "dog": (
+        {},
+        {"init_step": ("distance", 30.0), "eps": 1e-2, "weight_decay": 0.1},
+        {"init_step": ("learning_rate", 2.0), "eps": 1e-2, "weight_decay": 0.1},
+    ),
     "dowg": ({}, {"init_estim_sq_dist": 300.0, "eps": 1e-2, "weight_decay": 0.1}),
     "prodigy": (
         {},

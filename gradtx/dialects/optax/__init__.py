@@ -9,10 +9,8 @@ late; GaLore's basis is that of the longer side; MoMo divides the weights by 1 +
 ``mask`` and ``weight_decay_mask`` are trees of booleans, functions that make them, or selectors as of ``where``.
 ``mu_dtype`` and the like are the ``state_dtype`` of the rule that holds the average.
 
-Every argument is taken. What is refused, with what to use instead: the
-first learning rate of ``dog``; a ``b2`` of 0 in ``lion``, an ``alpha`` of 0 in optimistic methods, a
-``weight_lr_power`` below 0, ``initial_scale`` of a debiased variance; and no learning rate in ``adadelta``, where
-optax climbs.
+Every argument is taken. What is refused, with what to use instead: an ``alpha`` of 0 in optimistic methods, and a
+``weight_lr_power`` below 0. ``adadelta`` without a learning rate goes uphill, as optax's.
 
 Where gradtx differs: ``clip_by_global_norm`` makes every leaf NaN for a gradient that is not finite, where optax
 leaves zeros beside the NaN; arithmetic is never in half precision; Adafactor's decay is a float64 where parameters
@@ -31,7 +29,7 @@ from gradtx.dialects.optax.adaptive import *
 from gradtx.dialects.optax.averaged import *
 from gradtx.dialects.optax.classics import *
 from gradtx.dialects.optax.distances import *
-from gradtx.dialects.optax.distances import decayed_at_bound as decayed_at_bound
+from gradtx.dialects.optax.distances import decayed_at_bound as decayed_at_bound, first_rate as first_rate
 from gradtx.dialects.optax.layerwise import *
 from gradtx.dialects.optax.leaders import *
 from gradtx.dialects.optax.matrices import *
@@ -113,7 +111,7 @@ _INSTEAD = {
 
 MYPY = False  # but True to mypy. It and pyright go by the imports, and read no list that is put together.
 if not MYPY:
-    __all__: list[str] = sorted({*_exports(vars())} - {"decayed_at_bound", "one_late", "start_averages"})  # pyright: ignore[reportUnsupportedDunderAll] - as above
+    __all__: list[str] = sorted({*_exports(vars())} - {"decayed_at_bound", "first_rate", "one_late", "start_averages"})  # pyright: ignore[reportUnsupportedDunderAll] - as above
 
 
 def __getattr__(name: str) -> _Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from gradtx import optimizers, rules
+from gradtx import rules
 from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
 from gradtx.dialects._arguments import is_zero, steps
@@ -140,23 +140,20 @@ def adadelta(
     """optax.adadelta: [coupled decay,] RMS, division, root of the mean square of updates, learning rate.
 
     Args:
-        learning_rate: η; optax has none by default, and then climbs: here that is an error.
+        learning_rate: η. None, the default: the direction alone, which is uphill, as in optax; ``scale(-0.1)`` behind
+            it goes down.
         rho: ρ of both averages.
         eps: ε inside both roots.
         weight_decay: λ of coupled decay.
         weight_decay_mask: which leaves decay; None: all.
 
-    Raises:
-        ValueError: without a learning rate.
-
     >>> from gradtx.dialects import optax
     >>> print(optax.adadelta(1.0))
     rms(0.9) → precondition(0, 1e-06) → scale_by_update_rms(0.9, 1e-06) → scale_by_learning_rate(1)
     """
-    if learning_rate is None:
-        raise ValueError("optax.adadelta: give a learning rate, for example 1.0; without one optax's goes uphill")
-    decay = decoupled(weight_decay, unmasked(weight_decay_mask))
-    return chain(*decay, optimizers.adadelta(learning_rate, rho, eps))
+    step = [] if learning_rate is None else [rules.scale_by_learning_rate(learning_rate)]
+    direction = chain(rules.rms(rho), rules.precondition(0.0, eps), rules.scale_by_update_rms(rho, eps))
+    return chain(*decoupled(weight_decay, unmasked(weight_decay_mask)), direction, *step)
 
 
 def yogi(learning_rate: Hyper, b1: Hyper = 0.9, b2: Hyper = 0.999, eps: Hyper = 1e-3) -> Chain:

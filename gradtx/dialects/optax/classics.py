@@ -175,23 +175,22 @@ def rmsprop(
         momentum: μ of a heavy ball, or None.
         nesterov: whether the momentum looks ahead; without momentum it does nothing, as in optax.
         bias_correction: whether to debias the average. With ``centered`` that is a decay of β(1−βᵗ)/(1−βᵗ⁺¹), 0 at
-            first, in which mean and square are debiased each by itself.
-
-    Raises:
-        ValueError: for an ``initial_scale`` with both ``centered`` and ``bias_correction``.
+            first, in which mean and square are debiased each by itself; an ``initial_scale`` s then adds sβᵗ/(1−βᵗ).
 
     >>> from gradtx.dialects import optax
     >>> print(optax.rmsprop(0.1, momentum=0.9))
     rms(0.9) → precondition(0, 1e-08) → scale_by_learning_rate(0.1) → trace(0.9, False)
     """
+    outside, inside = (0.0, eps) if eps_in_sqrt else (eps, 0.0)
+    start = [] if is_zero(initial_scale) else [start_averages(0.0, initial_scale)]
     if centered and bias_correction:
-        if not is_zero(initial_scale):
-            raise ValueError("optax.rmsprop: initial_scale is no start of a debiased variance; leave it 0")
+        if start:
+            started = lambda e, s, b, count: e + s * b ** (count + 1) / (1 - b ** (count + 1))  # noqa: E731
+            start, inside = [], derived(started, inside, initial_scale, decay, steps)
         decay = derived(lambda b, count: b * (1 - b**count) / (1 - b ** (count + 1)), decay, steps)
     second_moment = rules.centered_rms(decay) if centered else rules.rms(decay)
-    start = [] if is_zero(initial_scale) else [start_averages(0.0, initial_scale)]
     debias = [rules.debias()] if bias_correction else []
-    quotient = rules.precondition(0.0, eps) if eps_in_sqrt else rules.precondition(eps)
+    quotient = rules.precondition(outside, inside)
     direction = chain(second_moment, *start, *debias, quotient)
     heavy_ball = [] if momentum is None else [rules.trace(momentum, nesterov)]
     return chain(direction, rules.scale_by_learning_rate(learning_rate), *heavy_ball)

@@ -11,6 +11,8 @@ import optax
 
 from gradtx import rules
 from gradtx._chain import Chain, chain
+from gradtx._core.contract import Tick
+from gradtx._core.limits import check_choice
 from gradtx._core.selectors import Select
 from gradtx.dialects._arguments import is_zero, steps
 from gradtx.dialects.optax._parts import coupled
@@ -31,7 +33,8 @@ def dog(
 
     Args:
         learning_rate: η.
-        init_step: ("heuristic", r): the first distance in units of 1 + ‖w₀‖; ("distance", r): the distance itself.
+        init_step: ("heuristic", r): the first distance in units of 1 + ‖w₀‖; ("distance", r): the distance itself;
+            ("learning_rate", η₀): the first step is −ηη₀g, and its length the first distance.
         eps: ε inside the root.
         weight_decay: λ, added to the gradient; None for none.
         mask: which leaves decay; None: all.
@@ -44,14 +47,37 @@ def dog(
     ['scale_by_gradient_norm', 'scale_by_distance', 'scale_by_learning_rate']
     """
     kind, value = init_step
-    if kind not in ("heuristic", "distance"):
-        raise ValueError(
-            f"optax.dog: init_step must be ('heuristic', r) or ('distance', r), found {init_step!r}; a first learning "
-            "rate η is a distance of η times the norm of the first gradient"
-        )
+    check_choice("optax.dog", "the first of init_step", kind, ("heuristic", "distance", "learning_rate"))
+    first = [first_rate(value)] if kind == "learning_rate" else []
     norm = rules.scale_by_gradient_norm(None, 0.0, eps, over="tree")
-    distance = rules.scale_by_distance(value, relative=kind == "heuristic")
-    return chain(*coupled(weight_decay, mask), norm, distance, rules.scale_by_learning_rate(learning_rate))
+    distance = rules.scale_by_distance(0.0 if first else value, relative=kind == "heuristic")
+    return chain(*coupled(weight_decay, mask), norm, distance, *first, rules.scale_by_learning_rate(learning_rate))
+
+
+class first_rate(Rule):
+    r"""Another direction in the first step alone, the gradient times a rate: u ← η₀g.
+
+    Args:
+        rate: η₀.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> from gradtx.dialects.optax import first_rate
+    >>> tx, g = gradtx.chain(gradtx.sign(), first_rate(0.1)), jnp.array([5.0])
+    >>> updates, state = tx.update(g, tx.init(g))
+    >>> print(updates, tx.update(g, state)[0])
+    [0.5] [1.]
+    """
+
+    equation = r"u \leftarrow \eta_0 g \text{ in the first step}"
+
+    rate: Hyper = hyper()
+
+    def tick(self, h, scalars, weights, count):
+        first = jnp.where(count == 0, 1, jnp.zeros_like(h.rate))
+        return Tick({"rate": first * h.rate, "later": 1 - first}, {}, weights)
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=c.later * signal.direction + c.rate * signal.gradient), {}
 
 
 def dowg(

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from gradtx import rules
 from gradtx._chain import Chain, chain
 from gradtx._core.selectors import Select
-from gradtx.dialects._arguments import is_zero
+from gradtx.dialects._arguments import lion_mixture
 from gradtx.dialects.optax._parts import unmasked
-from gradtx.optimizers._parts import decoupled, derived
+from gradtx.optimizers._parts import decoupled
 from gradtx.rules.base import Hyper, Rule
 
 __all__ = ["lion", "rprop", "sign_sgd", "signum"]
@@ -56,24 +56,18 @@ def lion(
     Args:
         learning_rate: η; it multiplies the decay too.
         b1: β₁ of the mixture.
-        b2: β₂ of the momentum, greater than 0.
+        b2: β₂ of the momentum. The number 0 leaves g₋ of it, and the mixture is g − β₁(g − g₋).
         mu_dtype: the dtype that the momentum is held in; None: the parameters'.
         weight_decay: λ.
         mask: which leaves decay; None: all.
-
-    Raises:
-        ValueError: for a β₂ of 0.
 
     >>> from gradtx.dialects import optax
     >>> [rule.label for rule in optax.lion(1e-4).rules][:3]
     ['momentum', 'quasi_hyperbolic', 'sign']
     """
-    if is_zero(b2):
-        raise ValueError("optax.lion: b2 must be greater than 0; with b2=0 take sign_sgd(learning_rate)")
-    average = rules.momentum(b2, state_dtype=mu_dtype)
-    mixture = rules.quasi_hyperbolic(derived(lambda b1, b2: b1 / b2, b1, b2))
     decay = decoupled(weight_decay, unmasked(mask))
-    return chain(average, mixture, rules.sign(), *decay, rules.scale_by_learning_rate(learning_rate))
+    step = rules.scale_by_learning_rate(learning_rate)
+    return chain(lion_mixture(b1, b2, mu_dtype), rules.sign(), *decay, step)
 
 
 class one_late(Rule):

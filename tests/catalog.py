@@ -93,6 +93,7 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
     "cautious": gx.chain(gx.momentum(0.9), gx.cautious()),
     "cautious(opposed)": gx.chain(gx.momentum(0.9), gx.cautious(0.1, -0.5)),
     "clip_by_rms": gx.clip_by_rms(1.0),
+    "clip_by_gradient_rms": gx.chain(gx.momentum(0.5), gx.rms(0.9), gx.clip_by_gradient_rms(0.5), gx.precondition()),
     "project_out": gx.project_out(),
     "scale_by_parameter_rms": gx.chain(gx.scale_by_parameter_rms(), gx.scale(1e-4)),
     "scale_by_gradient_norm": gx.scale_by_gradient_norm(0.9),
@@ -198,7 +199,7 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "coin_betting", "scale_by_distance_bound"),
     *("damped_trace", "normalized_lookahead", "quasi_hyperbolic", "belief_rms", "lag_v", "sign", "add_difference"),
     *("clip_by_norm", "in_units_of_distance", "precondition"),  # "rms" stands in front of one, "debias" is Adam
-    *("at_learned_rate", "in_subspace", "project_out", "as_matrices"),
+    *("at_learned_rate", "in_subspace", "project_out", "clip_by_gradient_rms", "as_matrices"),
 }
 VARIANTS = {name for name in ALL if "(" in name or name in OPTIMIZERS} - FEW  # of rules that are tried anyway
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]

@@ -37,6 +37,7 @@ class Entry(NamedTuple):
 
 
 OUT = "direction out, u"
+STABLE = gx.chain(gx.momentum(0.5), gx.rms(0.95), gx.debias())
 ROOT = "what the direction will be divided by, √v"
 
 
@@ -823,6 +824,18 @@ RULES: dict[str, Entry] = {
         partial(over_time, OUT, {"clip_by_rms(1)": gx.clip_by_rms(1.0), "g": gx.chain()}),
         "With one element to a leaf, it is a clip by value.",
         "`optax.clip_by_block_rms` is it.",
+    ),
+    "clip_by_gradient_rms": Entry(
+        partial(
+            over_time,
+            OUT,
+            {
+                "and clipped": gx.chain(STABLE, gx.clip_by_gradient_rms(), gx.precondition()),
+                "Adam's": gx.chain(STABLE, gx.precondition()),
+            },
+        ),
+        "Where a large gradient comes, v has not seen it yet, and the step would be long.",
+        "transformers has it as `stable_adamw`, of the package optimi, and pytorch_optimizer as StableAdamW.",
     ),
     "project_out": Entry(
         _turned,

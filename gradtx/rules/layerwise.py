@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from gradtx._core.dtypes import promoted
 from gradtx._core.mesh import size_of
-from gradtx._core.numerics import in_two, norms, on_each, real_dtype, real_product, safe_divide
+from gradtx._core.numerics import abs_sq, in_two, norms, on_each, real_dtype, real_product, safe_divide, safe_sqrt
 from gradtx.rules.base import Hyper, Rule, hyper
 from gradtx.rules.clipping import shortening
 
-__all__ = ["cautious", "clip_by_rms", "project_out", "scale_by_parameter_rms", "scale_by_trust_ratio"]
+__all__ = [
+    "cautious",
+    "clip_by_gradient_rms",
+    "clip_by_rms",
+    "project_out",
+    "scale_by_parameter_rms",
+    "scale_by_trust_ratio",
+]
 
 
 class scale_by_trust_ratio(Rule):
@@ -163,6 +171,52 @@ class clip_by_rms(Rule):
         return signal._replace(direction=c.length * (c.inverse * signal.direction)), {}
 
 
+class clip_by_gradient_rms(Rule):
+    r"""Shrink each leaf whose gradient is larger than its second moment says: u ← u/max(1, RMS(g/√v)/limit).
+
+    A second moment that lags behind, as in a spike of the loss, makes steps too long; here they are as much shorter.
+    Between ``debias`` and ``precondition`` that is StableAdamW. Without momentum it is ``clip_by_rms`` after them.
+
+    Args:
+        limit: > 0. 1 as in the paper.
+
+    Where v is 0, g/√v counts as 0. Inf and NaN: a leaf with one in g/√v becomes NaN as a whole.
+
+    Source: Wortsman et al. (2023), "Stable and low-loss mixed-precision training for large-scale vision-language
+    models".
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> averages = gradtx.chain(gradtx.momentum(0.9), gradtx.rms(0.99), gradtx.debias())
+    >>> tx = gradtx.chain(averages, gradtx.clip_by_gradient_rms(), gradtx.precondition())
+    >>> updates, state = tx.update(jnp.array([1.0]), tx.init(jnp.zeros(1)))
+    >>> print(tx.update(jnp.array([9.0]), state)[0].round(3))  # 0.812, divided by 9/6.42
+    [0.579]
+    """
+
+    equation = r"u \leftarrow u / \max(1, \mathrm{RMS}(g / \sqrt{v}) / d)"
+    scope = "leaf"
+    reads = ("gradient", "second_moment")
+    second_moment = "edits"
+
+    limit: Hyper = hyper(default=1.0, low=0)
+
+    def measure(self, groups, total):
+        gradients, squares = [[getattr(x, lane) for (x,) in groups] for lane in self.reads]
+        lengths = on_each(jnp.sqrt, total.each(_in_units, gradients, squares))
+        return by_root_of_size(lengths, [[g] for g in gradients])
+
+    def settle(self, c, measured):
+        return shortening(measured, c.limit)
+
+    def apply(self, signal, slots, param, c):
+        return signal._replace(direction=c.length * (c.inverse * signal.direction)), {}
+
+
+def _in_units(g: jax.Array, v: jax.Array) -> jax.Array:
+    """|g|²/v, without a square that overflows."""
+    return abs_sq(safe_divide(g, safe_sqrt(v)))
+
+
 class project_out(Rule):
     r"""Take away what lies along the weights: u ← u − ⟨p, u⟩/‖p‖²·p, p being the parameters of the leaf.
 
@@ -236,7 +290,11 @@ class scale_by_parameter_rms(Rule):
 
 def root_mean_squares(groups, total):
     """The root of the mean of squares of each group of arrays; 0 of no elements."""
+    return by_root_of_size(norms(groups, total), groups)
+
+
+def by_root_of_size(lengths, groups):
+    """The norm of each group of arrays as the root of the mean of squares."""
     sizes = [max(1, sum(size_of(x) for x in leaves)) for leaves in groups]
-    lengths = norms(groups, total)
     roots: Any = [math.sqrt(size) for size in sizes]
     return on_each(jnp.divide, lengths, roots if isinstance(lengths, list) else jnp.asarray(roots, lengths.dtype))

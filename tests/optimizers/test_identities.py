@@ -460,15 +460,17 @@ def late(g):
 
 
 def stable(g):
-    """StableAdamW with b1 = 0 is RMSProp with a root mean square of the direction that is 1 at most."""
-    found = directions(gx.chain(gx.rms(0.9), gx.debias(), PRE, gx.clip_by_rms(1.0)), g)
+    """StableAdamW's clip of what the second moment has not seen is, without momentum, one of the direction."""
+    rms = gx.chain(gx.rms(0.9), gx.debias())
+    found = directions(gx.chain(MOMENTUM, rms, gx.clip_by_gradient_rms(0.8), PRE), g)
+    of_direction = directions(gx.chain(rms, PRE, gx.clip_by_rms(0.8)), g)
 
-    def expected(g):
+    def expected(u, g):
         v = averages(g * g) / weights(g)
         share = np.sqrt((g * g / v).mean(tuple(range(1, g.ndim)), keepdims=True))
-        return g / np.sqrt(v) / np.maximum(1, share)
+        return u / np.sqrt(v) / np.maximum(1, share / 0.8)
 
-    return found, each(expected, g)
+    return [found, of_direction], [each(lambda g: expected(averages(g) / weights(g), g), g), each(expected, g, g)]
 
 
 def angle(g):

@@ -64,6 +64,16 @@ def test_sizes_of_parameters():
     np.testing.assert_allclose(steps(gx.clip_by_rms(1.0), [[7.0, 1.0]])[0], [1.4, 0.2])
 
 
+def test_a_gradient_that_the_second_moment_has_not_seen():
+    """By the root of the v of before, 0.5 here, it is 6; where v is 0 it counts as 0."""
+    tx = gx.chain(gx.rms(0.5, start="first"), gx.lag_v("one"), gx.clip_by_gradient_rms(0.5), gx.precondition(0.0))
+    first, second = steps(tx, [[0.5, 0.5], [0.0, 3.0]])
+    np.testing.assert_allclose(first, [0.5, 0.5])
+    np.testing.assert_allclose(second, [0.0, 0.5 * np.sqrt(2)], rtol=1e-12)  # 6, of a root mean square of 6/√2
+    tx = gx.chain(gx.rms(0.5), gx.clip_by_gradient_rms(0.5), gx.precondition())
+    np.testing.assert_allclose(steps(tx, [[0.0, 0.0], [0.0, 1.0]]), [[0.0, 0.0], [0.0, np.sqrt(2) / 2]], rtol=1e-6)
+
+
 def test_what_lies_along_the_weights():
     """All of a number's gradient does; nothing where the weights are 0, nor in what is left."""
     tx = gx.project_out()

@@ -146,7 +146,8 @@ class Transformation(optax.GradientTransformationExtraArgs, Generic[State]):
                 conjugate of what ``jax.grad`` gives.
             state: what ``init``, or the last ``update``, returned.
             params: the parameters; they may be left out if no rule reads them.
-            **extra_args: passed on to optax transformations in the chain; the rules of gradtx read none.
+            **extra_args: passed on to what reads them: rules that need the loss, as ``value=loss``, and optax
+                transformations in the chain.
 
         Raises:
             ValueError: if trees or shapes differ, the state is another chain's, or params are needed and missing.

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradtx._core.contract import Tick
 from gradtx._core.mesh import check_whole
@@ -203,11 +204,15 @@ def _divided_and_modelled(
 def _loss(rule: Rule, trees: Any) -> jax.Array:
     """The loss that came with the gradient."""
     who = f"gradtx: rule {rule.title!r}"
-    if trees.extra.get("value") is None:
+    value = trees.extra.get("value")
+    if value is None:
         raise TypeError(f"{who} needs the loss: step(tx, params, grads, state, value=loss)")
-    if jnp.shape(trees.extra["value"]):
-        raise TypeError(f"{who}: value must be one number, found shape {jnp.shape(trees.extra['value'])}")
-    return jnp.asarray(trees.extra["value"])
+    loss = value if isinstance(value, jax.Array) else np.asarray(value)
+    if loss.shape:
+        raise TypeError(f"{who}: value must be one number, found shape {loss.shape}")
+    if not any(jnp.issubdtype(loss.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise TypeError(f"{who}: value must be a real number, found {value!r}")
+    return jnp.asarray(loss)
 
 
 class add_noise(Rule):

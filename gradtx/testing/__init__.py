@@ -29,6 +29,7 @@ from gradtx._engine.transformation import Transformation
 from gradtx.rules.base import Rule
 from gradtx.testing._examples import params
 from gradtx.testing._properties import ORDERED, Property
+from gradtx.testing._runs import Given
 
 __all__ = ["PROPERTIES", "check"]
 
@@ -41,6 +42,7 @@ def check(
     *,
     only: Collection[str] | None = None,
     skip: Collection[str] = (),
+    extra: Mapping[str, Any] | None = None,
     report: Callable[[str], Any] = print,
 ) -> None:
     """See whether a rule or a chain keeps the contract: a line for each property as it is tried.
@@ -50,6 +52,7 @@ def check(
             the smallest chain that may be used: ``chain(my_second_moment(), precondition())``.
         only: names of properties, out of ``PROPERTIES``; None: all of them, in ten seconds or so.
         skip: names of properties that it is not meant to have: a rule that adds noise does not do nothing at zero.
+        extra: the extra arguments that every step gets, by name, for what needs any: ``{"value": 2.0}`` is a loss.
         report: what to do with each line.
 
     Raises:
@@ -66,6 +69,8 @@ def check(
     if unknown:
         raise ValueError(f"testing.check: no property {', '.join(map(repr, sorted(unknown)))}; known: {[*PROPERTIES]}")
     made = tx if isinstance(tx, Chain | Rule) else chain(tx)
+    if extra:
+        made = Given(chain(made).rules, extra)
     made.init(params())  # an order that makes no sense is refused here, in words of its own
     wrong: list[str] = []
     with _quick_compilation():

@@ -15,7 +15,7 @@ from gradtx._core import verification
 from gradtx._engine.transformation import Transformation
 from gradtx.testing._compare import check, close, own_buffers, same_types
 from gradtx.testing._examples import normal, params
-from gradtx.testing._runs import updated
+from gradtx.testing._runs import remade, updated
 
 STEPS = 3
 SHAPES = {"rows": (4, 3), "columns": (5, 4), "both": (8, 4), "vector": (2,), "number": ()}
@@ -196,7 +196,7 @@ def sweeps_by_vmap(tx: Transformation[Any]) -> None:
     for i, factor in enumerate(factors):
         alone = updated(tx, p, times(factor), p)
         close(jax.tree.map(lambda x, i=i: x[i], together), alone, "vmap and a run alone differ", rtol=2e-6)
-    rebuilt = updated(gx.chain(*map(_halved, gx.chain(tx).rules)), p, times(0.5), p)
+    rebuilt = updated(remade(tx, gx.chain(*map(_halved, gx.chain(tx).rules))), p, times(0.5), p)
     close(rebuilt, updated(tx, p, times(0.5), p), f"hyperparameters in the state are not used{_unread(tx)}", rtol=2e-6)
 
 

@@ -12,7 +12,7 @@ import gradtx as gx
 from gradtx._engine.transformation import Transformation
 from gradtx.testing._compare import check, close, finite, same_types
 from gradtx.testing._examples import normal, params
-from gradtx.testing._runs import NOT_COMPLEX, STEPS, has_formats, is_real_only, stepped, updated
+from gradtx.testing._runs import NOT_COMPLEX, STEPS, has_formats, is_real_only, remade, stepped, updated
 
 LOW = ("float32", "bfloat16", "float16")
 
@@ -118,7 +118,7 @@ def stores_slots_as_told(tx: Transformation[Any]) -> str | None:
     """state_dtype="bfloat16" stores slots so, and arithmetic stays in float32"""
     if has_formats(tx):
         return "slots have formats of their own"
-    p, narrow = params(), gx.chain(tx, state_dtype="bfloat16")
+    p, narrow = params(), remade(tx, gx.chain(tx, state_dtype="bfloat16"))
     state = narrow.init(p)
     for rule, kinds in narrow._engine.layout.slots.items():
         for slot, kind in kinds.items():

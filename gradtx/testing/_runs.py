@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from gradtx._chain import Chain
 from gradtx._engine.layout import Kind
-from gradtx._engine.transformation import Transformation
+from gradtx._engine.transformation import Transformation, value_of
+from gradtx.rules.base import Rule
 from gradtx.testing._examples import params
 
 STEPS = 5
+
+
+class Given(Chain):
+    """A chain that gets the same extra arguments in every step, as the loss, whatever it is called with."""
+
+    _extra: dict[str, Any]
+
+    def __init__(self, rules: tuple[Rule, ...], extra: Mapping[str, Any]):
+        super().__init__(rules)
+        object.__setattr__(self, "_extra", dict(extra))
+
+    def run(self, updates: Any, state: Any, params: Any, extra: dict[str, Any], apply_updates: bool) -> Any:
+        """A step with the extra arguments."""
+        return super().run(updates, state, params, extra | self._extra, apply_updates)
+
+    def remade(self, rules: tuple[Rule, ...]) -> Given:
+        """A chain of other rules that gets them too."""
+        return Given(rules, self._extra)
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.rules, tuple((name, value_of(value)) for name, value in self._extra.items())
+
+    def __repr__(self) -> str:
+        return f"<{super().__repr__()} given {', '.join(self._extra)}>"
+
+
+def remade(tx: Transformation[Any], made: Chain) -> Chain:
+    """What was made of the rules of a transformation, with the extra arguments that this one gets."""
+    return tx.remade(made.rules) if isinstance(tx, Given) else made
+
+
 NOT_COMPLEX = "has no meaning for complex numbers"
 
 

@@ -369,6 +369,9 @@ WRONG = {
     "in_subspace: stacked must be a number of axes": lambda: gx.in_subspace(gx.sign(), stacked=-1),
     "eps must be a number and no schedule": lambda: gx.in_units_of_distance(gx.adam(1.0, eps=lambda count: 1e-8)),
     "value must be one number, found shape (1,)": lambda: outs_with_loss(jnp.ones(1)),
+    "value must be a real number, found (1+2j)": lambda: outs_with_loss(1 + 2j),
+    "value must be a real number, found 'low'": lambda: outs_with_loss("low"),
+    "value must be a real number, found {'a': 1.0}": lambda: outs_with_loss({"a": 1.0}),
 }
 
 

@@ -373,6 +373,18 @@ def test_skips_and_takes_whatever_goes_into_a_chain():
     assert [line[:6].strip() for line in lines] == ["holds", "is not"]
 
 
+def test_what_needs_the_loss_is_given_it():
+    """By name, in every step, also where a property makes a chain of other rules or gives arguments of its own."""
+    names = ["is an optax transformation", "is a value", "sweeps by vmap"]
+    lines = []
+    testing.check(gx.scale_by_polyak(most=10.0), only=names, extra={"value": 2.0}, report=lines.append)
+    assert [line[:6] for line in lines] == ["holds "] * len(names)
+    with pytest.raises(AssertionError, match="needs the loss"):
+        testing.check(gx.scale_by_polyak(), only=names[:1], report=lines.append)
+    with pytest.raises(AssertionError, match="value must be a real number, found 'low'"):
+        testing.check(gx.scale_by_polyak(), only=names[:1], extra={"value": "low"}, report=lines.append)
+
+
 def test_wrong_use():
     with pytest.raises(ValueError, match=r"no property 'is even'; known: .*'is odd'"):
         testing.check(gx.sign(), only=["is even"])

@@ -1,8 +1,8 @@
 """Run optimizers of timm and of their authors' own packages, in float64, and store where they go.
 
 Run from the root of the repository, with torch 2.13, timm 1.0.29, prodigyopt 1.1.2, schedulefree 1.4.1,
-galore-torch 1.0, dadaptation 3.2 and pytorch-optimizer 4.1.0 installed; of the packages that want others their
-optimizers alone are imported::
+galore-torch 1.0, dadaptation 3.2, pytorch-optimizer 4.1.0, lion-pytorch 0.2.5, adam-atan2-pytorch 0.4.1, heavyball
+3.2.1 and transformers 5.18.0 installed; of the packages that want others their optimizers alone are imported::
 
     python -m tests.oracles.authors          # or with --keep: those that are not stored yet
 
@@ -28,7 +28,10 @@ from .cases import PROBLEMS, SCHEDULES, STEPS, flat
 
 STORED = Path(__file__).parent / "authors.npz"
 PROBLEM = [PROBLEMS["stochastic"], PROBLEMS["matrices"]]
-PACKAGES = ("torch", "timm", "prodigyopt", "schedulefree", "galore-torch", "dadaptation", "pytorch-optimizer")
+PACKAGES = (
+    *("torch", "timm", "prodigyopt", "schedulefree", "galore-torch", "dadaptation", "pytorch-optimizer"),
+    *("lion-pytorch", "adam-atan2-pytorch", "heavyball", "transformers"),
+)
 
 Make = Callable[[list[Any], float], Any]
 """An optimizer of torch, given parameters and the learning rate at the start."""
@@ -65,6 +68,27 @@ def projected(params: list[Any], lr: float, gap: int, **arguments: Any) -> Any:
     return adamw(groups, lr, **arguments, no_deprecation_warning=True)
 
 
+def atan2(*arguments: Any, **options: Any) -> Any:
+    return part("adam_atan2_pytorch", "adam_atan2", "AdamAtan2")(*arguments, **options)
+
+
+def transformers(params: list[Any], lr: float) -> Any:
+    """Its Adafactor, at rates that are given."""
+    asked_for = {"trainer_pt_utils": ("LayerWiseDummyOptimizer", "LayerWiseDummyScheduler")}
+    asked_for |= {"trainer_utils": ("SchedulerType",), "utils": ("logging",)}
+    stubs = {f"transformers.{module}": mock.MagicMock(spec_set=names) for module, names in asked_for.items()}
+    with mock.patch.dict(sys.modules, stubs):
+        adafactor = part("transformers", "optimization", "Adafactor")
+    return adafactor(params, lr, relative_step=False, weight_decay=0.1)
+
+
+def heavyball(name: str, *arguments: Any, **options: Any) -> Any:
+    """An optimizer of heavyball, not compiled, with slots in float64."""
+    module = importlib.import_module("heavyball")
+    module.utils.compile_mode = None
+    return getattr(module, name)(*arguments, storage_dtype="float64", **options)
+
+
 def of(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
@@ -97,6 +121,16 @@ CASES: dict[str, tuple[float, Make]] = {
         0.1,
         lambda p, lr: of("pytorch_optimizer", "Shampoo")(p[2:], lr, matrix_eps=1e-2),
     ),
+    "lion_pytorch": (0.003, lambda p, lr: of("lion_pytorch", "Lion")(p, lr, (0.8, 0.95), weight_decay=0.1)),
+    "adam_atan2": (0.03, lambda p, lr: atan2(p, lr, weight_decay=0.1)),
+    "adam_atan2, cautious decay": (
+        0.03,
+        lambda p, lr: atan2(p, lr, weight_decay=0.3, cautious_wd=True, a=1.0, b=2.0),
+    ),
+    "adafactor": (0.1, transformers),
+    "heavyball muon": (0.03, lambda p, lr: heavyball("Muon", p, lr)),
+    "heavyball laprop": (0.03, lambda p, lr: heavyball("LaProp", p, lr, eps=1e-15, weight_decay=0.1)),
+    "heavyball ademamix": (0.03, lambda p, lr: heavyball("AdEMAMix", p, lr, eps=1e-15)),
 }
 """By name the learning rate at the start, and what makes the optimizer."""
 
@@ -108,7 +142,8 @@ CONSTANT = {"laprop"}
 def package(name: str) -> str:
     """Where the optimizer is from."""
     others = {"prodigy": "prodigyopt", "schedule-free": "schedulefree", "dadapt_adam": "dadaptation"}
-    others |= {"galore": "galore-torch", "shampoo": "pytorch-optimizer"}
+    others |= {"galore": "galore-torch", "shampoo": "pytorch-optimizer", "heavyball": "heavyball"}
+    others |= {"lion_pytorch": "lion-pytorch", "adam_atan2": "adam-atan2-pytorch", "adafactor": "transformers"}
     return next((package for start, package in others.items() if name.startswith(start)), "timm")
 
 

@@ -165,6 +165,16 @@ def projected(rate, *averages, every):
     return gx.chain(gx.in_subspace(adam, 2, 0.25, every=every), gx.scale_by_learning_rate(rate))
 
 
+def angle(scale, width):
+    """Adam as an angle."""
+    averages = gx.chain(gx.momentum(0.9), gx.rms(0.99), gx.debias())
+    return gx.chain(averages, gx.precondition(0.0), gx.arctan(scale, width))
+
+
+DION = (
+    *((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037)),
+    *((2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012)),
+)
 CORRECTED = gx.seal(gx.chain(gx.extrapolate(0.025 * 0.95 / 0.05, "same"), gx.clip_by_norm(limit)))
 AUTHORS = {
     "prodigy": lambda rate: gx.prodigy(rate, initial=0.01, weight_decay=0.1),
@@ -189,6 +199,22 @@ AUTHORS = {
         *(gx.momentum(0.9), gx.precondition(1e-3), gx.scale(-1.0)),
     ),
     "shampoo": lambda rate: gx.chain(gx.partition([(a_matrix, gx.shampoo(rate, 0.0, 1e-2))], default="freeze")),
+    "lion_pytorch": lambda rate: gx.lion(rate, 0.8, 0.95, 0.1),
+    "adam_atan2": lambda rate: gx.chain(angle(1.27, 1.0), gx.add_decayed_weights(0.1), gx.scale_by_learning_rate(rate)),
+    "adam_atan2, cautious decay": lambda rate: gx.chain(
+        angle(1.0, 2.0), gx.add_cautious_decay(0.3), gx.scale_by_learning_rate(rate)
+    ),
+    "adafactor": lambda rate: gx.chain(
+        *(gx.scale_by_factored_rms(least=1, axes="last"), gx.clip_by_rms(), gx.add_decayed_weights(0.1)),
+        *(gx.scale_by_parameter_rms(), gx.scale_by_learning_rate(rate)),
+    ),
+    "heavyball muon": lambda rate: gx.chain(
+        *(gx.momentum(0.9), gx.quasi_hyperbolic(0.5), gx.scale(2.0)),
+        *(gx.orthogonalize(coefficients=DION, output=0, where=a_matrix), gx.scale_by_shape(output=0, where=a_matrix)),
+        gx.scale_by_learning_rate(rate),
+    ),
+    "heavyball laprop": lambda rate: gx.laprop(rate, b2=0.99, eps=1e-15, weight_decay=0.1),
+    "heavyball ademamix": lambda rate: gx.ademamix(rate, alpha=2.0, eps=1e-15),
 }
 """Chains that are what ``oracles/authors.py`` runs."""
 
@@ -244,7 +270,8 @@ def shown(tx: gx.Chain) -> str:
     """A chain, or the chains of its parts, without coefficients and the names of functions."""
     inner = getattr(tx.rules[-1], "tx", None)
     parts = inner.named_parts.values() if isinstance(inner, gx.partition) else [tx]
-    text = re.sub(r"<function .*?>", "a schedule", "; others: ".join(map(str, parts)))
+    text = re.sub(r" where <function .*?>", " of matrices", "; others: ".join(map(str, parts)))
+    text = re.sub(r"<function .*?>", "a schedule", text)
     return re.sub(r"orthogonalize\(.*?\)\), ", "orthogonalize(…, ", text)
 
 

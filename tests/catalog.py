@@ -99,6 +99,9 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
     "scale_by_gradient_norm": gx.scale_by_gradient_norm(0.9),
     "scale_by_gradient_norm(tree)": gx.scale_by_gradient_norm(eps_root=1e-8, over="tree"),
     "scale_by_distance": gx.scale_by_distance(0.1, relative=False),
+    "scale_by_distance(tx)": gx.scale_by_distance(
+        0.1, relative=False, tx=gx.scale_by_gradient_norm(eps_root=1e-8, over="tree")
+    ),
     "scale_by_distance_bound": gx.chain(
         gx.rms(0.9), gx.scale_by_distance_bound(initial=0.1, decay=0.9), gx.momentum(0.9), gx.precondition()
     ),

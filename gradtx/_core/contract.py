@@ -37,6 +37,10 @@ Arrays = dict[str, jax.Array]
 """Arrays by their names, as a dict: what a rule returns its slots and coefficients in."""
 
 
+Terms = dict[str, tuple[Literal["sum", "norm"], jax.Array]]
+"""Elementwise functions of a leaf's lanes by their names, each with what is taken of it over the leaf."""
+
+
 class MomentKind(enum.StrEnum):
     """The kinds of moments of the gradient that a slot may hold, by the words that ``holds`` takes."""
 
@@ -94,6 +98,7 @@ class Trees(NamedTuple):
         coefficients: this step's scalars by name, from ``tick``; ``scalars`` casts them.
         second_moment: the second moment, for a rule that declares ``second_moment`` as "edits" or "uses"; else None.
         factors: what the gradient is still to be multiplied by, a tree of one number for each leaf; None: nothing.
+        numbers: of each of the ``terms`` of a rule that scales a vector, one number for each leaf.
     """
 
     incoming: Any
@@ -106,6 +111,7 @@ class Trees(NamedTuple):
     coefficients: Arrays
     second_moment: Any = None
     factors: Any = None
+    numbers: Any = None
 
     def mapped(
         self,
@@ -240,6 +246,11 @@ class AbstractRule:
         return self.scales and type(self).slots_in is not AbstractRule.slots_in
 
     @property
+    def takes_numbers(self) -> bool:
+        """True if a rule that scales has ``terms``, whose numbers are taken for it."""
+        return self.scales and type(self).terms is not AbstractRule.terms
+
+    @property
     def multiplies(self) -> bool:
         """True if a rule that scales does nothing else."""
         return self.scales and type(self).apply is AbstractRule.apply
@@ -364,13 +375,21 @@ class AbstractRule:
         del slots, param
         return (signal._replace(direction=c.factor * signal.direction) if self.scales else signal), {}
 
-    def terms(self, lanes: Named) -> dict[str, tuple[Literal["sum", "norm"], jax.Array]]:
+    def terms(self, lanes: Named) -> Terms:
         """Elementwise functions of a leaf's lanes by name, each with what an observer takes of it over the leaf.
 
         The incoming gradient is the gradient lane itself where no rule has edited it. ``lanes.param`` is None where
         there are no parameters. A leaf without one of the terms has 0 in its place.
+
+        A rule that scales has the lanes that it reads, and ``lanes_in`` its state; those of all such rules of a pass
+        are read once, before it, and what is taken of them is in ``trees.numbers``.
         """
         del lanes
+        return {}
+
+    def lanes_in(self, state: Any) -> dict[str, Any]:
+        """The trees in the state of a rule that scales that ``terms`` sees beside lanes, by name."""
+        del state
         return {}
 
     def observe(self, numbers: Mapping[str, Numbers] | None, state: Any, executor: Any) -> Any:

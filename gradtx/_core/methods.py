@@ -113,7 +113,7 @@ def _numbers(rule: AbstractRule, numbers: Any, groups: int) -> Numbers:
 
 
 def observed(rule: AbstractRule, lanes: Mapping[str, Any]) -> dict[str, tuple[Any, jax.Array]]:
-    """The terms of a leaf that an observer takes numbers of."""
+    """The terms of a leaf that an observer, or a rule that scales, takes numbers of."""
     given = Named(**lanes)
     with _called(rule, "terms", lanes=given):
         terms = rule.terms(given)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -305,6 +306,34 @@ def reductions(hows: Sequence[str], columns: Sequence[Sequence[jax.Array]], tota
     return [numbers[k] for k in range(len(hows))]
 
 
+def reductions_of(
+    fn: Callable[..., Sequence[jax.Array]],
+    rows: Sequence[Sequence[jax.Array]],
+    hows: Sequence[str],
+    total: SumOver = sum_over,
+) -> list[Numbers]:
+    """Each result of an elementwise function, for each row of arrays, as one number: its "sum" or its "norm".
+
+    As ``reductions`` of arrays of it, but a compiler need not make these.
+    """
+    results = [_Result(fn, k) for k in range(len(hows))]
+    normed = [result for result, how in zip(results, hows, strict=True) if how == "norm"]
+    known = dict(zip(normed, _norms_of(tuple(normed), [[*row] for row in rows], total), strict=True)) if normed else {}
+    return [known[x] if x in known else total.each(x, *zip(*rows, strict=True)) for x in results]
+
+
+@dataclass(frozen=True)
+class _Result:
+    """One result of a function, in float32 or wider."""
+
+    fn: Callable[..., Sequence[jax.Array]]
+    place: int
+
+    def __call__(self, *arrays: jax.Array) -> jax.Array:
+        x = self.fn(*arrays)[self.place]
+        return x.astype(compute_dtype(x))
+
+
 def _itself(x: jax.Array) -> jax.Array:
     return x
 
@@ -333,14 +362,18 @@ def _norms(groups: list[list[jax.Array]], dtype: jnp.dtype, total: SumOver) -> N
         rows = zip(groups, *local, strict=True)
         return [total(lambda x, scalars=scalars: fn(x, *scalars), xs).astype(dtype) for xs, *scalars in rows]
 
+    return _in_range(sums, least_norm([sum(map(total.size, xs)) for xs in groups], dtype))
+
+
+def _in_range(sums: Callable[..., Numbers], least: np.ndarray) -> Numbers:
+    """Norms from sums of a function of what is squared, taken again with scales where one of them is out of range."""
     # The maximum changes nothing; without it, the root of the sum of one square may be taken for its modulus.
     norms = on_each(lambda square: jnp.sqrt(jnp.maximum(square, -1)), sums(_square))
-    least = least_norm([sum(map(total.size, xs)) for xs in groups], dtype)
 
     def again(carry: tuple[jax.Array, Numbers]) -> tuple[jax.Array, Numbers]:
         wrong, norms = carry  # all depends on it: what does not, a compiler would move out of the loop
         scales = on_each(scale_of, norms, [*least] if isinstance(norms, list) else jnp.asarray(least))
-        return ~wrong, on_each(_norm_of, sums(scaled_sq, scales), scales)
+        return jnp.zeros_like(wrong), on_each(_norm_of, sums(scaled_sq, scales), scales)
 
     # A loop of one turn and not a branch, of which vmap would take both sides always.
     wrong = jnp.any(scale_of(stacked(norms), jnp.asarray(least)) != 1)
@@ -378,6 +411,34 @@ def scale_of(norm: jax.Array, least: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, inline=True)
 def _norm_of(square: jax.Array, scale: jax.Array) -> jax.Array:
     return jnp.sqrt(square) / scale
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 2))
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _norms_of(fns: tuple[Callable[..., jax.Array], ...], rows: list[list[jax.Array]], total: SumOver) -> list[Numbers]:
+    dtype = real_dtype(widest(*(jax.eval_shape(fn, *rows[0]).dtype for fn in fns)))
+    k, n, columns = len(rows[0]), len(rows), [*zip(*rows, strict=True)]
+    starts = range(0, n * len(fns), n)
+
+    def sums(of: Callable[..., jax.Array], *local: Numbers) -> Numbers:
+        each: list[jax.Array] = []
+        for i, fn in zip(starts, fns, strict=True):
+            # Scales among the columns: what does not depend on them a compiler would compute ahead, as an array.
+            scales = [[*x[i : i + n]] for x in local]
+            each += total.each(lambda *xs, fn=fn: of(fn(*xs[:k]), *xs[k:]), *columns, *scales)
+        return [x.astype(dtype) for x in each]
+
+    norms = _in_range(sums, least_norm([total.size(xs[0]) for xs in rows] * len(fns), dtype))
+    return [norms[i : i + n] for i in starts]
+
+
+@_norms_of.defjvp
+def _(fns: Any, total: SumOver, primals: Any, tangents: Any) -> tuple[list[Numbers], list[Numbers]]:
+    (rows,), (along,) = primals, tangents
+    pairs = [[jax.jvp(fn, tuple(xs), tuple(dxs)) for xs, dxs in zip(rows, along, strict=True)] for fn in fns]
+    of_terms = lambda terms: [norms([[x] for x in xs], total) for xs in terms]  # noqa: E731
+    terms, tangents = ([[pair[of] for pair in row] for row in pairs] for of in (0, 1))
+    return jax.jvp(of_terms, (terms,), (tangents,))
 
 
 @_l2_norms.defjvp

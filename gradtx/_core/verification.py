@@ -78,7 +78,7 @@ def _check_complete(rule: AbstractRule) -> None:
         mine, others = "terms", ("apply", "apply_tree", "slots", "measure", "settle")
     elif rule.maps_trees:
         one = () if rule.scales or _overrides(rule, "slots_in") else ("apply",)
-        mine, others = "apply_tree", (*one, "slots", "measure", "settle")
+        mine, others = "apply_tree", (*one, *(() if rule.scales else ("terms",)), "slots", "measure", "settle")
     for name in others:
         if _overrides(rule, name):
             raise TypeError(

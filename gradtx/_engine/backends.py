@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gradtx import native
-from gradtx._core.numerics import Numbers, SumOver, in_order, stacked
+from gradtx._core.numerics import Numbers, SumOver, in_order, reductions_of, stacked
 from gradtx._engine.blocks import observed
 from gradtx._engine.fuse import Fused
 from gradtx._engine.plan import Place
@@ -45,6 +45,15 @@ class Executor(Protocol):
         written but reduced over each leaf, as ``reduces`` says, to numbers that come behind. Where ``when`` is false
         nothing happens: an output that may be in the memory of an array is that, and all else is 0.
         """
+        ...
+
+    def numbers(
+        self,
+        fn: Callable[..., Sequence[jax.Array]],
+        leaves: Sequence[tuple[jax.Array, ...]],
+        reduces: Sequence[Literal["sum", "norm"]],
+    ) -> Sequence[Numbers]:
+        """The numbers of all results of a function of the arrays of each leaf, where nothing is written."""
         ...
 
     @property
@@ -111,6 +120,12 @@ class Reference:
             numbers.insert(0, (rest, reduced(reduces, [[last[i][k] for i in rest] for k in range(len(reduces))])))
         return results, _in_leaf_order(numbers)
 
+    def numbers(self, fn, leaves, reduces):
+        together = alike(fn, leaves, reduces)
+        rest = sorted({*range(len(leaves))}.difference(*(members for members, _ in together)))
+        others = [(rest, reductions_of(fn, [leaves[i] for i in rest], reduces, self.total))] if rest else []
+        return _in_leaf_order([*others, *together])
+
 
 def _in_leaf_order(parts: Sequence[tuple[list[int], Sequence[Numbers]]]) -> Sequence[Numbers]:
     """The numbers of some leaves, of others, and so on, as those of all leaves."""
@@ -165,6 +180,9 @@ class Native:
 
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=(), when=None):
         return map_leaves(fn, leaves, shared, local, aliases, reduces, when)
+
+    def numbers(self, fn, leaves, reduces):
+        return map_leaves(fn, leaves, reduces=reduces)[1]
 
 
 REFERENCE, NATIVE = Reference(), Native()  # one of each: what is compiled for one serves every step

@@ -6,7 +6,8 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +144,7 @@ class _Run:
     def __init__(self, work: Work, executor: Executor, observing: bool = True):
         self.work, self.plan, self.executor, self.observing = work, work.plan, executor, observing
         self.observed: dict[int, dict[str, dict[int, tuple[Numbers, int]]]] = {}
+        self.taken: dict[int, dict[str, Numbers]] = {}
         self.trees = dict(work.trees)
         self.arrays: list[Arrays] = [{Lane.DIRECTION: update, Lane.INCOMING: update} for update in work.updates]
         for arrays, param in zip(self.arrays, work.params or (), strict=False):
@@ -178,6 +180,7 @@ class _Run:
         measuring = [*[one.rules.start] * one.measures, *one.alongside]
         known = {0: self.work.first} if k == 0 and self.work.first is not None else {}
         measured = {r: known[r] if r in known else self._measured_then(r) for r in measuring}
+        self.taken |= self._taken([r for r in one.scales if self.plan.rules[r].takes_numbers])
         factors: dict[int, Factors | None] = {}
         for r in one.scales:
             factors[r] = self.factors(r, factors)
@@ -370,16 +373,52 @@ class _Run:
 
     def _seen(self, r: int, i: int, leaf: Leaf) -> dict[str, jax.Array]:
         """The lanes of a leaf that a measurement reads."""
-        arrays = self.arrays[i]
+        arrays, reads = self.arrays[i], self.plan.rules[r].reads
         direction = arrays[Lane.DIRECTION].astype(leaf.dtype)
         lanes = {Lane.DIRECTION: direction, Lane.GRADIENT: direction}
-        if self.plan.is_accumulated(leaf, r):
+        if Lane.GRADIENT.value in reads and self.plan.is_accumulated(leaf, r):
             lanes[Lane.GRADIENT] = arrays[Lane.GRADIENT].astype(leaf.dtype)
         if self.plan.has_second_moment(leaf, r):
             lanes[Lane.SECOND_MOMENT] = arrays[Lane.SECOND_MOMENT]
         if Lane.PARAM in arrays:
             lanes[Lane.PARAM] = widened_to(decoded(arrays[Lane.PARAM]), leaf.dtype)
-        return {lane.value: x for lane, x in lanes.items() if lane.value in self.plan.rules[r].reads}
+        return {lane.value: x for lane, x in lanes.items() if lane.value in reads}
+
+    def _taken(self, rules: Sequence[int]) -> dict[int, dict[str, Numbers]]:
+        """The numbers of rules that scale, by term, of each leaf that they act on: all by one reading."""
+        flat = self.work.inputs.treedef.flatten_up_to
+        inside = {r: self.plan.rules[r].lanes_in(self.trees[r]) for r in rules}
+        columns = {(r, name): flat(tree) for r, own in inside.items() for name, tree in own.items()}
+        taken: dict[int, dict[str, dict[int, tuple[Numbers, int]]]] = {r: {} for r in rules}
+        for batch in self.plan.batches:
+            acting = [r for r in rules if batch.leaf.members[r]]
+            rows: list[dict[Any, jax.Array]] = []  # lanes by name, and what is in a state by rule and name
+            for i in batch.leaves if acting else ():
+                lanes = {lane: x for r in acting for lane, x in self._seen(r, i, batch.leaf).items()}
+                rows.append(lanes | {(r, name): x[i] for (r, name), x in columns.items() if r in acting})
+            if not rows:
+                continue
+            at = {key: k for k, key in enumerate(rows[0])}
+            of = _Terms(
+                tuple(self.plan.rules[r] for r in acting),
+                tuple(
+                    tuple(
+                        [(lane, at[lane]) for lane in self.plan.rules[r].reads if lane in at]
+                        + [(name, at[r, name]) for name in inside[r]]
+                    )
+                    for r in acting
+                ),
+            )
+            hows = of.hows(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in rows[0].values()))
+            numbers = self.executor.numbers(of, [tuple(row.values()) for row in rows], [*hows.values()])
+            for (k, name), column in zip(hows, numbers, strict=True):
+                places = {i: (column, place) for place, i in enumerate(batch.leaves)}
+                taken[acting[k]].setdefault(name, {}).update(places)
+        return {
+            r: {name: _in_leaf_order(places, sorted(places)) for name, places in terms.items()}
+            for r, terms in taken.items()
+            if terms
+        }
 
     # -- Whole trees --------------------------------------------------------------------------------------------------
 
@@ -426,6 +465,7 @@ class _Run:
             coefficients,
             tree({i: self.arrays[i][Lane.SECOND_MOMENT] for i in acts}) if rule.second_moment else None,
             tree(self._to_come(r, acts, before)) if rule.takes_factors and before else None,
+            {name: stacked(column) for name, column in self.taken[r].items()} if r in self.taken else None,
         )
         mapping = _mapped if rule.pure and not rule.maps_slots else methods.tree_applied
         returned, self.trees[r] = mapping(rule, trees, self.trees[r])
@@ -473,6 +513,33 @@ class _Run:
         self.arrays[i][Lane.DIRECTION] = after
 
 
+@dataclass(frozen=True)
+class _Terms:
+    """The terms of several rules, as a function of the arrays of a leaf.
+
+    Attributes:
+        rules: the rules.
+        lanes: for each of them its lanes, by name the positions of their arrays.
+    """
+
+    rules: tuple[AbstractRule, ...]
+    lanes: tuple[tuple[tuple[str, int], ...], ...]
+
+    def __call__(self, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(x for _, x in self._of(arrays).values())
+
+    def hows(self, *avals: Any) -> dict[tuple[int, str], Literal["sum", "norm"]]:
+        """The ways in which numbers are taken of them, by the place of the rule and the name of the term."""
+        hows: dict[tuple[int, str], Literal["sum", "norm"]] = {}
+        jax.eval_shape(lambda *arrays: hows.update({key: how for key, (how, _) in self._of(arrays).items()}), *avals)
+        return hows
+
+    def _of(self, arrays: Sequence[jax.Array]) -> dict[tuple[int, str], tuple[Any, jax.Array]]:
+        given = [{name: arrays[at] for name, at in own} for own in self.lanes]
+        each = [methods.observed(rule, lanes) for rule, lanes in zip(self.rules, given, strict=True)]
+        return {(k, name): term for k, terms in enumerate(each) for name, term in terms.items()}
+
+
 class _Surveyed(_Run):
     """A step of which nothing but the places of its passes is of interest."""
 
@@ -483,6 +550,11 @@ class _Surveyed(_Run):
         executor, self.executor = self.executor, REFERENCE
         factors, self.executor = super().factors(r, before), executor
         return factors
+
+    def _taken(self, rules: Sequence[int]) -> dict[int, dict[str, Numbers]]:
+        executor, self.executor = self.executor, REFERENCE
+        taken, self.executor = super()._taken(rules), executor
+        return taken
 
 
 def _in_leaf_order(places: Mapping[int, tuple[Numbers, int]], leaves: Sequence[int]) -> Numbers:

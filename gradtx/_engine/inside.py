@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from gradtx._core.contract import AbstractRule, Arrays, Trees
+from gradtx._core import methods
+from gradtx._core.contract import AbstractRule, Arrays, Terms, Trees
 from gradtx._core.counts import incremented
 from gradtx._core.signal import Signal
 from gradtx._core.state import ChainState
@@ -60,6 +62,29 @@ class Inside(NamedTuple):
         slots = {name: state.slots.get(name, {}) | own for name, own in zip(engine.names, scalars.slots, strict=True)}
         after = engine.state_type(incremented(state.count), scalars.hyperparams, nonempty(slots))
         return {f"{r}.{name}": x for r, own in given for name, x in own.items()}, after
+
+    @property
+    def multiplies(self) -> bool:
+        """True if its rules but multiply all leaves by one number, and know from c and g what they make of c·g."""
+        rules = self.tx.rules
+        return all(one.multiplies and one.scope == "tree" and one.takes_factors and one.where is None for one in rules)
+
+    def terms(self, lanes: Any) -> Terms:
+        """The terms of rules that multiply."""
+        return {f"{r}.{name}": x for r, rule in enumerate(self.tx.rules) for name, x in rule.terms(lanes).items()}
+
+    def factor(self, trees: Trees, state: ChainState, factor: jax.Array) -> tuple[jax.Array, ChainState]:
+        """The product of a factor and those of rules that multiply behind it, and the state after the step."""
+        given, after = self.ticked(trees._replace(direction=trees.gradient), state)
+        slots, before = {}, trees.factors
+        if before is None:
+            before = jax.tree.map(lambda x: jnp.ones((), factor.dtype), trees.gradient)
+        for r, (name, rule) in enumerate(zip(self.tx.names, self.tx.rules, strict=True)):
+            factors = jax.tree.map(lambda x, factor=factor: x * factor.astype(x.dtype), before)
+            own = trees._replace(coefficients=_of(r, given), numbers=_of(r, trees.numbers), factors=factors)
+            one, tree = methods.tree_applied(rule, own, state.slots[name]["state"])
+            factor, slots[name] = factor * one.astype(factor.dtype), {"state": tree}
+        return factor, after._replace(slots=slots)
 
     def applied(self, direction: jax.Array, slots: Arrays, param: Any, c: Arrays) -> tuple[jax.Array, Arrays]:
         """The direction after the chain, and its slots, from those before, for one array."""

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradtx._core.contract import Terms
 from gradtx._core.limits import check_choice, integer
 from gradtx._core.numerics import (
     abs_sq,
@@ -98,15 +99,17 @@ class scale_by_gradient_norm(Rule):
             return jnp.zeros((), width(params))
         return jax.tree.map(lambda p: jnp.zeros((), real_dtype(p.dtype)), params)
 
+    def terms(self, lanes) -> Terms:
+        return {"length": ("norm", lanes.gradient)}
+
     def apply_tree(self, trees, state):
-        leaves, treedef = jax.tree.flatten(trees.gradient)
+        treedef, lengths = jax.tree.structure(trees.gradient), trees.numbers["length"]
         before = [state] if self.over == "tree" else treedef.flatten_up_to(state)
-        apart = self.over == "leaf" or trees.factors is not None
-        lengths = norms([[x] for x in leaves] if apart else [leaves], trees.executor.total)
         if trees.factors is not None:
-            pairs = zip(lengths, jax.tree.leaves(trees.factors), strict=True)
-            lengths = [norm_of_norms(stacked([x.astype(state.dtype) * f.astype(state.dtype) for x, f in pairs]))]
-        after = [self._after(trees, s, norm.astype(s.dtype)) for s, norm in zip(before, lengths, strict=True)]
+            factors = stacked([x.astype(state.dtype) for x in jax.tree.leaves(trees.factors)])
+            lengths = lengths.astype(state.dtype) * factors
+        each = [norm_of_norms(lengths)] if self.over == "tree" else [*lengths]
+        after = [self._after(trees, s, length.astype(s.dtype)) for s, length in zip(before, each, strict=True)]
 
         def factor(s: jax.Array) -> jax.Array:
             c = trees.scalars(s.dtype)
@@ -127,18 +130,25 @@ class scale_by_distance(Rule):
     r"""Multiply by the greatest distance from the start so far: u ← r̄u, r̄ ← max(r̄, ‖p − p₀‖).
 
     The norm is that over all leaves. After ``scale_by_gradient_norm(over="tree")`` that is DoG, which needs no learning
-    rate; before it as well, on the gradient, it is DoWG. Needs ``params`` in ``update``.
+    rate; around it, as u ← r̄·tx(r̄u), it is DoWG. Needs ``params`` in ``update``.
 
     Args:
         initial: r > 0, the distance at the start: far below that to the minimum. 1e-6, times 1 + ‖p₀‖.
         relative: whether ``initial`` is in units of 1 + ‖p₀‖; True, as DoG's authors advise.
+        tx: a rule or chain that multiplies all leaves by one number that follows from the gradient, as that norm does.
+            None, the default, for r̄u.
 
-    State: ``state``, a dict of ``start``, p₀, like the parameters; ``largest``, r̄; and ``unit``, 1 or 1 + ‖p₀‖.
+    State: ``state``, a dict of ``start``, p₀, like the parameters; ``largest``, r̄; ``unit``, 1 or 1 + ‖p₀‖; and
+    ``inner``, the state of tx, if there is one.
 
     Inf and NaN: one of them in a parameter makes r̄ inf or NaN, for all leaves and from then on; those in u stay in
-    their element.
+    their element, but for what tx does.
 
-    Source: Ivgi, Hinder & Carmon (2023), "DoG is SGD's best friend: a parameter-free dynamic step size schedule".
+    Raises:
+        TypeError: for another ``tx``.
+
+    Source: Ivgi, Hinder & Carmon (2023), "DoG is SGD's best friend: a parameter-free dynamic step size schedule";
+    Khaled, Mishchenko & Jin (2023), "DoWG unleashed: an efficient universal parameter-free gradient descent method".
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, p = gradtx.scale_by_distance(0.5, relative=False), jnp.array([0.0, 0.0])
@@ -152,26 +162,63 @@ class scale_by_distance(Rule):
     maps_trees = True
     scales = True
     nonnegative = ("state/largest", "state/unit")
-    pure = True
-    accumulates = False
     needs_params = True
     scope = "tree"
-    reads = ("param",)
+
+    @property
+    def pure(self):  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the chain
+        return self.tx is None or Inside(self.tx).is_pure
+
+    @property
+    def accumulates(self):  # pyright: ignore[reportIncompatibleVariableOverride] - as that
+        return self.tx is not None and any(rule.accumulates for rule in self.tx.rules)
+
+    @property
+    def normalizes(self):  # pyright: ignore[reportIncompatibleVariableOverride] - as that
+        return self.tx is not None and any(rule.normalizes for rule in self.tx.rules)
+
+    @property
+    def takes_factors(self):  # pyright: ignore[reportIncompatibleVariableOverride] - as that
+        return self.tx is not None
+
+    @property
+    def reads(self):  # pyright: ignore[reportIncompatibleVariableOverride] - as that
+        return ("param",) if self.tx is None else ("gradient", "param")
 
     initial: Hyper = hyper(default=1e-6, low=0)
     relative: bool = dataclasses.field(default=True, kw_only=True)
+    tx: Transformation[Any] | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.tx is not None and not (isinstance(self.tx, Transformation) and Inside(self.tx).multiplies):
+            raise TypeError(
+                f"{self.label}: tx must multiply all leaves by one number that follows from the gradient, as "
+                f"scale_by_gradient_norm(over='tree') does, found {self.tx!r}: put {self.label} before and behind it"
+            )
 
     def init_tree(self, params: Any) -> dict[str, Any]:
         one = jnp.ones((), width(params))
         unit = one + norms([jax.tree.leaves(params)])[0].astype(one.dtype) if self.relative else one
-        return {"start": params, "largest": 0 * one, "unit": unit}
+        inner = {} if self.tx is None else {"inner": self.tx.init(params)}
+        return {"start": params, "largest": 0 * one, "unit": unit, **inner}
+
+    def lanes_in(self, state):
+        return {"start": state["start"]}
+
+    def terms(self, lanes) -> Terms:
+        inner = {} if self.tx is None else Inside(self.tx).terms(lanes)
+        return {"way": ("norm", lanes.param - lanes.start.astype(lanes.param.dtype)), **inner}
 
     def apply_tree(self, trees, state):
         unit = state["unit"]
-        _, (ways,) = trees.mapped(_way, [trees.params, state["start"]], reduces=["norm"])
-        gone = jnp.maximum(norm_of_norms(ways).astype(unit.dtype), trees.scalars(unit.dtype).initial * unit)
+        way = norm_of_norms(trees.numbers["way"]).astype(unit.dtype)
+        gone = jnp.maximum(way, trees.scalars(unit.dtype).initial * unit)
         largest = jnp.maximum(state["largest"], gone)
-        return largest, state | {"largest": largest}
+        if self.tx is None:
+            return largest, state | {"largest": largest}
+        factor, inner = Inside(self.tx).factor(trees, state["inner"], largest)
+        return factor * largest, state | {"largest": largest, "inner": inner}
 
 
 class scale_by_distance_bound(Rule):
@@ -386,10 +433,6 @@ class in_units_of_distance(_AroundChain):
 
 def _times(d: jax.Array, tree: Any) -> Any:
     return jax.tree.map(lambda x: d.astype(real_dtype(x.dtype)) * x, tree)
-
-
-def _way(p: jax.Array, start: jax.Array) -> tuple[jax.Array, ...]:
-    return (p - start.astype(p.dtype),)
 
 
 def _bounded(

@@ -438,6 +438,10 @@ RULES = {
         {"maps_trees": True, "apply": keep, "apply_tree": lambda self, trees, state: (trees.direction, state)},
         "defines apply, which nothing calls, since it declares maps_trees = True",
     ),
+    "whole and terms": (
+        {"maps_trees": True, "terms": keep, "apply_tree": lambda self, trees, state: (trees.direction, state)},
+        "defines terms, which nothing calls, since it declares maps_trees = True",
+    ),
     "factors of nothing": (
         {"scales": True, "maps_trees": True, "apply_tree": lambda self, trees, state: (trees.direction, state)},
         "declares scales = True, so it must declare maps_trees = True, and with scope = 'tree' give one factor",

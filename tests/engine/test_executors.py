@@ -23,6 +23,7 @@ import gradtx as gx
 from gradtx import native
 from gradtx._core.numerics import norms
 from gradtx._engine.plan import Lane, passes
+from gradtx.dialects import optax as optax_dialect
 
 rng = np.random.default_rng(0)
 SHAPES = {"matrix": (7, 130), "vector": (300,), "scalar": (), "none": (0, 3)}
@@ -394,6 +395,16 @@ def test_many_leaves_are_measured_by_few_calls_of_the_kernel():
     sums, maps = 3, 3  # norms that neither over- nor underflow
     assert text.count("custom_call @gradtx_native_map") == sums + maps
     assert text.count("stablehlo.slice") + text.count("stablehlo.dynamic_slice") < 10
+
+
+@pytest.mark.skipif(not native.available(), reason=str(native.available()))
+@pytest.mark.parametrize("tx", [gx.dog(), optax_dialect.dowg()])
+def test_distances_and_norms_are_one_call_of_the_kernel(tx):
+    """And the step another."""
+    params = {str(i): jnp.ones(3) for i in range(60)}
+    with gx.executor("native"):
+        text = jax.jit(lambda p, s: gx.step(tx, p, p, s)).lower(params, tx.init(params)).as_text()
+    assert text.count("custom_call @gradtx_native_map") == 2
 
 
 @pytest.mark.skipif(not native.available(), reason=str(native.available()))

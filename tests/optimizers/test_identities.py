@@ -264,6 +264,10 @@ IDENTITIES = {
         gx.chain(gx.momentum(0.9), gx.centralize(), RATE),
         MIXED,
     ),
+    "DoWG has its distance before and behind the norm": (
+        gx.chain(gx.scale_by_distance(0.1, tx=gx.scale_by_gradient_norm(over="tree")), RATE),
+        gx.chain(gx.scale_by_distance(0.1), gx.scale_by_gradient_norm(over="tree"), gx.scale_by_distance(0.1), RATE),
+    ),
     "DoWG's numerator is in units of its distance": (
         gx.chain(gx.scale_by_distance(0.1), gx.scale_by_gradient_norm(over="tree"), RATE),
         gx.chain(gx.scale(8.0), gx.scale_by_distance(0.1), gx.scale_by_gradient_norm(over="tree"), RATE),

@@ -302,6 +302,46 @@ def test_the_norm_of_a_gradient_that_some_leaves_scale(averages):
         np.testing.assert_allclose(params[name], p[name], rtol=1e-12)
 
 
+def test_a_distance_around_norms():
+    """DoWG behind a factor, with a norm of all and one that fades in it: u ← r̄·f·f'·r̄·g."""
+    tx = gx.chain(gx.scale_by_gradient_norm(0.5, over="tree"), gx.scale_by_gradient_norm(over="tree"))
+    tx = gx.chain(
+        gx.scale_by_distance(0.3, relative=False), gx.scale_by_distance(0.5, relative=False, tx=tx), gx.scale(-1.0)
+    )
+    p = {"a": G[0], "b": G[1]}
+    params, start, faded, s, far = jax.tree.map(jnp.asarray, p), p, 0.0, 0.0, 0.0
+    state, step = tx.init(params), jax.jit(lambda p, g, s: gx.step(tx, p, g, s))
+    for t in range(2, 6):
+        g = {"a": G[t], "b": 2 * G[t - 1]}
+        params, state = step(params, jax.tree.map(jnp.asarray, g), state)
+        far = max(far, sum(np.sum((p[k] - start[k]) ** 2) for k in p) ** 0.5)
+        before, around = max(far, 0.3), max(far, 0.5)
+        square = (before * around) ** 2 * sum(np.sum(x**2) for x in g.values())
+        faded = square if t == 2 else 0.5 * faded + 0.5 * square
+        s += square / faded
+        p = {k: p[k] - before * around**2 / (faded * s) ** 0.5 * g[k] for k in p}
+    for k in p:
+        np.testing.assert_allclose(params[k], p[k], rtol=1e-12)
+    held = state.slots["scale_by_distance_1"]["state"]
+    np.testing.assert_allclose(held["inner"].slots["scale_by_gradient_norm"]["state"], faded, rtol=1e-12)
+    assert held["inner"].count == 4
+
+
+@pytest.mark.parametrize("executor", ["reference", "native"])
+def test_a_way_whose_square_is_out_of_range(executor):
+    """In one program the norms of leaves of 1e-25 and 1e25, of few elements and of many, are those in float64."""
+    tx, sizes = gx.scale_by_distance(0.0, relative=False), {"few": 7, "many": 5000, "most": 6000}
+    way = {k: np.linspace(1.0, 2.0, n) for k, n in sizes.items()}
+    start = {k: jnp.zeros(n, jnp.float32) for k, n in sizes.items()}
+    with gx.executor(executor):
+        step = jax.jit(tx.update)
+        for scales in ((1.0, 1.0, 1.0), (1e-25, 1e-25, 2e-25), (1e25, 1.0, 1e-25), (1e-25, 1e25, 1.0), (0.0, 0.0, 0.0)):
+            p = {k: jnp.asarray(c * x, jnp.float32) for c, (k, x) in zip(scales, way.items(), strict=True)}
+            _, state = step(p, tx.init(start), p)
+            norm = np.linalg.norm([np.linalg.norm(np.asarray(x, np.float64)) for x in p.values()])
+            np.testing.assert_allclose(state.slots["scale_by_distance"]["state"]["largest"], norm, rtol=1e-6)
+
+
 def test_distance_does_not_fall():
     tx, p = gx.scale_by_distance(0.1), {"a": jnp.array([3.0, 0.0]), "b": jnp.array([4.0])}
     state, factors = tx.init(p), []
@@ -338,6 +378,9 @@ WRONG = {
     "every must be an integer from 1 to 2147483647, found 0": lambda: gx.scale_by_eigenbasis_rms(every=0),
     "every must be an integer, found True": lambda: gx.scale_by_kronecker_root(every=True),
     "every must be an integer, found 1.5": lambda: gx.scale_by_kronecker_root(every=1.5),  # pyright: ignore[reportArgumentType] - wrong
+    "scale_by_distance: tx must multiply all leaves by one number": lambda: gx.scale_by_distance(tx=gx.sign()),
+    "does, found 1: put scale_by_distance before and behind": lambda: gx.scale_by_distance(tx=1),  # pyright: ignore[reportArgumentType] - wrong
+    "number that follows from the gradient": lambda: gx.scale_by_distance(tx=gx.scale_by_gradient_norm()),
     "over must be 'leaf' or 'tree', found 'all'": lambda: gx.scale_by_gradient_norm(over="all"),
     "output must be -1, the last axis, or 0, the first, found 1": lambda: gx.centralize(output=1),
     "output must be an integer, found False": lambda: gx.adaptive_clip(output=False),

@@ -89,9 +89,6 @@ def dowg(
 ) -> Chain:
     """optax.contrib.dowg: distance over gradients, each gradient times the distance of its step.
 
-    The two rules of the distance measure it each for itself: a step reads and writes 32 bytes for each parameter, where
-    optax's moves 24.
-
     Args:
         learning_rate: η.
         init_estim_sq_dist: the square of the first distance; None: ``eps``.
@@ -100,13 +97,12 @@ def dowg(
 
     >>> from gradtx.dialects import optax
     >>> [rule.label for rule in optax.dowg().rules]
-    ['scale_by_distance', 'scale_by_gradient_norm', 'scale_by_distance', 'scale_by_learning_rate']
+    ['scale_by_distance', 'scale_by_learning_rate']
     """
     square = eps if init_estim_sq_dist is None else init_estim_sq_dist
-    distance = rules.scale_by_distance(derived(lambda square: square**0.5, square), relative=False)
     norm = rules.scale_by_gradient_norm(None, eps, over="tree")
-    step = rules.scale_by_learning_rate(learning_rate)
-    return chain(*coupled(weight_decay, mask), distance, norm, distance, step)
+    distance = rules.scale_by_distance(derived(lambda square: square**0.5, square), relative=False, tx=norm)
+    return chain(*coupled(weight_decay, mask), distance, rules.scale_by_learning_rate(learning_rate))
 
 
 def prodigy(

@@ -11,12 +11,14 @@ Everywhere, beside the arguments that each function names:
 - ``decay_mask``: which leaves decay, a selector as of ``where`` (Keras: ``exclude_from_weight_decay``);
 - ``use_ema``, ``ema_momentum``: the average of the parameters, at ``evaluation_point(state, params)``, where Keras
   writes it into the model at the end;
+- ``ema_overwrite_frequency``: every so many steps the parameters become that average;
+- ``gradient_accumulation_steps``: a step with the mean of so many gradients. As in Keras, a schedule of the learning
+  rate and the average of the parameters go by gradients, all else by steps. (``accumulate`` around the whole counts
+  steps alone, and is in one pass with them.)
 - ``loss_scale_factor``: gradients are divided by it;
-- ``name`` is taken and changes nothing; ``ema_overwrite_frequency`` and ``gradient_accumulation_steps`` are errors
-  that say what to use.
+- ``name`` is taken and changes nothing.
 
-Refused, with what to use instead, are also the ``weight_decay`` of Ftrl and of schedule-free AdamW, and a
-``decay_mask`` beside that of Lamb and Adafactor.
+Refused is the ``use_ema`` of schedule-free AdamW, which evaluates an average already.
 
 Where gradtx differs: a clip threshold that is not positive is an error, where Keras silently clips nothing.
 ``clipnorm`` makes a whole leaf NaN for a gradient that is not finite.
@@ -24,7 +26,9 @@ Where gradtx differs: a clip threshold that is not positive is an error, where K
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
 import jax
@@ -32,12 +36,16 @@ import jax.numpy as jnp
 
 from gradtx import rules
 from gradtx._chain import Chain, chain
-from gradtx._core.selectors import Select
+from gradtx._core.contract import Named, Tick
+from gradtx._core.limits import integer
+from gradtx._core.numerics import safe_divide
+from gradtx._core.selectors import Not, Select, selector
 from gradtx._engine.transformation import Transformation
+from gradtx._wrappers.accumulate import accumulate
 from gradtx._wrappers.partition import partition
 from gradtx.dialects._arguments import falling_rate, is_zero, lion_mixture, missing, refuse, steps
 from gradtx.optimizers._parts import derived
-from gradtx.rules.base import Hyper, Rule
+from gradtx.rules.base import Hyper, Rule, hyper
 
 __all__ = [
     "adadelta",
@@ -90,27 +98,86 @@ def _framed(
         ValueError: for one that is no rule.
     """
     refuse(f"keras.{name}", {key: None for key in options if key not in Options.__annotations__})
-    if options.get("gradient_accumulation_steps") is not None:
-        raise ValueError(
-            f"keras.{name}: gradient_accumulation_steps is a wrapper here: gradtx.accumulate(keras.{name}(...), steps)"
-        )
-    if options.get("ema_overwrite_frequency") is not None:
-        raise ValueError(
-            f"keras.{name}: ema_overwrite_frequency is no rule: take gradtx.evaluation_point(state, params) as the "
-            "parameters when you want them replaced"
-        )
     scale, factor = [], options.get("loss_scale_factor")
     if factor is not None:
         scale = [rules.scale(1 / factor)]
-    average = []
-    if options.get("use_ema", False):
-        rate = derived(  # 1 in the first step: the average begins with the parameters after it
-            lambda beta, starts: jnp.where(starts, 1.0, 1.0 - beta),
-            options.get("ema_momentum", 0.99),
-            lambda count: count == 0,
-        )
-        average = [rules.average_iterates(rate)]
-    return chain(*scale, *_clip(*clip), *parts, *average)
+    step, gradients = chain(*scale, *_clip(*clip), *parts), _gradients(options)
+    if gradients > 1:
+        step = chain(accumulate(step, gradients))
+    if not options.get("use_ema", False):
+        return step
+    rate = derived(  # 1 up to the first step: the average begins with the parameters after it
+        lambda beta, starts: jnp.where(starts, 1.0, 1.0 - beta),
+        options.get("ema_momentum", 0.99),
+        lambda count: count < gradients,
+    )
+    every = options.get("ema_overwrite_frequency")
+    average = rules.average_iterates(rate) if every is None else replaced_by_average(rate, every=every, unit=gradients)
+    return chain(step, average)
+
+
+def _gradients(options: Options) -> int:
+    """The number of gradients that a step takes the mean of."""
+    number = options.get("gradient_accumulation_steps")
+    return 1 if number is None else integer("keras", "gradient_accumulation_steps", number, low=2)
+
+
+def _rate(learning_rate: Hyper, options: Options) -> Hyper:
+    """The learning rate as a schedule of steps, where Keras has one of gradients: that of the last of a step."""
+    number = _gradients(options)
+    if not callable(learning_rate) or number == 1:
+        return learning_rate
+    return lambda count: learning_rate(number * count + number - 1)
+
+
+def _step(learning_rate: Hyper, options: Options) -> Rule:
+    return rules.scale_by_learning_rate(_rate(learning_rate, options))
+
+
+class replaced_by_average(rules.average_iterates):
+    r"""``average_iterates``, and every so many steps the parameters become the average.
+
+    Args:
+        rate: as in ``average_iterates``.
+        every: k ≥ 1 steps.
+        unit: how many updates are one step; the parameters are replaced after each update of a k-th step.
+
+    State: that of ``average_iterates``, and ``updates`` since the last k-th step (a scalar).
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> from gradtx.dialects.keras import replaced_by_average
+    >>> tx, p = gradtx.chain(gradtx.scale(-1.0), replaced_by_average(0.5, every=2)), jnp.array([0.0])
+    >>> state = tx.init(p)
+    >>> for _ in range(2):
+    ...     p, state = gradtx.step(tx, p, jnp.array([-4.0]), state)
+    ...     print(p)  # 4, whose average with the start is 2; 8, with 2
+    [4.]
+    [5.]
+    """
+
+    equation = r"\text{every } k \text{ steps } u \leftarrow u + e, \; e \leftarrow 0"
+    nonnegative = (*rules.average_iterates.nonnegative, "updates")
+
+    every: int = dataclasses.field(default=1, kw_only=True)
+    unit: int = dataclasses.field(default=1, kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        integer(self.label, "every", self.every, low=1)
+
+    def scalars(self):
+        return super().scalars() | {"updates": 0.0}
+
+    def tick(self, h, scalars, weights, count):
+        c, after, weights = super().tick(h, scalars, weights, count)
+        back = jnp.where(scalars.updates >= (self.every - 1) * self.unit, 1, jnp.zeros_like(h.pull))
+        updates = jnp.where(scalars.updates + 1 >= self.every * self.unit, 0, scalars.updates + 1)
+        return Tick(c | {"back": back, "remains": 1 - back}, after | {"updates": updates}, weights)
+
+    def apply(self, signal, slots, param, c):
+        signal, after = super().apply(signal, slots, param, c)
+        offset = after["average_offset"]
+        return signal._replace(direction=signal.direction + c.back * offset), {"average_offset": c.remains * offset}
 
 
 def _clip(clipnorm: Hyper | None, clipvalue: Hyper | None, global_clipnorm: Hyper | None) -> list[Rule]:
@@ -135,15 +202,20 @@ def _decay(weight_decay: Hyper | None, options: Options) -> list[Rule]:
     return [] if weight_decay is None else [rules.add_decayed_weights(weight_decay, where=where)]
 
 
-def _unmasked(name: str, options: Options) -> None:
-    if options.get("decay_mask") is not None:
-        raise ValueError(f"keras.{name}: decay_mask with weight_decay is no order of these rules; see gradtx.{name}")
+def _of_decayed(options: Options, decayed: Callable[[Select], Chain], others: Callable[[Select], Chain]) -> Chain:
+    """Chains for the leaves that decay, and for the others, if there are any."""
+    mask = options.get("decay_mask")
+    if mask is None:
+        return decayed(None)
+    chosen = selector(mask)
+    return chain(decayed(chosen), others(Not(chosen)))
 
 
 def _velocity(
     learning_rate: Hyper, momentum: Hyper, nesterov: bool, weight_decay: Hyper | None, options: Options
 ) -> list[Rule]:
     """Learning rate, momentum, decay: the velocity form, in which the decay must pass the momentum by."""
+    learning_rate = _rate(learning_rate, options)
     if is_zero(momentum):
         return [*_decay(weight_decay, options), rules.scale_by_learning_rate(learning_rate)]
     where = options.get("decay_mask")
@@ -209,7 +281,7 @@ def adagrad(
     """
     clip = (clipnorm, clipvalue, global_clipnorm)
     direction = chain(rules.adagrad_sum(initial_accumulator_value), rules.precondition(0.0, epsilon))
-    step = rules.scale_by_learning_rate(learning_rate)
+    step = _step(learning_rate, options)
     return _framed("adagrad", clip, options, direction, *_decay(weight_decay, options), step)
 
 
@@ -280,7 +352,7 @@ def adam(
     maximum = [rules.max_v()] if amsgrad else []
     averages = chain(rules.momentum(beta_1), rules.rms(beta_2), *maximum)
     direction = chain(averages, rules.precondition(epsilon), rules.debias(), *_decay(weight_decay, options))
-    step = rules.scale_by_learning_rate(learning_rate)
+    step = _step(learning_rate, options)
     return _framed("adam", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
 
 
@@ -345,7 +417,7 @@ def nadam(
     """
     averages = chain(rules.nesterov(beta_1, 1.0), rules.rms(beta_2), rules.debias())
     direction = chain(averages, rules.precondition(epsilon), *_decay(weight_decay, options))
-    step = rules.scale_by_learning_rate(learning_rate)
+    step = _step(learning_rate, options)
     return _framed("nadam", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
 
 
@@ -378,7 +450,7 @@ def adamax(
     """
     averages = chain(rules.momentum(beta_1), rules.infinity(beta_2, 0.0, power=1), rules.debias())
     direction = chain(averages, rules.precondition(epsilon, power=1), *_decay(weight_decay, options))
-    step = rules.scale_by_learning_rate(learning_rate)
+    step = _step(learning_rate, options)
     return _framed("adamax", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
 
 
@@ -408,7 +480,7 @@ def adadelta(
     rms(0.95) → precondition(0, 1e-07) → scale_by_update_rms(0.95, 1e-07) → scale_by_learning_rate(1)
     """
     direction = chain(rules.rms(rho), rules.precondition(0.0, epsilon), rules.scale_by_update_rms(rho, epsilon))
-    rest = [*_decay(weight_decay, options), rules.scale_by_learning_rate(learning_rate)]
+    rest = [*_decay(weight_decay, options), _step(learning_rate, options)]
     return _framed("adadelta", (clipnorm, clipvalue, global_clipnorm), options, direction, *rest)
 
 
@@ -439,10 +511,10 @@ def adafactor(
         clip_threshold: of each leaf's root mean square.
         relative_step: without effect, as in Keras.
         weight_decay: λ of decoupled decay, times η itself, or None.
-        clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``; ``decay_mask`` not with decay.
+        clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
 
     Raises:
-        ValueError: as ``sgd``, and for a ``decay_mask`` with decay.
+        ValueError: as ``sgd``.
 
     >>> from gradtx.dialects import keras
     >>> [rule.label for rule in keras.adafactor().rules]
@@ -451,16 +523,24 @@ def adafactor(
     del relative_step
     second_moment = rules.scale_by_factored_rms(-beta_2_decay, epsilon_1, 1, axes="last")
     direction = chain(second_moment, rules.clip_by_rms(clip_threshold))
-    step = rules.scale_by_learning_rate(falling_rate(learning_rate))
+    learning_rate = _rate(learning_rate, options)
+
+    def size(where: Select) -> Chain:
+        return chain(rules.scale_by_parameter_rms(epsilon_2, where=where))
+
     if weight_decay is None:
-        size, decay = [rules.scale_by_parameter_rms(epsilon_2)], []
+        sizes, decay = size(None), []
     else:
-        _unmasked("adafactor", options)
         kept = derived(lambda eta, lam: 1 - eta * lam, learning_rate, weight_decay)
         floor = derived(lambda eps, kept: eps / kept, epsilon_2, kept)
-        size = [rules.scale_by_parameter_rms(floor), rules.scale(kept)]
-        decay = [rules.decay_weights(learning_rate, weight_decay)]
-    return _framed("adafactor", (clipnorm, clipvalue, global_clipnorm), options, direction, *size, step, *decay)
+
+        def of_decayed(where: Select) -> Chain:
+            return chain(rules.scale_by_parameter_rms(floor, where=where), rules.scale(kept, where=where))
+
+        sizes = _of_decayed(options, of_decayed, size)
+        decay = [rules.decay_weights(learning_rate, weight_decay, where=options.get("decay_mask"))]
+    rest = [sizes, rules.scale_by_learning_rate(falling_rate(learning_rate)), *decay]
+    return _framed("adafactor", (clipnorm, clipvalue, global_clipnorm), options, direction, *rest)
 
 
 def lion(
@@ -491,7 +571,7 @@ def lion(
     if isinstance(beta_1, int | float) and not 0 < beta_1 <= 1:
         raise ValueError(f"keras.lion: beta_1 must be greater than 0 and at most 1, found {beta_1:g}")
     direction = chain(lion_mixture(beta_1, beta_2), rules.sign(), *_decay(weight_decay, options))
-    step = rules.scale_by_learning_rate(learning_rate)
+    step = _step(learning_rate, options)
     return _framed("lion", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
 
 
@@ -522,27 +602,56 @@ def ftrl(
         l2_regularization_strength: l₂.
         l2_shrinkage_regularization_strength: l₃; 2l₃ times the weights is added to the gradient, but not to its square.
         beta: β, added to the root of the squares.
-        weight_decay: None; any other is refused: what it moves, the same step moves back.
+        weight_decay: λ or None. It moves the weights before the step, which moves them from where they were all the
+            same: what is left of it is that z sees weights of 1 − ηλ.
         clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
 
     Raises:
-        ValueError: as ``sgd``, and for a ``weight_decay``.
+        ValueError: as ``sgd``.
 
     >>> from gradtx.dialects import keras
     >>> print(keras.ftrl())
     ftrl_proximal(0.001, 0, 0, 0, 0.1)
     """
-    if weight_decay is not None:
-        raise ValueError(
-            "keras.ftrl: weight_decay moves the weights, and the same step moves them back; take "
-            "l2_regularization_strength, or l2_shrinkage_regularization_strength"
-        )
     strengths = l1_regularization_strength, l2_regularization_strength
     shrinkage = None if is_zero(l2_shrinkage_regularization_strength) else l2_shrinkage_regularization_strength
-    leader = rules.ftrl_proximal(
-        *(learning_rate, *strengths, beta, initial_accumulator_value, shrinkage), power=-learning_rate_power
-    )
-    return _framed("ftrl", (clipnorm, clipvalue, global_clipnorm), options, leader)
+    arguments: Any = (_rate(learning_rate, options), *strengths, beta, initial_accumulator_value, shrinkage)
+
+    def leader(where: Select) -> Chain:
+        return chain(rules.ftrl_proximal(*arguments, power=-learning_rate_power, where=where))
+
+    leaders = leader(None)
+    if weight_decay is not None:
+        decay: Hyper = weight_decay
+
+        def of_decayed(where: Select) -> Chain:
+            return chain(decayed_ftrl(*arguments, decay=decay, power=-learning_rate_power, where=where))
+
+        leaders = _of_decayed(options, of_decayed, leader)
+    return _framed("ftrl", (clipnorm, clipvalue, global_clipnorm), options, leaders)
+
+
+class decayed_ftrl(rules.ftrl_proximal):
+    r"""``ftrl_proximal`` of weights that have decayed before: (1−ηλ)p in the place of p.
+
+    Args:
+        learning_rate, l1, l2, beta, initial, shrinkage, power: as in ``ftrl_proximal``.
+        decay: λ.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> from gradtx.dialects.keras import decayed_ftrl
+    >>> tx, p = decayed_ftrl(0.5, decay=0.4), jnp.array([1.0])
+    >>> updates, state = tx.update(jnp.array([3.0]), tx.init(p), p)
+    >>> print(p + updates)  # z = 3 − (3/0.5)·0.8
+    [0.3]
+    """
+
+    decay: Hyper = hyper(default=0.0)
+
+    def apply(self, signal, slots, param, c):
+        lost = c.learning_rate * c.decay * param
+        signal, after = super().apply(signal, slots, param - lost, c)
+        return signal._replace(direction=signal.direction - lost), after
 
 
 def lamb(
@@ -565,23 +674,27 @@ def lamb(
         learning_rate: η.
         beta_1, beta_2: as in ``adam``.
         epsilon: ε, outside the root of the debiased second moment.
-        weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``; ``decay_mask`` not with decay.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``.
 
     Raises:
-        ValueError: as ``sgd``, and for a ``decay_mask`` with decay.
+        ValueError: as ``sgd``.
 
     >>> from gradtx.dialects import keras
     >>> [rule.label for rule in keras.lamb().rules][-2:]
     ['scale_by_trust_ratio', 'scale_by_learning_rate']
     """
-    kept = 1.0
+    learning_rate = _rate(learning_rate, options)
+
+    def ratio(where: Select, kept: Hyper = 1.0) -> Chain:
+        return chain(rules.scale_by_trust_ratio(kept, where=where))
+
+    ratios = ratio(None)
     if weight_decay is not None:
-        _unmasked("lamb", options)
         kept = derived(lambda eta, lam: 1 - eta * lam, learning_rate, weight_decay)
+        ratios = _of_decayed(options, lambda where: ratio(where, kept), ratio)
     averages = chain(rules.momentum(beta_1), rules.rms(beta_2), rules.debias(), rules.precondition(epsilon))
-    direction = chain(averages, rules.scale_by_trust_ratio(kept), *_decay(weight_decay, options))
-    step = rules.scale_by_learning_rate(learning_rate)
-    return _framed("lamb", (clipnorm, clipvalue, global_clipnorm), options, direction, step)
+    rest = [ratios, *_decay(weight_decay, options), rules.scale_by_learning_rate(learning_rate)]
+    return _framed("lamb", (clipnorm, clipvalue, global_clipnorm), options, averages, *rest)
 
 
 def schedule_free_adamw(
@@ -607,21 +720,22 @@ def schedule_free_adamw(
         beta_2: the decay of the second moment.
         epsilon: ε, outside the root of the debiased second moment.
         warmup_steps: the length of a linear warm-up; 0 for none.
-        weight_decay: None; any other is refused, since Keras's moves the parameters without the iterates.
+        weight_decay: λ or None, times η without the warm-up. Keras's moves the parameters and the average, and not the
+            iterates, while ``gradtx.schedule_free_adamw`` has it in the direction.
         clipnorm, clipvalue, global_clipnorm, **options: as in ``sgd``; not ``use_ema``.
 
     Raises:
-        ValueError: as ``sgd``, and for a decay.
+        ValueError: as ``sgd``, and for ``use_ema``.
 
     >>> from gradtx.dialects import keras
     >>> [rule.label for rule in keras.schedule_free_adamw().rules]
     ['rms', 'debias', 'precondition', 'scale_by_learning_rate', 'average_iterates']
     """
-    if weight_decay is not None:
-        raise ValueError("keras.schedule_free_adamw: weight_decay is no rule here; gradtx.schedule_free_adamw has one")
     if options.get("use_ema", False):
-        raise ValueError("keras.schedule_free_adamw: use_ema would average an average; leave it out")
-    rate = learning_rate
+        raise ValueError(
+            "keras.schedule_free_adamw: use_ema would average an average; leave it out: the parameters are the same"
+        )
+    rate = learning_rate = _rate(learning_rate, options)
     if warmup_steps:
         rate = derived(
             lambda eta, share: eta * share,
@@ -629,8 +743,50 @@ def schedule_free_adamw(
             lambda count: jnp.minimum(1.0, (steps(count) + 1) / warmup_steps),
         )
     direction = chain(rules.rms(beta_2), rules.debias(), rules.precondition(epsilon))
-    rest = [rules.scale_by_learning_rate(rate), rules.average_iterates(pull=beta_1)]
+
+    def average(where: Select) -> Chain:
+        return chain(rules.average_iterates(pull=beta_1, where=where))
+
+    averages = average(None)
+    if weight_decay is not None:
+        lost = derived(lambda eta, lam: eta * lam, learning_rate, weight_decay)
+        averages = _of_decayed(
+            options, lambda where: chain(decayed_average(pull=beta_1, decay=lost, where=where)), average
+        )
+    rest = [rules.scale_by_learning_rate(rate), averages]
     return _framed("schedule_free_adamw", (clipnorm, clipvalue, global_clipnorm), options, direction, *rest)
+
+
+class decayed_average(rules.average_iterates):
+    r"""``average_iterates`` of parameters that have decayed before, and the average with them: p ← p − δp.
+
+    The iterates stay where they are, so that x moves by δp/κ.
+
+    Args:
+        rate, pull, learning_rate: as in ``average_iterates``.
+        decay: δ.
+
+    >>> import gradtx, jax.numpy as jnp
+    >>> from gradtx.dialects.keras import decayed_average
+    >>> tx, p = gradtx.chain(gradtx.sgd(1.0), decayed_average(0.0, pull=0.5, decay=0.1)), jnp.array([1.0])
+    >>> p, state = gradtx.step(tx, p, jnp.zeros(1), tx.init(p))
+    >>> print(p, gradtx.evaluation_point(state, p))
+    [0.9] [0.8]
+    """
+
+    needs_params = True
+
+    decay: Hyper = hyper(default=0.0)
+
+    def tick(self, h, scalars, weights, count):
+        c, after, weights = super().tick(h, scalars, weights, count)
+        return Tick(c | {"decay": h.decay}, after, weights)
+
+    def apply(self, signal, slots, param, c):
+        lost = c.decay * param
+        before = Named(average_offset=slots.average_offset - safe_divide(lost, c.pull))
+        signal, after = super().apply(signal, before, param, c)
+        return signal._replace(direction=signal.direction - lost), after
 
 
 def muon(
@@ -691,10 +847,10 @@ def muon(
     iterations = ((float(muon_a), float(muon_b), float(muon_c)),) * ns_steps
     size = [] if rms_rate is None else [rules.scale_by_shape(rms_rate)]
     direction = chain(rules.trace(momentum, nesterov), rules.orthogonalize(coefficients=iterations, eps=1e-7), *size)
-    matrices = chain(direction, *_decay(weight_decay, options), rules.scale_by_learning_rate(learning_rate))
+    matrices = chain(direction, *_decay(weight_decay, options), _step(learning_rate, options))
     averages = chain(rules.momentum(adam_beta_1), rules.rms(adam_beta_2), rules.precondition(epsilon), rules.debias())
     share = [] if adam_lr_ratio == 1 else [rules.scale(adam_lr_ratio)]
-    step = rules.scale_by_learning_rate(learning_rate)
+    step = _step(learning_rate, options)
     others = chain(averages, *share, *_decay(adam_weight_decay, options), step)
     both = partition([(is_matrix, matrices)], default=others)
     return _framed("muon", (clipnorm, clipvalue, global_clipnorm), options, both)

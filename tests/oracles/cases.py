@@ -465,12 +465,32 @@ _KERAS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-_OF_A_TREE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
+OF_A_TREE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     ("torch", "adafactor"): {"floor": {"eps": (0.5, 1e-3)}},
-    ("keras", "adafactor"): {
-        "decay": {"weight_decay": 0.3, "epsilon_1": 1e-2, "relative_step": False, "clipvalue": _BY_PROBLEM}
+    ("keras", "sgd"): {
+        "replaced": {"momentum": 0.9, "use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 3},
     },
-    ("keras", "ftrl"): {"shrinkage": {"learning_rate_power": -0.3, "l2_shrinkage_regularization_strength": 0.2}},
+    ("keras", "adam"): {
+        "accumulated": {
+            **{"gradient_accumulation_steps": 3, "use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 4},
+            **{"weight_decay": 0.3, "clipnorm": _BY_PROBLEM, "loss_scale_factor": 4.0},
+        },
+    },
+    ("keras", "lion"): {"momentum of one": {"beta_1": 0.7, "beta_2": 0.0}},
+    ("keras", "lamb"): {"decay of some": {"weight_decay": 0.3, "decay_mask": "[13]"}},
+    ("keras", "schedule_free_adamw"): {
+        "decay": {"weight_decay": 0.3, "beta_1": 0.8, "warmup_steps": 10},
+        "decay of some": {"weight_decay": 0.3, "decay_mask": "[13]", "gradient_accumulation_steps": 2},
+    },
+    ("keras", "adafactor"): {
+        "decay of some": {"weight_decay": 0.3, "decay_mask": "[13]", "gradient_accumulation_steps": 2},
+        "decay": {"weight_decay": 0.3, "epsilon_1": 1e-2, "relative_step": False, "clipvalue": _BY_PROBLEM},
+    },
+    ("keras", "ftrl"): {
+        "shrinkage": {"learning_rate_power": -0.3, "l2_shrinkage_regularization_strength": 0.2},
+        "decay": {"weight_decay": 0.3, "l2_shrinkage_regularization_strength": 0.2, "beta": 0.7},
+        "decay of some": {"weight_decay": 0.3, "decay_mask": "[02]", "l1_regularization_strength": 0.4},
+    },
     ("keras", "muon"): {
         "iterations": {"muon_a": 3.0, "muon_b": -3.2, "muon_c": 1.2, "ns_steps": 3, "epsilon": 1e-2},
         "everywhere": {"exclude_embeddings": False, "exclude_layers": [], "use_ema": True},
@@ -498,7 +518,7 @@ _SKIPPED = {
 
 def _case(framework: str, optimizer: str, variant: str, problem: str, schedule: str) -> Case:
     """One case: the variant's arguments with the problem's rate and thresholds filled in."""
-    table = {"torch": _TORCH, "keras": _KERAS}[framework][optimizer] | _OF_A_TREE.get((framework, optimizer), {})
+    table = {"torch": _TORCH, "keras": _KERAS}[framework][optimizer] | OF_A_TREE.get((framework, optimizer), {})
     kwargs: dict[str, Any] = {}
     clip = None
     alike = "stochastic" if problem == "tree" else problem
@@ -527,7 +547,7 @@ def _cases() -> Iterator[Case]:
                     for schedule in SCHEDULES:
                         yield _case(framework, optimizer, variant, problem, schedule)
             if (framework, optimizer) != ("torch", "muon"):  # which takes matrices alone
-                for variant in ([*table][-1], *_OF_A_TREE.get((framework, optimizer), ())):
+                for variant in ([*table][-1], *OF_A_TREE.get((framework, optimizer), ())):
                     yield _case(framework, optimizer, variant, "tree", "decaying")
 
 

@@ -34,10 +34,15 @@ SCHEDULED = {"asgd", "adafactor", "lamb", "muon", "schedule_free_adamw"}
 """Optimizers that read the learning rate in more than one place: it is a schedule, and not set in the state."""
 
 
+def is_scheduled(case: Case) -> bool:
+    """True where the learning rate is a schedule; of gradients that are accumulated, it is that of a chain inside."""
+    return case.optimizer in SCHEDULED or "gradient_accumulation_steps" in case.kwargs
+
+
 def make(case: Case) -> gx.Chain:
     """The dialect's chain, under the framework's own arguments."""
     module, kwargs = getattr(dialects, case.framework), dict(case.kwargs)
-    if case.optimizer in SCHEDULED:
+    if is_scheduled(case):
         kwargs[LR_NAME[case.framework]] = lambda count: case.lr * SCHEDULES[case.schedule](count)
     tx = getattr(module, case.optimizer)(**kwargs)
     if case.clip is not None:
@@ -59,7 +64,7 @@ def trajectory(case: Case, tx: gx.Chain) -> np.ndarray:
     params = problem.leaves(jnp.asarray(problem.x0))
     state = tx.init(params)
     rates = [f"{rule}.learning_rate" for rule, names in state.hyperparams.items() if "learning_rate" in names]
-    rates = [] if case.optimizer in SCHEDULED else rates
+    rates = [] if is_scheduled(case) else rates
     out = []
     for k, lr in enumerate(case.learning_rates()):
         # In numpy, so that what is exactly zero in the oracle is exactly zero here.

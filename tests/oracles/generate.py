@@ -28,6 +28,7 @@ trajectory that it causes, and what is done about it here:
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -145,7 +146,10 @@ def run_keras(case: Case) -> Trajectory:
     out = np.empty((case.steps, problem.x0.size * (1 + case.averages)))
     with _keras_float64() as keras:
         variables = [keras.Variable(x, dtype="float64") for x in problem.leaves(problem.x0)]
-        optimizer = getattr(keras.optimizers, _KERAS_CLASS[case.optimizer])(**case.kwargs)
+        arguments = {name: value for name, value in case.kwargs.items() if name != "decay_mask"}
+        optimizer = getattr(keras.optimizers, _KERAS_CLASS[case.optimizer])(**arguments)
+        decays = re.compile(case.kwargs.get("decay_mask", ""))
+        optimizer.exclude_from_weight_decay([v for i, v in enumerate(variables) if not decays.search(str(i))])
         optimizer.build(variables)
         _check_lr(case, float(optimizer.learning_rate))
         x = problem.x0

@@ -480,6 +480,29 @@ def test_maximize_is_to_turn_the_gradient_around(name, arguments):
     chex.assert_trees_all_equal(moved(up), moved(make(0.1, **arguments, **decay), sign=-1.0))
 
 
+def test_maximize_is_one_rule_in_front():
+    """Of every optimizer that has the argument, its decay before the direction or after it."""
+    names = [name for name in dialects.torch.__all__ if not name.startswith("clip") and name != "muon"]
+    decays = [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}]
+    for name in names:
+        maker = getattr(dialects.torch, name)
+        taken = inspect.signature(maker).parameters.keys()
+        for decay in decays:
+            if taken >= decay.keys():
+                front, *rest = [str(rule) for rule in maker(maximize=True, **decay).rules]
+                same = [rule.label for rule in maker(**decay).rules]
+                assert front == "scale(-1)" and [rule.split("(")[0] for rule in rest] == same, name
+    assert len(names) == 12
+
+
+def test_the_rate_of_adafactor_falls():
+    """As the paper has it, min(η, 1/√t)."""
+    for tx in (dialects.torch.adafactor(0.5), dialects.keras.adafactor(0.5)):
+        (rule,) = (rule for rule in tx.rules if rule.label == "scale_by_learning_rate")
+        rate = rule.hyperparameters()["learning_rate"]
+        np.testing.assert_allclose([rate(count) for count in (0, 3, 8, 99)], [0.5, 0.5, 1 / 3, 0.1], rtol=1e-12)
+
+
 def test_schedules_of_dialects_keep_to_strict_types():
     """Those that a dialect makes of the count of steps, and DoWG's norm of what is scaled."""
     theirs, keras, torch = dialects.optax, dialects.keras, dialects.torch

@@ -123,9 +123,10 @@ def test_adadelta_of_optax_without_a_learning_rate():
 def test_warmup_of_optax():
     """Its weights read the schedule a step ahead of its steps."""
     ours, theirs = (
-        tx(0.1, warmup_steps=7) for tx in (dialects.optax.schedule_free_sgd, optax.contrib.schedule_free_sgd)
+        run_each({f"{power}": tx(0.1, warmup_steps=7, weight_lr_power=power) for power in (2.0, 1.0)})
+        for tx in (dialects.optax.schedule_free_sgd, optax.contrib.schedule_free_sgd)
     )
-    chex.assert_trees_all_close(run_stream(ours), run_stream(theirs), rtol=1e-11)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-11)
 
 
 @pytest.mark.parametrize("mask", [{"a": True, "b": False}, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)])
@@ -340,6 +341,7 @@ class TestErrors:
             ("adamw: weight_decay must be a number", lambda d: d.adamw(weight_decay=None)),
             ("schedule_free_adamw: use_ema would average", lambda d: d.schedule_free_adamw(use_ema=True)),
             ("lion: beta_1 must be greater than 0 and at most 1, found 0", lambda d: d.lion(beta_1=0.0)),
+            ("lion: beta_1 must be greater than 0 and at most 1, found 1.5", lambda d: d.lion(beta_1=1.5)),
             ("ftrl_proximal: power must be from 0 to 1", lambda d: d.ftrl(learning_rate_power=-2.0)),
             ("gradient_accumulation_steps must be an integer from 2", lambda d: d.sgd(gradient_accumulation_steps=1)),
             ("every must be an integer from 1", lambda d: d.sgd(use_ema=True, ema_overwrite_frequency=0)),
@@ -375,7 +377,7 @@ def test_every_transformation_of_optax_is_here_or_says_what_to_use():
         if not isinstance(made, types.FunctionType) or name.startswith("_"):
             continue
         theirs = inspect.signature(made)
-        if "GradientTransformation" not in str(theirs.return_annotation):
+        if "GradientTransformation" not in str(theirs.return_annotation) and name not in dialects.optax.__all__:
             continue
         seen += 1
         if name not in dialects.optax.__all__:
@@ -467,6 +469,24 @@ def moved(tx, sign=1.0):
         grads = jax.tree.map(lambda p, k=k: sign * (jnp.sin(3.0 * k + p) - 0.2), params)
         params, state = update(tx, grads, state, params)
     return params
+
+
+def test_loss_scale_factor_of_keras():
+    """Gradients of a loss times 4 are those of the loss, before they are clipped."""
+    tx, plain = dialects.keras.sgd(0.5, clipvalue=0.5, loss_scale_factor=4.0), dialects.keras.sgd(0.5, clipvalue=0.5)
+    chex.assert_trees_all_close(moved(tx, sign=4.0), moved(plain), rtol=1e-12)
+
+
+def test_average_of_keras():
+    """It begins with the parameters after the first step, and has 0.99 for its decay as Keras has."""
+    average = dialects.keras.sgd(use_ema=True).rules[-1].hyperparameters()["rate"]
+    np.testing.assert_allclose([average(jnp.int32(count)) for count in (0, 1, 5)], [1.0, 0.01, 0.01], rtol=1e-12)
+
+
+def test_size_of_small_weights_in_adafactor_of_keras():
+    """The floor is of weights that have decayed: 2·(1 − 0.1·0.5) − 0.1·10, since g/√v is 1."""
+    tx, p = dialects.keras.adafactor(0.1, epsilon_2=10.0, weight_decay=0.5), jnp.full(3, 2.0)
+    np.testing.assert_allclose(update(tx, jnp.full(3, 7.0), tx.init(p), p)[0], 0.9, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,10 @@ def difference(case: Case) -> float:
     return float((abs(trajectory(case, make(case)) - golden) / np.maximum(1, abs(golden))).max())
 
 
+ESTIMATES = {"prodigy", "dadapt_adamw", "dog", "dowg"}
+"""Optimizers whose learning rate is about 1: at that of others no distance that they estimate would grow."""
+
+
 def of_dialect(name: str):
     """A function of the dialect, as one of the learning rate."""
     return _of_rate(name, dialects.optax)
@@ -101,6 +105,11 @@ def _of_rate(name: str, module: Any):
     if name == "mechanize":
         sgd = {dialects.optax: dialects.optax.sgd}.get(module, optax.sgd)
         return lambda rate, **kwargs: module.mechanize(sgd(rate), **kwargs)
+    if name in ESTIMATES:
+        make_tx = getattr(module, name)
+        return lambda rate, **kwargs: make_tx(
+            (lambda count: 30 * rate(count)) if callable(rate) else 30 * rate, **kwargs
+        )
     if name == "polyak_sgd":
         return lambda rate, max_learning_rate=0.3, **kwargs: module.polyak_sgd(max_learning_rate, rate, **kwargs)
     return getattr(module, name)

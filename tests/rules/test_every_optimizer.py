@@ -17,7 +17,7 @@ import optax.contrib
 import pytest
 from oracles import authors
 from oracles.compare import optax_in_float64, shown, trajectory_of_authors
-from test_zoo import LR, OPTAX, PAPERS, by_the_model, d_adaptation, ema, galore, trajectory
+from test_zoo import LR, OPTAX, PAPERS, by_the_model, d_adaptation, ema, falling, galore, trajectory
 from trajectories import run
 
 import gradtx as gx
@@ -72,18 +72,18 @@ def amsgrad(t, g, w, s):
 
 def nag(t, g, w, s):
     """The point that is held is β·the last step ahead of the one that moves by the average."""
-    d = -LR * ema(s, "m", 0.9, g)
+    d = -0.03 * 0.95 ** (t - 1) * ema(s, "m", 0.9, g)
     before = s.get("d", 0.0)
     s["d"] = d
     return w - 0.9 * before + d + 0.9 * d
 
 
 def of_matrices(ours, theirs):
-    """The updates of some gradients of a matrix, taller than wide."""
+    """The updates of some gradients of a matrix of ones, taller than wide."""
     rows = np.random.default_rng(0).normal(size=(11, 5, 3))
 
     def updates(tx):
-        params = jnp.zeros((5, 3))
+        params = jnp.ones((5, 3))
         return jax.lax.scan(lambda state, g: tx.update(g, state, params)[::-1], tx.init(params), rows)[1]
 
     other = theirs if callable(theirs) else lambda rows: jax.jit(lambda: updates(theirs))()
@@ -91,18 +91,17 @@ def of_matrices(ours, theirs):
 
 
 def _galore(rows):
-    return -LR * galore([*rows], "short")
+    return -LR * (galore([*rows], "short") + 0.1)
 
 
-FALLING = optax.exponential_decay(1.0, 1, 0.95)
 MODEL, BOUND = (0.3, 0.8, 0.5, 0.3), (0.5, 0.9, 0.9025, 1e-2, 0.02)
 FURTHER = {
-    "nag": of_paper(gx.nag(LR, 0.9, 0.9), nag),
+    "nag": of_paper(gx.nag(falling, 0.9, 0.9), nag),
     "article_adam": of_paper(gx.article_adam(LR, 0.9, 0.99), article_adam),
     "article_max_v": of_paper(gx.article_max_v(LR, 0.9, 0.9), article_max_v),
     "amsgrad": of_paper(gx.amsgrad(LR, 0.9, 0.99, 1e-3), amsgrad),
     "qhm": of_paper(gx.qhm(LR, 0.9, 0.7), qhm),
-    "cocob": of_optax(gx.cocob(FALLING, 3.0, 0.1), optax.contrib.cocob(FALLING, 3.0, 0.0, 0.1)),
+    "cocob": of_optax(gx.cocob(falling, 3.0, 0.1), optax.contrib.cocob(falling, 3.0, 0.0, 0.1)),
     "asgd": of_paper(
         gx.asgd(LR, 0.01, 0.75, 10), lambda t, g, w, s: w - LR / (1 + 0.01 * LR * (t - 1)) ** 0.75 * (g + 0.01 * w)
     ),
@@ -116,12 +115,14 @@ FURTHER = {
         lambda: by_the_model(gx.momo_adam(0.3, 0.8, 0.9, 1e-2, 0.5, 0.3), 0.3, 0.3, adam=True),
     ),
     "galore": Evidence(
-        (tx := gx.galore(LR, rank=2, factor=0.25, every=4, b2=0.99, eps=1e-3)),
+        (tx := gx.galore(LR, rank=2, factor=0.25, every=4, b2=0.99, eps=1e-3, weight_decay=0.1)),
         "its paper, in numpy",
         of_matrices(tx, _galore),
     ),
     "muon": Evidence(
-        (tx := gx.muon(LR, nesterov=False)), "optax", of_matrices(tx, optax.contrib.muon(LR, nesterov=False, eps=0.0))
+        (tx := gx.muon(LR, nesterov=False, weight_decay=0.1)),
+        "optax",
+        of_matrices(tx, optax.contrib.muon(LR, nesterov=False, eps=0.0, weight_decay=0.1)),
     ),
 }
 """Optimizers that no other test compares as they are, or only within a chain."""

@@ -16,6 +16,13 @@ import gradtx as gx
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 LR = 0.01
+
+
+def falling(count):
+    """A learning rate as a schedule."""
+    return 0.03 * 0.95 ** jnp.asarray(count, float)
+
+
 rate = gx.scale_by_learning_rate
 
 
@@ -29,7 +36,10 @@ def decayed(direction):
 
 
 OPTAX = {
-    "signum": (gx.signum(LR, 0.8), optax.signum(LR, beta=0.8)),
+    "signum": (
+        gx.signum(LR, 0.8, 0.1),
+        decayed(optax.chain(optax.ema(0.8, debias=False), optax.scale_by_sign())),
+    ),
     "lion": (gx.lion(LR, 0.8, 0.95, 0.1), optax.lion(LR, 0.8, 0.95, weight_decay=0.1)),
     "adamax": (gx.adamax(LR, 0.8, 0.9), optax.adamax(LR, 0.8, 0.9, eps=0.0)),
     "infinity": (
@@ -68,7 +78,7 @@ OPTAX = {
         optax.adafactor(LR, 2, 0.7, clipping_threshold=0.5, momentum=0.9),
     ),
     "lamb": (gx.lamb(LR, weight_decay=0.1), optax.lamb(LR, weight_decay=0.1)),
-    "lars": (gx.lars(LR, 0.8, 0.01, 0.1), optax.lars(LR, 0.1, trust_coefficient=0.01, momentum=0.8)),
+    "lars": (gx.lars(falling, 0.8, 0.01, 0.1), optax.lars(falling, 0.1, trust_coefficient=0.01, momentum=0.8)),
     "clip_by_rms": (gx.chain(gx.clip_by_rms(0.3), rate(LR)), optax.chain(optax.clip_by_block_rms(0.3), optax.sgd(LR))),
     "scale_by_parameter_rms": (
         gx.chain(gx.scale_by_parameter_rms(), rate(LR)),

@@ -4,11 +4,13 @@
     python tests/scripts/mutation.py --sample 10            # ten of them, the same ones each time
     python tests/scripts/mutation.py --resume fates.txt     # writes down what was killed, and goes on from there
     python tests/scripts/mutation.py --resume fates.txt --again   # all of them, what killed each one first
+    python tests/scripts/mutation.py --recipes              # those of optimizers and dialects
 
 A mutant is one change in a method of a rule (or in what rules compute with): + for −, × for ÷, a comparison turned
-round, maximum for minimum, a number raised by one, branches swapped, a declaration flipped. It is killed if a test
-fails, or if it takes more than ``LIMIT`` seconds of processor time, as a loop without end does. Exits with status 1 if
-one survives that is not listed, with its reason, in ``EQUIVALENT``, or if one that is listed there is killed.
+round, maximum for minimum, a number raised by one, branches swapped, a declaration flipped. In a recipe it is also a
+rule dropped, two neighbours exchanged, a default off by a tenth, or a flag turned round. It is killed if a test fails,
+or if it takes more than ``LIMIT`` seconds of processor time, as a loop without end does. Exits with status 1 if one
+survives that is not listed, with its reason, in ``EQUIVALENT``, or if one that is listed there is killed.
 
 Each mutant is a child of this process, which has imported JAX and pytest but not gradtx. The first child changes
 nothing: all tests have to pass in it, what it compiles is there for those that follow, and each function notes in which
@@ -23,6 +25,7 @@ import copy
 import hashlib
 import importlib.machinery
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -44,6 +47,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = [*sorted((ROOT / "gradtx" / "rules").glob("[a-z]*.py")), ROOT / "gradtx" / "_core" / "numerics.py"]
+RECIPES = sorted(
+    path
+    for folder in ("optimizers", "dialects")
+    for path in (ROOT / "gradtx" / folder).rglob("*.py")
+    if path.stem != "__init__"
+)
 LIMIT = 300  # all tests together take two minutes
 # Quick ones first: the first failure ends a mutant.
 KILLERS = [
@@ -62,6 +71,15 @@ KILLERS = [
     "tests/rules/test_zoo.py",
     "tests/optimizers/test_identities.py",
     "tests/optimizers/test_surprises.py",
+]
+
+RECIPE_KILLERS = [
+    "tests/optimizers/test_defaults.py",
+    "tests/rules/test_every_optimizer.py",
+    "tests/rules/test_zoo.py",
+    "tests/dialects/test_dialects.py",
+    "tests/optimizers/test_against_optax.py",
+    "tests/optimizers/test_identities.py",
 ]
 
 # Changes that make no difference anybody could see. Keyed by the mutant's description.
@@ -132,6 +150,13 @@ FUNCTIONS = {"maximum": "minimum", "minimum": "maximum", "square": "abs", "isfin
 DECLARATIONS = {"accumulates", "second_moment", "last", "needs_params", "real_only", "scope", "debiases", "normalizes"}
 
 
+# Neighbours in a recipe that are the same either way round: a first and a second moment of the gradient, each in its
+# own lane, and a factor of the direction beside what divides or multiplies it.
+MOMENTS = {"momentum", "nesterov", "first_moment"}, {"rms", "infinity", "yogi_rms"}
+FACTORS = {"scale", "scale_by_learning_rate", "scale_by_inverse_time", "_step"}
+LINEAR = FACTORS | {"precondition"}
+
+
 class Mutant(NamedTuple):
     """A changed module, and the function or declaration in it that is changed."""
 
@@ -173,6 +198,49 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Call(node.func, [node.args[0], node.args[2], node.args[1]], [])
 
 
+def recipe_changes(node: ast.AST) -> Iterator[ast.AST]:
+    """A list of rules without one of them, or with two neighbours exchanged; a flag turned round."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield ast.Constant(not node.value)
+    if isinstance(node, ast.Call) and called(node) == "chain":
+        field = "args"
+    elif isinstance(node, ast.List | ast.Tuple) and all(isinstance(x, ast.Call | ast.Starred) for x in node.elts):
+        field = "elts"
+    else:
+        return
+    rules = getattr(node, field)
+    orders = [rules[:i] + rules[i + 1 :] for i in range(len(rules))]
+    for i in range(1, len(rules)):
+        if not commute(called(rules[i - 1]), called(rules[i])):
+            orders.append([*rules[: i - 1], rules[i], rules[i - 1], *rules[i + 1 :]])
+    for order in orders:
+        changed = copy.copy(node)
+        setattr(changed, field, order)
+        yield changed
+
+
+def called(node: ast.AST) -> str:
+    """The name of the function that a node calls."""
+    function = node.func if isinstance(node, ast.Call) else node
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def commute(one: str, other: str) -> bool:
+    """True for rules of which either may stand first."""
+    first, second = MOMENTS
+    apart = (one in first and other in second) or (one in second and other in first)
+    return apart or (one in LINEAR and other in LINEAR and (one in FACTORS or other in FACTORS))
+
+
+def default_changes(node: ast.AST) -> Iterator[ast.AST]:
+    """A number that is off by a tenth; of all else, the changes that it has elsewhere."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, float):
+        yield ast.Constant(0.9 * node.value or 0.1)
+    else:
+        yield from changes(node)
+        yield from recipe_changes(node)
+
+
 def targets(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
     """Each function and declaration that is mathematics, with its name."""
     for top in tree.body:
@@ -184,6 +252,11 @@ def targets(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
                     yield f"{top.name}.{item.name}", item
                 elif isinstance(item, ast.Assign) and item.targets[0].id in DECLARATIONS:  # pyright: ignore[reportAttributeAccessIssue] - a name
                     yield f"{top.name}.{item.targets[0].id}", item  # pyright: ignore[reportAttributeAccessIssue] - a name
+
+
+def part(path: Path) -> str:
+    """The name of a module: its own, and of a recipe's with that of its folder, since rules have some of these, too."""
+    return ".".join(path.relative_to(ROOT / "gradtx").with_suffix("").parts) if path in RECIPES else path.stem
 
 
 def mutants(path: Path) -> Iterator[Mutant]:
@@ -210,8 +283,15 @@ def _mutants(path: Path, tree: ast.Module) -> Iterator[Mutant]:
             value = ast.literal_eval(target.value)
             yield _replaced(path, tree, name, target, target.value, ast.Constant(flipped[value]))
             continue
+        arguments = target.args  # pyright: ignore[reportAttributeAccessIssue] - a function's
+        defaults = {
+            x for default in (*arguments.defaults, *arguments.kw_defaults) if default for x in ast.walk(default)
+        }
         for node in _computing(target):
-            for new in changes(node):
+            made = changes(node)
+            if path in RECIPES:
+                made = default_changes(node) if node in defaults else itertools.chain(made, recipe_changes(node))
+            for new in made:
                 yield _replaced(path, tree, name, target, node, new)
 
 
@@ -243,7 +323,7 @@ def _replaced(path: Path, tree: ast.Module, name: str, target: ast.AST, old: ast
     changed = nodes[walk.index(target)]
     if isinstance(changed, ast.FunctionDef):
         changed.body = changed.body[bool(ast.get_docstring(changed)) :]
-    function = f"{path.stem}:{name}"
+    function = f"{part(path)}:{name}"
     return Mutant(path, function, f"{function}: {before} -> {after}", ast.unparse(changed), source)
 
 
@@ -299,7 +379,7 @@ def noting(path: Path) -> str:
     tree = ast.parse(path.read_text())
     for name, target in targets(tree):
         if isinstance(target, ast.FunctionDef):
-            target.body[bool(ast.get_docstring(target)) : 0] = ast.parse(f"_note({f'{path.stem}:{name}'!r})").body
+            target.body[bool(ast.get_docstring(target)) : 0] = ast.parse(f"_note({f'{part(path)}:{name}'!r})").body
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
@@ -327,15 +407,15 @@ def tested(tests: Sequence[str], *plugins: object) -> int:
     return int(pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", "--tb=line", *tests], plugins))
 
 
-def unchanged(folder: Path) -> Tests:
+def unchanged(modules: Sequence[Path], files: Sequence[str], folder: Path) -> Tests:
     """All tests, after they have passed."""
 
     def run() -> int:
-        status = tested(KILLERS, notes := Notes())
+        status = tested(files, notes := Notes())
         (folder / "notes").write_text(json.dumps(notes.tests))
         return status
 
-    process = child({path: noting(path) for path in MODULES}, run, folder / "output")
+    process = child({path: noting(path) for path in modules}, run, folder / "output")
     if os.waitpid(process, 0)[1]:
         print((folder / "output").read_text())
         sys.exit("The tests fail without any change, so a failure says nothing about a mutant.")
@@ -359,7 +439,9 @@ def nearest(mutant: Mutant, tests: Tests) -> list[str]:
 
 def started(mutant: Mutant, tests: Tests, killers: dict[str, str], output: Path) -> int:
     """The id of a process that exits with 0 if no test in which the changed function or its class runs notices it."""
-    near = nearest(mutant, tests) or KILLERS
+    near = nearest(mutant, tests)
+    if mutant.path in RECIPES or not near:  # tables of tests hold chains that were made before a test ran
+        near += sorted(tests.keys() - {*near}, key=lambda test: tests[test][0])
     likely = {killers[key]: None for key in mutant.likenesses if killers.get(key) in near}
 
     def run() -> int:
@@ -414,9 +496,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only mutants whose description holds this text")
     parser.add_argument("--resume", type=Path, help="a file of what was killed, which is not tried again, and by what")
     parser.add_argument("--again", action="store_true", help="try those as well, each with its killer first")
+    parser.add_argument("--recipes", action="store_true", help="mutants of optimizers and dialects instead of rules")
     arguments = parser.parse_args()
-    made = [mutant for path in MODULES for mutant in mutants(path)]
-    if stale := EQUIVALENT.keys() - {mutant.description for mutant in made}:
+    modules, files = (RECIPES, RECIPE_KILLERS) if arguments.recipes else (MODULES, KILLERS)
+    made = [mutant for path in modules for mutant in mutants(path)]
+    listed = {key for key in EQUIVALENT if key.partition(":")[0] in map(part, modules)}
+    if stale := listed - {mutant.description for mutant in made}:
         sys.exit(f"There is no such mutant (any more), and EQUIVALENT lists it: {', '.join(sorted(stale))}")
     made = [mutant for mutant in made if arguments.only in mutant.description]
     if arguments.sample is not None:
@@ -443,7 +528,7 @@ def main() -> int:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         tested(["--collect-only", "-qq", "tests/conftest.py"])  # imports pytest's plugins, for all children
-        tests = unchanged(Path(folder))
+        tests = unchanged(modules, files, Path(folder))
         for i, (mutant, failure) in enumerate(noticed(made, tests, killers, arguments.jobs, Path(folder)), 1):
             listed = mutant.description in EQUIVALENT
             verdict = ("NOT EQUIVALENT" if listed else "killed") if failure else "equivalent" if listed else "SURVIVED"

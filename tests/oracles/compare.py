@@ -100,6 +100,10 @@ def of_optax(name: str):
     return _of_rate(name, optax if hasattr(optax, name) else optax.contrib)
 
 
+def _thirtyfold(rate: Any) -> Any:
+    return 30 * rate if isinstance(rate, float) else lambda count: 30 * rate(count)
+
+
 def _of_rate(name: str, module: Any):
     """As one of the learning rate, where something else comes first."""
     if name == "mechanize":
@@ -107,9 +111,7 @@ def _of_rate(name: str, module: Any):
         return lambda rate, **kwargs: module.mechanize(sgd(rate), **kwargs)
     if name in ESTIMATES:
         make_tx = getattr(module, name)
-        return lambda rate, **kwargs: make_tx(
-            (lambda count: 30 * rate(count)) if callable(rate) else 30 * rate, **kwargs
-        )
+        return lambda rate, **kwargs: make_tx(_thirtyfold(rate), **kwargs)
     if name == "polyak_sgd":
         return lambda rate, max_learning_rate=0.3, **kwargs: module.polyak_sgd(max_learning_rate, rate, **kwargs)
     return getattr(module, name)

@@ -9,7 +9,7 @@ from gradtx import optimizers
 
 ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
 ARTICLE = {"decay": 0.9, "second_decay": 0.999, "eps": 0.0}
-OFF = {"weight_decay": 0.0}  # and None
+OFF = {"weight_decay": 0.0}  # and None, and ()
 SOURCES = {
     "adadelta": {"learning_rate": 1.0, "decay": 0.95},  # Zeiler (2012); torch.optim.Adadelta
     "adafactor": {"learning_rate": 1e-2, "power": 0.8, "clip": 1.0, "least": 128},  # Shazeer & Stern (2018)
@@ -53,5 +53,6 @@ def test_every_default():
         expected = OFF | {k: p.default for k, p in (inspect.signature(theirs).parameters.items() if theirs else ())}
         expected |= SOURCES.get(name, {})
         for argument, parameter in inspect.signature(getattr(optimizers, name)).parameters.items():
-            if parameter.default not in (parameter.empty, None) and not callable(parameter.default):
+            if parameter.default not in (parameter.empty, None, ()) and not callable(parameter.default):
+                assert argument in expected, f"{name}: {argument} has no source here"
                 assert parameter.default == expected[argument], f"{name}: {argument}"

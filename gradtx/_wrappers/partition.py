@@ -161,8 +161,13 @@ def _pruned(treedef: Any, values: list[Any], parts: list[str], part: str) -> Any
 
 
 def _name(select: selectors.Selector) -> str:
+    """The name of a part, in the state and in checkpoints: the same in each process."""
     if isinstance(select, str):
         return select
+    if isinstance(select, tuple):
+        return " and ".join(map(_name, select))
+    if isinstance(select, selectors.Not):
+        return f"not {select.select!r}" if isinstance(select.select, str) else f"not {_name(select.select)}"
     if isinstance(select, selectors.MaskOf):
         return made_by(select.function)
     return made_by(select) if callable(select) else repr(select)

@@ -92,7 +92,10 @@ def muon(
         average = [momentum(decay), *([quasi_hyperbolic(decay)] if mixes else [])]
         return chain(*average, direction, *decoupled(weight_decay, None), scale_by_learning_rate(learning_rate))
 
-    given = [(selector(select), sides) for select, sides in (axes.items() if isinstance(axes, Mapping) else axes)]
+    pairs = list(axes.items() if isinstance(axes, Mapping) else axes) if isinstance(axes, Iterable) else [axes]
+    if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in pairs):
+        raise TypeError(f"muon: axes must be a dict or pairs, {{select: (inputs, outputs)}}, found {axes!r}")
+    given = [(selector(select), sides) for select, sides in pairs]
     viewed = [(select, chain_of(as_matrices(orthogonal(1, -1), sides))) for select, sides in given]
     plain = [(matrices, orthogonal(0, output)), *([] if stacked is None else [(stacked, orthogonal(1, output))])]
     others = tuple(Not(select) for select, _ in given)

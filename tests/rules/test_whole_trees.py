@@ -221,8 +221,15 @@ def test_muon_by_axes():
         direction = np.stack(list(directions)).reshape(shapes[name])
         np.testing.assert_allclose(updates[name], -0.1 * (direction + 0.1 * params[name]), rtol=1e-9)
     assert state.parts["scan/kernel"].slots["momentum"]["m"]["scan/kernel"].shape == shapes["scan/kernel"]
+    # The names are those of any process, as checkpoints need them.
+    dense = "matrix and not 'q/kernel' and not 'scan/kernel'"
+    assert list(state.parts) == ["q/kernel", "scan/kernel", dense, "default"]
     chosen = gx.muon(axes=[(lambda path, leaf: leaf.ndim == 3, (0, (1, 2)))], matrices="dense", stacked="scan")
     assert len(jax.tree.leaves(chosen.init(params).parts["default"].slots["momentum"]["m"])) == 1  # the bias
+    assert not any("0x" in part for part in chosen.init(params).parts)
+    for axes in (3, [("q/kernel", 0, 1)], lambda path, leaf: (0, 1)):
+        with pytest.raises(TypeError, match="muon: axes must be a dict or pairs"):
+            gx.muon(axes=axes)  # pyright: ignore[reportArgumentType] - wrong
 
 
 def test_adaptive_clip_of_any_size():

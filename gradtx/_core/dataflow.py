@@ -64,6 +64,8 @@ def _outputs(equation: Any, inputs: list[Flow]) -> list[Flow]:
             return [_either(outputs) for outputs in zip(*sides, strict=True)]
         case "select_n" if inputs[0] is Flow.NONE:
             return [_either(inputs[1:])]
+        case "optimization_barrier" | "alone":  # which hide a value from the compiler alone
+            return inputs
     touched = any(flow is not Flow.NONE for flow in inputs)
     return [Flow.MADE if touched else Flow.NONE] * len(equation.outvars)
 

@@ -6,7 +6,6 @@ the same result, and is tested against it.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from gradtx import native
 from gradtx._core.numerics import Numbers, SumOver, in_order, reductions_of, stacked
 from gradtx._engine.blocks import observed
 from gradtx._engine.fuse import Fused
+from gradtx._engine.local import run
 from gradtx._engine.plan import Place
 from gradtx._engine.small import SmallSums, after, alike, reduced
 from gradtx._engine.turns import in_turn
@@ -104,7 +104,7 @@ class Reference:
         assert when is None
         operands = [(*map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
         if not reduces:
-            return [in_turn(fn, xs, aliases) or _run(fn, *xs) for xs in operands], []
+            return [in_turn(fn, xs, aliases) or run(fn, *xs) for xs in operands], []
         together = alike(fn, operands, reduces)
         small = {i for members, _ in together for i in members}
         if small:  # what is read together is read before the first of it is overwritten
@@ -112,7 +112,7 @@ class Reference:
             first = len(operands[0]) - len(shared)
             operands = [(*xs[:first], *held) if i in small else xs for i, xs in enumerate(operands)]
         large = [None if i in small else observed(fn, xs, reduces, aliases) for i, xs in enumerate(operands)]
-        rows = [results or _run(fn, *xs) for results, xs in zip(large, operands, strict=True)]
+        rows = [results or run(fn, *xs) for results, xs in zip(large, operands, strict=True)]
         results, last = [row[: -len(reduces)] for row in rows], [[*row[-len(reduces) :]] for row in rows]
         numbers: list[tuple[list[int], Sequence[Numbers]]] = [*together]
         numbers += [([i], [[x] for x in last[i]]) for i, known in enumerate(large) if known]
@@ -242,12 +242,6 @@ class Survey(Reference):
             return Place("in the kernel")
         where = "in XLA" if None not in self.reasons else "in XLA and the kernel"
         return Place(where, f"not in the kernel: {'; '.join(reasons)}", exact=False)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _run(fn: Fused, *operands: jax.Array) -> tuple[jax.Array, ...]:
-    """Traced once for all leaves of one kind, and inlined by XLA."""
-    return fn(*operands)
 
 
 Name = Literal["auto", "reference", "native"]

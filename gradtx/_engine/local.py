@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -68,3 +69,49 @@ ad.primitive_jvps[local_p] = _jvp
 batching.primitive_batchers[local_p] = _batch
 mlir.register_lowering(local_p, _lower_plain)
 mlir.register_lowering(local_p, _lower, platform="cpu")
+
+
+# -- One leaf ---------------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(fn: Callable[..., Sequence[jax.Array]], *operands: jax.Array) -> Sequence[jax.Array]:
+    """A function of a leaf's arrays and of scalars: traced once for all leaves of one kind, and inlined by XLA."""
+    return _run(fn, *alone(operands))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(fn: Callable[..., Sequence[jax.Array]], *operands: jax.Array) -> Sequence[jax.Array]:
+    return fn(*operands)
+
+
+def traced(fn: Callable[..., Sequence[jax.Array]], avals: Sequence[Any]) -> core.ClosedJaxpr:
+    """The trace of such a function, which ``run`` uses as well."""
+    return _run.trace(fn, *avals).jaxpr
+
+
+def alone(operands: Sequence[jax.Array]) -> Sequence[jax.Array]:
+    """The operands of one leaf, which has its scalars to itself: XLA then makes the same loops of leaves of one shape.
+
+    Scalars that leaves share it takes into the loops of the first in another order than into those of the rest. Loops
+    that are the same it compiles once, and for each other one it takes as long again.
+    """
+    return alone_p.bind(*operands) if jax.default_backend() == "cpu" else operands
+
+
+alone_p = core.Primitive("alone")
+alone_p.multiple_results = True
+
+
+def _alone_on_cpu(ctx: mlir.LoweringRuleContext, *operands: Any) -> Any:
+    if not is_local(ctx.module_context) or ctx.module_context.lowering_parameters.for_export:
+        return operands
+    return mlir.lower_fun(lambda *xs: jax.lax.optimization_barrier(xs), multiple_results=True)(ctx, *operands)
+
+
+alone_p.def_impl(lambda *operands: list(operands))
+alone_p.def_abstract_eval(lambda *avals: list(avals))
+ad.primitive_jvps[alone_p] = lambda primals, tangents: (alone_p.bind(*primals), list(tangents))
+batching.primitive_batchers[alone_p] = lambda operands, axes: (list(operands), axes)
+mlir.register_lowering(alone_p, lambda ctx, *operands: operands)
+mlir.register_lowering(alone_p, _alone_on_cpu, platform="cpu")

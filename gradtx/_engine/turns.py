@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from gradtx._core.numerics import has_few_bits
-from gradtx._engine.local import Local, is_worthwhile
+from gradtx._engine.local import Local, alone, is_worthwhile, traced
 from gradtx.native._lowering import callee
 from gradtx.native._program import aval_of
 
@@ -61,7 +61,7 @@ class Turns(Local):
 
     def local(self, *operands: jax.Array) -> list[jax.Array]:
         """The outputs one after another."""
-        known: dict[Any, jax.Array] = dict(zip(self.jaxpr.invars, operands, strict=True))
+        known: dict[Any, jax.Array] = dict(zip(self.jaxpr.invars, alone(operands), strict=True))
         outvars: Sequence[Any] = self.jaxpr.outvars
         outputs = {k: known[var] for k, var in enumerate(outvars) if k not in self.order}
         last: Any = None
@@ -213,7 +213,7 @@ def in_turn(fn: Any, operands: Sequence[jax.Array], places: Mapping[int, int]) -
 def _turns(fn: Any, avals: tuple[Any, ...], places: tuple[tuple[int, int], ...], x64: bool) -> Turns | None:
     """One for all leaves of one kind."""
     del x64  # which a trace depends on
-    closed = jax.make_jaxpr(fn)(*avals)
+    closed = traced(fn, avals)
     return None if closed.consts else turns_of(closed.jaxpr, dict(places))
 
 

@@ -193,10 +193,14 @@ class Call:
 
 
 def _row(numbers: Sequence[jax.Array], dtype: Any) -> jax.Array:
-    """Numbers as a vector, which XLA computes in one loop; of numbers that are stacked it makes a loop of each."""
-    places, row = jnp.arange(len(numbers)), jnp.zeros(len(numbers), dtype)
+    """Numbers as a vector, which XLA computes in one loop; of numbers that are stacked it makes a loop of each.
+
+    So it does of a quotient or a root that is spread over a vector, but not of one that is padded to a vector.
+    """
+    last, zero = len(numbers) - 1, jnp.zeros((), dtype)
+    places, row = jnp.arange(last + 1), jnp.zeros(last + 1, dtype)
     for place, number in enumerate(numbers):
-        row = jnp.where(places == place, number, row)
+        row = jnp.where(places == place, jax.lax.pad(number[None], zero, [(place, last - place, 0)]), row)
     return row
 
 

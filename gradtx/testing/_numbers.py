@@ -84,7 +84,9 @@ def knows_no_other_values(tx: Transformation[Any]) -> None:
         natively = known()
         with gx.executor("reference"):  # the compiler sees all of it
             mapped = jax.tree.map(lambda x: x[1], jax.vmap(known)(jnp.ones(2)))
-            ways = {"": known(), " and a state that is passed in": known(1.0, state), " under vmap": mapped}
+            passed = jax.vmap(known)(jnp.ones(1), jax.tree.map(lambda x: x[None], state))  # no leaf is alone in a batch
+            passed = jax.tree.map(lambda x: x[0], passed)
+            ways = {"": known(), " and a state that is passed in": passed, " under vmap": mapped}
             ways[" of zero"] = tx.update(jax.tree.map(jnp.zeros_like, start()), state, start())
             return ways | {" by the default executor": natively, " in a scan": scanned()}
 

@@ -80,6 +80,7 @@ class TestNative:
         text = compiled.as_text() or ""
         assert text.count('custom_call_target="') == 1
         assert " concatenate(" not in text  # the coefficients are computed in one loop, as a vector
+        assert not re.search(r"%\S*divide\S* = f32\[\] fusion", text)  # quotients too
         memory: Any = compiled.memory_analysis()
         assert memory.temp_size_in_bytes < 4_000  # less than a tenth of one leaf
         assert memory.alias_size_in_bytes >= 3 * 40_000  # p, m and v in place

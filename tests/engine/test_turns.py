@@ -1,5 +1,6 @@
 """Passes in XLA on a CPU whose outputs are computed one after another: beside optax, and how much memory they take."""
 
+import re
 from typing import Any
 
 import jax
@@ -106,3 +107,22 @@ def test_order():
     for name, outputs in found.items():
         for x, expected in zip(outputs, FUNCTIONS[name][0](*map(np.asarray, arrays)), strict=True):
             np.testing.assert_allclose(x, expected, rtol=1e-6, err_msg=name)
+
+
+def loops(tx, leaves):
+    """The loops that XLA makes of a step, without the names in them: alike is compiled once."""
+    tree = {str(i): jax.ShapeDtypeStruct((100, 30), jnp.float32) for i in range(leaves)}
+    with gx.executor("reference"):
+        step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2))
+        text = step.lower(tree, tree, jax.eval_shape(tx.init, tree)).compile().as_text() or ""
+    found = set()
+    for body in re.findall(r"^%fused_computation[^\n]*(\{\n.*?\n)\}", text, re.MULTILINE | re.DOTALL):
+        names = dict.fromkeys(re.findall(r"%[\w.-]+", body))
+        plain = re.sub(r", metadata=\{[^}]*\}", "", body)
+        found.add(re.sub(r"%[\w.-]+", lambda m, order=[*names]: f"%{order.index(m[0])}", plain))
+    return found
+
+
+def test_leaves_of_one_shape_are_compiled_once():
+    """A scalar that leaves share is no reason to compile the loops of one of them apart."""
+    assert len(loops(gx.adam(0.1), 3)) == len(loops(gx.adam(0.1), 1))

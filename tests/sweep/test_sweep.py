@@ -435,8 +435,8 @@ def test_flows():
         inside = jax.jit(lambda a, b: (b, a + b, jnp.sin(a)))(y, x)
         loop = jax.lax.fori_loop(0, 3, lambda _, z: (z[1], z[0]), (x, y))
         by_itself = jax.lax.cond(x > 0, lambda: 1.0, lambda: 2.0)
-        return kept, chosen, inside, loop, by_itself, 1.0
+        return kept, chosen, inside, loop, by_itself, 1.0, jax.lax.optimization_barrier((x, y))
 
     found = flows(function, True, 2.0, 3.0, follow=1)
     none, same, made = Flow.NONE, Flow.SAME, Flow.MADE
-    assert found == [same, made, same, made, same, made, same, made, none, made, made, made, none]
+    assert found == [same, made, same, made, same, made, same, made, none, made, made, made, none, same, none]

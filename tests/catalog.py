@@ -121,6 +121,7 @@ _RULES: dict[str, Transformation | tuple[Transformation, Equation]] = {
     "centralize": gx.centralize(),
     "add_noise": gx.add_noise(1.0, 0.5, seed=1),
     "adaptive_clip": gx.adaptive_clip(),
+    "scale_by_slice_rms": gx.scale_by_slice_rms(0.9),
     "scale_by_eigenbasis_rms": gx.chain(gx.momentum(0.9), gx.scale_by_eigenbasis_rms(0.9, 1.0, every=2)),
     "scale_by_kronecker_root": gx.scale_by_kronecker_root(0.9, 1e-2),
     "monitor": gx.chain(gx.clip_by_norm(1.0), gx.monitor()),
@@ -202,7 +203,7 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("scale_by_eigenbasis_rms", "scale_by_kronecker_root", "coin_betting", "scale_by_distance_bound"),
     *("damped_trace", "normalized_lookahead", "quasi_hyperbolic", "belief_rms", "lag_v", "sign", "add_difference"),
     *("clip_by_norm", "in_units_of_distance", "precondition"),  # "rms" stands in front of one, "debias" is Adam
-    *("at_learned_rate", "in_subspace", "project_out", "clip_by_gradient_rms", "as_matrices"),
+    *("at_learned_rate", "in_subspace", "project_out", "clip_by_gradient_rms", "scale_by_slice_rms", "as_matrices"),
 }
 VARIANTS = {name for name in ALL if "(" in name or name in OPTIMIZERS} - FEW  # of rules that are tried anyway
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]
@@ -219,7 +220,7 @@ LACKING |= {("computes in float32", "master_weights")}  # and gives the way to w
 # Of gradients that stay the same, a basis of what has rank two at most: the rest of it is rounding.
 LACKING |= {(claim, "soap") for claim in ("turns with the gradient", "stores slots as told", "works under guards")}
 WHOLE = ("orthogonalize", "muon", "scale_by_shape", "scale_by_factored_rms", "scale_by_sm3", "sm3", *SIDES)
-WHOLE += ("centralize", "adaptive_clip", "add_noise", "as_matrices")
+WHOLE += ("centralize", "adaptive_clip", "add_noise", "as_matrices", "scale_by_slice_rms")
 LACKING |= {("works in shard map", name) for name in WHOLE}
 LACKING |= {("shows what is like the parameters", "offload")}  # jax makes nothing like an array of the host
 # Noise is there at zero, too, and does not turn.

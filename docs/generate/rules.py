@@ -405,6 +405,14 @@ def _unit_norms() -> Figure:
     return bars("norm of each output's slice", [f"output {i}" for i in range(1, 5)], groups)
 
 
+def _slices() -> Figure:
+    g = jnp.array([[0.25, 0.5, 1.0, 1.5]] * 2)
+    names = {"in": gx.chain(), "of each output": gx.scale_by_slice_rms()}
+    names |= {"of the leaf": gx.scale_by_slice_rms(over="leaf")}
+    groups = {name: np.asarray(tx.update(g, tx.init(g))[0])[0] for name, tx in names.items()}
+    return bars("root mean square of each output's slice", [f"output {i}" for i in range(1, 5)], groups)
+
+
 def _hilly(*chains: tuple[str, Transformation]) -> Figure:
     """A quadratic of a matrix whose long axes are no elements."""
     turn = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (6, 6)))[0]
@@ -968,6 +976,12 @@ RULES: dict[str, Entry] = {
         _unit_norms,
         "Each output's gradient is at most as long as its weights, here.",
         "`optax.adaptive_grad_clip` takes only axis 0 together in a leaf of three axes.",
+    ),
+    "scale_by_slice_rms": Entry(
+        _slices,
+        "The first step: slices are as long as each other, and their elements keep their proportions.",
+        "Its authors' Adam-mini takes a number for each head of queries and keys, which is `output=0` inside of "
+        "`as_matrices`, and for each output of other matrices. NovoGrad divides whole leaves before its momentum.",
     ),
     "scale_by_eigenbasis_rms": Entry(
         partial(_hilly, ("soap(0.1)", gx.soap(0.1, 0.9, every=1)), ("adam(0.1)", gx.adam(0.1, 0.9, 0.95))),

@@ -302,6 +302,11 @@ IDENTITIES = {
         gx.chain(gx.momentum(0.9), gx.sign(), gx.scale_by_trust_ratio(), RATE),
         NUMBERS,
     ),
+    "of a row, Adam-mini is Adam": (
+        gx.chain(gx.momentum(0.9), gx.debias(), gx.scale_by_slice_rms(), RATE),
+        gx.adam(LR),
+        ROW,
+    ),
     "of vectors, SM3 is AdaGrad": (gx.chain(gx.scale_by_sm3(0.0), RATE), gx.adagrad(LR, eps=0.0), VECTORS),
     "of vectors, Shampoo is AdaGrad": (
         gx.chain(gx.scale_by_kronecker_root(eps=0.0), RATE),

@@ -257,6 +257,17 @@ def test_centralize():
     np.testing.assert_array_equal(outs(gx.centralize(), G[:, 0, 0]), G[:, 0, 0])
 
 
+def test_slices_and_leaves_by_their_squares():
+    """The first step: of all but one axis, of all axes, and of heads as matrices."""
+    g, root = np.asarray(G[0]), np.sqrt
+    for tx, axes in (
+        (gx.scale_by_slice_rms(output=0), (1, 2)),
+        (gx.scale_by_slice_rms(over="leaf"), None),
+        (gx.as_matrices(gx.scale_by_slice_rms(output=0), (0, 2)), (0, 2)),  # the second axis counts
+    ):
+        np.testing.assert_allclose(outs(tx, g[None])[0], g / root(np.mean(g**2, axes, keepdims=True)), rtol=1e-6)
+
+
 def test_a_leaf_of_one_element():
     """It is its own mean, and its own slice."""
     p, g = jnp.full((1, 1), 2.0), jnp.full((1, 1), 5.0)
@@ -390,6 +401,8 @@ WRONG = {
     "number that follows from the gradient": lambda: gx.scale_by_distance(tx=gx.scale_by_gradient_norm()),
     "over must be 'leaf' or 'tree', found 'all'": lambda: gx.scale_by_gradient_norm(over="all"),
     "output must be -1, the last axis, or 0, the first, found 1": lambda: gx.centralize(output=1),
+    "slice_rms: output must be -1, the last axis, or 0, the first, found 2": lambda: gx.scale_by_slice_rms(output=2),
+    "over must be 'slice' or 'leaf', found 'tree'": lambda: gx.scale_by_slice_rms(over="tree"),
     "output must be an integer, found False": lambda: gx.adaptive_clip(output=False),
     "orthogonalize: output must be -1, the last axis, or 0, the first, found 1": lambda: gx.orthogonalize(output=1),
     "steps must be an integer, 0 or more, found -1": lambda: gx.skip_first(-1),
@@ -477,6 +490,7 @@ def test_empty_leaves():
     for tx in (
         gx.centralize(),
         gx.adaptive_clip(),
+        gx.scale_by_slice_rms(),
         gx.scale_by_sm3(),
         gx.scale_by_kronecker_root(),
         gx.soap(),
@@ -489,7 +503,7 @@ def test_empty_leaves():
 READ_HISTORY = (
     *(gx.scale_by_sm3(), gx.scale_by_gradient_norm(), gx.scale_by_kronecker_root(), gx.scale_by_eigenbasis_rms()),
     *(gx.in_units_of_distance(gx.adam(1.0)), gx.ftrl_proximal(0.1), gx.running_sum(), gx.skip_first()),
-    *(gx.at_learned_rate(gx.sgd(1.0)), gx.in_subspace(gx.adam(1.0))),
+    *(gx.at_learned_rate(gx.sgd(1.0)), gx.in_subspace(gx.adam(1.0)), gx.scale_by_slice_rms()),
 )
 EDIT = (gx.scale_by_distance(), gx.dual_averaging(), gx.centralize(), gx.adaptive_clip(), gx.add_noise())
 

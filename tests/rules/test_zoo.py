@@ -239,6 +239,13 @@ def adam_atan2(t, g, w, s):
     return w - LR * 1.27 * np.arctan2(m, np.sqrt(v))
 
 
+def adam_mini(t, g, w, s):
+    """One second moment for all that goes into an output; for a vector one in all."""
+    axes = tuple(range(g.ndim - 1)) if g.ndim > 1 else None
+    m, v = ema(s, "m", 0.9, g), ema(s, "v", 0.99, np.mean(g * g, axes, keepdims=True))
+    return w - LR * m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.99**t)) + 1e-2)
+
+
 def madgrad_root(t, g, w, s):
     s["v"] = s.get("v", 0.0) + g * g
     root = np.cbrt(s["v"]) + 1e-6
@@ -343,6 +350,7 @@ PAPERS = {
         gx.ftrl_proximal(0.3, 0.4, 0.2, 0.7, 0.1, 0.25, power=0.3),
         lambda *step: ftrl(*step, power=0.3, shrinkage=0.25),
     ),
+    "adam-mini": (gx.chain(gx.momentum(0.9), gx.debias(), gx.scale_by_slice_rms(0.99, 1e-2), rate(LR)), adam_mini),
     "cautious decay": (gx.chain(gx.momentum(0.9), gx.add_cautious_decay(2.0), rate(LR)), cautious_decay),
     "shampoo": (gx.shampoo(LR, 0.8, 1e-2, 0.1), shampoo),
     "soap": (gx.soap(LR, 0.8, 0.9, 1e-3, 0.1, every=3), soap),
@@ -649,7 +657,7 @@ def test_muon_as_optax(outputs):
 SEE_LEAVES = (
     *(gx.orthogonalize(), gx.scale_by_shape(), gx.scale_by_factored_rms(least=2), gx.scale_by_sm3(), gx.centralize()),
     *(gx.adaptive_clip(), gx.scale_by_kronecker_root(), gx.scale_by_eigenbasis_rms(), gx.add_noise()),
-    *(gx.in_subspace(gx.sign()), gx.as_matrices(gx.sign(), (0, 1))),
+    *(gx.in_subspace(gx.sign()), gx.as_matrices(gx.sign(), (0, 1)), gx.scale_by_slice_rms()),
 )
 
 

@@ -1,8 +1,9 @@
 """Numbers that are taken in a pass, in XLA on one CPU: block by block, in the cache.
 
-XLA's sums on a CPU take arrays. What is computed from several it writes out first, an array of the size of the leaf for
-each sum, in memory that each step asks for anew: several times what the step takes without. Here a loop adds up the
-terms of one block after another, and when it has ended the pass that writes begins, in the memory that the loop read.
+XLA's sums on a CPU take arrays, and products, sums and differences of such. What is computed otherwise it writes out
+first, an array of the size of the leaf for each sum, in memory that each step asks for anew: several times what the
+step takes without. Here a loop adds up the terms of one block after another, and when it has ended the pass that writes
+begins, in the memory that the loop read.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ PARTS = 4
 LEAST = 2**18
 """The elements from which on a leaf takes its numbers in a loop."""
 
+ADDED_UP = {"add", "sub", "mul", "neg", "abs"}
+"""The operations on arrays that XLA's sums do by themselves."""
+
 
 @dataclass(frozen=True, eq=False)
 class Observed(Local):
@@ -60,9 +64,25 @@ class Observed(Local):
 
     def local(self, *operands: jax.Array) -> list[jax.Array]:
         """The same of a leaf that is all on one device, without such arrays."""
+        if self.is_added_up:
+            results = self._function(*operands)
+            return [*results[: self.written], *(jnp.sum(wide(x)) for x in results[self.written :])]
         numbers = self._numbers(operands)
         write = self._function if self.turns is None else self.turns.local
         return [*write(*_after(numbers, operands))[: self.written], *numbers]
+
+    @functools.cached_property
+    def is_added_up(self) -> bool:
+        """True if XLA needs no such arrays: of one that is written, and of sums that do it all by themselves."""
+        if self.written != 1 or "norm" in self.reduces:
+            return False
+        needed: set[Any] = {*self.jaxpr.outvars[self.written :]}
+        for eqn in reversed(self.jaxpr.eqns):
+            if not needed.isdisjoint(eqn.outvars):
+                needed |= {atom for atom in eqn.invars if not isinstance(atom, core.Literal)}
+                if eqn.primitive.name not in ADDED_UP and any(aval_of(atom).shape for atom in eqn.invars):
+                    return False
+        return True
 
     def terms(self, *operands: jax.Array, shape: tuple[int, ...] | None = None) -> list[jax.Array]:
         """The terms as arrays; of others than it was traced for, of this shape."""
@@ -77,6 +97,8 @@ class Observed(Local):
         """The numbers: norms with scales of 1, and again with others if one is out of range."""
         normed = [k for k, how in enumerate(self.reduces) if how == "norm"]
         sums = functools.partial(self._sums, operands)
+        if not normed:
+            return sums([None] * len(self.reduces))
         like = jax.eval_shape(lambda: sums([1.0 if k in normed else None for k in range(len(self.reduces))]))
         least = {k: least_norm(operands[0].size, like[k].dtype) for k in normed}
 

@@ -142,6 +142,28 @@ def test_numbers_of_large_leaves_in_xla(size):
     assert np.isnan(seen["gradient_norm"]) and seen["nonfinite"] == 1
 
 
+def test_sums_of_a_large_leaf_that_is_written_in_xla():
+    """Prodigy's by sums that XLA fuses, D-Adaptation's, which divide, in a loop: as numpy's in float64."""
+    g, start, p = np.random.default_rng(4).normal(size=(3, 2**18)).astype(np.float32)
+    units = gx.in_units_of_distance(gx.scale(1.0), initial=1.0, decay=0.0)
+    bound = gx.scale_by_distance_bound(initial=1.0, decay=0.5, eps=0.0)
+    bound = gx.chain(gx.rms(0.0), bound, gx.precondition())
+    with gx.executor("reference"):
+        steps = [jax.jit(tx.update).lower(g, tx.init(start), p) for tx in (units, bound)]
+        assert [step.as_text().count("stablehlo.while") for step in steps] == [0, 1]
+        prodigy, adaptation = (step.compile() for step in steps)
+        _, state = prodigy(g, units.init(start), p)
+        _, bounded = adaptation(g, adaptation(g, bound.init(start), p)[1], p)
+    wide, moved = g.astype(float), start.astype(float) - p
+    found, length = state.slots["in_units_of_distance"]["state"], np.abs(wide).sum()
+    np.testing.assert_allclose(found["along"], wide @ moved, rtol=1e-3)
+    np.testing.assert_allclose(found["sum"], g, rtol=1e-6)
+    np.testing.assert_allclose(found["distance"], max(1.0, wide @ moved / length), rtol=1e-5)
+    found = bounded.slots["scale_by_distance_bound"]["state"]
+    np.testing.assert_allclose(found["along"], 0.25 * length, rtol=1e-5)
+    np.testing.assert_allclose(found["sum"], 0.75 * wide, rtol=1e-5)
+
+
 def test_numbers_of_large_leaves_with_narrow_slots_in_xla():
     """The trace of two equal gradients is 1.5 times one, up to the rounding of what is stored."""
     tx = gx.chain(gx.trace(0.5), gx.monitor(), state_dtype="bfloat16")

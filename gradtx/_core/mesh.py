@@ -142,6 +142,15 @@ def check_whole(rule: str, x: Any) -> None:
         )
 
 
+def whole_shapes(x: jax.Array) -> set[tuple[int, ...]]:
+    """The shapes that the whole of a shard may have, inside of ``shard_map``; of an array that is whole, its own."""
+    shapes = {x.shape}
+    for axis in may_differ(x):
+        size = jax.sharding.get_abstract_mesh().shape[axis]
+        shapes = {(*shape[:i], n * size, *shape[i + 1 :]) for shape in shapes for i, n in enumerate(shape)}
+    return shapes
+
+
 def is_split(x: Any) -> bool:
     """True if the type of an array says that it is spread over explicit axes of a mesh."""
     return any(axes is not None for axes in jax.typeof(x).sharding.spec)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.limits import check_choice
-from gradtx._core.mesh import check_whole
+from gradtx._core.mesh import check_whole, whole_shapes
 from gradtx._core.numerics import abs_sq, mix, real_dtype
 from gradtx.rules.base import Rule
 
@@ -45,7 +45,7 @@ class scale_by_factored_rms(Rule):
 
     Raises:
         ValueError: for a ``power``, ``eps``, ``least``, ``axes`` or ``floor`` out of range; for a shard of a leaf that
-            is factored, inside of ``jax.shard_map``.
+            is factored, or may be as a whole, inside of ``jax.shard_map``.
 
     Source: Shazeer & Stern (2018), "Adafactor: adaptive learning rates with sublinear memory cost", Algorithm 4.
 
@@ -98,7 +98,7 @@ class scale_by_factored_rms(Rule):
     def apply_tree(self, trees, state):
         gradients, treedef = jax.tree.flatten(trees.gradient)
         for g in gradients:
-            if self._axes(g.shape) is not None:
+            if any(self._axes(shape) is not None for shape in whole_shapes(g)):
                 check_whole(self.title, g)
         before = [treedef.flatten_up_to(state[kind]) for kind in ("rows", "columns", "s")]
         out, after = [], []

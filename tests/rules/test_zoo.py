@@ -671,6 +671,21 @@ def test_a_shard_is_no_matrix(rule):
         jax.jit(run)(jnp.ones((2, 2)))
 
 
+def test_a_shard_may_be_of_a_matrix_that_is_factored():
+    """By the shapes that the whole may have: of (4, 2) over eight devices (32, 2) or (4, 16)."""
+    mesh, spec = jax.sharding.AbstractMesh((8,), ("d",)), jax.sharding.PartitionSpec("d")
+
+    def updated(least, spec=spec):
+        rule = gx.scale_by_factored_rms(least=least)
+        run = jax.shard_map(lambda g: rule.update(g, rule.init(g))[0], mesh=mesh, in_specs=spec, out_specs=spec)
+        return jax.eval_shape(run, jax.ShapeDtypeStruct((32, 2), jnp.float32)).shape
+
+    for least in (3, 4):
+        with pytest.raises(ValueError, match="needs whole leaves"):
+            updated(least)
+    assert updated(5) == (32, 2) and updated(2, jax.sharding.PartitionSpec()) == (32, 2)
+
+
 def test_muon_leaves_what_is_no_matrix_to_adamw():
     params = {
         "kernel": jnp.ones((2, 3)),

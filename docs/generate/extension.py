@@ -48,7 +48,7 @@ OF_THE_LOST = """\
 """
 """For 404.html, which a server shows in place of a page of any folder, wherever the documentation stands."""
 
-_INDENTED = re.compile(r"^(?!>>>)(\S.*?)(:{0,2})\n\n(?=    )", re.MULTILINE)
+_INDENTED = re.compile(r"^(?!>>>|::$)(\S.*?)(:{0,2})\n\n(?=    )", re.MULTILINE)
 _VERBATIM = re.compile(r"(``.+?``|^ *>>> (?:.+\n?)*|::\n\n(?:(?: .*)?\n)+)", re.MULTILINE)
 _ANCHOR = re.compile(r'^<a id="([\w-]+)"></a>$', re.MULTILINE)
 _LINK = re.compile(r"`[^`\n]+`|(\]\()(?!\w+:|#)([^)#\s]+)")
@@ -167,6 +167,10 @@ def _restructured(doc: str) -> str:
         |g|² = a|b
     <BLANKLINE>
     or ``|g|``.
+    >>> print(_restructured("::\n\n    |g|²"))
+    ::
+    <BLANKLINE>
+        |g|²
     """
     doc = _INDENTED.sub(lambda end: f"{end[1]}::\n\n" if end[2] else f"{end[1]}\n\n::\n\n", doc)
     text: list[str] = []

@@ -57,7 +57,8 @@ __all__ = [
 
 _INSTEAD = {
     "lbfgs": "it takes several values of the loss in one step. Use optax.lbfgs",
-    "sparseadam": "JAX has no sparse gradients. Use adam",
+    "sparseadam": "JAX has no sparse gradients: all rows count. Use gradtx.dialects.keras.adam, which has ε where this "
+    "one has it",
     "optimizer": "an optimizer is a gradtx.chain of rules",
     "lr_scheduler": "give a function of the count of steps, such as those of optax.schedules, as the learning rate",
     "swa_utils": "end the chain with gradtx.average_iterates, and evaluate at gradtx.evaluation_point(state, params)",

@@ -170,7 +170,7 @@ class ftrl_proximal(Rule):
         initial: what s starts at, ≥ 0. 0 as in the paper. With 0.1, as in Keras, the first step also multiplies the
             parameters by 1 − √(0.1/(0.1 + g²)), since z does not know of them: start them at 0 then.
         shrinkage: l₃ ≥ 0: g + 2l₃p takes the place of g in z, but not in s. None, for 0.
-        power: of s, instead of the root's ½; from 0 to 1.
+        power: of s, instead of the root's ½; ≥ 0.
 
     State: ``z`` like the parameters; ``s`` likewise.
 
@@ -209,8 +209,8 @@ class ftrl_proximal(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.power <= 1:
-            raise ValueError(f"ftrl_proximal: power must be from 0 to 1, found {self.power!r}")
+        if not 0 <= self.power < float("inf"):
+            raise ValueError(f"ftrl_proximal: power must be a number of 0 or more, found {self.power!r}")
 
     def _root(self, x: jax.Array) -> jax.Array:
         return safe_sqrt(x) if self.power == 0.5 else x**self.power

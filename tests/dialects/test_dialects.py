@@ -343,7 +343,7 @@ class TestErrors:
             ("schedule_free_adamw: use_ema would average", lambda d: d.schedule_free_adamw(use_ema=True)),
             ("lion: beta_1 must be greater than 0 and at most 1, found 0", lambda d: d.lion(beta_1=0.0)),
             ("lion: beta_1 must be greater than 0 and at most 1, found 1.5", lambda d: d.lion(beta_1=1.5)),
-            ("ftrl_proximal: power must be from 0 to 1", lambda d: d.ftrl(learning_rate_power=-2.0)),
+            ("ftrl_proximal: power must be a number of 0 or more", lambda d: d.ftrl(learning_rate_power=2.0)),
             ("gradient_accumulation_steps must be an integer from 2", lambda d: d.sgd(gradient_accumulation_steps=1)),
             ("every must be an integer from 1", lambda d: d.sgd(use_ema=True, ema_overwrite_frequency=0)),
         ):
@@ -355,7 +355,7 @@ class TestErrors:
     def test_what_is_left_out_says_what_to_use(self):
         for module, name, advice in (
             (dialects.torch, "LBFGS", "Use optax.lbfgs"),
-            (dialects.torch, "SparseAdam", "Use adam"),
+            (dialects.torch, "SparseAdam", "Use gradtx.dialects.keras.adam"),
             (dialects.torch, "Adam", "It is a function here: adam"),
             (dialects.keras, "Ftrl", "It is a function here: ftrl"),
             (dialects.optax, "noisy_sgd", "use gradtx.add_noise in front"),

@@ -488,6 +488,7 @@ OF_A_TREE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
     },
     ("keras", "ftrl"): {
         "shrinkage": {"learning_rate_power": -0.3, "l2_shrinkage_regularization_strength": 0.2},
+        "power": {"learning_rate_power": -1.5, "beta": 0.7},
         "decay": {"weight_decay": 0.3, "l2_shrinkage_regularization_strength": 0.2, "beta": 0.7},
         "decay of some": {"weight_decay": 0.3, "decay_mask": "[02]", "l1_regularization_strength": 0.4},
     },

@@ -119,7 +119,7 @@ def run_torch(case: Case) -> Trajectory:
 
 
 @contextmanager
-def _keras_float64() -> Iterator[Any]:
+def keras_float64() -> Iterator[Any]:
     """Keras with float64 as `floatx`, which the learning-rate variable follows.
 
     JAX has to be told to allow float64 at all.
@@ -144,7 +144,7 @@ def run_keras(case: Case) -> Trajectory:
     """Parameters after each step of a Keras case, as an array of steps x dims."""
     problem = PROBLEMS[case.problem]
     out = np.empty((case.steps, problem.x0.size * (1 + case.averages)))
-    with _keras_float64() as keras:
+    with keras_float64() as keras:
         variables = [keras.Variable(x, dtype="float64") for x in problem.leaves(problem.x0)]
         arguments = {name: value for name, value in case.kwargs.items() if name != "decay_mask"}
         optimizer = getattr(keras.optimizers, _KERAS_CLASS[case.optimizer])(**arguments)

@@ -153,7 +153,7 @@ OUT_OF_RANGE = [
     (lambda: gx.scale_by_factored_rms(axes="first"), "axes must be"),
     (lambda: gx.orthogonalize(norm="l1"), "norm must be"),
     (lambda: gx.orthogonalize(form="min"), "form must be"),
-    (lambda: gx.ftrl_proximal(0.1, power=1.5), "power must be from 0 to 1, found 1.5"),
+    (lambda: gx.ftrl_proximal(0.1, power=-1.5), "power must be a number of 0 or more, found -1.5"),
     (lambda: gx.skip_first(-1), "steps must be an integer, 0 or more"),
     (lambda: gx.lookahead(0), "must be an integer"),
     (lambda: gx.orthogonalize(eps=-1.0), "eps must be 0 or more"),

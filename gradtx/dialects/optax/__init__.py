@@ -54,7 +54,7 @@ _INSTEAD = {
     "set_to_zero": "use gradtx.freeze",
     "flatten": "use gradtx.packed",
     "multisteps": "use gradtx.accumulate",
-    "apply_every": "use gradtx.accumulate, which averages where this one sums",
+    "apply_every": "use gradtx.accumulate(gradtx.chain(), ..., combine='sum') at the end of a chain",
     "apply_if_finite": "use gradtx.skip_nonfinite",
     "skip_not_finite": "use gradtx.skip_nonfinite",
     "skip_large_updates": "use gradtx.clip_by_global_norm, which keeps the direction",
@@ -80,12 +80,15 @@ _INSTEAD = {
     "scale_by_factored_rms": "use the rule gradtx.scale_by_factored_rms",
     "scale_by_trust_ratio": "use the rule gradtx.scale_by_trust_ratio",
     "scale_by_param_block_rms": "use the rule gradtx.scale_by_parameter_rms",
-    "scale_by_param_block_norm": "use gradtx.clip_by_norm and gradtx.scale_by_trust_ratio",
     "scale_by_polyak": "use the rule gradtx.scale_by_polyak",
     "scale_by_optimistic_gradient": "use the rule gradtx.extrapolate(..., 'same')",
-    "scale_by_distance_over_gradients": "use dog, or its rules scale_by_gradient_norm and scale_by_distance",
+    "scale_by_distance_over_gradients": "it is DoG for each leaf apart. Use dog, with one distance for all, or its "
+    "rules scale_by_gradient_norm and scale_by_distance in a gradtx.partition of the leaves",
     "sam": "use gradtx.ascent_point, and take the second gradient there",
-    "normalize": "use gradtx.ascent_point for SAM; else the rule gradtx.scale_by_trust_ratio, or gradtx.clip_by_norm",
+    "normalize": "use gradtx.ascent_point for SAM; else the rule gradtx.scale_by_gradient_norm(0.0, over='tree')",
+    "scale_by_cocob": "use gradtx.dialects.optax.cocob, which is the same",
+    "scale_by_madgrad": "use gradtx.dialects.optax.madgrad, which is the same",
+    "scale_by_muon": "use the rules gradtx.nesterov(0.95) and gradtx.orthogonalize(eps=1e-8)",
     "inject_hyperparams": "every chain has its hyperparameters in its state: use gradtx.set_hyperparams",
     "inject_stateful_hyperparams": "every chain has its hyperparameters in its state: use gradtx.set_hyperparams",
     "stateless": "write a rule: gradtx.Rule",
@@ -96,7 +99,7 @@ _INSTEAD = {
         for name in (
             *("lbfgs", "scale_by_lbfgs", "scale_by_backtracking_linesearch", "scale_by_zoom_linesearch"),
             *("conditionally_mask", "conditionally_transform", "keep_params_nonnegative", "normalize_by_update_norm"),
-            "zero_nans",
+            *("zero_nans", "scale_by_param_block_norm"),
         )
     },
     **{
@@ -117,7 +120,7 @@ if not MYPY:
 def __getattr__(name: str) -> _Any:
     whole = name.removeprefix("scale_by_")
     if whole != name and whole in __all__:
-        advice = f"use the rules of gradtx.dialects.optax.{whole}(...) but for the learning rate"
+        advice = f"use the rules of gradtx.dialects.optax.{whole}(...) but for the learning rate and the weight decay"
     else:
         advice = "no optimizer. Use optax's own"
     known = name in vars(_optax) or name in vars(_contrib)

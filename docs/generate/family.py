@@ -13,7 +13,7 @@ from typing import Any
 import gradtx as gx
 from gradtx import optimizers
 
-__all__ = ["around", "chains", "map_svg", "page", "steps_apart", "table"]
+__all__ = ["around", "chains", "every", "map_svg", "page", "steps_apart", "table"]
 
 ROW, COLUMN, LEFT, RIGHT, TOP = 17, 12.5, 136, 48, 140
 
@@ -23,19 +23,21 @@ def chains() -> dict[str, tuple[str, ...]]:
 
     A rule that holds a chain stands in front of the chain's rules.
     """
-    return {name: _rules(getattr(gx, name)(0.001)) for name in optimizers.__all__}
+    return {name: tuple(rule.label for rule in every(getattr(gx, name)(0.001))) for name in optimizers.__all__}
 
 
-def _rules(tx: Any) -> tuple[str, ...]:
+def every(tx: Any) -> Iterator[Any]:
+    """Every rule of an optimizer, as ``chains`` counts them."""
     if isinstance(tx, gx.partition):
-        return _rules(next(iter(tx.named_parts.values())))
-    labels: list[str] = []
+        yield from every(next(iter(tx.named_parts.values())))
+        return
     for rule in gx.chain(tx).rules:
         inner = getattr(rule, "tx", None)
         holds = isinstance(inner, gx.Chain | gx.Rule | gx.partition)
-        labels += [] if holds and isinstance(rule, gx.seal) else [rule.label]
-        labels += _rules(inner) if holds else []
-    return tuple(labels)
+        if not (holds and isinstance(rule, gx.seal)):
+            yield rule
+        if holds:
+            yield from every(inner)
 
 
 def _by_module(names: Sequence[str], order: Sequence[Any]) -> Iterator[tuple[str, list[str]]]:

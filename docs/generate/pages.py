@@ -88,9 +88,10 @@ def shown(path: str) -> str:
     if name in OPTIMIZERS:
         tx = getattr(gx, name)(0.001)
         recipe = "".join(f"{_laid_out(_named(rule), 8)},\n" for rule in tx.rules)
-        rows = "".join(f"   * - ``{rule.label}``\n     - :math:`{rule.equation}`\n" for rule in tx.rules)
+        recipe = _laid_out(_named(tx), 4) if isinstance(tx, gx.partition) else f"    chain(\n{recipe}    )"
+        rows = "".join(f"   * - ``{rule.label}``\n     - :math:`{rule.equation}`\n" for rule in family.every(tx))
         return (
-            f"\n``{name}(0.001)`` is\n\n.. code-block:: python\n\n    chain(\n{recipe}    )\n\n"
+            f"\n``{name}(0.001)`` is\n\n.. code-block:: python\n\n{recipe}\n\n"
             f".. list-table::\n   :header-rows: 1\n\n   * - rule\n     - per step\n{rows}\n"
             f".. picture:: optimizer {name}"
         )

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import gradtx as gx
-from docs.generate import api, pages, pictures
+from docs.generate import api, family, pages, pictures
 from docs.generate.notebooks import NOTEBOOKS, SIZE, thumbnail
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +104,13 @@ def test_signatures_are_those_in_the_source():
     for path, thing in api.PUBLIC.items():
         if not api.is_constant(thing) and (api.is_built(thing) or not isinstance(thing, type)) and callable(thing):
             assert not re.search("0x|<", "".join(api.signature(thing))), path
+
+
+def test_the_page_of_an_optimizer_has_the_equation_of_each_rule():
+    """Those of Muon's matrices, and of the chain inside of a rule, among them."""
+    for name, labels in family.chains().items():
+        shown = pages.shown(f"gradtx.{name}")
+        assert all(f"   * - ``{label}``\n" in shown for label in labels), name
 
 
 def test_notebooks_can_be_shown():

@@ -104,7 +104,7 @@ class Reference:
         assert when is None
         operands = [(*map(as_array, arrays), *(x[i] for x in local), *shared) for i, arrays in enumerate(leaves)]
         if not reduces:
-            return [in_turn(fn, xs, aliases) or run(fn, *xs) for xs in operands], []
+            return [_mapped(fn, xs, aliases) for xs in operands], []
         together = alike(fn, operands, reduces)
         small = {i for members, _ in together for i in members}
         if small:  # what is read together is read before the first of it is overwritten
@@ -125,6 +125,11 @@ class Reference:
         rest = sorted({*range(len(leaves))}.difference(*(members for members, _ in together)))
         others = [(rest, reductions_of(fn, [leaves[i] for i in rest], reduces, self.total))] if rest else []
         return _in_leaf_order([*others, *together])
+
+
+def _mapped(fn: Fused, operands: Sequence[jax.Array], aliases: Mapping[int, int]) -> Sequence[jax.Array]:
+    """The outputs of one leaf, in JAX."""
+    return in_turn(fn, operands, aliases) or run(fn, *operands)
 
 
 def _in_leaf_order(parts: Sequence[tuple[list[int], Sequence[Numbers]]]) -> Sequence[Numbers]:
@@ -179,7 +184,7 @@ class Native:
         return REFERENCE
 
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=(), when=None):
-        return map_leaves(fn, leaves, shared, local, aliases, reduces, when)
+        return map_leaves(fn, leaves, shared, local, aliases, reduces, when, otherwise=_mapped)
 
     def numbers(self, fn, leaves, reduces):
         return map_leaves(fn, leaves, reduces=reduces)[1]

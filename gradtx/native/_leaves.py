@@ -33,6 +33,7 @@ def map_leaves(
     aliases: Mapping[int, int] | None = None,
     reduces: Sequence[Reduce | str] = (),
     when: jax.Array | None = None,
+    otherwise: Callable[..., Sequence[jax.Array]] | None = None,
 ) -> tuple[list[tuple[Any, ...]], list[jax.Array]]:
     """``[fn(*arrays, *scalars, *shared) for arrays, scalars in zip(leaves, zip(*local))]``, in one pass over each leaf.
 
@@ -47,6 +48,8 @@ def map_leaves(
             written: "sum"; "norm", the L2 norm; "max", the largest absolute value.
         when: a flag. Where it is false nothing is computed: an output that may be the same memory as an array is that
             array, and the others, and numbers, are 0.
+        otherwise: ``otherwise(fn, operands, aliases)`` computes a leaf that the kernel has no program for, where there
+            are no reductions and no flag; None for JAX, leaf by leaf.
 
     Leaves whose views are all there is of some flat arrays go together, and the outputs that may have the same memory
     are views of flat arrays too. Other views are copied, and their outputs are arrays.
@@ -83,10 +86,12 @@ def map_leaves(
     numbers: list[tuple[list[int], Sequence[jax.Array]]] = []
     for group in _groups(function, leaves, local, shared, aliases, kinds, when):
         if group.program is None:
-            functions = [
-                functools.partial(function, *map(as_array, leaves[i]), *(x[i] for x in local), *shared)
-                for i in group.members
-            ]
+            operands = [(*map(as_array, leaves[i]), *(x[i] for x in local), *shared) for i in group.members]
+            if otherwise is not None and not kinds and when is None:
+                for i, xs in zip(group.members, operands, strict=True):
+                    results[i] = tuple(otherwise(fn, xs, aliases))
+                continue
+            functions = [functools.partial(function, *xs) for xs in operands]
             rows, vectors = _evaluated(functions, kinds, [leaves[i] for i in group.members], aliases, when)
             for i, row in zip(group.members, rows, strict=True):
                 results[i] = tuple(row)

@@ -109,10 +109,10 @@ def test_order():
             np.testing.assert_allclose(x, expected, rtol=1e-6, err_msg=name)
 
 
-def loops(tx, leaves):
+def loops(tx, leaves, executor):
     """The loops that XLA makes of a step, without the names in them: alike is compiled once."""
     tree = {str(i): jax.ShapeDtypeStruct((100, 30), jnp.float32) for i in range(leaves)}
-    with gx.executor("reference"):
+    with gx.executor(executor):
         step = jax.jit(lambda p, g, s: gx.step(tx, p, g, s), donate_argnums=(0, 2))
         text = step.lower(tree, tree, jax.eval_shape(tx.init, tree)).compile().as_text() or ""
     found = set()
@@ -124,5 +124,6 @@ def loops(tx, leaves):
 
 
 def test_leaves_of_one_shape_are_compiled_once():
-    """A scalar that leaves share is no reason to compile the loops of one of them apart."""
-    assert len(loops(gx.adam(0.1), 3)) == len(loops(gx.adam(0.1), 1))
+    """A scalar that leaves share is no reason to compile one of them apart, also of what the kernel does not know."""
+    for tx, executor in ((gx.adam(0.1), "reference"), (gx.madgrad(0.1), "native")):
+        assert len(loops(tx, 3, executor)) == len(loops(tx, 1, executor)), executor

@@ -505,7 +505,7 @@ def adafactor(
 
     Args:
         learning_rate: η, at most 1/√t in step t.
-        beta_2_decay: −p of the decay 1 − t^(−p), from −1 and less than 0.
+        beta_2_decay: −p of the decay 1 − t^(−p), at most 0.
         epsilon_1: added to the squares.
         epsilon_2: the least root mean square of the weights.
         clip_threshold: of each leaf's root mean square.

@@ -405,7 +405,7 @@ def adafactor(
 
     Args:
         lr: the learning rate, at most 1/√t in step t.
-        beta2_decay: −p of the decay 1 − t^(−p), from −1 and less than 0.
+        beta2_decay: −p of the decay 1 − t^(−p), at most 0.
         eps: the floors of the mean squares, None for the epsilon of the dtype, and of the weights' root mean square.
         d: the clip of each leaf's root mean square.
         weight_decay: λ, decoupled.

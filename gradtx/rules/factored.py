@@ -29,7 +29,8 @@ class scale_by_factored_rms(Rule):
     averages need no debiasing.
 
     Args:
-        power: p in (0, 1]. 0.8 as in the paper: an average that remembers longer and longer. 1: all steps alike.
+        power: p ≥ 0. 0.8 as in the paper: an average that remembers longer and longer. 1: all steps alike; 0: the last
+            one alone.
         eps: ε > 0, inside the square. 1e-30 as in the paper.
         least: the least size of the two axes for a leaf to be factored. 128 as in optax: small leaves cost nothing.
         axes: "largest": the two largest axes of a leaf are factored; "last": the last two, as torch and Keras have it.
@@ -79,8 +80,8 @@ class scale_by_factored_rms(Rule):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.power <= 1:
-            raise ValueError(f"scale_by_factored_rms: power must be above 0 and at most 1, found {self.power!r}")
+        if not 0 <= self.power < float("inf"):
+            raise ValueError(f"scale_by_factored_rms: power must be a number of 0 or more, found {self.power!r}")
         if not self.eps > 0:
             raise ValueError(f"scale_by_factored_rms: eps must be greater than 0, found {self.eps!r}")
         if self.least < 1:

@@ -466,7 +466,11 @@ _KERAS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 OF_A_TREE: dict[tuple[str, str], dict[str, dict[str, Any]]] = {
-    ("torch", "adafactor"): {"floor": {"eps": (0.5, 1e-3)}},
+    ("torch", "adafactor"): {
+        "floor": {"eps": (0.5, 1e-3)},
+        "last": {"beta2_decay": 0.0},
+        "first": {"beta2_decay": -1.5},
+    },
     ("keras", "sgd"): {
         "replaced": {"momentum": 0.9, "use_ema": True, "ema_momentum": 0.8, "ema_overwrite_frequency": 3},
     },
@@ -594,6 +598,7 @@ OPTAX: dict[str, tuple[dict[str, Any], ...]] = {
     "yogi": ({}, {"b1": 0.8, "b2": 0.9, "eps": 1e-2}),
     "adafactor": (
         {},
+        {"min_dim_size_to_factor": 2, "decay_rate": 0.0},
         {"min_dim_size_to_factor": 2, "decay_rate": 0.6, "momentum": 0.5, "dtype_momentum": None, "eps": 1e-3},
         {"min_dim_size_to_factor": 2, "factored": False, "decay_offset": -3},
         {

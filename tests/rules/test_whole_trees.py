@@ -210,20 +210,20 @@ def test_what_is_no_matrix_stays_as_it_is():
 
 def test_muon_by_axes():
     """They come before the other choices of matrices."""
-    shapes = {"q/kernel": (3, 2, 2), "scan/kernel": (2, 4, 2, 2), "dense/kernel": (3, 4)}
+    shapes = {"scan/kernel": (2, 4, 2, 2), "dense/kernel": (3, 4)}
     params = {name: jnp.asarray(RNG.normal(size=shape)) for name, shape in shapes.items()} | {"bias": jnp.ones(3)}
-    axes = {"q/kernel": (0, (1, 2)), "scan/kernel": (1, (2, 3))}
+    axes = {"scan/kernel": (1, (2, 3))}
     tx = gx.muon(0.1, nesterov=False, axes=axes, weight_decay=0.1, otherwise="freeze")  # pyright: ignore[reportArgumentType] - as in partition
     state, grads = tx.init(params), jax.tree.map(jnp.sin, params)
     updates, _ = jax.jit(tx.update)(grads, state, params)
-    for name, shape in (("q/kernel", (3, 4)), ("scan/kernel", (2, 4, 4)), ("dense/kernel", (3, 4))):
+    for name, shape in (("scan/kernel", (2, 4, 4)), ("dense/kernel", (3, 4))):
         directions = map(of_singular_values, np.asarray(grads[name]).reshape(-1, *shape[-2:]))
         direction = np.stack(list(directions)).reshape(shapes[name])
         np.testing.assert_allclose(updates[name], -0.1 * (direction + 0.1 * params[name]), rtol=1e-9)
     assert state.parts["scan/kernel"].slots["momentum"]["m"]["scan/kernel"].shape == shapes["scan/kernel"]
     # The names are those of any process, as checkpoints need them.
-    dense = "matrix and not 'q/kernel' and not 'scan/kernel'"
-    assert list(state.parts) == ["q/kernel", "scan/kernel", dense, "default"]
+    assert list(state.parts) == ["scan/kernel", "matrix and not 'scan/kernel'", "default"]
+    params["q"] = jnp.ones((3, 2, 2))
     chosen = gx.muon(axes=[(lambda path, leaf: leaf.ndim == 3, (0, (1, 2)))], matrices="dense", stacked="scan")
     assert len(jax.tree.leaves(chosen.init(params).parts["default"].slots["momentum"]["m"])) == 1  # the bias
     assert not any("0x" in part for part in chosen.init(params).parts)

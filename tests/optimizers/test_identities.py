@@ -24,7 +24,8 @@ UNIT = gx.chain(gx.clip_by_global_norm(1e-9), gx.scale(1e9))
 
 SOPHIA = gx.precondition(1e-15, power=1, form="max")
 
-SHAPES = {"a": (3,), "b": (2, 2)}
+SHAPES = {"a": (2, 3)}
+LEAVES = {"a": (3,), "b": (2, 2)}  # for what looks at all of them, or at each
 MIXED = {"complex128": (3,), "float32": (2, 2)}  # for what is linear, and what knows |g| alone
 NUMBERS = {"x": (), "y": (1,), "z": (1, 1)}
 VECTORS = {"a": (3,), "b": (4, 1)}
@@ -140,6 +141,7 @@ IDENTITIES = {
     "MSAM is Nesterov's lookahead of steps that have one length": (
         gx.chain(gx.momentum(0.9), UNIT, RATE, gx.normalized_lookahead(0.3)),
         gx.chain(gx.momentum(0.9), UNIT, RATE, gx.nag_lookahead(0.3 / LR)),
+        LEAVES,
     ),
     "linear rules commute": (
         gx.chain(gx.extrapolate(NU), gx.momentum(0.9), RATE),
@@ -253,12 +255,13 @@ IDENTITIES = {
     "Prodigy with a distance that stays is Adam at η·d": (
         gx.chain(gx.in_units_of_distance(gx.adam(1.0), initial=0.3, coefficient=0.0), gx.scale(0.1)),
         gx.adam(0.03),
+        LEAVES,
     ),
     "Adam in other units has its ε in them": (
         gx.chain(gx.scale(0.3), gx.momentum(0.9), gx.rms(0.999), dilute(0.3), gx.precondition(1e-3), RATE),
         gx.chain(gx.momentum(0.9), gx.rms(0.999), gx.precondition(1e-3), RATE),
     ),
-    "LARS does not know how large gradients are": (gx.lars(LR), gx.chain(gx.scale(8.0), gx.lars(LR))),
+    "LARS does not know how large gradients are": (gx.lars(LR), gx.chain(gx.scale(8.0), gx.lars(LR)), LEAVES),
     "centralization commutes with momentum": (
         gx.chain(gx.centralize(), gx.momentum(0.9), RATE),
         gx.chain(gx.momentum(0.9), gx.centralize(), RATE),
@@ -267,10 +270,12 @@ IDENTITIES = {
     "DoWG has its distance before and behind the norm": (
         gx.chain(gx.scale_by_distance(0.1, tx=gx.scale_by_gradient_norm(over="tree")), RATE),
         gx.chain(gx.scale_by_distance(0.1), gx.scale_by_gradient_norm(over="tree"), gx.scale_by_distance(0.1), RATE),
+        LEAVES,
     ),
     "DoWG's numerator is in units of its distance": (
         gx.chain(gx.scale_by_distance(0.1), gx.scale_by_gradient_norm(over="tree"), RATE),
         gx.chain(gx.scale(8.0), gx.scale_by_distance(0.1), gx.scale_by_gradient_norm(over="tree"), RATE),
+        LEAVES,
     ),
     "of numbers, NovoGrad's divisor is RMSProp's that starts at the first": (
         gx.chain(gx.scale_by_gradient_norm(0.9), RATE),

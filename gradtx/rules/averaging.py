@@ -163,10 +163,11 @@ class lookahead(Rule):
 
     def tick(self, h, scalars, weights, count):
         returns = scalars.steps >= self.every - 1  # not by the count, which stays where int32 ends
-        back = jnp.where(returns, h.share_complement, 0)
         after = {"steps": jnp.where(returns, 0, scalars.steps + 1)}
-        return Tick({"back": back, "remains": jnp.where(returns, 0, jnp.ones_like(back))}, after, weights)
+        back = h.share_complement
+        return Tick({"back": back, "returns": jnp.where(returns, jnp.ones_like(back), 0)}, after, weights)
 
     def apply(self, signal, slots, param, c):
-        way = slots.way + signal.direction
-        return signal._replace(direction=signal.direction - c.back * way), {"way": c.remains * way}
+        u, returns = signal.direction, c.returns > 0
+        way = slots.way + u  # chosen and not multiplied by 0, so that no inf or NaN stays in it
+        return signal._replace(direction=jnp.where(returns, u - c.back * way, u)), {"way": jnp.where(returns, 0, way)}

@@ -25,7 +25,8 @@ class scale_by_sm3(Rule):
 
     State: ``state``, for each leaf a tuple of vectors, one for each axis; of a scalar itself.
 
-    A NaN, and an inf, spoils its row and column, and stays there.
+    A NaN makes its element NaN, in the next step its row and column, and then its leaf, for ever. An inf makes further
+    steps of its element 0.
 
     Raises:
         ValueError: for a shard of a leaf of two and more axes, inside of ``jax.shard_map``.
@@ -65,7 +66,7 @@ class scale_by_sm3(Rule):
                 check_whole(self.title, g)
             v = self._least(maxima, g) + abs_sq(g)
             root = safe_sqrt(v + trees.scalars(g.dtype).eps)
-            out.append(safe_divide(u, jnp.where(v > 0, root, 0)))
+            out.append(safe_divide(u, jnp.where(v == 0, 0, root)))
             after.append(tuple(new.astype(old.dtype) for new, old in zip(self._maxima(v), maxima, strict=True)))
         return treedef.unflatten(out), treedef.unflatten(after)
 

@@ -41,8 +41,8 @@ class scale_by_factored_rms(Rule):
     State: ``state``, a dict of ``rows``, ``columns`` and ``s``, trees like the parameters with None where a leaf has
     none.
 
-    A NaN, and an inf, spoils its row and column, and stays there. A gradient whose square overflows, above 1.8e19 in
-    float32, makes v infinite, and the step 0 from then on: of a factored leaf as a whole.
+    A NaN stays in its element, and makes a factored leaf NaN as a whole, from then on. A gradient whose square
+    overflows, above 1.8e19 in float32, makes v infinite, and the step 0 from then on: of a factored leaf as a whole.
 
     Raises:
         ValueError: for a ``power``, ``eps``, ``least``, ``axes`` or ``floor`` out of range; for a shard of a leaf that

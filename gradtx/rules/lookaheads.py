@@ -27,7 +27,7 @@ class nag_lookahead(Rule):
 
     State: ``offset`` like the parameters, κ times the last step.
 
-    Inf and NaN stay in their element, and in its slots from then on.
+    Inf and NaN stay in their element, and in its slot until the next step.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.chain(gradtx.scale_by_learning_rate(0.1), gradtx.nag_lookahead(1.0))

@@ -381,7 +381,8 @@ class in_subspace(Rule):
     columns where it is no matrix. What the chain has averaged stays when P changes; each new column has the sign that
     turns it towards its predecessor, so that nothing depends on the signs of a decomposition.
 
-    Inf and NaN in a gradient make its leaf NaN while the basis stays, and what the chain has averaged of it.
+    Inf and NaN in a gradient spoil its row or column, and what the chain has averaged of it; the whole leaf from the
+    step on that takes the basis anew of one.
 
     Raises:
         TypeError: for a ``tx`` that is no chain or rule of gradtx; for a ``rank`` or an ``every`` that is no integer.

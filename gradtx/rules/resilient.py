@@ -26,7 +26,7 @@ class resilient_step(Rule):
 
     State: ``step``, d; ``previous``, g₋; both like the parameters.
 
-    A NaN stays in its element, and in its slots from then on.
+    A NaN stays in its element, and in its slot until the next step.
 
     Raises:
         TypeError: for complex leaves.

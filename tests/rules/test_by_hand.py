@@ -108,6 +108,23 @@ def test_a_pull_that_follows_a_schedule(rate):
         np.testing.assert_allclose(gx.evaluation_point(state, p), x, rtol=1e-12)
 
 
+def test_how_long_a_nan_stays():
+    """In the slot of a lookahead until it returns, in rows and columns for ever; and it is no step of 0."""
+    ones = np.ones((2, 3))
+    bad = ones.copy()
+    bad[0, 1] = np.nan
+    seen = steps(gx.lookahead(2, 0.5), [ones, ones, bad, ones, ones, ones])
+    assert [int(np.isnan(u).sum()) for u in seen] == [0, 0, 1, 1, 0, 0]
+    np.testing.assert_allclose(seen[4:], np.stack([ones, 0 * ones]), rtol=1e-12)
+    assert (steps(gx.lookahead(3, 0.5), [ones, np.inf * ones])[1] == np.inf).all()
+    seen = steps(gx.scale_by_sm3(), [ones, bad, ones, ones])
+    assert [int(np.isnan(u).sum()) for u in seen] == [0, 1, 4, 6]
+    seen = steps(gx.resilient_step(0.1), [ones, bad, ones])
+    assert [int(np.isnan(u).sum()) for u in seen] == [0, 1, 0]
+    seen = steps(gx.nag_lookahead(1.0), [ones, bad, ones, ones])
+    assert [int(np.isnan(u).sum()) for u in seen] == [0, 1, 1, 0]
+
+
 def test_a_bet_of_a_gambler_who_loses():
     """Two gradients that agree, then one against them and the way gone, which takes all of the reward."""
     tx, p = gx.coin_betting(0.0, 2.0), jnp.zeros(1)

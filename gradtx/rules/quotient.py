@@ -149,7 +149,8 @@ class rectified_precondition(Rule):
     steps are divided, times the correction r² = (ρ−4)(ρ−2)R / ((R−4)(R−2)ρ) of a variance that is still too large.
 
     Args:
-        decay: β in [0, 1) of the ``rms`` before it.
+        decay: β in [0, 1) of the ``rms`` before it; of another average a schedule, as ``lambda count: count / (count +
+            1.0)`` of ``adagrad_sum`` and ``debias``, where ρ is the number of steps.
         eps: ε ≥ 0, outside the root. 1e-8.
         threshold: of ρ, at least 4, below which r² means nothing. 5 as in torch; the paper has 4.
         eps_root: ≥ 0, inside the root, as in optax. None, for none.

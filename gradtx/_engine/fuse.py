@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -64,6 +65,14 @@ class Fused:
     update: jnp.dtype
     observing: bool = True
     local: tuple[int, ...] = ()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        """Computed once: it is asked for with each leaf."""
+        return hash((self.launch, self.rules, self.coefficients, self.dtype, self.update, self.observing, self.local))
 
     def __call__(self, *operands: jax.Array) -> tuple[jax.Array, ...]:
         outputs, terms = self._run(operands)

@@ -296,5 +296,5 @@ def _finite(factor: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _inverse_power(x: jax.Array, power: jax.Array) -> jax.Array:
-    positive = x > 0
-    return jnp.where(positive, jnp.where(positive, x, 1) ** -power, 0)
+    infinite = x <= 0
+    return jnp.where(infinite, 0, jnp.where(infinite, 1, x) ** -power)

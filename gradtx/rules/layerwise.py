@@ -81,7 +81,7 @@ class cautious(Rule):
         floor: the least mean, so that few elements do not grow without bound; > 0. 1e-3, the authors'. 1: no growth.
         opposed: k where u·g < 0. None, the default: 0. With −1 and a floor of 1 it is Grams, |u|·sign(g).
 
-    Inf and NaN: a NaN in u or g leaves its element out, an inf stays.
+    Inf and NaN stay in their element; a NaN in u or g counts as one that does not agree.
 
     Raises:
         TypeError: for complex leaves.
@@ -134,7 +134,8 @@ class cautious(Rule):
     def apply(self, signal, slots, param, c):
         u, g = signal.direction, signal.gradient
         agreement = jnp.sign(u) * jnp.sign(g)
-        other = 0 if self.opposed is None else jnp.where(agreement < 0, c.opposed * c.growth * u, 0)
+        against = 0 if self.opposed is None else c.opposed * c.growth * u
+        other = jnp.where(agreement < 0, against, agreement)  # which is 0, or NaN
         return signal._replace(direction=jnp.where(agreement > 0, c.growth * u, other)), {}
 
 

@@ -119,6 +119,12 @@ def test_how_long_a_nan_stays():
     assert (steps(gx.lookahead(3, 0.5), [ones, np.inf * ones])[1] == np.inf).all()
     seen = steps(gx.scale_by_sm3(), [ones, bad, ones, ones])
     assert [int(np.isnan(u).sum()) for u in seen] == [0, 1, 4, 6]
+    seen = steps(gx.scale_by_kronecker_root(), [ones[0], bad[0], ones[0]])
+    assert [int(np.isnan(u).sum()) for u in seen] == [0, 1, 1]
+    for opposed in (None, -1.0):
+        seen = steps(gx.chain(gx.momentum(0.5), gx.cautious(opposed=opposed)), [ones, bad, ones])
+        assert [int(np.isnan(u).sum()) for u in seen] == [0, 1, 1]
+        np.testing.assert_allclose(np.delete(seen[2].ravel(), 1), 6 / 5 * (1 - 0.5**3), rtol=1e-12)
     seen = steps(gx.resilient_step(0.1), [ones, bad, ones])
     assert [int(np.isnan(u).sum()) for u in seen] == [0, 1, 0]
     seen = steps(gx.nag_lookahead(1.0), [ones, bad, ones, ones])

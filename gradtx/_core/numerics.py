@@ -314,7 +314,7 @@ def reductions_of(
 ) -> list[Numbers]:
     """Each result of an elementwise function, for each row of arrays, as one number: its "sum" or its "norm".
 
-    As ``reductions`` of arrays of it, but a compiler need not make these.
+    As ``reductions`` of arrays of it, but a compiler need not make these. All rows are of the same dtypes.
     """
     results = [_Result(fn, k) for k in range(len(hows))]
     normed = [result for result, how in zip(results, hows, strict=True) if how == "norm"]

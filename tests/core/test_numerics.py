@@ -56,6 +56,32 @@ def test_reductions_are_those_of_numpy():
     np.testing.assert_array_equal(empty, [0.0])
 
 
+def test_reductions_of_functions_are_those_of_numpy():
+    """In and out of the range of squares, with derivatives, also where a norm is 0; and of two functions at once."""
+    fn = lambda x, y, c: (c * x, x - y, x * y)  # noqa: E731
+    hows, c = ["norm", "norm", "sum"], jnp.float32(2.0)
+
+    def numbers(rows):
+        return [numerics.stacked(x) for x in numerics.reductions_of(fn, [(*row, c) for row in rows], hows)]
+
+    x, y = [np.array([3.0, -1.0]), np.array([[0.5]])], [np.array([0.0, 3.0]), np.array([[0.5]])]
+    compiled = jax.jit(numbers)
+    for scale in (1.0, 1e-25, 1e25):
+        rows = [(jnp.float32(scale) * a.astype("float32"), b.astype("float32")) for a, b in zip(x, y, strict=True)]
+        wide = [[np.asarray(z, np.float64) for z in row] for row in rows]
+        found = compiled(rows)
+        np.testing.assert_allclose(found[0], [2 * np.linalg.norm(a) for a, _ in wide], rtol=1e-6)
+        np.testing.assert_allclose(found[1], [np.linalg.norm(a - b) for a, b in wide], rtol=1e-6)
+        np.testing.assert_allclose(found[2], [np.sum(a * b) for a, b in wide], rtol=1e-6)
+    rows = [*zip(map(jnp.asarray, x), map(jnp.asarray, y), strict=True)]
+    each = jax.jit(lambda rows: [jax.grad(lambda rows, k=k: numbers(rows)[k].sum())(rows) for k in range(3)])
+    truth = ([[6, -2], [[2 * 10**0.5]]], [[3, -4], [[0]]], y)
+    for k, (found, slopes) in enumerate(zip(each(rows), truth, strict=True)):
+        lengths = ([10**0.5] * 2, [5, 1], [1, 1])[k]
+        for (along, _), slope, length in zip(found, slopes, lengths, strict=True):
+            np.testing.assert_allclose(along, np.asarray(slope) / length, rtol=1e-12)
+
+
 def test_numbers_in_another_order():
     numbers = [jnp.array(x) for x in (1.0, 2.0, 3.0)]
     for given in (numbers, jnp.stack(numbers)):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gradtx as gx
+from gradtx._engine.plan import passes
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
@@ -343,6 +344,25 @@ def test_a_distance_around_norms():
     held = state.slots["scale_by_distance_1"]["state"]
     np.testing.assert_allclose(held["inner"].slots["scale_by_gradient_norm"]["state"], faded, rtol=1e-12)
     assert held["inner"].count == 4
+
+
+def test_a_distance_is_what_stands_in_it():
+    """Around a norm it accumulates: behind it, the gradient is what came in. Alone it only multiplies."""
+    plain, norm = gx.scale_by_distance(0.5, relative=False), gx.scale_by_gradient_norm(over="tree")
+    around = gx.scale_by_distance(0.5, relative=False, tx=norm)
+    assert around.accumulates and around.normalizes and around.pure
+    assert not plain.accumulates and not plain.normalizes and plain.pure
+    assert len(passes((plain, around))) == 1 and len(passes((gx.scale(2.0), around))) == 2
+    p = jnp.array([3.0, -4.0])
+    tx = gx.chain(around, gx.rms(0.0), gx.precondition(0.0))
+    np.testing.assert_allclose(tx.update(p, tx.init(p), p)[0], [0.1, -0.1], rtol=1e-12)  # r̄·r̄/‖r̄g‖·g/|g|
+    once = gx.scale_by_gradient_norm(
+        eps=lambda count: float(count), over="tree"
+    )  # in plain Python
+    tx = gx.scale_by_distance(0.5, relative=False, tx=once)
+    _, state = tx.update(p, tx.init(p), p)
+    np.testing.assert_allclose(tx.update(p, state, p)[0], 0.25 * p / (12.5**0.5 + 1), rtol=1e-12)
+    assert not tx.pure
 
 
 @pytest.mark.parametrize("executor", ["reference", "native"])

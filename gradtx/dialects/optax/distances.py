@@ -55,29 +55,28 @@ def dog(
 
 
 class first_rate(Rule):
-    r"""Another direction in the first step alone, the gradient times a rate: u ← η₀g.
+    r"""A multiple of the gradient in the first step, on top of the direction: u ← u + η₀g.
 
     Args:
         rate: η₀.
 
     >>> import gradtx, jax.numpy as jnp
     >>> from gradtx.dialects.optax import first_rate
-    >>> tx, g = gradtx.chain(gradtx.sign(), first_rate(0.1)), jnp.array([5.0])
+    >>> tx, g = gradtx.chain(gradtx.trace(0.5), first_rate(0.1)), jnp.array([1.0])
     >>> updates, state = tx.update(g, tx.init(g))
     >>> print(updates, tx.update(g, state)[0])
-    [0.5] [1.]
+    [1.1] [1.5]
     """
 
-    equation = r"u \leftarrow \eta_0 g \text{ in the first step}"
+    equation = r"u \leftarrow u + \eta_0 g \text{ in the first step}"
 
     rate: Hyper = hyper()
 
     def tick(self, h, scalars, weights, count):
-        first = jnp.where(count == 0, 1, jnp.zeros_like(h.rate))
-        return Tick({"rate": first * h.rate, "later": 1 - first}, {}, weights)
+        return Tick({"rate": jnp.where(count == 0, h.rate, 0)}, {}, weights)
 
     def apply(self, signal, slots, param, c):
-        return signal._replace(direction=c.later * signal.direction + c.rate * signal.gradient), {}
+        return signal._replace(direction=signal.direction + c.rate * signal.gradient), {}
 
 
 def dowg(

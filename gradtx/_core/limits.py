@@ -22,14 +22,16 @@ class Limits(NamedTuple):
         low: the least number that it may be.
         below: the least number above all that it may be.
         high: the largest number that it may be.
+        above: the largest number below all that it may be.
     """
 
     low: float | None = None
     below: float | None = None
     high: float | None = None
+    above: float | None = None
 
     def __str__(self) -> str:
-        words = (("at least", self.low), ("less than", self.below), ("at most", self.high))
+        words = (("at least", self.low), ("above", self.above), ("less than", self.below), ("at most", self.high))
         return " and ".join(f"{word} {limit:g}" for word, limit in words if limit is not None) or "a number"
 
 
@@ -157,6 +159,8 @@ def checked(
         outside |= numbers >= limits.below
     if limits.high is not None:
         outside |= numbers > limits.high
+    if limits.above is not None:
+        outside |= numbers <= limits.above
     if outside.any():
         raise ValueError(f"{what} must be {limits}, found {numbers[outside].flat[0]:g}")
     if dtype is not None:

@@ -36,6 +36,7 @@ def hyper(
     low: float | None = None,
     below: float | None = None,
     high: float | None = None,
+    above: float | None = None,
 ) -> Any:
     """A numeric hyperparameter of a rule, as a dataclass field (see ``Rule`` for an example).
 
@@ -47,6 +48,7 @@ def hyper(
         below: numbers that are not below are refused with a ValueError. With ``below=1``, as for a decay β, ``tick``
             gets 1 − β too, with all its digits, as ``h.decay_complement``.
         high: numbers above are refused with a ValueError.
+        above: numbers that are not above are refused with a ValueError.
 
     NaN is refused as well. All ways in keep to the limits: the constructor, ``set_hyperparams``, ``sweep``, and what a
     schedule returns. Under ``jit`` the values of schedules and arrays are not known, and not checked.
@@ -55,7 +57,7 @@ def hyper(
         raise TypeError(
             f"gradtx: hyper takes its default by name, as type checkers want it: hyper(default={positional[0]!r})"
         )
-    return dataclasses.field(default=default, metadata={"hyper": Limits(low, below, high)})
+    return dataclasses.field(default=default, metadata={"hyper": Limits(low, below, high, above)})
 
 
 def _checked(rule: str, field: dataclasses.Field[Any], value: Any) -> Any:

@@ -276,7 +276,7 @@ class scale_by_distance_bound(Rule):
     reads = ("gradient", "second_moment")
 
     learning_rate: Hyper = hyper(default=1.0)
-    initial: Hyper = hyper(default=1e-6, low=0)
+    initial: Hyper = hyper(default=1e-6, above=0)
     decay: Hyper = hyper(default=0.999**0.5, low=0, below=1)
     eps: Hyper = hyper(default=1e-8, low=0)
     lagged: bool = dataclasses.field(default=False, kw_only=True)
@@ -386,7 +386,7 @@ class in_units_of_distance(_AroundChain):
     nonnegative = ("state/distance",)
 
     learning_rate: Hyper = hyper(default=1.0)
-    initial: Hyper = hyper(default=1e-6, low=0)
+    initial: Hyper = hyper(default=1e-6, above=0)
     decay: Hyper = hyper(default=0.999**0.5, low=0, below=1)
     coefficient: Hyper = hyper(default=1.0, low=0)
     weighted: bool = dataclasses.field(default=True, kw_only=True)
@@ -514,8 +514,8 @@ class at_learned_rate(_AroundChain):
     nonnegative = ("state/most", "state/square", "state/factor")
 
     weight_decay: Hyper = hyper(default=1e-2, low=0)
-    eps: Hyper = hyper(default=1e-8, low=0)
-    initial: Hyper = hyper(default=1e-6, low=0)
+    eps: Hyper = hyper(default=1e-8, above=0)
+    initial: Hyper = hyper(default=1e-6, above=0)
     betters: int = dataclasses.field(default=6, kw_only=True)
 
     def __post_init__(self):

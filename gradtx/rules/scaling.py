@@ -240,7 +240,7 @@ class arctan(Rule):
     real_only = True
 
     scale: Hyper = hyper(default=1.27)
-    width: Hyper = hyper(default=1.0, low=0)
+    width: Hyper = hyper(default=1.0, above=0)
 
     def apply(self, signal, slots, param, c):
         return signal._replace(direction=c.scale * jnp.arctan(signal.direction / c.width)), {}

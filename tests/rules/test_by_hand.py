@@ -180,6 +180,9 @@ OUT_OF_RANGE = [
     (lambda: gx.skip_first(-1), "steps must be an integer, 0 or more"),
     (lambda: gx.lookahead(0), "must be an integer"),
     (lambda: gx.orthogonalize(eps=-1.0), "eps must be 0 or more"),
+    (lambda: gx.arctan(width=0.0), "arctan: width must be above 0, found 0"),
+    (lambda: gx.prodigy(initial=0.0), "in_units_of_distance: initial must be above 0, found 0"),
+    (lambda: gx.at_learned_rate(gx.sgd(1.0), eps=0.0), "at_learned_rate: eps must be above 0, found 0"),
     (lambda: gx.mars(0.1, b1=1.0), "decay must be at least 0 and less than 1, found 1"),
 ]
 

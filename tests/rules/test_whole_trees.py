@@ -356,9 +356,7 @@ def test_a_distance_is_what_stands_in_it():
     p = jnp.array([3.0, -4.0])
     tx = gx.chain(around, gx.rms(0.0), gx.precondition(0.0))
     np.testing.assert_allclose(tx.update(p, tx.init(p), p)[0], [0.1, -0.1], rtol=1e-12)  # r̄·r̄/‖r̄g‖·g/|g|
-    once = gx.scale_by_gradient_norm(
-        eps=lambda count: float(count), over="tree"
-    )  # in plain Python
+    once = gx.scale_by_gradient_norm(eps=lambda count: float(count), over="tree")  # in plain Python
     tx = gx.scale_by_distance(0.5, relative=False, tx=once)
     _, state = tx.update(p, tx.init(p), p)
     np.testing.assert_allclose(tx.update(p, state, p)[0], 0.25 * p / (12.5**0.5 + 1), rtol=1e-12)

@@ -9,7 +9,7 @@ import optax.contrib
 import pytest
 from oracles import authors
 from oracles.compare import AUTHORS, OF_A_DECOMPOSITION, trajectory_of_authors
-from trajectories import PULL, STEPS, run, start, stream
+from trajectories import PULL, STEPS, run, run_each, start, stream
 
 import gradtx as gx
 
@@ -407,6 +407,14 @@ def d_adaptation(eps):
         d = max(d, r / (0.05 * sum(np.abs(x).sum() for x in s.values())))
         rows.append(w)
     return {k: np.stack([row[k] for row in rows]) for k in w}, d
+
+
+def test_units_of_distance_around_what_sees_the_whole_tree():
+    """A clip that clips nothing makes another way of it, in which gradients and steps are multiplied apart."""
+    adam, clip = (gx.momentum(0.9), gx.rms(0.99), gx.precondition(1e-3)), gx.clip_by_global_norm(1e9)
+    units = [gx.in_units_of_distance(gx.chain(*inside), initial=0.3) for inside in (adam, (*adam, clip))]
+    one_pass, apart = run_each({name: gx.chain(tx, rate(1.0)) for name, tx in zip("ab", units, strict=True)}).values()
+    chex.assert_trees_all_close(apart, one_pass, rtol=1e-11)
 
 
 @pytest.mark.parametrize("eps", [1e-2, 0.0])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -166,6 +167,17 @@ IN_OTHER_TESTS = {"dadapt_adam", "momo", "momo_adam", "galore", "muon"}  # chain
 )
 def test_what_no_other_test_compares(name):
     assert FURTHER[name].difference() < 1e-11
+
+
+def test_muons_momentum_looks_ahead():
+    """As torch's does, whose dialect is held to torch; its layout is outputs by inputs."""
+    ours, theirs = of_matrices(gx.muon(LR, output=0), gx.dialects.torch.muon(LR, weight_decay=0.0))()
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-6)
+
+
+def test_lion_has_to_remember():
+    with pytest.raises(ValueError, match="lion: b2 must be greater than 0; with b2=0 take signum"):
+        gx.lion(LR, b2=0.0)
 
 
 def test_every_decay_mask():

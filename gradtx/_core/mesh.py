@@ -156,6 +156,11 @@ def is_split(x: Any) -> bool:
     return any(axes is not None for axes in jax.typeof(x).sharding.spec)
 
 
+def unsplit(x: jax.Array) -> jax.Array:
+    """The same array, whole on all devices if it was split over explicit axes."""
+    return jax.sharding.reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec())) if is_split(x) else x
+
+
 def sum_of(numbers: Sequence[jax.Array]) -> jax.Array:
     """The sum of numbers of shards over all shards, in float32 or wider, by one collective."""
     dtype = promoted(jnp.float32, *(x.dtype for x in numbers))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradtx._core.limits import check_choice, integer
-from gradtx._core.mesh import check_whole
+from gradtx._core.mesh import check_whole, unsplit
 from gradtx._core.numerics import safe_divide
 from gradtx._core.selectors import flatten_with_paths
 from gradtx._engine.inside import Inside
@@ -292,7 +292,7 @@ class as_matrices(Rule):
         return views
 
     def init_tree(self, params: Any) -> Any:
-        return self.tx.init(self._seen(params, self._views(params)))
+        return self.tx.init(self._seen(jax.tree.map(unsplit, params), self._views(params)))
 
     def apply_tree(self, trees, state):
         views = self._views(trees.direction)

@@ -75,7 +75,8 @@ def state_by_jit_is_where_the_parameters_are():
 
 def what_multiplies_matrices_runs_on_explicit_axes():
     """Under ``set_mesh`` and without: the numbers of one device, and the types of before."""
-    for tx in gx.muon(0.1, otherwise=ADAM), gx.shampoo(0.1):
+    by_axes = gx.muon(0.1, otherwise=ADAM, axes=[(lambda path, leaf: len(leaf.shape) > 1, ((0, 1), ()))])
+    for tx in gx.muon(0.1, otherwise=ADAM), by_axes, gx.shampoo(0.1):
         step = jax.jit(lambda p, s, tx=tx: gx.step(tx, p, p, s))
         whole = step(arrays(0), tx.init(arrays(0)))[0]
         params = spread(arrays(0), mesh(AxisType.Explicit))

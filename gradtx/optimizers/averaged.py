@@ -93,7 +93,8 @@ def asgd(
 ) -> Chain:
     """Averaged SGD: SGD with a decaying step, η/(1 + ληt)^α, and the average of its iterates from a step on.
 
-    ``evaluation_point(state, params)`` is the average; before ``start`` it is the parameters.
+    ``evaluation_point(state, params)`` is the average; before ``start`` it is the parameters. The state holds the step
+    size, which falls: to change η on the way, give a schedule.
 
     Args:
         learning_rate: η of the first step. 0.01, torch's.

@@ -187,7 +187,8 @@ def fromage(learning_rate: Hyper, floor: Hyper = 0.0) -> Chain:
     """Fromage: steps as long as η times the weights, and weights back to their length; w ← (w − η‖w‖u/‖u‖)/√(1+η²).
 
     Args:
-        learning_rate: η, the relative change of each leaf in a step; 0.01 in the paper.
+        learning_rate: η, the relative change of each leaf in a step; 0.01 in the paper. In the state are η/√(1+η²) and
+            1 − 1/√(1+η²), for ``set_hyperparams`` to change together.
         floor: the least norm of weights and gradients. 0: weights of 0 step by η√(1+η²)⁻¹g; optax has 1e-6.
 
     When to use: where no learning rate is known at all: 0.01 moves every layer by a hundredth.

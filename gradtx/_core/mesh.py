@@ -157,8 +157,14 @@ def is_split(x: Any) -> bool:
 
 
 def unsplit(x: jax.Array) -> jax.Array:
-    """The same array, whole on all devices if it was split over explicit axes."""
-    return jax.sharding.reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec())) if is_split(x) else x
+    """The same array, whole on all devices where it is known to be spread over them."""
+    if isinstance(x, jax.core.Tracer):
+        sharding = jax.typeof(x).sharding
+        return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec())) if is_split(x) else x
+    sharding = x.sharding
+    if not isinstance(sharding, NamedSharding) or sharding.is_fully_replicated:
+        return x
+    return jax.device_put(x, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
 def sum_of(numbers: Sequence[jax.Array]) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from gradtx._core.mesh import in_host_memory
 from gradtx._core.numerics import real_dtype
@@ -42,7 +43,7 @@ def evaluation_point(state: Any, params: Any) -> Any:
 
     Raises:
         ValueError: if the state has several such rules for the same leaves.
-        TypeError: if the parameters are a state.
+        TypeError: if the parameters are a state, or the state is a transformation.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx, p = gradtx.chain(gradtx.sgd(0.1), gradtx.average_iterates()), jnp.array([1.0])
@@ -74,7 +75,7 @@ def gradient_point(state: Any, params: Any) -> Any:
 
     Raises:
         ValueError: if the state has several such rules for the same leaves.
-        TypeError: if the parameters are a state.
+        TypeError: if the parameters are a state, or the state is a transformation.
 
     >>> import gradtx, jax.numpy as jnp
     >>> tx = gradtx.chain(gradtx.sgd(0.1), gradtx.two_point_lookahead(0.5))
@@ -91,6 +92,8 @@ def _moved_by(state: Any, params: Any, read: Reader) -> Any:
         raise TypeError(
             f"gradtx: params is a state, {type(params).__name__}. The state comes first, then the parameters."
         )
+    if isinstance(state, optax.GradientTransformation):
+        raise TypeError("gradtx: state is a transformation. Pass the state that its init or update returned.")
     offsets = _offsets(state, read)
     if len(offsets) > 1:
         raise ValueError(f"gradtx: this state has {len(offsets)} rules that hold an offset; one at most is expected.")

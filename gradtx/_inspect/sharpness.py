@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.core
 from jax.typing import ArrayLike
 
+from gradtx._core.limits import Limits, checked
 from gradtx._core.mesh import check_types
 from gradtx._core.numerics import compute_dtype, norms, real_dtype, safe_divide
+from gradtx._engine.inputs import FlatTree
 
 __all__ = ["ascent_point"]
 
@@ -25,7 +28,9 @@ def ascent_point(params: Any, grads: Any, radius: ArrayLike = 0.05) -> Any:
         radius: ρ ≥ 0, how far uphill. 0.05 as in the paper.
 
     Raises:
-        ValueError: for trees that differ, or where types do not say which leaves are shards (see ``replicated``).
+        ValueError: for trees or shapes that differ, a negative radius, or where types do not say which leaves are
+            shards (see ``replicated``).
+        TypeError: for a radius that is no number.
 
     Source: Foret et al. (2021), "Sharpness-aware minimization for efficiently improving generalization".
 
@@ -36,12 +41,14 @@ def ascent_point(params: Any, grads: Any, radius: ArrayLike = 0.05) -> Any:
     [1.1 0. ] 0.468
     """
     check_types("ascent_point")
-    leaves, treedef = jax.tree.flatten(params)
-    slopes = treedef.flatten_up_to(grads)
+    if not isinstance(radius, jax.core.Tracer):
+        checked("ascent_point: radius", radius, Limits(low=0))
+    flat = FlatTree.of(params, "parameters")
+    slopes = flat.like(grads, "gradients")
     share = safe_divide(radius, norms([slopes])[0])
 
     def moved(p: Any, g: Any) -> Any:
         wide = compute_dtype(p, g)
         return (p.astype(wide) + share.astype(real_dtype(wide)) * g.astype(wide)).astype(p.dtype)
 
-    return treedef.unflatten([moved(p, g) for p, g in zip(leaves, slopes, strict=True)])
+    return flat.unflatten([moved(p, g) for p, g in zip(flat.leaves, slopes, strict=True)])

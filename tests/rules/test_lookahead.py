@@ -155,6 +155,9 @@ def test_errors():
     both = optax.chain(gx.nag(0.1), gx.nag(0.1)).init(START)
     with pytest.raises(ValueError, match="has 2 slots 'offset'"):
         gx.lookahead_iterate(both, START)
+    for point in (gx.evaluation_point, gx.gradient_point):
+        with pytest.raises(TypeError, match="state is a transformation"):
+            point(gx.schedule_free_sgd(0.1), START)
     state = gx.schedule_free_sgd(0.1).init(START)
     with pytest.raises(ValueError, match=r"leaf 'b' of the parameters has shape \(1,\), and its offset"):
         gx.evaluation_point(state, {"a": START["a"], "b": np.ones(1)})

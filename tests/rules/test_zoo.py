@@ -616,6 +616,14 @@ def test_ascent_point():
     point = gx.ascent_point(jax.tree.map(jnp.asarray, p), jax.tree.map(jnp.asarray, g), 0.3)
     chex.assert_trees_all_close(point, {k: p[k] + 0.1 * g[k] for k in p}, rtol=1e-14)
     chex.assert_trees_all_equal(gx.ascent_point(point, jax.tree.map(jnp.zeros_like, point)), point)
+    chex.assert_trees_all_equal(jax.jit(gx.ascent_point)(point, point, 0.0), point)
+    for grads, radius, message in (
+        ({"a": g["a"]}, 0.3, "the gradients and the parameters are different trees .missing 'b'"),
+        (g | {"b": g["a"]}, 0.3, r"leaf 'b': the gradients have shape \(2,\), the parameters \(1, 1\)"),
+        (g, -0.3, "ascent_point: radius must be at least 0, found -0.3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gx.ascent_point(p, grads, radius)
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -131,6 +131,36 @@ def test_warmup_of_optax():
     chex.assert_trees_all_close(ours["power 1"], theirs["power 1"], atol=1e-7)  # a root of optax's rate, in float32
 
 
+def test_corners_of_optax():
+    """Rprop where a gradient is 0, and Adafactor without a learning rate."""
+    grads = jnp.array([[1.0, 2.0], [0.0, -3.0], [2.0, 0.0], [-1.0, 4.0], [0.0, 5.0]])
+
+    def updates(tx):
+        p = jnp.array([3.0, -1.0])
+        return jax.lax.scan(lambda state, g: tx.update(g, state, p)[::-1], tx.init(p), grads)[1]
+
+    for ours, theirs in (
+        (dialects.optax.rprop(0.1), optax.rprop(0.1)),
+        (dialects.optax.adafactor(), optax.adafactor()),
+    ):
+        chex.assert_trees_all_close(*jax.jit(lambda a=ours, b=theirs: (updates(a), updates(b)))(), rtol=1e-6)
+
+
+def test_optimism_that_follows_a_schedule():
+    """αg + β(g − g₋) with the α of this step, 1 and 2, and the first g₋ the gradient itself."""
+    tx = dialects.optax.optimistic_gradient_descent(1.0, alpha=lambda count: count + 1.0, beta=0.5)
+    first, state = tx.update(jnp.array([1.0]), tx.init(jnp.array([0.0])))
+    second, _ = tx.update(jnp.array([3.0]), state)
+    np.testing.assert_allclose([first, second], [[-1.0], [-(2 * 3 + 0.5 * (3 - 1))]], rtol=1e-12)
+
+
+def test_debiasing_in_the_rate_is_right_in_float32():
+    """1 − 0.999 of a number, which in float32 is 6e-5 too large."""
+    with jax.enable_x64(False):
+        rate = dialects.optax.prodigy().rules[-1].hyperparameters()["learning_rate"]
+        np.testing.assert_allclose(rate(jnp.int32(0)), 0.001**0.5 / 0.1, rtol=1e-6)
+
+
 @pytest.mark.parametrize("mask", [{"a": True, "b": False}, lambda params: jax.tree.map(lambda p: p.ndim > 1, params)])
 def test_masks_of_optax(mask):
     for name, argument in (("adamw", "mask"), ("lars", "trust_ratio_mask"), ("adadelta", "weight_decay_mask")):

@@ -90,6 +90,9 @@ SIDE = "a polynomial of XXᴴ before X is that of XᴴX behind it: the shorter s
 BELOW = "any number below all squares"
 COMPLEMENT = "mix goes by the complement of a decay, which is share, where the two differ"
 AFTER_V = "the second moment that it needs was made by a rule that accumulates"
+WHOLE = "an infinity norm has weight 1: it is not debiased"
+ODD = "Rprop goes by signs, and turns around with the gradient"
+ROW = "where an axis has one element, the factors give the squares themselves"
 EQUIVALENT: dict[str, str] = {
     "numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
     "numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
@@ -120,7 +123,7 @@ EQUIVALENT: dict[str, str] = {
     "kronecker:scale_by_eigenbasis_rms._of_leaf: jnp.where(count % self.every == 0, 1, 2) -> jnp.where(count % "
     "self.every == 0, 1, 3)": "a branch behind the last one is the last one",
     "kronecker:_eigenvectors: -1 -> 1": "what is divided in a basis and turned back does not know its order",
-    "kronecker:_inverse_power: jnp.where(positive, x, 1) -> jnp.where(positive, x, 2)": INNER,
+    "kronecker:_inverse_power: jnp.where(infinite, 1, x) -> jnp.where(infinite, 2, x)": INNER,
     "values:add_noise._noisy: u + deviation * jax.random.normal(jax.random.fold_in(key, leaf), u.shape, u.dtype) -> "
     "u - deviation * jax.random.normal(jax.random.fold_in(key, leaf), u.shape, u.dtype)": (
         "noise and its negative have the same distribution"
@@ -140,6 +143,53 @@ EQUIVALENT: dict[str, str] = {
     "scaling:add_cautious_decay.apply: jnp.sign(u) * jnp.sign(param) -> jnp.sign(u) / jnp.sign(param)": (
         "where the parameter is 0, so is its decay"
     ),
+    "averaging:average_iterates.scalars: {'pull': 0.0} -> {'pull': 1.0}": "the first offset is 0",
+    "quotient:debias.tick: jnp.where(w == 0, 1, w) -> jnp.where(w == 0, 2, w)": "an average without weight is 0",
+    "quotient:precondition._root: self.power == 1 -> self.power == 2": "x to the power of 1 is x",
+    # Recipes
+    "optimizers.adaptive:adamax: chain(momentum(b1), infinity(b2, 0.0, power=1), debias()) -> chain(momentum(b1), "
+    "debias(), infinity(b2, 0.0, power=1))": WHOLE,
+    "dialects.keras:adamax: chain(rules.momentum(beta_1), rules.infinity(beta_2, 0.0, power=1), rules.debias()) -> "
+    "chain(rules.momentum(beta_1), rules.debias(), rules.infinity(beta_2, 0.0, power=1))": WHOLE,
+    "dialects.optax.adaptive:adamaxw: chain(rules.momentum(b1), rules.infinity(b2, eps, power=1), rules.debias()) -> "
+    "chain(rules.momentum(b1), rules.debias(), rules.infinity(b2, eps, power=1))": WHOLE,
+    "dialects.torch:adamax: chain(rules.momentum(b1), rules.infinity(b2, eps, power=1), rules.debias()) -> "
+    "chain(rules.momentum(b1), rules.debias(), rules.infinity(b2, eps, power=1))": WHOLE,
+    "optimizers.layerwise:cautious_adamw: chain(momentum(b1), rms(b2), debias(), precondition(eps), cautious()) -> "
+    "chain(momentum(b1), rms(b2), debias(), cautious(), precondition(eps))": "a divisor above 0 changes no sign",
+    "optimizers.distances:dog: chain(*decoupled(weight_decay, decay_mask), norm, distance, "
+    "scale_by_learning_rate(learning_rate)) -> chain(*decoupled(weight_decay, decay_mask), norm, "
+    "scale_by_learning_rate(learning_rate), distance)": "both are factors",
+    "dialects.optax.layerwise:adafactor: chain(direction, rate, *size, *average, *decay) -> chain(direction, *size, "
+    "rate, *average, *decay)": "both are factors",
+    "optimizers.signs:rprop: chain(resilient_step(learning_rate, shrink, grow, low, high), scale(-1.0)) -> "
+    "chain(scale(-1.0), resilient_step(learning_rate, shrink, grow, low, high))": ODD,
+    "dialects.torch:rprop: chain(*front, rules.resilient_step(_rate('rprop', lr), *etas, *step_sizes), "
+    "rules.scale(-1.0)) -> chain(*front, rules.scale(-1.0), rules.resilient_step(_rate('rprop', lr), *etas, "
+    "*step_sizes))": ODD,
+    "dialects.keras:adafactor: rules.scale_by_factored_rms(-beta_2_decay, epsilon_1, 1, axes='last') -> "
+    "rules.scale_by_factored_rms(-beta_2_decay, epsilon_1, 2, axes='last')": ROW,
+    "dialects.torch:adafactor: 1 -> 2": ROW,
+    "dialects.optax.adaptive:adabelief: chain(rules.nesterov(b1), rules.belief_rms(b1, b2, added, lagged=True), "
+    "rules.debias()) -> chain(rules.belief_rms(b1, b2, added, lagged=True), rules.nesterov(b1), rules.debias())": (
+        "each reads the gradient alone"
+    ),
+    "dialects.optax.adaptive:acprop: chain(rules.belief_rms(b1, b2, eps_root, lagged=True), rules.debias(), "
+    "rules.lag_v('one')) -> chain(rules.belief_rms(b1, b2, eps_root, lagged=True), rules.lag_v('one'), "
+    "rules.debias())": "the weight is one step late with v",
+    "dialects.optax.adaptive:yogi: chain(rules.momentum(b1), start_averages(1e-06), rules.yogi_rms(b2, 1e-06), "
+    "rules.debias()) -> chain(rules.momentum(b1), rules.yogi_rms(b2, 1e-06), start_averages(1e-06), rules.debias())": (
+        "one moves u, the other makes v"
+    ),
+    "dialects.optax.adaptive:adopt: [rules.trace(b1, True, state_dtype=mu_dtype), rules.scale(derived(lambda b: "
+    "1 - b, b1))] -> [rules.scale(derived(lambda b: 1 - b, b1)), rules.trace(b1, True, state_dtype=mu_dtype)]": (
+        "both are linear, and optax's β is a number"
+    ),
+    "dialects.optax.classics:rmsprop: start_averages(0.0, initial_scale) -> start_averages(1.0, initial_scale)": (
+        "the direction is no average: its weight is 1"
+    ),
+    "dialects.optax.signs:one_late.apply: jnp.sign(signal.gradient) * jnp.sign(slots.previous) -> "
+    "jnp.sign(signal.gradient) / jnp.sign(slots.previous)": "where the sign before is 0, so is the direction",
 }
 
 SWAPS: dict[type[ast.AST], type[Any]] = {

@@ -53,7 +53,7 @@ def said(case):
     first = case.optimizer in FIRST and case.variant != "maximize"
     shows = case.problem in ("stochastic", "matrices") and case.schedule == "decaying"
     further = case.variant in OF_A_TREE.get((case.framework, case.optimizer), {}).keys() - {"first", "power", "decay"}
-    further = further and case.optimizer != "muon"
+    further = further and case.optimizer not in ("muon", "schedule_free_adamw", "lion")
     return further or (shows and (first or case.variant not in ("default", "lr")))
 
 

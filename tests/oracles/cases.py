@@ -160,7 +160,8 @@ class Case:
     """One optimizer with its framework's own arguments, on one problem with one schedule.
 
     `clip` is ("value", c) or ("norm", c) and means torch's gradient clipping before the step;
-    Keras clips through its own arguments. `variant` names `kwargs` and `clip` in the id: "default"
+    Keras clips through its own arguments. A `decay_mask` is a regular expression for the numbers of
+    the leaves that decay; in Keras the others are excluded. `variant` names `kwargs` and `clip` in the id: "default"
     has no arguments at all, "lr" only a learning rate, "all" most arguments at once, and the others
     a learning rate and what they say.
     """

@@ -98,7 +98,7 @@ class Trees(NamedTuple):
         coefficients: this step's scalars by name, from ``tick``; ``scalars`` casts them.
         second_moment: the second moment, for a rule that declares ``second_moment`` as "edits" or "uses"; else None.
         factors: what the gradient is still to be multiplied by, a tree of one number for each leaf; None: nothing.
-        numbers: of each of the ``terms`` of a rule that scales a vector, one number for each leaf.
+        numbers: of each of the ``terms`` of a rule that scales one number for each leaf, as a list or a vector.
     """
 
     incoming: Any

@@ -52,8 +52,12 @@ class Executor(Protocol):
         fn: Callable[..., Sequence[jax.Array]],
         leaves: Sequence[tuple[jax.Array, ...]],
         reduces: Sequence[Literal["sum", "norm"]],
+        vector: bool = True,
     ) -> Sequence[Numbers]:
-        """The numbers of all results of a function of the arrays of each leaf, where nothing is written."""
+        """The numbers of all results of a function of the arrays of each leaf, where nothing is written.
+
+        ``vector``: whether vectors of them are wanted; where not, lists are as good.
+        """
         ...
 
     @property
@@ -120,7 +124,9 @@ class Reference:
             numbers.insert(0, (rest, reduced(reduces, [[last[i][k] for i in rest] for k in range(len(reduces))])))
         return results, _in_leaf_order(numbers)
 
-    def numbers(self, fn, leaves, reduces):
+    def numbers(self, fn, leaves, reduces, vector=True):
+        if not vector:
+            return reduced(reduces, [*zip(*(fn(*arrays) for arrays in leaves), strict=True)], vector)
         together = alike(fn, leaves, reduces)
         rest = sorted({*range(len(leaves))}.difference(*(members for members, _ in together)))
         others = [(rest, reductions_of(fn, [leaves[i] for i in rest], reduces, self.total))] if rest else []
@@ -186,7 +192,8 @@ class Native:
     def map_leaves(self, fn, leaves, shared, local, aliases, reduces=(), when=None):
         return map_leaves(fn, leaves, shared, local, aliases, reduces, when, otherwise=_mapped)
 
-    def numbers(self, fn, leaves, reduces):
+    def numbers(self, fn, leaves, reduces, vector=True):
+        del vector
         return map_leaves(fn, leaves, reduces=reduces)[1]
 
 

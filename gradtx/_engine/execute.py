@@ -410,7 +410,9 @@ class _Run:
                 ),
             )
             hows = of.hows(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in rows[0].values()))
-            numbers = self.executor.numbers(of, [tuple(row.values()) for row in rows], [*hows.values()])
+            apart = any(self.plan.rules[r].scope == "leaf" for r in acting)
+            operands = [tuple(row.values()) for row in rows]
+            numbers = self.executor.numbers(of, operands, [*hows.values()], vector=not apart)
             for (k, name), column in zip(hows, numbers, strict=True):
                 places = {i: (column, place) for place, i in enumerate(batch.leaves)}
                 taken[acting[k]].setdefault(name, {}).update(places)
@@ -465,7 +467,7 @@ class _Run:
             coefficients,
             tree({i: self.arrays[i][Lane.SECOND_MOMENT] for i in acts}) if rule.second_moment else None,
             tree(self._to_come(r, acts, before)) if rule.takes_factors and before else None,
-            {name: stacked(column) for name, column in self.taken[r].items()} if r in self.taken else None,
+            self.taken.get(r),
         )
         mapping = _mapped if rule.pure and not rule.maps_slots else methods.tree_applied
         returned, self.trees[r] = mapping(rule, trees, self.trees[r])

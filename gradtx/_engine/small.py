@@ -48,10 +48,10 @@ def numbers_of(xs: Sequence[jax.Array], hows: Sequence[str], vector: bool) -> Nu
     return found[0] if vector else found
 
 
-def reduced(hows: Sequence[str], columns: Sequence[Sequence[jax.Array]]) -> list[Numbers]:
-    """Each array of each column as one number, as ``reductions`` has it."""
+def reduced(hows: Sequence[str], columns: Sequence[Sequence[jax.Array]], vector: bool = True) -> list[Numbers]:
+    """Each array of each column as one number, as ``reductions`` has it; ``vector``: whether as vectors."""
     repeated = [how for how, column in zip(hows, columns, strict=True) for _ in column]
-    found = numbers_of([x for column in columns for x in column], repeated, vector=True)
+    found = numbers_of([x for column in columns for x in column], repeated, vector)
     if found is None:
         return reductions(hows, columns)
     ends = np.cumsum([0, *map(len, columns)])

@@ -107,8 +107,8 @@ class scale_by_gradient_norm(Rule):
         before = [state] if self.over == "tree" else treedef.flatten_up_to(state)
         if trees.factors is not None:
             factors = stacked([x.astype(state.dtype) for x in jax.tree.leaves(trees.factors)])
-            lengths = lengths.astype(state.dtype) * factors
-        each = [norm_of_norms(lengths)] if self.over == "tree" else [*lengths]
+            lengths = stacked(lengths).astype(state.dtype) * factors
+        each = [norm_of_norms(stacked(lengths))] if self.over == "tree" else lengths
         after = [self._after(trees, s, length.astype(s.dtype)) for s, length in zip(before, each, strict=True)]
 
         def factor(s: jax.Array) -> jax.Array:
@@ -212,7 +212,7 @@ class scale_by_distance(Rule):
 
     def apply_tree(self, trees, state):
         unit = state["unit"]
-        way = norm_of_norms(trees.numbers["way"]).astype(unit.dtype)
+        way = norm_of_norms(stacked(trees.numbers["way"])).astype(unit.dtype)
         gone = jnp.maximum(way, trees.scalars(unit.dtype).initial * unit)
         largest = jnp.maximum(state["largest"], gone)
         if self.tx is None:

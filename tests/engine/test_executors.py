@@ -398,6 +398,17 @@ def test_many_leaves_are_measured_by_few_calls_of_the_kernel():
     assert text.count("stablehlo.slice") + text.count("stablehlo.dynamic_slice") < 10
 
 
+def test_numbers_that_leaves_have_of_their_own_are_cut_out_of_no_vector():
+    """Each place would be compiled anew in XLA; of numbers of the tree a vector is made at once."""
+    params, texts = {str(i): jnp.ones(3) for i in range(40)}, {}
+    for over in ("leaf", "tree"):
+        tx = gx.scale_by_gradient_norm(over=over)
+        with gx.executor("reference"):
+            texts[over] = jax.jit(tx.update).lower(params, tx.init(params)).as_text()
+    assert texts["leaf"].count("stablehlo.slice") + texts["leaf"].count("stablehlo.dynamic_slice") == 0
+    assert texts["tree"].count("stablehlo.reduce(") < 10
+
+
 @pytest.mark.skipif(not native.available(), reason=str(native.available()))
 @pytest.mark.parametrize("tx", [gx.dog(), optax_dialect.dowg()])
 def test_distances_and_norms_are_one_call_of_the_kernel(tx):

@@ -16,7 +16,7 @@ from gradtx._core.limits import checked
 from gradtx._core.numerics import residual_of, split
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.state import ChainState, Hyperparameter, Known, PackedState, known_to
-from gradtx._core.walk import walk, word, words
+from gradtx._core.walk import check_state, walk, word, words
 
 State = TypeVar("State")
 
@@ -61,6 +61,7 @@ def hyperparams(state: Any) -> dict[str, jax.Array]:
     inner.scale_by_learning_rate.learning_rate 0.5
     inner.trace.decay 0.25
     """
+    check_state("hyperparams", state)
     return {name: entry.value for name, entry in find(state).items()}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import optax
 from jax.tree_util import keystr, tree_flatten_with_path
 
 Keys = tuple[Any, ...]
@@ -53,3 +54,13 @@ def word(key: Any) -> str:
 def words(keys: Keys) -> list[str]:
     """A path in words, without the fields that every state of a chain has."""
     return [found for found in map(word, keys) if found not in ("slots", "state", "hyperparams")]
+
+
+def check_state(who: str, state: Any) -> None:
+    """Refuses a transformation in place of its state, which has no arrays in it.
+
+    Raises:
+        TypeError: for such a one.
+    """
+    if isinstance(state, optax.GradientTransformation):
+        raise TypeError(f"{who}: state is a transformation. Pass the state that its init or update returned.")

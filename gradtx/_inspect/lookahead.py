@@ -9,13 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gradtx._core.mesh import in_host_memory
 from gradtx._core.numerics import real_dtype
 from gradtx._core.selectors import flatten_with_paths, listing
 from gradtx._core.state import ChainState, PackedState
-from gradtx._core.walk import holds_state, walk
+from gradtx._core.walk import check_state, holds_state, walk
 from gradtx._wrappers.packed import PackedSlot
 from gradtx._wrappers.partition import PartitionState
 from gradtx._wrappers.switch import SwitchState
@@ -92,8 +91,7 @@ def _moved_by(state: Any, params: Any, read: Reader) -> Any:
         raise TypeError(
             f"gradtx: params is a state, {type(params).__name__}. The state comes first, then the parameters."
         )
-    if isinstance(state, optax.GradientTransformation):
-        raise TypeError("gradtx: state is a transformation. Pass the state that its init or update returned.")
+    check_state("gradtx", state)
     offsets = _offsets(state, read)
     if len(offsets) > 1:
         raise ValueError(f"gradtx: this state has {len(offsets)} rules that hold an offset; one at most is expected.")

@@ -18,7 +18,7 @@ from gradtx._core.limits import checked
 from gradtx._core.numerics import is_complex, real_dtype, residual_of
 from gradtx._core.selectors import flatten_with_keys
 from gradtx._core.state import ChainState, PackedState, known_to
-from gradtx._core.walk import rebuilt, walk, word
+from gradtx._core.walk import check_state, rebuilt, walk, word
 from gradtx._engine.transformation import Transformation
 from gradtx._inspect.monitor import MonitorState, as_trees, as_vectors
 from gradtx._wrappers.base import Wrapper
@@ -63,6 +63,7 @@ def state_dict(state: Any) -> dict[str, Any]:  # of arrays; but numpy.savez(file
     state/slots/trace/b/w [0. 0. 0.]
     state/slots/trace/weight 0.0
     """
+    check_state("state_dict", state)
     arrays = {"format": np.array(FORMAT, np.int32)}
     for path, leaf in _leaves(rebuilt(state, MonitorState, as_trees)).items():
         leaf = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)

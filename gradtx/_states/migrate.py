@@ -12,7 +12,7 @@ import optax
 
 from gradtx._core.numerics import residual_of, without_residuals
 from gradtx._core.state import ChainState, PackedState
-from gradtx._core.walk import rebuilt, walk
+from gradtx._core.walk import check_state, rebuilt, walk
 from gradtx._inspect.monitor import MonitorState, as_trees, as_vectors
 from gradtx._states.leaves import carried_leaf
 from gradtx._states.nodes import Table, are_same, has_state, is_node, is_state, joined_path, nodes_of
@@ -85,6 +85,7 @@ def migrate(
       scale_by_learning_rate.learning_rate: 0.01 as given, 0.1 in the old state
     dropped:
     """
+    check_state("migrate", state)
     report = empty_report()
     stacked = next((chain.count for chain in _chains(state) if jnp.ndim(chain.count)), None)
     if stacked is not None:

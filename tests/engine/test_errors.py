@@ -17,6 +17,19 @@ def raises(error, *parts):
     return pytest.raises(error, match="(?s)" + ".*".join(parts))
 
 
+def test_a_transformation_is_no_state():
+    """In place of one it has no arrays: nothing would be saved, found or carried over, without a word."""
+    tx, params = gx.adam(0.1), jnp.ones(2)
+    calls = {
+        "state_dict": lambda: gx.state_dict(tx),
+        "hyperparams": lambda: gx.hyperparams(tx),
+        "migrate": lambda: gx.migrate(tx, tx, params),
+    }
+    for name, call in calls.items():
+        with raises(TypeError, f"{name}: state is a transformation. Pass the state that its init or update returned."):
+            call()
+
+
 class TestOrder:
     """A chain is checked at init, not when it is built: half a chain may be named and reused."""
 

@@ -483,7 +483,8 @@ def asgd(
         return late / (1 + shrinking * late * steps(count)) ** alpha
 
     front = [*_front("asgd", maximize, switches), *decoupled(weight_decay, decay_mask)]
-    average = rules.average_iterates(lambda count: 1 / jnp.maximum(1.0, steps(count) - t0))
+    # torch's share of the first step is 1, of a negative t0 too
+    average = rules.average_iterates(lambda count: jnp.where(count == 0, 1, 1 / jnp.maximum(1.0, steps(count) - t0)))
     return chain(*front, rules.add_decayed_weights(lam), rules.scale_by_learning_rate(rate), average)
 
 

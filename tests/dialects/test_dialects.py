@@ -551,6 +551,17 @@ def test_the_rate_of_adafactor_falls():
         np.testing.assert_allclose([rate(count) for count in (0, 3, 8, 99)], [0.5, 0.5, 1 / 3, 0.1], rtol=1e-12)
 
 
+def test_averaged_sgd_of_torch_with_a_start_before_the_first_step():
+    """Its share is 1 in the first step, whatever t0 is, and 1/(t − t0) from then on."""
+    tx, p, z, x = dialects.torch.asgd(0.1, lambd=0.0, t0=-5), jnp.array([1.0]), 1.0, None
+    state = tx.init(p)
+    for t in range(4):
+        p, state = gx.step(tx, p, jnp.array([t + 1.0]), state)
+        z = z - 0.1 * (t + 1)
+        x = z if x is None else x + (z - x) / (t + 5)
+        np.testing.assert_allclose([*p, *gx.evaluation_point(state, p)], [z, x], rtol=1e-12)
+
+
 def test_schedules_of_dialects_keep_to_strict_types():
     """Those that a dialect makes of the count of steps, and DoWG's norm of what is scaled."""
     theirs, keras, torch = dialects.optax, dialects.keras, dialects.torch

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from gradtx._core.dataflow import never
 from gradtx._core.dtypes import promoted
 from gradtx._core.numerics import is_complex, least_norm, reductions, scale_of, scaled_sq
 from gradtx._engine.local import Local, is_worthwhile
@@ -185,11 +186,12 @@ def _after(numbers: Sequence[jax.Array], operands: Sequence[jax.Array]) -> list[
 
     Of narrow ones, which XLA would write out for it, only if there are no others that what is written depends on.
     """
-    number = sum(numbers[1:], start=numbers[0])
-    never = (number < 0) & (number > 0)  # which a compiler cannot know
+    false = never(sum(numbers[1:], start=numbers[0]))
     least = 1 if all(x.dtype.itemsize <= 2 for x in operands if x.ndim) else 4
     held = [x.ndim > 0 and x.dtype.itemsize >= least for x in operands]
-    return [jnp.where(never, jnp.zeros((), x.dtype), x) if of else x for x, of in zip(operands, held, strict=True)]
+    return [
+        jnp.where(false, jnp.zeros((), x.dtype), x) if of else x for x, of in zip(operands, held, strict=True)
+    ]
 
 
 def _part(x: jax.Array, start: Any) -> jax.Array:

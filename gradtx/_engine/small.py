@@ -21,6 +21,7 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
+from gradtx._core.dataflow import never
 from gradtx._core.mesh import is_split, varying
 from gradtx._core.numerics import Numbers, SumOver, in_order, reductions, stacked
 from gradtx._engine.blocks import Observed, observation
@@ -131,7 +132,7 @@ def after(numbers: Sequence[jax.Array], scalars: Sequence[jax.Array]) -> list[ja
     A compiler does not know that it is one, and takes a smallest of several apart only where they are not in memory.
     """
     first = jax.lax.optimization_barrier(jnp.stack([x[0] for x in numbers]))
-    one = jnp.min(jnp.where((first < 0) & (first > 0), 0, 1))
+    one = jnp.min(jnp.where(never(first), 0, 1))
     return [x * one.astype(x.dtype) for x in scalars]
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from gradtx._core.dataflow import never
 from gradtx._core.numerics import has_few_bits
 from gradtx._engine.local import Local, alone, is_worthwhile, traced
 from gradtx.native._lowering import callee
@@ -71,22 +72,21 @@ class Turns(Local):
             arrays = [x for x in needs if x in known and known[x].ndim]
             values = dict(known)
             if k in self.apart:
-                values |= {x: _unless(_never(known[last]), known[x]) for x in arrays}
+                values |= {x: _unless(never(_first(known[last])), known[x]) for x in arrays}
             output = _evaluated(eqns, values)[var]
             # Both conditions are of each element: what ends with an operation of two arrays is not computed again.
             if last is not None and last not in needs and arrays:
-                output = _unless(_never(known[last]) & (known[arrays[0]] < 0), output)
+                output = _unless(never(_first(known[last])) & (known[arrays[0]] < 0), output)
             elif k in self.fused and arrays:
-                output = _unless((known[arrays[0]] < 0) & (known[arrays[0]] > 0), output)
+                output = _unless(never(known[arrays[0]]), output)
             outputs[k] = known[var] = output
             last = var
         return [outputs[k] for k in range(len(outputs))]
 
 
-def _never(x: jax.Array) -> jax.Array:
-    """False, which nobody knows before an array is there."""
-    first = jax.lax.squeeze(jax.lax.slice(x, (0,) * x.ndim, (1,) * x.ndim), range(x.ndim))
-    return (first < 0) & (first > 0)
+def _first(x: jax.Array) -> jax.Array:
+    """The first element of an array."""
+    return jax.lax.squeeze(jax.lax.slice(x, (0,) * x.ndim, (1,) * x.ndim), range(x.ndim))
 
 
 def _unless(condition: jax.Array, x: jax.Array) -> jax.Array:

@@ -189,9 +189,7 @@ def _after(numbers: Sequence[jax.Array], operands: Sequence[jax.Array]) -> list[
     false = never(sum(numbers[1:], start=numbers[0]))
     least = 1 if all(x.dtype.itemsize <= 2 for x in operands if x.ndim) else 4
     held = [x.ndim > 0 and x.dtype.itemsize >= least for x in operands]
-    return [
-        jnp.where(false, jnp.zeros((), x.dtype), x) if of else x for x, of in zip(operands, held, strict=True)
-    ]
+    return [jnp.where(false, jnp.zeros((), x.dtype), x) if of else x for x, of in zip(operands, held, strict=True)]
 
 
 def _part(x: jax.Array, start: Any) -> jax.Array:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
@@ -20,13 +21,20 @@ only_types: ContextVar[bool] = ContextVar("only_types", default=False)
 """True if nothing but the types of a result is asked for, so that schedules need not be called."""
 
 
-def types_of(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of ``jax.eval_shape``, without asking schedules: one may count how often it is asked."""
+@contextlib.contextmanager
+def without_schedules() -> Iterator[None]:
+    """A block in which only types are asked for, and no schedules: one may be plain Python, or count how often."""
     token = only_types.set(True)
     try:
-        return jax.eval_shape(function, *args)
+        yield
     finally:
         only_types.reset(token)
+
+
+def types_of(function: Callable[..., Any], *args: Any) -> Any:
+    """The result of ``jax.eval_shape``, without asking schedules."""
+    with without_schedules():
+        return jax.eval_shape(function, *args)
 
 
 class Once(Generic[T]):

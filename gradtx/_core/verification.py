@@ -204,7 +204,7 @@ def unread(rule: AbstractRule, leaf: jax.ShapeDtypeStruct) -> list[str]:
 
 def _reaches(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_moment: Any, name: str | None) -> bool:
     """True if the lanes depend on the slots; or, given the name of a hyperparameter, lanes or slots on that."""
-    rule = timeless(rule)
+    rule = _timeless(rule)
     real = real_dtype(leaf.dtype)
     scalar, count = jax.ShapeDtypeStruct((), real), jax.ShapeDtypeStruct((), jnp.int32)
     slots = jax.eval_shape(lambda x: slotted(rule, x), leaf)
@@ -235,7 +235,7 @@ def _reaches(rule: AbstractRule, leaf: jax.ShapeDtypeStruct, param: Any, second_
     return any(flow is not Flow.NONE for flow in relations)
 
 
-def timeless(rule: AnyRule) -> AnyRule:
+def _timeless(rule: AnyRule) -> AnyRule:
     """The rule with a schedule that anyone can call in place of each schedule of its user, which may want numbers."""
     schedules = [name for name, value in rule.hyperparameters().items() if callable(value)]
     rule = copy.copy(rule) if schedules else rule

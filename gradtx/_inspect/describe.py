@@ -10,9 +10,9 @@ import jax
 import optax
 
 from gradtx._chain import Chain, chain, seal
+from gradtx._core.control import types_of, without_schedules
 from gradtx._core.numerics import widened
 from gradtx._core.selectors import Leaves, flatten_with_paths
-from gradtx._core.verification import timeless
 from gradtx._engine.transformation import Transformation, show
 from gradtx._inspect.latex import plain
 from gradtx._inspect.tables import aligned, broken, columns, fitted, line, markdown, unbroken, width
@@ -172,7 +172,7 @@ def describe(tx: Transformation[Any], params: Any) -> Description:
     parameters = sum(leaf.size for _, leaf in leaves)
     weights = sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
     acting: dict[str, list[str]] = {path: [] for path, _ in leaves}
-    state = jax.eval_shape(_timeless(tx).init, params)
+    state = types_of(tx.init, params)
     rows = list(_rows(tx, state, _Part("", 0, leaves, treedef), parameters, acting))
     described = tuple(Leaf(path, leaf.shape, tuple(acting[path])) for path, leaf in leaves)
     passes = "\n".join(_passes(tx, abstract, apply_updates=True))
@@ -205,10 +205,6 @@ class _Part(NamedTuple):
     def params(self) -> Any:
         """The leaves as a tree."""
         return self.treedef.unflatten([leaf for _, leaf in self.leaves])
-
-
-def _timeless(tx: Chain) -> Chain:
-    return Chain(tuple(map(timeless, tx.rules)))
 
 
 def _members(rule: Any, state: Any) -> dict[str, tuple[Any, Any]]:
@@ -246,12 +242,14 @@ def _rows(tx: Any, state: Any, at: _Part, parameters: int, acting: dict[str, lis
 
 def _passes(tx: Any, params: Any, apply_updates: bool) -> Iterator[str]:
     """A line for each pass, those of what is inside a rule behind it."""
-    tx = _timeless(chain(tx))
-    state = jax.eval_shape(tx.init, params)
+    tx = chain(tx)
+    state = types_of(tx.init, params)
     plan = tx._engine.plan(params, state, apply_updates)
     leaves, treedef = flatten_with_paths(params)
     mask = tx.acts_on(leaves, treedef)
-    for k, text in enumerate(plan.lines(tx._engine.places(params, state, apply_updates))):
+    with without_schedules():
+        places = tx._engine.places(params, state, apply_updates)
+    for k, text in enumerate(plan.lines(places)):
         r = plan.passes[k].rules.start if plan.passes else None
         if r is None or not plan.passes[k].maps_trees:
             yield text

@@ -14,6 +14,7 @@ import optax
 
 from gradtx._chain import seal
 from gradtx._core.contract import AbstractRule
+from gradtx._core.control import types_of
 from gradtx._core.limits import checked
 from gradtx._core.numerics import is_complex, real_dtype, residual_of
 from gradtx._core.selectors import flatten_with_keys
@@ -104,7 +105,7 @@ def load_state_dict(tx: optax.GradientTransformation, params: Any, arrays: Mappi
     1 [ 0.1 -0.2]
     """
     _check_format(arrays)
-    abstract = jax.eval_shape(lambda params: rebuilt(tx.init(params), MonitorState, as_trees), params)
+    abstract = types_of(lambda params: rebuilt(tx.init(params), MonitorState, as_trees), params)
     names = [key for key in arrays if key != "format"]
     by_leaf = not _is_flat(abstract, names)
     nodes, treedef = _nodes(abstract, by_leaf)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gradtx._core.codecs import SIZE, leaves_in_blocks
+from gradtx._core.control import types_of
 from gradtx._core.limits import check_choice
 from gradtx._core.mesh import (
     divided_over,
@@ -165,7 +166,7 @@ class zero1(Wrapper[Any]):
         def init(arrays: dict[int, Any]) -> Any:
             return started(self.tx, treedef.unflatten([arrays.get(i, x) for i, (_, x) in enumerate(leaves)]))
 
-        return _blocks_of(leaves, jax.eval_shape(init, arrays))
+        return _blocks_of(leaves, types_of(init, arrays))
 
     def _differs(self, x: Any) -> bool:
         return self.axis_name in varying(x)

@@ -347,7 +347,7 @@ def test_every_out_of_range(every):
 
 @pytest.mark.parametrize("every", [1.5, "2", True, None])
 def test_every_that_is_no_integer(every):
-    with pytest.raises(TypeError, match="monitor: every must be an integer from 1"):
+    with pytest.raises(TypeError, match="monitor: every must be an integer, found"):
         monitor(every)
 
 

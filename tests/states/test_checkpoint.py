@@ -326,6 +326,17 @@ class TestErrors:
 _KEY = jax.tree_util.DictKey("same")
 
 
+def test_schedules_in_plain_python_are_not_asked_where_nothing_but_types_is():
+    """Outside of jit they may be; loading and describing trace."""
+    schedule = lambda count: 0.9 if count > 3 else 0.5  # noqa: E731 - it has no other name
+    params, plain = {"a": jnp.ones(3)}, gx.chain(gx.momentum(schedule))
+    inside = gx.chain(gx.in_units_of_distance(plain), gx.scale(-1.0))
+    for tx in (plain, inside, gx.partition({"a": plain}), gx.skip_nonfinite(inside), gx.accumulate(plain, 2)):
+        state = tx.init(params)
+        same(state, gx.load_state_dict(tx, params, gx.state_dict(state)))
+        assert "momentum" in str(gx.describe(tx, params))
+
+
 class Node:
     def __init__(self, a, b):
         self.a, self.b = a, b

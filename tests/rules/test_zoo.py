@@ -273,6 +273,11 @@ def cautious_adam(t, g, w, s):
     return w - LR * (agrees / max(agrees.mean(), 1e-3) * m / (np.sqrt(v) + 1e-8) + 0.1 * w)
 
 
+def stable_adam(t, g, w, s):
+    m, v = ema(s, "m", 0.9, g) / (1 - 0.9**t), ema(s, "v", 0.99, g * g) / (1 - 0.99**t)
+    return w - LR / max(1.0, np.sqrt((g * g / v).mean()) / 0.8) * m / (np.sqrt(v) + 1e-3)
+
+
 def madgrad(t, g, w, s):
     start, weight = s.setdefault("start", w), LR * np.sqrt(t)
     s["sum"], s["v"] = s.get("sum", 0.0) + weight * g, s.get("v", 0.0) + weight * g * g
@@ -359,6 +364,10 @@ PAPERS = {
         muon_momentum,
     ),
     "cautious": (gx.cautious_adamw(LR, weight_decay=0.1), cautious_adam),
+    "stable adam": (
+        gx.chain(averages(0.9, 0.99), gx.clip_by_gradient_rms(0.8), gx.precondition(1e-3), rate(LR)),
+        stable_adam,
+    ),
     "qhadam": (gx.qhadam(LR, 0.9, 0.99, 0.7, 0.8), qhadam),
     "yogi": (gx.yogi(LR, 0.9, 0.9), yogi),
     "laprop": (gx.laprop(LR, 0.9, 0.99, weight_decay=0.1), laprop),

@@ -32,6 +32,13 @@ def test_what_is_not_finite_has_no_residual(value):
         assert float(residual) == 0
 
 
+def test_limits_are_finite_where_infinities_are_faults():
+    most = np.finfo(np.float32).max
+    with jax.debug_infs(True):
+        for value, expected in ((0.5, 0.5), (-np.inf, -most), (np.inf, most)):
+            assert float(numerics.split(value, jnp.float32)[0]) == expected
+
+
 def test_complements_with_and_without_residuals():
     decay = np.float32(0.9999)
     held = {"decay": jnp.asarray(decay), "decay_residual": jnp.float32(0.9999 - float(decay))}
@@ -42,6 +49,10 @@ def test_complements_with_and_without_residuals():
 def test_a_divisor_of_fewer_elements():
     np.testing.assert_array_equal(numerics.safe_divide(jnp.array([3.0, 0.0]), jnp.zeros(1)), [0.0, 0.0])
     np.testing.assert_array_equal(numerics.safe_divide(jnp.array([3.0, 0.0]), jnp.full(1, 2.0)), [1.5, 0.0])
+    x = np.array([3e38, -1e38], np.float32)
+    for y in (3e38, 1.0):  # the first has no reciprocal that is a normal number, the second lets nothing grow
+        found = jax.jit(numerics.safe_divide)(x, jnp.full(1, y, "float32"))
+        np.testing.assert_allclose(found, x.astype(np.float64) / y, rtol=1e-6)
 
 
 def test_reductions_are_those_of_numpy():
@@ -58,6 +69,8 @@ def test_reductions_are_those_of_numpy():
 
 def test_reductions_of_functions_are_those_of_numpy():
     """In and out of the range of squares, with derivatives, also where a norm is 0; and of two functions at once."""
+    ((alone,),) = numerics.reductions_of(lambda x: (x,), [(jnp.array([3e200, 4e200]),)], ["norm"])
+    np.testing.assert_allclose(alone, 5e200, rtol=1e-15)
     fn = lambda x, y, c: (c * x, x - y, x * y)  # noqa: E731
     hows, c = ["norm", "norm", "sum"], jnp.float32(2.0)
 

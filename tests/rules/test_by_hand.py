@@ -33,7 +33,8 @@ def test_cautious():
     np.testing.assert_allclose(steps(tx, [[4.0]])[0], [2.0])
     np.testing.assert_allclose(steps(tx, [[4.0] * 4, [4.0, 0.0, 0.0, 0.0]])[1], [6.0, 0.0, 0.0, 0.0])  # not 4 times
     tx = gx.chain(gx.momentum(0.5), gx.cautious(0.1, -0.5))  # grown by 4/(1 − ½); a 0 is no side
-    np.testing.assert_allclose(steps(tx, [[4.0] * 4, [4.0, -1.0, 0.0, -2.0]])[1], np.array([3, -0.25, 0, 0]) * 4 / 0.5)
+    _, second = steps(tx, [[4.0, 4.0, -4.0, 4.0], [4.0, -1.0, 0.0, -2.0]])
+    np.testing.assert_allclose(second, np.array([3, -0.25, 0, 0]) * 4 / 0.5)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,7 @@ OUT_OF_RANGE = [
     (lambda: gx.orthogonalize(norm="l1"), "norm must be"),
     (lambda: gx.orthogonalize(form="min"), "form must be"),
     (lambda: gx.ftrl_proximal(0.1, power=-1.5), "power must be a number of 0 or more, found -1.5"),
+    (lambda: gx.infinity(power=3), "power must be 1 or 2, found 3"),
     (lambda: gx.skip_first(-1), "steps must be an integer, 0 or more"),
     (lambda: gx.lookahead(0), "must be an integer"),
     (lambda: gx.orthogonalize(eps=-1.0), "eps must be 0 or more"),
@@ -234,6 +236,7 @@ def test_the_ends_of_the_ranges_are_in_them():
     gx.rectified_precondition(threshold=4.0)
     for power in (0.01, 1.0):
         gx.scale_by_factored_rms(power, eps=0.5, least=1)
+        gx.infinity(power=int(power) + 1)
     gx.skip_first(0)
     gx.lookahead(1)
 

@@ -118,7 +118,7 @@ def test_rules_that_forget_how_large_gradients_are_say_so():
         *(gx.sign(), gx.resilient_step(0.01), gx.orthogonalize(), gx.scale_by_trust_ratio(), gx.scale_by_sm3()),
         *(gx.scale_by_gradient_norm(), gx.scale_by_factored_rms(least=2), gx.scale_by_kronecker_root()),
         *(gx.scale_by_eigenbasis_rms(), gx.scale_by_polyak(), gx.scale_by_update_rms(0.5)),
-        *(gx.coin_betting(), gx.scale_by_model()),
+        *(gx.coin_betting(), gx.scale_by_model(), gx.scale_by_slice_rms()),
     ]
     params = jnp.array([[1.0, -2.0], [0.5, 3.0]])
 

@@ -54,6 +54,13 @@ def test_kronecker_roots_of_three_axes(decay, every, largest):
     np.testing.assert_allclose(outs(tx), expected, rtol=1e-10)
 
 
+def test_what_is_below_the_rounding_of_a_matrix_is_no_eigenvalue():
+    """The squares are 10⁶ and 10⁻¹⁴, of which the second is taken for the last digit of the first."""
+    g = np.diag([1e3, 1e-7])
+    expected = np.diag([1.0, 1e-7 / np.sqrt(1e6 * np.finfo(float).eps)])
+    np.testing.assert_allclose(outs(gx.scale_by_kronecker_root(eps=0.0), g[None])[0], expected, rtol=1e-9)
+
+
 def test_kronecker_roots_of_a_complex_gradient():
     """Of the first one, without ε: the nearest unitary matrix."""
     g = RNG.normal(size=(1, 3, 3)) + 1j * RNG.normal(size=(1, 3, 3))
@@ -145,8 +152,9 @@ def test_scale_by_shape(rule, shape, factor):
 
 
 def test_matrices_that_are_made_orthogonal_together():
-    """Three leaves of one shape are each what it is alone."""
+    """Three leaves of one shape, and one of another, are each what it is alone."""
     tx, tree = gx.orthogonalize(), dict(zip("abc", jnp.asarray(RNG.normal(size=(3, 2, 2))), strict=True))
+    tree["d"] = jnp.asarray(np.arange(6.0).reshape(3, 2))
     together, alone = jax.jit(
         lambda: (tx.update(tree, tx.init(tree))[0], {k: tx.update(x, tx.init(x))[0] for k, x in tree.items()})
     )()
@@ -267,12 +275,14 @@ def test_slices_and_leaves_by_their_squares():
         (gx.as_matrices(gx.scale_by_slice_rms(output=0), (0, 2)), (0, 2)),  # the second axis counts
     ):
         np.testing.assert_allclose(outs(tx, g[None])[0], g / root(np.mean(g**2, axes, keepdims=True)), rtol=1e-6)
+    expected = g[0] / (root(np.mean(g[0] ** 2, 0)) + 0.5)
+    np.testing.assert_allclose(outs(gx.scale_by_slice_rms(eps=0.5), g[None, 0])[0], expected, rtol=1e-12)
 
 
 def test_a_leaf_of_one_element():
     """It is its own mean, and its own slice."""
     p, g = jnp.full((1, 1), 2.0), jnp.full((1, 1), 5.0)
-    for tx, expected in ((gx.centralize(), 0.0), (gx.adaptive_clip(0.1), 0.2)):
+    for tx, expected in ((gx.centralize(), 0.0), (gx.adaptive_clip(0.1), 0.2), (gx.scale_by_slice_rms(eps=0.0), 1.0)):
         np.testing.assert_allclose(tx.update(g, tx.init(p), p)[0], [[expected]], rtol=1e-12)
 
 

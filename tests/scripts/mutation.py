@@ -96,6 +96,7 @@ ROW = "where an axis has one element, the factors give the squares themselves"
 EQUIVALENT: dict[str, str] = {
     "numerics:safe_sqrt.defjvp: jnp.where(x == 0, 1, x) -> jnp.where(x == 0, 2, x)": INNER,
     "numerics:safe_divide.defjvp: jnp.where(y == 0, 1, y) -> jnp.where(y == 0, 2, y)": INNER,
+    "numerics:safe_divide: abs(y) > 1 -> abs(y) > 2": "between 1 and 2 a quotient by y and by y/4 has the same digits",
     "numerics:widest: 256 -> 257": "how many a cache has room for",
     "numerics:has_few_bits: jnp.dtype(dtype).itemsize < 2 -> jnp.dtype(dtype).itemsize < 3": (
         "16 bits are widened to float32 beside anything, and a sum of two of them is rounded alike from there"

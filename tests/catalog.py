@@ -204,6 +204,7 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("damped_trace", "normalized_lookahead", "quasi_hyperbolic", "belief_rms", "lag_v", "sign", "add_difference"),
     *("clip_by_norm", "in_units_of_distance", "precondition"),  # "rms" stands in front of one, "debias" is Adam
     *("at_learned_rate", "in_subspace", "project_out", "clip_by_gradient_rms", "scale_by_slice_rms", "as_matrices"),
+    "centered_rms",
 }
 VARIANTS = {name for name in ALL if "(" in name or name in OPTIMIZERS} - FEW  # of rules that are tried anyway
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from catalog import ALL, DIALECTS, FEW, LACKING, MOST, NEED_THE_LOSS, OPTIMIZERS, RULES, VARIANTS
+from catalog import ALL, DIALECTS, FEW, LACKING, MOST, NEED_THE_LOSS, OPTIMIZERS, REST, RULES
 
 import gradtx as gx
 from gradtx import optimizers, rules, testing
@@ -15,7 +15,7 @@ from gradtx import optimizers, rules, testing
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 EVERYTHING = ALL | DIALECTS
-ORDERS = [pytest.param(name, marks=[pytest.mark.exhaustive] * (name in {*VARIANTS, *DIALECTS})) for name in EVERYTHING]
+ORDERS = [pytest.param(name, marks=[pytest.mark.exhaustive] * (name in {*REST, *DIALECTS})) for name in EVERYTHING]
 ELSEWHERE = {"keeps its types", "runs in every executor"}  # below, and in test_executors.py
 SLOW = {"works under guards", "leaks no tracers"}  # below, and in test_modes.py
 COMPILED = [name for name in testing.PROPERTIES if name not in ELSEWHERE | SLOW]

@@ -196,6 +196,7 @@ def test_a_diverging_comparison(capsys: pytest.CaptureFixture[str]):
     assert run["final"]["train_loss"] is None and run["verdict"] == "diverged"
 
 
+@pytest.mark.exhaustive  # CI runs it, with the few that it has of those
 def test_the_module_runs_without_a_warning(tmp_path: Path):
     command = [sys.executable, "-W", "error", "-m", "gradtx", "compare", "--epochs", "1", "--optimizers", "adam"]
     done = subprocess.run([*command, "--network", "relu"], capture_output=True, text=True, cwd=tmp_path)

@@ -326,6 +326,8 @@ def test_factored_second_moments_with_their_options():
         (whole,) = steps(gx.scale_by_factored_rms(least=3, axes="last"), [leaf])
         np.testing.assert_allclose(whole, np.sign(leaf), rtol=1e-12)
     np.testing.assert_allclose(steps(gx.scale_by_factored_rms(floor=2.0), [[3.0, 1.0]])[0], [1.0, 0.5], rtol=1e-12)
+    (overflowed,) = steps(gx.scale_by_factored_rms(least=1), [np.full((2, 3), 1e200)])
+    np.testing.assert_array_equal(overflowed, np.zeros((2, 3)))
     tiny = jnp.full(2, 1e-10, jnp.float32)
     found, _ = (tx := gx.scale_by_factored_rms(floor=None)).update(tiny, tx.init(tiny))
     np.testing.assert_allclose(found, 1e-10 / np.finfo(np.float32).eps, rtol=1e-6)
@@ -362,6 +364,10 @@ def test_slope_of_ftrl_where_there_was_no_gradient():
     tx, p = gx.ftrl_proximal(0.1, l1=1.0), jnp.ones(1)
     slope = jax.grad(lambda g: tx.update(g, tx.init(p), p)[0].sum())(jnp.zeros(1))
     np.testing.assert_array_equal(slope, [0.0])
+
+
+def test_ftrl_stays_where_a_square_overflows():
+    np.testing.assert_array_equal(steps(gx.ftrl_proximal(0.1), [[1e200]]), [[0.0]])
 
 
 def test_rectified_steps_with_an_epsilon_inside_the_root():

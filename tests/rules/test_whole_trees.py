@@ -263,6 +263,10 @@ def test_centralize():
     last, first = outs(gx.centralize()), outs(gx.centralize(output=0))
     np.testing.assert_allclose(last, G - G.mean((1, 2), keepdims=True), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(first, G - G.mean((2, 3), keepdims=True), rtol=1e-12, atol=1e-14)
+    matrix = G[:, 0]
+    np.testing.assert_allclose(
+        outs(gx.centralize(), matrix), matrix - matrix.mean(1, keepdims=True), rtol=1e-12, atol=1e-14
+    )
     np.testing.assert_array_equal(outs(gx.centralize(), G[:, 0, 0]), G[:, 0, 0])
 
 
@@ -480,6 +484,15 @@ def test_what_is_refused(message):
     with pytest.raises((ValueError, TypeError)) as error:
         WRONG[message]()
     assert message in str(error.value)
+
+
+def test_a_basis_is_turned_towards_the_one_before():
+    """A singular vector is one up to its phase: that whose inner product with the one before is above 0."""
+    g, old = (np.array(x) for x in ([[1 + 2j, 0], [3j, 1]], [[0.6], [0.8j]]))
+    new = np.asarray(gx.in_subspace(gx.sign(), 1, side="short")._leading(jnp.asarray(g), jnp.asarray(old)))
+    inner = (new.conj() * old).sum()
+    np.testing.assert_allclose(inner, abs(inner), rtol=1e-12)
+    np.testing.assert_allclose(abs(np.linalg.svd(g)[0][:, :1].conj().T @ new), 1.0, rtol=1e-12)
 
 
 def test_at_the_edge_of_what_is_refused():

@@ -191,7 +191,7 @@ ALL = RULES | OPTIMIZERS | CHAINS | WRAPPERS
 
 # For tests that compile: most runs try every rule, a few of the optimizers (which are chains of the rules) and of the
 # wrappers; the rest, variants among it, is behind a marker.
-FEW = {"nadamw", "scheduled adamw", "adamw where", "switch", "partition", "skip_nonfinite"}
+FEW = {"nadamw", "adamw where", "switch", "partition", "skip_nonfinite"}
 REST = {name for name in ALL if "(" in name or name not in RULES} - FEW
 REST |= {  # rules with a neighbour of their kind among the others
     *("add_momentum", "extrapolate", "infinity", "yogi_rms", "scale_by_update_rms", "resilient_step", "arctan"),
@@ -204,7 +204,7 @@ REST |= {  # rules with a neighbour of their kind among the others
     *("damped_trace", "normalized_lookahead", "quasi_hyperbolic", "belief_rms", "lag_v", "sign", "add_difference"),
     *("clip_by_norm", "in_units_of_distance", "precondition"),  # "rms" stands in front of one, "debias" is Adam
     *("at_learned_rate", "in_subspace", "project_out", "clip_by_gradient_rms", "scale_by_slice_rms", "as_matrices"),
-    "centered_rms",
+    *("centered_rms", "monitor"),
 }
 VARIANTS = {name for name in ALL if "(" in name or name in OPTIMIZERS} - FEW  # of rules that are tried anyway
 MOST = [pytest.param(name, marks=[pytest.mark.exhaustive] if name in REST else []) for name in ALL]

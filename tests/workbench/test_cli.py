@@ -532,6 +532,7 @@ def test_ctrl_c_in_the_first_run(capsys: pytest.CaptureFixture[str], monkeypatch
     assert files() == []
 
 
+@pytest.mark.exhaustive  # as that without a warning
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for a child there")
 def test_a_real_interrupt(tmp_path: Path):
     code = (

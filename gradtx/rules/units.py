@@ -185,7 +185,7 @@ class scale_by_slice_rms(Rule):
     def apply_tree(self, trees, state):
         def average(s: jax.Array, g: jax.Array) -> jax.Array:
             if g.ndim:
-                check_whole(self.name or self.label, g)
+                check_whole(self.title, g)
             c = trees.scalars(g.dtype)
             return mix(c.decay, c.decay_complement, s.astype(real_dtype(g.dtype)), self._mean(abs_sq(g)))
 

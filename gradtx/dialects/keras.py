@@ -142,7 +142,7 @@ class replaced_by_average(rules.average_iterates):
         every: k ≥ 1 steps.
         unit: how many updates are one step; the parameters are replaced after each update of a k-th step.
 
-    State: that of ``average_iterates``, and ``updates`` since the last k-th step (a scalar).
+    State: that of ``average_iterates``; the step is told by the count of the chain, as by Keras's ``iterations``.
 
     >>> import gradtx, jax.numpy as jnp
     >>> from gradtx.dialects.keras import replaced_by_average
@@ -156,7 +156,6 @@ class replaced_by_average(rules.average_iterates):
     """
 
     equation = r"\text{every } k \text{ steps } u \leftarrow u + e, \; e \leftarrow 0"
-    nonnegative = (*rules.average_iterates.nonnegative, "updates")
 
     every: int = dataclasses.field(default=1, kw_only=True)
     unit: int = dataclasses.field(default=1, kw_only=True)
@@ -165,14 +164,10 @@ class replaced_by_average(rules.average_iterates):
         super().__post_init__()
         integer(self.label, "every", self.every, low=1)
 
-    def scalars(self):
-        return super().scalars() | {"updates": 0.0}
-
     def tick(self, h, scalars, weights, count):
         c, after, weights = super().tick(h, scalars, weights, count)
-        back = jnp.where(scalars.updates >= (self.every - 1) * self.unit, 1, jnp.zeros_like(h.pull))
-        updates = jnp.where(scalars.updates + 1 >= self.every * self.unit, 0, scalars.updates + 1)
-        return Tick(c | {"back": back, "remains": 1 - back}, after | {"updates": updates}, weights)
+        back = jnp.where(count // self.unit % self.every == self.every - 1, 1, jnp.zeros_like(h.pull))
+        return Tick(c | {"back": back, "remains": 1 - back}, after, weights)
 
     def apply(self, signal, slots, param, c):
         signal, after = super().apply(signal, slots, param, c)
